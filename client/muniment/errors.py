@@ -1,0 +1,115 @@
+"""Every error this package raises on purpose.
+
+The tree, tested as such::
+
+    MunimentError
+    ├── FormatError               bytes that do not follow their format
+    │   └── EventRefused          JSON that cannot be an event; carries a JSON pointer
+    ├── VerificationError         well-formed, but it does not prove what it says
+    │   ├── BadSignature          a known key did not sign this
+    │   ├── BadProof              the Merkle arithmetic does not lead to the signed root
+    │   ├── BadDisclosure         an opened member does not match its commitment
+    │   ├── PolicyNotMet          nothing in the policy vouches for this checkpoint
+    │   ├── NotWhatWasSent        the log answered with an entry that is not ours
+    │   └── Inconsistent          two signed checkpoints of one log contradict each other
+    ├── StateError                the file of remembered checkpoints cannot be read or written
+    └── RequestError              talking to the server
+        ├── Unreachable           no usable answer arrived
+        ├── Unavailable           the server said 429 or 5xx
+        └── Refused               the server said 4xx; carries the problem document
+
+A caller that verifies something catches :class:`VerificationError` and :class:`FormatError`, and nothing else escapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class MunimentError(Exception):
+    """Base of every error in this package."""
+
+
+class FormatError(MunimentError):
+    """Bytes that do not follow their format."""
+
+
+class EventRefused(FormatError):
+    """JSON that cannot be an event.
+
+    `code` is stable and machine readable; `pointer` is the RFC 6901 JSON pointer of the offending place ("" is the whole
+    document).
+    """
+
+    def __init__(self, code: str, detail: str, pointer: str = "") -> None:
+        super().__init__(f"{detail} (at {pointer!r})" if pointer else detail)
+        self.code = code
+        self.detail = detail
+        self.pointer = pointer
+
+
+class VerificationError(MunimentError):
+    """Well-formed, but it does not prove what it says."""
+
+
+class BadSignature(VerificationError):
+    """A signature line of a known key does not verify."""
+
+
+class BadProof(VerificationError):
+    """A Merkle proof does not lead to the expected root."""
+
+
+class BadDisclosure(VerificationError):
+    """A commitment or an opened member does not match the leaf."""
+
+
+class PolicyNotMet(VerificationError):
+    """No log key of the policy signed this checkpoint, or its quorum is not reached."""
+
+
+class NotWhatWasSent(VerificationError):
+    """The log's answer is a valid receipt, but of another entry than the one that was sent."""
+
+
+class Inconsistent(VerificationError):
+    """Two signed checkpoints of one origin contradict each other: evidence of a fork. `notes` holds both."""
+
+    def __init__(self, detail: str, notes: tuple[str, str]) -> None:
+        super().__init__(detail)
+        self.notes = notes
+
+
+class StateError(MunimentError):
+    """The file of remembered checkpoints is damaged or not writable. Never an accusation of the log."""
+
+
+class RequestError(MunimentError):
+    """A request to the server did not give an answer to verify."""
+
+
+class Unreachable(RequestError):
+    """No usable answer arrived: connection refused, reset or timed out, or an answer that is not ours."""
+
+
+class _Answered(RequestError):
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after: float | None = None) -> None:
+        hint = f"; {problem['hint']}" if problem.get("hint") else ""
+        super().__init__(f"{status} {problem.get('code', '')}: {problem.get('detail', '')}{hint}")
+        self.status = status
+        self.problem = dict(problem)
+        self.retry_after = retry_after
+
+    @property
+    def code(self) -> str:
+        """The stable error code of the problem document, or ""."""
+        return str(self.problem.get("code", ""))
+
+
+class Unavailable(_Answered):
+    """The server answered 429 or 5xx: the same request may succeed later. `retry_after` is in seconds."""
+
+
+class Refused(_Answered):
+    """The server answered 4xx (but 429): the same request will be refused again."""

@@ -1,0 +1,219 @@
+"""C2SP tlog-policy files: which logs, and how many witnesses, a verifier trusts.
+
+::
+
+    log <vkey> [<url>]
+    witness <name> <vkey> [<url>]
+    group <name> all|any|<k> <member>...
+    quorum <name>|none
+
+Trust comes from this file alone. A key learned from the server it is meant to check is no trust.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from muniment.checkpoint import Checkpoint, parse_checkpoint
+from muniment.encoding import b64, parse_b64, parse_decimal
+from muniment.errors import FormatError, PolicyNotMet
+from muniment.note import VerifierKey, is_key_name, key_id_of, parse_note, verify_note
+
+_BAD_CHARACTER = re.compile(r"[^\t\n\x20-\x7e\x80-\U0010ffff]")
+_KEY_LENGTHS = {0x01: 33, 0x04: 33, 0x06: 1313}
+
+
+@dataclass(frozen=True, slots=True)
+class LogKey:
+    """A log line: a key whose name is the log's origin, and where the log is served."""
+
+    vkey: VerifierKey
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A witness line: its name in this file, its vkey (type 0x01, 0x04 or 0x06), and where it takes checkpoints."""
+
+    name: str
+    vkey: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group line: at least `threshold` of `members` must have cosigned."""
+
+    name: str
+    threshold: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCheckpoint:
+    """A checkpoint that a policy vouches for, with the note that says so."""
+
+    checkpoint: Checkpoint
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a verifier trusts. `quorum` names a witness or a group, or is None for "none"."""
+
+    logs: tuple[LogKey, ...]
+    witnesses: tuple[Witness, ...] = ()
+    groups: tuple[Group, ...] = ()
+    quorum: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Policy:
+        """Return the policy in `text`. Raises FormatError naming the line."""
+        return _Parser().parse(text)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Policy:
+        """Return the policy in a file. Raises FormatError when it is not one, OSError when it cannot be read."""
+        data = Path(path).read_bytes()
+        try:
+            return cls.parse(data.decode())
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path} is not UTF-8") from error
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
+
+    def __str__(self) -> str:
+        """Return the policy as a file."""
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for log in self.logs:
+            yield " ".join(filter(None, ("log", str(log.vkey), log.url)))
+        for witness in self.witnesses:
+            yield " ".join(filter(None, ("witness", witness.name, witness.vkey, witness.url)))
+        for group in self.groups:
+            yield f"group {group.name} {group.threshold} {' '.join(group.members)}"
+        yield f"quorum {self.quorum or 'none'}"
+
+    def verify(self, note: str | bytes) -> VerifiedCheckpoint:
+        """Check a checkpoint note against this policy.
+
+        1. It parses, as a note and as a checkpoint.
+        2. Its origin is the name of a log key listed here, and such a key signed it.
+        3. The quorum is reached.
+
+        Raises FormatError, BadSignature or PolicyNotMet.
+        """
+        parsed = parse_note(note)
+        checkpoint = parse_checkpoint(parsed.text)
+        keys = [log.vkey for log in self.logs if log.vkey.name == checkpoint.origin]
+        if not keys:
+            raise PolicyNotMet(f"the policy lists no log called {checkpoint.origin!r}")
+        verify_note(parsed, keys)
+        # Fail closed: this version cannot check cosignatures, and an unchecked quorum is not a quorum.
+        if self.quorum is not None:
+            raise PolicyNotMet(
+                f"quorum {self.quorum!r} needs witness cosignatures, which this version does not evaluate"
+            )
+        return VerifiedCheckpoint(checkpoint, str(parsed))
+
+
+class _Parser:
+    def __init__(self) -> None:
+        self.logs: list[LogKey] = []
+        self.witnesses: list[Witness] = []
+        self.groups: list[Group] = []
+        self.quorums: list[str] = []
+        self.keys: set[bytes] = set()
+        self.names: set[str] = set()
+        self.grouped: set[str] = set()
+
+    def parse(self, text: str) -> Policy:
+        if _BAD_CHARACTER.search(text):
+            raise FormatError("policy holds a control character")
+        for number, line in enumerate(text.split("\n"), 1):
+            words = [word for word in re.split(r"[ \t]+", line) if word]
+            if not words or words[0].startswith("#"):
+                continue
+            try:
+                self._line(words)
+            except FormatError as error:
+                raise FormatError(f"line {number}: {error}") from error
+        if len(self.quorums) != 1:
+            raise FormatError(f"a policy has one quorum line, not {len(self.quorums)}")
+        quorum = None if self.quorums[0] == "none" else self.quorums[0]
+        return Policy(tuple(self.logs), tuple(self.witnesses), tuple(self.groups), quorum)
+
+    def _line(self, words: list[str]) -> None:
+        keyword, *rest = words
+        limits = {"log": (1, 2), "witness": (2, 3), "group": (3, 10_000), "quorum": (1, 1)}
+        if keyword not in limits:
+            raise FormatError(f"unknown keyword {keyword!r}")
+        low, high = limits[keyword]
+        if not low <= len(rest) <= high:
+            raise FormatError(f"{keyword} takes {low} to {high} words, not {len(rest)}")
+        {"log": self._log, "witness": self._witness, "group": self._group, "quorum": self._quorum}[keyword](
+            rest
+        )
+
+    def _log(self, words: list[str]) -> None:
+        vkey = VerifierKey.parse(words[0])
+        self._new_key(vkey.public_key)
+        self.logs.append(LogKey(vkey, words[1] if len(words) > 1 else None))
+
+    def _witness(self, words: list[str]) -> None:
+        name, vkey = words[:2]
+        self._new_key(_witness_key(vkey))
+        self._new_name(name)
+        self.witnesses.append(Witness(name, vkey, words[2] if len(words) > 2 else None))
+
+    def _group(self, words: list[str]) -> None:
+        name, threshold, *members = words
+        for member in members:
+            if member not in self.names:
+                raise FormatError(f"group {name} names {member!r}, which no earlier line defines")
+            if member in self.grouped:
+                raise FormatError(f"{member!r} is a member of a group already")
+            self.grouped.add(member)
+        self._new_name(name)
+        self.groups.append(Group(name, _threshold(threshold, len(members)), tuple(members)))
+
+    def _quorum(self, words: list[str]) -> None:
+        if words[0] != "none" and words[0] not in self.names:
+            raise FormatError(f"quorum names {words[0]!r}, which no earlier line defines")
+        self.quorums.append(words[0])
+
+    def _new_key(self, key: bytes) -> None:
+        if key in self.keys:
+            raise FormatError("this public key stands in an earlier line")
+        self.keys.add(key)
+
+    def _new_name(self, name: str) -> None:
+        if name == "none" or name in self.names:
+            raise FormatError(f"name {name!r} is reserved or taken")
+        self.names.add(name)
+
+
+def _threshold(word: str, members: int) -> int:
+    known = {"all": members, "any": 1}
+    threshold = known[word] if word in known else parse_decimal(word, "group threshold")
+    if not 1 <= threshold <= members:
+        raise FormatError(f"group threshold {threshold} is not in 1..{members}")
+    return threshold
+
+
+def _witness_key(vkey: str) -> bytes:
+    """Return the public key of a witness vkey, checked by round trip. Raises FormatError."""
+    parts = vkey.split("+", 2)
+    if len(parts) != 3 or not is_key_name(parts[0]):
+        raise FormatError(f"not a vkey (name+id+key): {vkey[:80]!r}")
+    key = parse_b64(parts[2], "vkey")
+    kind = key[0] if key else 0
+    if _KEY_LENGTHS.get(kind) != len(key):
+        raise FormatError("witness vkey is not of type 0x01, 0x04 or 0x06 with a key of its length")
+    if f"{parts[0]}+{key_id_of(parts[0], kind, key[1:]).hex()}+{b64(key)}" != vkey:
+        raise FormatError("key id of the witness vkey does not match its key")
+    return key[1:]

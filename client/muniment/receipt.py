@@ -1,0 +1,226 @@
+"""Receipts: what proves one entry by itself, offline. Specified in docs/spec/receipt.md.
+
+Two forms: JSON ``muniment/receipt@v1`` with everything, and C2SP ``tlog-proof@v1`` text with the leaf as its extra data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from muniment import strictjson
+from muniment.checkpoint import Checkpoint, parse_checkpoint
+from muniment.encoding import MAX_SIZE, b64, parse_b64, parse_decimal, parse_hex
+from muniment.errors import BadDisclosure, BadProof, FormatError
+from muniment.event import Commitment, EventLeaf, OwnLeaf, parse_leaf
+from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
+from muniment.note import parse_note
+from muniment.policy import Policy
+from muniment.tree import MAX_PROOF, verify_inclusion
+
+RECEIPT_TYPE = "muniment/receipt@v1"
+TLOG_PROOF_HEADER = "c2sp.org/tlog-proof@v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a receipt proved: the leaf at `index` of `checkpoint`'s log, and what of an event was opened.
+
+    `entry` is an EventLeaf, an OwnLeaf, or None for a raw leaf. `hidden` names the members that the receipt does not open; an
+    event receipt is complete when there are none.
+    """
+
+    checkpoint: Checkpoint
+    index: int
+    leaf: bytes
+    entry: EventLeaf | OwnLeaf | None
+    opened: dict[str, Any]
+    hidden: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether everything the leaf commits to is in the receipt."""
+        return not self.hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt as it stands, nothing verified. `proof` holds 32-byte hashes, leaf sibling first."""
+
+    origin: str
+    index: int
+    leaf: bytes
+    tree_size: int
+    proof: tuple[bytes, ...]
+    checkpoint: str
+    commitment: Commitment | None = None
+    disclosures: tuple[str, ...] | None = None
+    anchors: tuple[Any, ...] = field(default=(), repr=False)
+
+    @property
+    def leaf_hash(self) -> LeafHash:
+        """The hash of the leaf."""
+        return leaf_hash(self.leaf)
+
+    def verify(self, policy: Policy) -> Verified:
+        """Check everything this receipt says, trusting `policy` alone.
+
+        1. The policy vouches for the checkpoint (its log's key signed it, the quorum is reached).
+        2. Origin and tree size of the receipt are those of the checkpoint.
+        3. The inclusion proof leads from the leaf to the signed root.
+        4. A commitment belongs to an event leaf and hashes to what the leaf says.
+        5. Every disclosure matches its digest in the commitment, none twice.
+
+        Raises FormatError, BadSignature, PolicyNotMet, BadProof or BadDisclosure.
+        """
+        signed = policy.verify(self.checkpoint).checkpoint  # 1
+        if (signed.origin, signed.size) != (self.origin, self.tree_size):  # 2
+            raise BadProof("origin or tree size of the receipt is not that of its checkpoint")
+        verify_inclusion(self.index, signed.size, self.leaf_hash, self.proof, signed.root)  # 3
+        entry = parse_leaf(self.leaf)
+        opened, hidden = self._open(entry)  # 4, 5
+        return Verified(signed, self.index, self.leaf, entry, opened, hidden)
+
+    def _open(self, entry: EventLeaf | OwnLeaf | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+        if self.commitment is None:
+            if self.disclosures is not None:
+                raise BadDisclosure("disclosures without a commitment prove nothing")
+            return {}, ("*",) if isinstance(entry, EventLeaf) else ()
+        if not isinstance(entry, EventLeaf) or self.commitment.digest() != entry.commitment:
+            raise BadDisclosure("the commitment is not the one in the leaf")
+        opened = self.commitment.open(list(self.disclosures or ()))
+        return opened, tuple(sorted(set(self.commitment.members) - set(opened)))
+
+    # --- JSON -----------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ``muniment/receipt@v1`` value."""
+        value: dict[str, Any] = {
+            "typ": RECEIPT_TYPE,
+            "origin": self.origin,
+            "index": self.index,
+            "leaf": b64(self.leaf),
+            "inclusion": {"tree_size": self.tree_size, "hashes": [part.hex() for part in self.proof]},
+            "checkpoint": self.checkpoint,
+        }
+        if self.commitment is not None:
+            value["commitment"] = self.commitment.value()
+        if self.disclosures is not None:
+            value["disclosures"] = list(self.disclosures)
+        if self.anchors:
+            value["anchors"] = list(self.anchors)
+        return value
+
+    def __str__(self) -> str:
+        """Return the JSON text, indented for people."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def parse(cls, data: bytes | str) -> Receipt:
+        """Return the receipt in JSON or tlog-proof text. Raises FormatError."""
+        raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+        if raw.startswith(TLOG_PROOF_HEADER.encode()):
+            return cls.parse_tlog_proof(raw)
+        return cls.from_json(strictjson.parse(raw))
+
+    @classmethod
+    def from_json(cls, value: Any) -> Receipt:
+        """Return the receipt in a JSON value as :mod:`muniment.strictjson` reads it. Raises FormatError.
+
+        Unknown members are ignored; an unknown `typ` is refused.
+        """
+        _expect(isinstance(value, dict) and value.get("typ") == RECEIPT_TYPE, f"typ is not {RECEIPT_TYPE}")
+        inclusion = value.get("inclusion")
+        _expect(isinstance(inclusion, dict), "inclusion is missing")
+        hashes = inclusion.get("hashes")
+        _expect(
+            isinstance(hashes, list) and len(hashes) <= MAX_PROOF,
+            f"inclusion.hashes is not a list of at most {MAX_PROOF}",
+        )
+        disclosures = value.get("disclosures")
+        _expect("disclosures" not in value or _is_texts(disclosures), "disclosures is not a list of texts")
+        anchors = value.get("anchors", [])
+        _expect(isinstance(anchors, list), "anchors is not a list")
+        return cls(
+            origin=_text(value, "origin"),
+            index=_integer(value, "index"),
+            leaf=parse_b64(_text(value, "leaf"), "leaf"),
+            tree_size=_integer(inclusion, "tree_size"),
+            proof=tuple(parse_hex(_as_text(part), HASH_SIZE, "proof hash") for part in hashes),
+            checkpoint=_text(value, "checkpoint"),
+            commitment=Commitment.parse(value["commitment"]) if "commitment" in value else None,
+            disclosures=tuple(disclosures) if disclosures is not None else None,
+            anchors=tuple(anchors),
+        )
+
+    # --- C2SP tlog-proof ------------------------------------------------------------------------------------------------
+
+    def to_tlog_proof(self) -> str:
+        """Return C2SP tlog-proof text; commitment and disclosures have no place in it."""
+        return format_tlog_proof(self.index, self.leaf, self.proof, self.checkpoint)
+
+    @classmethod
+    def parse_tlog_proof(cls, data: bytes) -> Receipt:
+        """Return the receipt in tlog-proof text whose extra data is the leaf.
+
+        Raises FormatError unless formatting the result gives `data` again.
+        """
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise FormatError("tlog-proof is not UTF-8") from None
+        head, separator, note = text.partition("\n\n")
+        lines = head.split("\n")
+        _expect(bool(separator) and lines[0] == TLOG_PROOF_HEADER, "not a tlog-proof")
+        _expect(3 <= len(lines) <= 3 + MAX_PROOF, "tlog-proof has too few or too many lines")
+        _expect(
+            lines[1].startswith("extra ") and lines[2].startswith("index "),
+            "tlog-proof lacks its extra or index line",
+        )
+        signed = parse_checkpoint(parse_note(note).text)
+        receipt = cls(
+            origin=signed.origin,
+            index=parse_decimal(lines[2][6:], "index"),
+            leaf=parse_b64(lines[1][6:], "extra"),
+            tree_size=signed.size,
+            proof=tuple(parse_b64(line, "proof hash", HASH_SIZE) for line in lines[3:]),
+            checkpoint=note,
+        )
+        _expect(receipt.to_tlog_proof() == text, "tlog-proof is not in canonical form")
+        return receipt
+
+
+def format_tlog_proof(index: int, leaf: bytes, proof: Sequence[bytes], checkpoint: str) -> str:
+    """Return C2SP tlog-proof text with the leaf as `extra`; `proof` is leaf sibling first."""
+    lines = [TLOG_PROOF_HEADER, f"extra {b64(leaf)}", f"index {index}", *map(b64, proof)]
+    return "\n".join(lines) + f"\n\n{checkpoint}"
+
+
+def _expect(condition: bool, problem: str) -> None:  # noqa: FBT001 - reads like the sentence it is
+    if not condition:
+        raise FormatError(f"receipt: {problem}")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+def _as_text(value: Any) -> str:
+    _expect(isinstance(value, str), "a hash is not text")
+    return str(value)
+
+
+def _text(value: dict[str, Any], name: str) -> str:
+    found = value.get(name)
+    if not isinstance(found, str):
+        raise FormatError(f"receipt: {name} is not text")
+    return found
+
+
+def _integer(value: dict[str, Any], name: str) -> int:
+    found = value.get(name)
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= MAX_SIZE:
+        raise FormatError(f"receipt: {name} is not an index or size")
+    return found

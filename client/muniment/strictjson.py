@@ -1,0 +1,159 @@
+"""Strict I-JSON (RFC 7493) in, RFC 8785 canonical JSON out.
+
+``json.loads`` keeps the last of two equal names, takes NaN, turns 1e400 into infinity and lets lone surrogates through. Whatever
+is hashed must mean one thing to everybody, so all of that is refused here, with a JSON pointer to the place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+import rfc8785
+
+from muniment.errors import EventRefused
+
+MAX_DEPTH = 32
+"""Deepest nesting; the outermost value is at depth 1."""
+MAX_NUMBER = 2**53 - 1
+"""Largest magnitude of a number, however spelled: what every JSON reader can hold exactly."""
+
+NONCHARACTERS = re.compile(
+    "[\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Pairs(NamedTuple):
+    """A JSON object before its names are known to be different."""
+
+    pairs: list[tuple[str, Any]]
+
+
+class _Number(NamedTuple):
+    literal: str
+    is_float: bool
+
+
+class _Constant(NamedTuple):
+    literal: str
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_Pairs,
+    parse_int=lambda literal: _Number(literal, is_float=False),
+    parse_float=lambda literal: _Number(literal, is_float=True),
+    parse_constant=_Constant,
+)
+
+
+def parse(data: bytes) -> Any:
+    """Return the JSON value in `data`. Raises EventRefused with a code and the JSON pointer of what is wrong.
+
+    Codes: invalid_utf8, invalid_json, duplicate_name, invalid_number, number_range, lone_surrogate, noncharacter, too_deep.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EventRefused("invalid_utf8", f"not UTF-8 at byte {error.start}") from None
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise EventRefused("too_deep", f"nested deeper than {MAX_DEPTH}") from None
+    except json.JSONDecodeError as error:
+        raise EventRefused("invalid_json", f"not JSON: {error.msg} at character {error.pos}") from None
+    return _checked(value, "", 1)
+
+
+def _checked(value: Any, pointer: str, depth: int) -> Any:
+    if isinstance(value, _Number):
+        return _number(value, pointer)
+    if isinstance(value, str):
+        return _string(value, pointer)
+    if isinstance(value, _Constant):
+        raise EventRefused("invalid_number", f"{value.literal} is not JSON", pointer)
+    if isinstance(value, _Pairs | list) and depth > MAX_DEPTH:
+        raise EventRefused("too_deep", f"nested deeper than {MAX_DEPTH}", pointer)
+    if isinstance(value, _Pairs):
+        return _object(value, pointer, depth)
+    if isinstance(value, list):
+        return [_checked(item, f"{pointer}/{at}", depth + 1) for at, item in enumerate(value)]
+    return value  # true, false, null
+
+
+def _object(value: _Pairs, pointer: str, depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, item in value.pairs:
+        below = f"{pointer}/{escape(name)}"
+        _string(name, below)
+        if name in found:
+            raise EventRefused("duplicate_name", "the name occurs twice", below)
+        found[name] = _checked(item, below, depth + 1)
+    return found
+
+
+def _string(value: str, pointer: str) -> str:
+    if value.isascii():
+        return value
+    if _SURROGATE.search(value):
+        raise EventRefused("lone_surrogate", "half of a UTF-16 pair", _SURROGATE.sub("\ufffd", pointer))
+    if NONCHARACTERS.search(value):
+        raise EventRefused("noncharacter", "a code point that Unicode reserves as no character", pointer)
+    return value
+
+
+def _number(value: _Number, pointer: str) -> int | float:
+    literal, is_float = value
+    if not is_float and len(literal) <= 15:
+        return int(literal)
+    # An exponent beyond Decimal's own range is far outside ours, or far below the smallest double.
+    try:
+        exact = Decimal(literal)
+    except InvalidOperation:
+        raise EventRefused("number_range", "number out of range", pointer) from None
+    if not exact.is_finite() or abs(exact) > MAX_NUMBER:
+        raise EventRefused(
+            "number_range",
+            "a number beyond 2^53-1 is not the same to every reader: send it as a string",
+            pointer,
+        )
+    if not is_float:
+        return int(literal)
+    double = float(literal)
+    if not double and exact:
+        raise EventRefused("number_range", "a number so small that it becomes 0", pointer)
+    return double
+
+
+def escape(name: str) -> str:
+    """Return `name` as one step of a JSON pointer (RFC 6901 section 3)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def canonical(value: Any) -> bytes:
+    """Return the RFC 8785 form of a value that :func:`parse` would accept.
+
+    Raises EventRefused for anything else (a set, NaN, an integer beyond 2^53-1, a name that is no string).
+    """
+    try:
+        return rfc8785.dumps(value)
+    except RecursionError:
+        raise EventRefused("too_deep", f"nested deeper than {MAX_DEPTH}") from None
+    except (rfc8785.CanonicalizationError, UnicodeError, TypeError) as error:
+        raise EventRefused("invalid_json", f"has no canonical JSON form: {error}") from error
+
+
+def lenient_members(data: bytes) -> list[tuple[str, Any]]:
+    """Return the top-level (name, value) pairs of a JSON object, duplicates included. Raises EventRefused if it is none.
+
+    As lenient as common readers are (a byte order mark, NaN, big numbers, any depth): for recognising, never for accepting.
+    """
+    try:
+        value = _DECODER.decode(data.decode("utf-8-sig", "replace").strip())
+    except (ValueError, RecursionError):
+        raise EventRefused("invalid_json", "not JSON") from None
+    return value.pairs if isinstance(value, _Pairs) else []

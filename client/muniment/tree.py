@@ -1,0 +1,369 @@
+"""RFC 6962 Merkle trees over tiles: grow, prove, verify. Pure: nothing here reads, writes or waits.
+
+Proofs are made in three steps. *Plan*: which complete subtrees does the proof need, and which tiles hold them. *Fetch*: the
+caller gets those tiles, in one read. *Fold*: the hashes of the plan become the hashes of the proof.
+
+A complete subtree is a :class:`Node`. It lies in exactly one tile: at level height // 8, where it is the root of 2**(height % 8)
+neighbouring hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from muniment.encoding import MAX_SIZE
+from muniment.errors import BadProof
+from muniment.hashing import EMPTY_ROOT, HASH_SIZE, LeafHash, RootHash, node_hash
+from muniment.tiles import TILE_WIDTH, Tile, width_at
+
+MAX_PROOF = 64
+"""More hashes than any proof of a tree of at most 2**63 - 1 leaves has."""
+
+
+class Node(NamedTuple):
+    """The complete subtree over the leaves [index << height, (index + 1) << height)."""
+
+    height: int
+    index: int  # type: ignore[assignment]  # the specification's word; tuple.index is not used
+
+
+TileRows = list[bytearray]
+"""A tile with the inner nodes that are complete: row h holds its nodes of height h within the tile, 32 bytes each, h in [0, 8]."""
+
+Lookup = Callable[[Node], bytes]
+
+
+# --- plan ---------------------------------------------------------------------------------------------------------------
+
+
+def nodes_of(low: int, high: int) -> list[Node]:
+    """Return the complete subtrees that make up the leaves [low, high), left to right.
+
+    Requires `low` to be a multiple of the smallest power of two >= high - low, as every subtree of an RFC 6962 tree is.
+    """
+    nodes: list[Node] = []
+    while low < high:
+        height = (high - low).bit_length() - 1
+        nodes.append(Node(height, low >> height))
+        low += 1 << height
+    return nodes
+
+
+def _split(size: int) -> int:
+    """Return the largest power of two smaller than `size` (RFC 6962 section 2.1). Requires size >= 2."""
+    return 1 << ((size - 1).bit_length() - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The subtrees a proof consists of, in proof order, each as its complete subtrees."""
+
+    parts: tuple[tuple[Node, ...], ...]
+
+    def tiles(self, size: int) -> list[Tile]:
+        """Return the tiles, as they are in the tree of `size`, that hold every node of this plan."""
+        places = {(level, index) for part in self.parts for level, index, _, _ in map(place, part)}
+        return [Tile(level, index, width_at(level, index, size)) for level, index in sorted(places)]
+
+    def fold(self, lookup: Lookup) -> list[bytes]:
+        """Return the hashes of the proof, given the hash of each node."""
+        return [fold([lookup(node) for node in part]) for part in self.parts]
+
+
+def plan_root(size: int) -> Plan:
+    """Plan the root of the tree of `size` > 0: its fold is one hash."""
+    return Plan((tuple(nodes_of(0, size)),))
+
+
+def plan_inclusion(index: int, size: int) -> Plan:
+    """Plan PATH(index, D[0:size]) of RFC 6962 section 2.1.1. Requires 0 <= index < size <= 2**63 - 1, else ValueError."""
+    if not 0 <= index < size <= MAX_SIZE:
+        raise ValueError(f"no leaf {index} in a tree of size {size}")
+    low, high = 0, size
+    parts: list[tuple[Node, ...]] = []
+    while high - low > 1:
+        middle = low + _split(high - low)
+        if index < middle:
+            parts.append(tuple(nodes_of(middle, high)))
+            high = middle
+        else:
+            parts.append(tuple(nodes_of(low, middle)))
+            low = middle
+    return Plan(tuple(reversed(parts)))
+
+
+def plan_consistency(first: int, second: int) -> Plan:
+    """Plan PROOF(first, D[0:second]) of RFC 6962 section 2.1.2. Requires 1 <= first <= second <= 2**63 - 1, else ValueError."""
+    if not 1 <= first <= second <= MAX_SIZE:
+        raise ValueError(f"no consistency proof from size {first} to {second}")
+    low, high = 0, second
+    parts: list[tuple[Node, ...]] = []
+    while first != high:
+        middle = low + _split(high - low)
+        if first <= middle:
+            parts.append(tuple(nodes_of(middle, high)))
+            high = middle
+        else:
+            parts.append(tuple(nodes_of(low, middle)))
+            low = middle
+    if low:  # the verifier knows the root of [0, first) itself, but not that of a part of it
+        parts.append(tuple(nodes_of(low, high)))
+    return Plan(tuple(reversed(parts)))
+
+
+# --- fetch and fold -----------------------------------------------------------------------------------------------------
+
+
+def place(node: Node) -> tuple[int, int, int, int]:
+    """Return where a node lies: tile level, tile index, row within the tile, position in the row."""
+    level, row = divmod(node.height, 8)
+    per_tile = 8 - row
+    return level, node.index >> per_tile, row, node.index & ((1 << per_tile) - 1)
+
+
+def hash_in(rows: Sequence[bytes | bytearray], row: int, position: int) -> bytes:
+    """Return one 32-byte hash of a tile. Raises AssertionError when the tile is too narrow: the plan was for another size."""
+    found = bytes(rows[row][position * HASH_SIZE : (position + 1) * HASH_SIZE])
+    if len(found) != HASH_SIZE:
+        raise AssertionError(
+            f"bad index math: no hash {position} in row {row} of a tile with {len(rows[row]) // HASH_SIZE}"
+        )
+    return found
+
+
+def fold(hashes: Sequence[bytes]) -> bytes:
+    """Return the root over complete subtrees given left to right, tallest first. Requires at least one hash."""
+    root = hashes[-1]
+    for left in reversed(hashes[:-1]):
+        root = node_hash(left, root)
+    return root
+
+
+def expand(data: bytes) -> TileRows:
+    """Return the rows of a tile, given its hashes (32 to 8,192 bytes)."""
+    rows: TileRows = [bytearray(data)]
+    for height in range(8):
+        below = rows[height]
+        pairs = len(below) // (2 * HASH_SIZE)
+        row = bytearray()
+        for at in range(0, pairs * 64, 64):
+            row += sha256(b"\x01" + below[at : at + 64]).digest()
+        rows.append(row)
+    return rows
+
+
+# --- grow ---------------------------------------------------------------------------------------------------------------
+
+
+class TileGrowth(NamedTuple):
+    """A tile as an append leaves it: `data` is its first `len(data) // 32` hashes, of which `old_width` were there before."""
+
+    level: int
+    index: int  # type: ignore[assignment]  # the specification's word; tuple.index is not used
+    old_width: int
+    data: bytes
+
+
+class Edge:
+    """The right edge of a tree of `size`: for each level, the rows of the tile that is not yet full. Never changed in place.
+
+    `levels[l]` has ``(size >> 8*l) % 256`` hashes in row 0.
+    """
+
+    __slots__ = ("levels", "size")
+
+    def __init__(self, size: int = 0, levels: Sequence[TileRows] = ()) -> None:
+        self.size = size
+        self.levels = tuple(levels)
+
+    @classmethod
+    def of(cls, size: int, tiles: dict[tuple[int, int], bytes]) -> Edge:
+        """Build the edge of `size` from the hashes of its partial tiles, keyed by (level, index). Longer data is cut.
+
+        Raises BadProof when a tile is missing or too short: the store does not hold the tree it says it holds.
+        """
+        levels: list[TileRows] = []
+        for tile in partial_tiles(size):
+            data = tiles.get((tile.level, tile.index), b"")[: tile.width * HASH_SIZE] if tile.width else b""
+            if len(data) != tile.width * HASH_SIZE:
+                raise BadProof(
+                    f"tile {tile.level}/{tile.index} has {len(data) // HASH_SIZE} hashes, not {tile.width}"
+                )
+            levels.append(expand(data))
+        return cls(size, levels)
+
+    def lookup(self, node: Node) -> bytes:
+        """Return the hash of a node that lies in the right edge."""
+        level, _, row, position = place(node)
+        return hash_in(self.levels[level], row, position)
+
+    def root(self) -> RootHash:
+        """Return the Merkle tree hash."""
+        if not self.size:
+            return EMPTY_ROOT
+        return RootHash(plan_root(self.size).fold(self.lookup)[0])
+
+
+def partial_tiles(size: int) -> list[Tile]:
+    """Return, for each level of the tree of `size`, the tile the next hash goes to; its width is in [0, 255]."""
+    tiles: list[Tile] = []
+    level = 0
+    while size >> (8 * level):
+        count = size >> (8 * level)
+        tiles.append(Tile(level, count // TILE_WIDTH, count % TILE_WIDTH))
+        level += 1
+    return tiles
+
+
+def _new_rows() -> TileRows:
+    return [bytearray() for _ in range(9)]
+
+
+class Growth(NamedTuple):
+    """What :func:`grow` made: the new edge, the tiles to store, and the rows of every tile touched, by (level, index)."""
+
+    edge: Edge
+    tiles: list[TileGrowth]
+    rows: dict[tuple[int, int], TileRows]
+
+    def lookup(self, node: Node) -> bytes:
+        """Return the hash of a node in a tile touched by this growth. Raises KeyError for others."""
+        level, index, row, position = place(node)
+        return hash_in(self.rows[level, index], row, position)
+
+
+def grow(edge: Edge, leaf_hashes: Iterable[LeafHash]) -> Growth:
+    """Append leaf hashes to the tree with this right edge. `edge` stays as it was."""
+    levels = [[bytearray(row) for row in rows] for rows in edge.levels]
+    old_widths = [len(rows[0]) // HASH_SIZE for rows in levels]
+    next_index = [edge.size >> (8 * (level + 1)) for level in range(len(levels))]
+    full: dict[tuple[int, int], TileRows] = {}
+    stored: list[TileGrowth] = []
+    touched = set()
+
+    def push(level: int, value: bytes) -> None:
+        if level == len(levels):
+            levels.append(_new_rows())
+            old_widths.append(0)
+            next_index.append(0)
+        touched.add(level)
+        rows = levels[level]
+        rows[0] += value
+        height = 0
+        while height < 8 and not len(rows[height]) & 63:  # a pair has become complete
+            rows[height + 1] += sha256(b"\x01" + rows[height][-64:]).digest()
+            height += 1
+        if height == 8:
+            full[level, next_index[level]] = rows
+            stored.append(TileGrowth(level, next_index[level], old_widths[level], bytes(rows[0])))
+            levels[level], old_widths[level] = _new_rows(), 0
+            next_index[level] += 1
+            push(level + 1, bytes(rows[8]))
+
+    count = 0
+    for value in leaf_hashes:
+        push(0, value)
+        count += 1
+    rows_of = full | {(level, next_index[level]): rows for level, rows in enumerate(levels)}
+    stored += [
+        TileGrowth(level, next_index[level], old_widths[level], bytes(levels[level][0]))
+        for level in sorted(touched)
+        if levels[level][0]
+    ]
+    return Growth(Edge(edge.size + count, levels), stored, rows_of)
+
+
+# --- verify -------------------------------------------------------------------------------------------------------------
+
+
+def _check_hashes(*hashes: bytes) -> None:
+    # Without this an empty root would equal an empty leaf, and a proof of nothing would pass.
+    for value in hashes:
+        if len(value) != HASH_SIZE:
+            raise BadProof(f"a hash has {len(value)} bytes, not {HASH_SIZE}")
+
+
+def root_from_inclusion(index: int, size: int, leaf: LeafHash, proof: Sequence[bytes]) -> RootHash:
+    """Return the root that an inclusion proof implies (RFC 9162 section 2.1.3.2). Compare it with a signed one.
+
+    Requires 0 <= index < size <= 2**63 - 1 and 32-byte hashes. Raises BadProof, also when the proof has the wrong length.
+    """
+    if not 0 <= index < size <= MAX_SIZE:
+        raise BadProof(f"no leaf {index} in a tree of size {size}")
+    _check_hashes(leaf, *proof)
+    node, last, root = index, size - 1, bytes(leaf)
+    for sibling in proof:
+        if not last:
+            raise BadProof("inclusion proof is too long")
+        if node & 1 or node == last:
+            root = node_hash(sibling, root)
+            while node and not node & 1:
+                node, last = node >> 1, last >> 1
+        else:
+            root = node_hash(root, sibling)
+        node, last = node >> 1, last >> 1
+    if last:
+        raise BadProof("inclusion proof is too short")
+    return RootHash(root)
+
+
+def verify_inclusion(index: int, size: int, leaf: LeafHash, proof: Sequence[bytes], root: RootHash) -> None:
+    """Check that `leaf` is leaf `index` of the tree of `size` with `root`. Raises BadProof."""
+    _check_hashes(root)
+    if root_from_inclusion(index, size, leaf, proof) != root:
+        raise BadProof(f"inclusion proof of leaf {index} does not lead to the root of size {size}")
+
+
+def verify_consistency(
+    first: int, second: int, root1: RootHash, root2: RootHash, proof: Sequence[bytes]
+) -> None:
+    """Check that the tree of `second` with `root2` extends that of `first` with `root1` (RFC 9162 section 2.1.4.2).
+
+    Requires 1 <= first <= second <= 2**63 - 1, or first == second == 0. A proof from the empty tree says nothing, so 0 < second
+    with first == 0 is refused; a caller that knows the empty root needs no proof. Raises BadProof.
+    """
+    if not 0 <= first <= second <= MAX_SIZE:
+        raise BadProof(f"no consistency from size {first} to {second}")
+    if first == second:
+        _check_same(first, root1, root2, proof)  # compares and hashes nothing, so lengths do not matter
+    elif not first:
+        raise BadProof("consistency with the empty tree proves nothing")
+    else:
+        _check_hashes(root1, root2, *proof)
+        _check_extends(first, second, root1, root2, proof)
+
+
+def _check_same(size: int, root1: RootHash, root2: RootHash, proof: Sequence[bytes]) -> None:
+    if proof:
+        raise BadProof("a proof between equal sizes has no hashes")
+    if root1 != root2:
+        raise BadProof(f"two roots of size {size} differ")
+    if not size and root1 != EMPTY_ROOT:
+        raise BadProof("the root of the empty tree is not SHA-256 of nothing")
+
+
+def _check_extends(first: int, second: int, root1: bytes, root2: bytes, proof: Sequence[bytes]) -> None:
+    if not proof:
+        raise BadProof("consistency proof is empty")
+    path = [root1, *proof] if first & (first - 1) == 0 else list(proof)
+    node, last = first - 1, second - 1
+    while node & 1:
+        node, last = node >> 1, last >> 1
+    old = new = path[0]
+    for sibling in path[1:]:
+        if not last:
+            raise BadProof("consistency proof is too long")
+        if node & 1 or node == last:
+            old, new = node_hash(sibling, old), node_hash(sibling, new)
+            while node and not node & 1:
+                node, last = node >> 1, last >> 1
+        else:
+            new = node_hash(new, sibling)
+        node, last = node >> 1, last >> 1
+    if last:
+        raise BadProof("consistency proof is too short")
+    if old != root1 or new != root2:
+        raise BadProof(f"consistency proof does not connect size {first} to size {second}")

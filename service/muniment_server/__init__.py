@@ -1,0 +1,3 @@
+"""The Muniment log server."""
+
+__version__ = "0.1.0"
