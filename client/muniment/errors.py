@@ -11,7 +11,8 @@ The tree, tested as such::
     │   ├── BadDisclosure         an opened member does not match its commitment
     │   ├── PolicyNotMet          nothing in the policy vouches for this checkpoint
     │   ├── NotWhatWasSent        the log answered with an entry that is not ours
-    │   └── Inconsistent          two signed checkpoints of one log contradict each other
+    │   ├── Inconsistent          two signed checkpoints of one log contradict each other
+    │   └── Unproven              the log does not prove that two of its checkpoints belong together
     ├── StateError                the file of remembered checkpoints cannot be read or written
     └── RequestError              talking to the server
         ├── Unreachable           no usable answer arrived
@@ -70,11 +71,22 @@ class PolicyNotMet(VerificationError):
 
 
 class NotWhatWasSent(VerificationError):
-    """The log's answer is a valid receipt, but of another entry than the one that was sent."""
+    """The log's answer is a valid receipt, but of another entry than the one that was sent or asked for."""
 
 
 class Inconsistent(VerificationError):
     """Two signed checkpoints of one origin contradict each other: evidence of a fork. `notes` holds both."""
+
+    def __init__(self, detail: str, notes: tuple[str, str]) -> None:
+        super().__init__(detail)
+        self.notes = notes
+
+
+class Unproven(VerificationError):
+    """The server did not prove two signed checkpoints of one origin consistent. `notes` holds both, older first.
+
+    Not evidence of a fork: a replica that lags, or a log restored from a backup, looks the same. Only the log can tell, by a proof.
+    """
 
     def __init__(self, detail: str, notes: tuple[str, str]) -> None:
         super().__init__(detail)

@@ -26,7 +26,9 @@ RESERVED_PREFIX = "muniment/"
 MAX_MEMBERS = 256
 SEED_SIZE = 32
 
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
+)  # newer Pythons take hour 24
 
 
 def parse_event(data: bytes) -> dict[str, Any]:
@@ -41,9 +43,7 @@ def check_event(value: Any) -> dict[str, Any]:
     if not value:
         raise EventRefused("empty_event", "an event has at least one member")
     if len(value) > MAX_MEMBERS:
-        raise EventRefused(
-            "too_many_members", f"an event has at most {MAX_MEMBERS} members, this one {len(value)}"
-        )
+        raise EventRefused("too_many_members", f"an event has at most {MAX_MEMBERS} members, this one {len(value)}")
     return value
 
 
@@ -89,11 +89,7 @@ class Disclosure:
         value = strictjson.parse(data)
         if strictjson.canonical(value) != data:
             raise FormatError("disclosure is not canonical JSON")
-        if (
-            not isinstance(value, list)
-            or len(value) != 3
-            or not all(isinstance(part, str) for part in value[:2])
-        ):
+        if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, str) for part in value[:2]):
             raise FormatError("disclosure is not [salt, name, value]")
         return cls(*value)
 
@@ -153,7 +149,8 @@ class Commitment:
 def format_time(milliseconds: int) -> str:
     """Return a time, in milliseconds since 1970 UTC, as its 24 characters ``2026-11-20T12:00:00.123Z``."""
     seconds, rest = divmod(milliseconds, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03}Z"
+    # Not strftime: its %Y has no leading zeros on some systems.
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03}Z"
 
 
 def parse_time(text: str) -> int:
@@ -168,7 +165,7 @@ def parse_time(text: str) -> int:
 
 
 def event_leaf(commitment_digest: str, logged_at: str) -> bytes:
-    """Return the leaf of an event: its JCS bytes, 142 of them."""
+    """Return the leaf of an event: its JCS bytes, 125 of them."""
     return f'{{"commitment":"{commitment_digest}","logged_at":"{logged_at}","typ":"{EVENT_TYPE}"}}'.encode()
 
 
@@ -213,9 +210,7 @@ def parse_leaf(leaf: bytes) -> EventLeaf | OwnLeaf | None:
         raise FormatError("a leaf of a reserved type is not canonical JSON")
     if value["typ"] != EVENT_TYPE:
         return OwnLeaf(value["typ"], value)
-    if set(value) != {"commitment", "logged_at", "typ"} or not all(
-        isinstance(part, str) for part in value.values()
-    ):
+    if set(value) != {"commitment", "logged_at", "typ"} or not all(isinstance(part, str) for part in value.values()):
         raise FormatError("an event leaf has exactly commitment, logged_at and typ")
     parse_b64url(value["commitment"], "commitment digest", 32)
     return EventLeaf(value["commitment"], parse_time(value["logged_at"]))
@@ -223,21 +218,22 @@ def parse_leaf(leaf: bytes) -> EventLeaf | OwnLeaf | None:
 
 def may_be_reserved(leaf: bytes) -> bool:
     """Tell whether a leaf must be looked at more closely: cheap, and never False for a leaf of a reserved type."""
-    return leaf[:1] in b"{ \t\r\n\xef" and (b"muniment/" in leaf or b"\\" in leaf)
+    # Zero bytes and the last three starts are UTF-16 and UTF-32, which some readers detect.
+    return leaf[:1] in b"{ \t\r\n\xef\x00\xfe\xff" and (b"muniment/" in leaf or b"\\" in leaf or b"\x00" in leaf[:4])
 
 
 def claims_reserved_type(leaf: bytes) -> bool:
-    """Tell whether any JSON reader, however lenient, could take `leaf` for one of the log's own entries.
+    """Tell whether a JSON reader, however lenient, could take `leaf` for one of the log's own entries.
 
-    Used to refuse submissions: a `typ` that starts with ``muniment/`` anywhere among duplicate names counts.
+    Used to refuse submissions: a `typ`, in capitals too, that starts with ``muniment/`` anywhere among duplicate names counts.
     """
     if not may_be_reserved(leaf):
         return False
     try:
         found = strictjson.lenient_members(leaf)
-    except FormatError:
-        return False
+    except EventRefused as refusal:
+        return refusal.code == "too_deep"  # a reader with a larger stack might find a reserved type
     return any(
-        name == "typ" and isinstance(value, str) and value.startswith(RESERVED_PREFIX)
+        name.casefold() == "typ" and isinstance(value, str) and value.startswith(RESERVED_PREFIX)
         for name, value in found
     )

@@ -7,6 +7,7 @@ What is signed is the text with its final newline and without the empty line.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +22,8 @@ ED25519 = 0x01
 MAX_NOTE = 1_000_000
 MAX_SIGNATURES = 100
 """The specification asks for at least 16; more than 100 lines is an attack, not a note."""
+
+_BAD_CHARACTER = re.compile("[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 
 _P = 2**255 - 19
 # The eight points whose order divides 8, as y coordinates: with such a "key" anyone can sign (RFC 8032 section 5.1.7, note).
@@ -55,9 +58,7 @@ class Note:
 
 def is_key_name(name: str) -> bool:
     """Tell whether `name` may name a key: not empty, no white space, no control character, no plus sign."""
-    return bool(name) and not any(
-        c.isspace() or c == "+" or c < " " or "\ud800" <= c <= "\udfff" for c in name
-    )
+    return bool(name) and not any(c.isspace() or c == "+" or c < " " or "\ud800" <= c <= "\udfff" for c in name)
 
 
 def parse_note(data: bytes | str) -> Note:
@@ -65,8 +66,8 @@ def parse_note(data: bytes | str) -> Note:
     text = decode_utf8(data, "note") if isinstance(data, bytes) else data
     if len(text) > MAX_NOTE:
         raise FormatError(f"a note is at most {MAX_NOTE} characters")
-    if any(c < " " and c != "\n" for c in text):
-        raise FormatError("note holds a control character")
+    if _BAD_CHARACTER.search(text):
+        raise FormatError("note holds a control character or half of a UTF-16 pair")
     split = text.rfind("\n\n")
     if split < 0 or not text.endswith("\n"):
         raise FormatError("not a signed note: no empty line before the signatures, or no newline at the end")

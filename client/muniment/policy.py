@@ -22,7 +22,7 @@ from muniment.encoding import b64, parse_b64, parse_decimal
 from muniment.errors import FormatError, PolicyNotMet
 from muniment.note import VerifierKey, is_key_name, key_id_of, parse_note, verify_note
 
-_BAD_CHARACTER = re.compile(r"[^\t\n\x20-\x7e\x80-\U0010ffff]")
+_BAD_CHARACTER = re.compile(r"[^\t\n\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]")
 _KEY_LENGTHS = {0x01: 33, 0x04: 33, 0x06: 1313}
 
 
@@ -155,9 +155,7 @@ class _Parser:
         low, high = limits[keyword]
         if not low <= len(rest) <= high:
             raise FormatError(f"{keyword} takes {low} to {high} words, not {len(rest)}")
-        {"log": self._log, "witness": self._witness, "group": self._group, "quorum": self._quorum}[keyword](
-            rest
-        )
+        {"log": self._log, "witness": self._witness, "group": self._group, "quorum": self._quorum}[keyword](rest)
 
     def _log(self, words: list[str]) -> None:
         vkey = VerifierKey.parse(words[0])

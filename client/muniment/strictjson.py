@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import rfc8785
@@ -21,11 +21,10 @@ MAX_NUMBER = 2**53 - 1
 """Largest magnitude of a number, however spelled: what every JSON reader can hold exactly."""
 
 NONCHARACTERS = re.compile(
-    "[\ufdd0-\ufdef"
-    + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
-    + "]"
+    "[\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)) + "]"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NOT_ZERO = re.compile("-?[0.]*[1-9]")
 
 
 class _Pairs(NamedTuple):
@@ -43,12 +42,18 @@ class _Constant(NamedTuple):
     literal: str
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_Pairs,
-    parse_int=lambda literal: _Number(literal, is_float=False),
-    parse_float=lambda literal: _Number(literal, is_float=True),
-    parse_constant=_Constant,
-)
+def _decoder(*, strict: bool) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=_Pairs,
+        parse_int=lambda literal: _Number(literal, is_float=False),
+        parse_float=lambda literal: _Number(literal, is_float=True),
+        parse_constant=_Constant,
+        strict=strict,
+    )
+
+
+_DECODER = _decoder(strict=True)
+_LENIENT = _decoder(strict=False)
 
 
 def parse(data: bytes) -> Any:
@@ -110,12 +115,9 @@ def _number(value: _Number, pointer: str) -> int | float:
     literal, is_float = value
     if not is_float and len(literal) <= 15:
         return int(literal)
-    # An exponent beyond Decimal's own range is far outside ours, or far below the smallest double.
-    try:
-        exact = Decimal(literal)
-    except InvalidOperation:
-        raise EventRefused("number_range", "number out of range", pointer) from None
-    if not exact.is_finite() or abs(exact) > MAX_NUMBER:
+    double = float(literal)  # infinite when out of range, never an error
+    # Next to the limit a literal beyond it may round to the limit. Comparing is exact; abs() would round to the caller's context.
+    if abs(double) > MAX_NUMBER or (abs(double) == MAX_NUMBER and Decimal(literal).copy_abs() > MAX_NUMBER):
         raise EventRefused(
             "number_range",
             "a number beyond 2^53-1 is not the same to every reader: send it as a string",
@@ -123,8 +125,7 @@ def _number(value: _Number, pointer: str) -> int | float:
         )
     if not is_float:
         return int(literal)
-    double = float(literal)
-    if not double and exact:
+    if not double and _NOT_ZERO.match(literal):
         raise EventRefused("number_range", "a number so small that it becomes 0", pointer)
     return double
 
@@ -135,9 +136,10 @@ def escape(name: str) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """Return the RFC 8785 form of a value that :func:`parse` would accept.
+    """Return the RFC 8785 form of a value.
 
-    Raises EventRefused for anything else (a set, NaN, an integer beyond 2^53-1, a name that is no string).
+    Raises EventRefused when it has none (a set, NaN, an integer beyond 2^53-1, a name that is no string). The limits of
+    :func:`parse` are not repeated here: values that did not come from it go through it afterwards, as in `canonical_event`.
     """
     try:
         return rfc8785.dumps(value)
@@ -148,12 +150,15 @@ def canonical(value: Any) -> bytes:
 
 
 def lenient_members(data: bytes) -> list[tuple[str, Any]]:
-    """Return the top-level (name, value) pairs of a JSON object, duplicates included. Raises EventRefused if it is none.
+    """Return the top-level (name, value) pairs of a JSON object, duplicates included; none for another JSON value.
 
-    As lenient as common readers are (a byte order mark, NaN, big numbers, any depth): for recognising, never for accepting.
+    As lenient as common readers are (a byte order mark, UTF-16, NaN, big numbers, control characters, anything after the
+    object): for recognising, never for accepting. Raises EventRefused: invalid_json, or too_deep, where other readers may see more.
     """
     try:
-        value = _DECODER.decode(data.decode("utf-8-sig", "replace").strip())
-    except (ValueError, RecursionError):
+        value, _ = _LENIENT.raw_decode(data.decode(json.detect_encoding(data), "replace").strip())
+    except RecursionError:
+        raise EventRefused("too_deep", "nested too deep to look at") from None
+    except ValueError:
         raise EventRefused("invalid_json", "not JSON") from None
     return value.pairs if isinstance(value, _Pairs) else []

@@ -189,9 +189,7 @@ class Edge:
         for tile in partial_tiles(size):
             data = tiles.get((tile.level, tile.index), b"")[: tile.width * HASH_SIZE] if tile.width else b""
             if len(data) != tile.width * HASH_SIZE:
-                raise BadProof(
-                    f"tile {tile.level}/{tile.index} has {len(data) // HASH_SIZE} hashes, not {tile.width}"
-                )
+                raise BadProof(f"tile {tile.level}/{tile.index} has {len(data) // HASH_SIZE} hashes, not {tile.width}")
             levels.append(expand(data))
         return cls(size, levels)
 
@@ -317,9 +315,7 @@ def verify_inclusion(index: int, size: int, leaf: LeafHash, proof: Sequence[byte
         raise BadProof(f"inclusion proof of leaf {index} does not lead to the root of size {size}")
 
 
-def verify_consistency(
-    first: int, second: int, root1: RootHash, root2: RootHash, proof: Sequence[bytes]
-) -> None:
+def verify_consistency(first: int, second: int, root1: RootHash, root2: RootHash, proof: Sequence[bytes]) -> None:
     """Check that the tree of `second` with `root2` extends that of `first` with `root1` (RFC 9162 section 2.1.4.2).
 
     Requires 1 <= first <= second <= 2**63 - 1, or first == second == 0. A proof from the empty tree says nothing, so 0 < second

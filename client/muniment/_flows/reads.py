@@ -1,0 +1,265 @@
+"""Flows that read. Each returns only what it has verified against the policy and the signed tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from muniment._flows import fields
+from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
+from muniment._flows.steps import MEBIBYTE, Flow, Request, Retries, json_of, send
+from muniment._flows.tilereader import TileReader, check_leaves
+from muniment._flows.trust import Trust, contradiction
+from muniment.encoding import parse_b64
+from muniment.errors import FormatError, NotWhatWasSent, PolicyNotMet
+from muniment.hashing import HASH_SIZE, LeafHash, RootHash
+from muniment.note import MAX_NOTE, VerifierKey
+from muniment.policy import LogKey, Policy, VerifiedCheckpoint
+from muniment.receipt import Receipt, Verified
+from muniment.tiles import TILE_WIDTH
+from muniment.tree import verify_consistency, verify_inclusion
+
+PAGE_TILES = 3
+"""Tiles per page of entries: 768 entries, within the server's limit of 1,000, and no tile is split between pages."""
+PAGE_LIMIT = 192 * MEBIBYTE
+"""More than 768 of the largest events take with their disclosures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the flows of one client share."""
+
+    trust: Trust
+    tiles: TileReader
+    retries: Retries
+
+
+def _json(
+    session: Session, path: str, query: Mapping[str, str | int], limit: int = 4 * MEBIBYTE
+) -> Flow[dict[str, Any]]:
+    request = Request("GET", path, query, headers={"Accept": "application/json"}, limit=limit)
+    return json_of((yield from send(request, session.retries)))
+
+
+# --- heads --------------------------------------------------------------------------------------------------------------
+
+
+def checkpoint(session: Session) -> Flow[VerifiedCheckpoint]:
+    """Return the published checkpoint."""
+    response = yield from send(Request("GET", "/checkpoint", limit=MAX_NOTE), session.retries)
+    try:
+        note = response.body.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError("the checkpoint is not UTF-8") from error
+    return (yield from session.trust.observe(note))
+
+
+def consistency(session: Session, since: VerifiedCheckpoint | Receipt | str) -> Flow[ConsistencyProof]:
+    """Return the proof that the published checkpoint and `since` belong to one growing tree."""
+    note = (
+        since if isinstance(since, str) else since.note if isinstance(since, VerifiedCheckpoint) else since.checkpoint
+    )
+    saved = session.trust.policy.verify(note)
+    session.trust.check_origin(saved.checkpoint.origin)
+    latest = yield from checkpoint(session)
+    older, newer = sorted((saved, latest), key=lambda signed: signed.checkpoint.size)
+    hashes = yield from session.trust.prove(older, newer)
+    return ConsistencyProof(older, newer, hashes)
+
+
+class CheckpointPages:
+    """The published checkpoints of sizes in [start, ...), page by page."""
+
+    def __init__(self, session: Session, start: int) -> None:
+        self._session = session
+        self._at: int | None = start
+
+    def next_page(self) -> Flow[list[VerifiedCheckpoint]]:
+        """Return the next page; an empty one is the end."""
+        if self._at is None:
+            return []
+        answer = yield from _json(self._session, "/checkpoints", {"start": self._at, "limit": 100}, 128 * MEBIBYTE)
+        trust = self._session.trust
+        page = [trust.policy.verify(fields.text(row, "checkpoint")) for row in fields.objects(answer, "checkpoints")]
+        sizes = [signed.checkpoint.size for signed in page]
+        following = fields.optional_integer(answer, "next")
+        if sizes != sorted(set(sizes)) or any(size < self._at for size in sizes):
+            raise FormatError("the checkpoints of a page are not in order of size")
+        if following is not None and (not sizes or following <= sizes[-1]):
+            raise FormatError("the next page of checkpoints does not follow this one")
+        self._at = following
+        if page:
+            yield from self._check(page)
+        return page
+
+    def _check(self, page: list[VerifiedCheckpoint]) -> Flow[None]:
+        """Check that the last checkpoint is accepted and that the others are of its tree."""
+        last = yield from self._session.trust.observe(page[-1].note)
+        for signed in page[:-1]:
+            self._session.trust.check_origin(signed.checkpoint.origin)
+            if signed.checkpoint.size:  # an empty tree has one root only, and parsing checked it
+                root = yield from self._session.tiles.root_at(last.checkpoint, signed.checkpoint.size)
+                if root != signed.checkpoint.root:
+                    raise contradiction(signed, last)
+
+
+# --- entries ------------------------------------------------------------------------------------------------------------
+
+
+def verified_receipt(session: Session, index: int, tree_size: int | None) -> Flow[tuple[Receipt, Verified]]:
+    """Return the receipt of an entry with what it proves."""
+    query = {} if tree_size is None else {"tree_size": tree_size}
+    answer = yield from _json(session, f"/entries/{index}/receipt", query)
+    found = Receipt.from_json(answer)
+    verified = found.verify(session.trust.policy)
+    if found.index != index or tree_size not in (None, found.tree_size):
+        raise NotWhatWasSent(
+            f"asked for the receipt of entry {index}{'' if tree_size is None else f' at size {tree_size}'}, got that of entry"
+            f" {found.index} at size {found.tree_size}"
+        )
+    yield from session.trust.observe(found.checkpoint, [found])
+    return found, verified
+
+
+def receipt(session: Session, index: int, tree_size: int | None) -> Flow[Receipt]:
+    """Return the receipt of an entry."""
+    found, _ = yield from verified_receipt(session, index, tree_size)
+    return found
+
+
+def entry(session: Session, index: int) -> Flow[Entry]:
+    """Return an entry, by way of its receipt: nothing else holds what opens an event's members."""
+    _, verified = yield from verified_receipt(session, index, None)
+    return Entry.of(verified)
+
+
+class EntryPages:
+    """The entries [start, stop) of the published tree, page by page, each leaf compared with the authenticated tiles."""
+
+    def __init__(self, session: Session, start: int, stop: int | None) -> None:
+        self._session = session
+        self._at = start
+        self._stop = stop
+        self.head: VerifiedCheckpoint | None = None
+
+    def next_page(self) -> Flow[list[Entry]]:
+        """Return the next page; an empty one is the end."""
+        if self.head is None:
+            self.head = yield from checkpoint(self._session)
+        stop = min(self.head.checkpoint.size, self.head.checkpoint.size if self._stop is None else self._stop)
+        if self._at >= stop:
+            return []
+        wanted = min(stop, (self._at // TILE_WIDTH + PAGE_TILES) * TILE_WIDTH) - self._at
+        answer = yield from _json(self._session, "/entries", {"start": self._at, "limit": wanted}, PAGE_LIMIT)
+        rows = fields.objects(answer, "entries")[:wanted]
+        page = yield from self._open(rows)
+        self._at += len(page)
+        return page
+
+    def _open(self, rows: list[dict[str, Any]]) -> Flow[list[Entry]]:
+        if not rows or [fields.integer(row, "index") for row in rows] != list(range(self._at, self._at + len(rows))):
+            raise FormatError(f"the page from index {self._at} is empty or has gaps")
+        leaves = [parse_b64(fields.text(row, "leaf"), "leaf") for row in rows]
+        hashes = yield from self._hashes(self._at, self._at + len(rows))
+        check_leaves(leaves, hashes, self._at)
+        found: list[Entry] = []
+        for index, (row, leaf) in enumerate(zip(rows, leaves, strict=True), self._at):
+            found.append(Entry.open(index, leaf, row))
+        return found
+
+    def _hashes(self, low: int, high: int) -> Flow[bytes]:
+        """Return the authenticated leaf hashes [low, high)."""
+        if self.head is None:
+            raise AssertionError("no page without a head")
+        first = low // TILE_WIDTH
+        found = b""
+        for index in range(first, (high - 1) // TILE_WIDTH + 1):
+            found += yield from self._session.tiles.hashes(self.head.checkpoint, 0, index)
+        skip = first * TILE_WIDTH
+        return found[(low - skip) * HASH_SIZE : (high - skip) * HASH_SIZE]
+
+
+# --- proofs and tiles ---------------------------------------------------------------------------------------------------
+
+
+def inclusion(
+    session: Session, index: int | None, leaf_hash: bytes | None, tree_size: int | None
+) -> Flow[InclusionProof]:
+    """Return the inclusion proof of a leaf, named by index or by leaf hash."""
+    query: dict[str, str | int] = {}
+    if index is not None:
+        query["index"] = index
+    if leaf_hash is not None:
+        query["leaf_hash"] = leaf_hash.hex()
+    if tree_size is not None:
+        query["tree_size"] = tree_size
+    if (index is None) == (leaf_hash is None):
+        raise FormatError("name the leaf by its index or by its leaf hash, one of them")
+    answer = yield from _json(session, "/proof/inclusion", query)
+    found = yield from _tied(session, answer)
+    for asked, got in ((index, found.index), (leaf_hash, found.leaf_hash), (tree_size, found.tree_size)):
+        if asked not in (None, got):
+            raise NotWhatWasSent("the inclusion proof is of another leaf or tree than asked for")
+    return found
+
+
+def _tied(session: Session, answer: dict[str, Any]) -> Flow[InclusionProof]:
+    """Return the proof in an answer.
+
+    1. The checkpoint is accepted.
+    2. The consistency proof ties the tree of the inclusion proof to it.
+    3. The inclusion proof leads to the root of that tree.
+    """
+    signed = yield from session.trust.observe(fields.text(answer, "checkpoint"))  # 1
+    head = signed.checkpoint
+    size, root = fields.integer(answer, "tree_size"), RootHash(fields.digest(answer, "root"))
+    tie = fields.proof(fields.json_object(answer, "consistency"))
+    verify_consistency(size, head.size, root, head.root, tie)  # 2
+    index, leaf_hash = fields.integer(answer, "index"), LeafHash(fields.digest(answer, "leaf_hash"))
+    hashes = fields.proof(answer)
+    verify_inclusion(index, size, leaf_hash, hashes, root)  # 3
+    return InclusionProof(index, leaf_hash, size, root, hashes, signed)
+
+
+def tile(session: Session, level: int, index: int) -> Flow[list[bytes]]:
+    """Return the hashes of a tile of the published tree."""
+    head = yield from checkpoint(session)
+    data = yield from session.tiles.hashes(head.checkpoint, level, index)
+    return [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)]
+
+
+def bundle(session: Session, index: int) -> Flow[list[bytes]]:
+    """Return the leaves of an entry bundle of the published tree."""
+    head = yield from checkpoint(session)
+    return (yield from session.tiles.leaves(head.checkpoint, index))
+
+
+# --- the server about itself --------------------------------------------------------------------------------------------
+
+
+def log_info(session: Session) -> Flow[LogInfo]:
+    """Return what the server says of itself, when its origin and one of its keys are the policy's."""
+    info = LogInfo.from_json((yield from _json(session, "/log", {})))
+    session.trust.check_origin(info.origin)
+    trusted = {str(log.vkey) for log in session.trust.policy.logs if log.vkey.name == info.origin}
+    if trusted.isdisjoint(info.vkeys):
+        raise PolicyNotMet(f"none of the keys the server names for {info.origin!r} is in the policy")
+    return info
+
+
+def first_use(url: str, retries: Retries) -> Flow[Policy]:
+    """Return a policy that trusts the Ed25519 keys the server itself names. Trust on first use, and no better than that."""
+    answer = json_of((yield from send(Request("GET", "/log"), retries)))
+    origin = fields.text(answer, "origin")
+    keys = [key for key in map(_ed25519, fields.texts(answer, "vkeys")) if key is not None and key.name == origin]
+    if not keys:
+        raise PolicyNotMet(f"the server names no Ed25519 key for {origin[:80]!r}")
+    return Policy(tuple(LogKey(key, url) for key in keys))
+
+
+def _ed25519(text: str) -> VerifierKey | None:
+    try:
+        return VerifierKey.parse(text)
+    except FormatError:
+        return None  # of a type this version does not know

@@ -1,0 +1,162 @@
+"""Flows that append, each sure in the end that the log holds exactly what was sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from muniment import strictjson
+from muniment._flows import fields
+from muniment._flows.reads import Session
+from muniment._flows.steps import MEBIBYTE, Flow, Request, json_of, send
+from muniment.encoding import MAX_SIZE
+from muniment.errors import FormatError, NotWhatWasSent
+from muniment.event import EventLeaf, canonical_event
+from muniment.receipt import Receipt
+from muniment.tiles import MAX_ENTRY, encode_bundle
+
+Entryish = Mapping[str, Any] | bytes
+"""What can be appended: an event as a mapping, or the bytes of a raw leaf."""
+
+_KEY = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An entry ready to be sent: the canonical form of an event, or the bytes of a raw leaf."""
+
+    body: bytes
+    is_event: bool
+
+    @classmethod
+    def of(cls, entry: Entryish) -> Draft:
+        """Return the draft of `entry`. Raises EventRefused, or FormatError for a raw leaf of a wrong length."""
+        if not isinstance(entry, bytes | bytearray | memoryview):
+            return cls(canonical_event(_as_dict(entry)), is_event=True)
+        if not 1 <= len(entry) <= MAX_ENTRY:
+            raise FormatError(f"a raw leaf has 1 to {MAX_ENTRY} bytes, not {len(entry)}: log a digest of it instead")
+        return cls(bytes(entry), is_event=False)
+
+
+def _as_dict(entry: Any) -> Any:
+    return dict(entry) if isinstance(entry, Mapping) else entry
+
+
+def new_key() -> str:
+    """Return an Idempotency-Key that nobody has used."""
+    return str(uuid4())
+
+
+def _headers(content_type: str, key: str | None) -> dict[str, str]:
+    headers = {"Content-Type": content_type, "Accept": "application/json"}
+    if key is not None:
+        if not _KEY.fullmatch(key):
+            raise FormatError('an Idempotency-Key is 1 to 255 printable ASCII characters without " and \\')
+        headers["Idempotency-Key"] = f'"{key}"'
+    return headers
+
+
+def append(session: Session, draft: Draft, key: str) -> Flow[Receipt]:
+    """Append one entry and return its receipt, verified and of exactly what was sent."""
+    # A raw leaf needs no key: an equal leaf is the same entry.
+    headers = _headers("application/json", key) if draft.is_event else _headers("application/octet-stream", None)
+    limit = MEBIBYTE + 8 * len(draft.body)
+    request = Request("POST", "/entries", body=draft.body, headers=headers, limit=limit)
+    receipt = Receipt.from_json(json_of((yield from send(request, session.retries))))
+    _check_sent(session, draft, receipt)
+    yield from session.trust.observe(receipt.checkpoint, [receipt])
+    return receipt
+
+
+def _check_sent(session: Session, draft: Draft, receipt: Receipt) -> None:
+    """Check an answer to an append.
+
+    1. The receipt holds: the log's key signed, the leaf is included, what is opened matches the leaf.
+    2. It is of an event when an event was sent, and opens every member.
+    3. What it opens, or the raw leaf, is byte for byte what was sent.
+    """
+    verified = receipt.verify(session.trust.policy)  # 1
+    if not draft.is_event:
+        if verified.leaf != draft.body:  # 3
+            raise NotWhatWasSent(f"the log answers with another leaf, at index {receipt.index}")
+        return
+    if not isinstance(verified.entry, EventLeaf) or not verified.complete:  # 2
+        raise NotWhatWasSent(f"the log answers with entry {receipt.index}, which is no event or hides some of it")
+    if strictjson.canonical(verified.opened) != draft.body:  # 3
+        raise NotWhatWasSent(f"the log answers with entry {receipt.index}, which is another event")
+
+
+# --- batches ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Batcher:
+    """Collects drafts into batches of at most `max_entries` entries and `max_bytes` bytes of body."""
+
+    max_entries: int
+    max_bytes: int
+    _drafts: list[Draft] = field(default_factory=list)
+    _size: int = 0
+
+    def add(self, draft: Draft) -> Iterator[list[Draft]]:
+        """Take a draft; yield the batch that became full, if one did."""
+        if self._drafts and draft.is_event != self._drafts[0].is_event:
+            raise FormatError("a log takes either events (mappings) or raw leaves (bytes), not both")
+        size = len(draft.body) + 2  # at most: a newline, or the length of a raw leaf
+        if self._drafts and self._size + size > self.max_bytes:
+            yield self.take()
+        self._drafts.append(draft)
+        self._size += size
+        if len(self._drafts) >= self.max_entries:
+            yield self.take()
+
+    def take(self) -> list[Draft]:
+        """Return what has been collected, perhaps nothing, and start anew."""
+        drafts, self._drafts, self._size = self._drafts, [], 0
+        return drafts
+
+
+def append_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[list[Receipt]]:
+    """Append entries, all or none, and return their receipts in the order sent. Requires at least one, all of one kind."""
+    bodies = [draft.body for draft in drafts]
+    if drafts[0].is_event:
+        body, headers = b"".join(part + b"\n" for part in bodies), _headers("application/x-ndjson", key)
+    else:
+        body, headers = encode_bundle(bodies), _headers("application/octet-stream", None)
+    limit = MEBIBYTE + 8 * len(body) + 64 * 1024 * len(drafts)
+    request = Request("POST", "/entries/batch", {"receipts": "true"}, body, headers, limit)
+    answer = json_of((yield from send(request, session.retries)))
+    receipts = [Receipt.from_json(value) for value in fields.objects(answer, "receipts")]
+    if [receipt.index for receipt in receipts] != _indices(answer, len(drafts)):
+        raise NotWhatWasSent("the receipts of a batch are not of the indices the log assigned to it")
+    for draft, receipt in zip(drafts, receipts, strict=True):
+        _check_sent(session, draft, receipt)
+    for note in dict.fromkeys(receipt.checkpoint for receipt in receipts):
+        yield from session.trust.observe(note, receipts)
+    return receipts
+
+
+def _indices(answer: dict[str, Any], count: int) -> list[int]:
+    """Return the index of each entry of a batch. Raises FormatError unless the ranges hold exactly `count`."""
+    ranges = answer.get("indices")
+    if not isinstance(ranges, list) or not all(map(_is_range, ranges)):
+        raise FormatError("answer: indices is not a list of ranges")
+    if sum(high - low for low, high in ranges) != count:
+        raise FormatError(f"answer: the log assigned another number of indices than the {count} entries sent")
+    return [index for low, high in ranges for index in range(low, high)]
+
+
+def _is_range(value: Any) -> bool:
+    whole = isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
+    return whole and 0 <= value[0] < value[1] <= MAX_SIZE
+
+
+def batches(entries: Iterable[Entryish], batcher: Batcher) -> Iterator[list[Draft]]:
+    """Yield the batches of an iterable, reading no further than the batch at hand."""
+    for entry in entries:
+        yield from batcher.add(Draft.of(entry))
+    if rest := batcher.take():
+        yield rest

@@ -1,0 +1,176 @@
+"""Offline verification, told to people and machines: what a receipt proves, and what it does not.
+
+:meth:`muniment.receipt.Receipt.verify` decides; this module says in words what its decision means. It needs a receipt and a policy
+and nothing else: no network, no clock, no server.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from muniment.encoding import b64
+from muniment.errors import EventRefused, FormatError, MunimentError, Refused, Unavailable
+from muniment.event import EVENT_TYPE, EventLeaf, OwnLeaf, format_time, parse_time
+from muniment.hashing import leaf_hash
+from muniment.note import parse_note, verify_note
+from muniment.policy import Policy
+from muniment.receipt import Receipt, Verified
+
+RAW = "raw"
+"""The `typ` of a report on a leaf whose bytes mean what their submitter says they mean."""
+
+
+class Limit(NamedTuple):
+    """Something a receipt does not prove: a stable code, and the sentence for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a receipt proved under a policy. Made by :func:`verify_receipt` alone, so holding one means the checks passed.
+
+    `signers` are ``name+keyid`` of the policy's keys that signed the checkpoint. `typ` is the type of the leaf, or "raw".
+    `logged_at` is in milliseconds since 1970 UTC, by the log's own clock; None for a raw leaf.
+    """
+
+    verified: Verified
+    typ: str
+    signers: tuple[str, ...]
+    logged_at: int | None
+    limits: tuple[Limit, ...]
+
+    @property
+    def statement(self) -> str:
+        """What is proved, in one sentence."""
+        head = self.verified.checkpoint
+        signers = ", ".join(self.signers)
+        return f"entry {self.verified.index} of log {head.origin} as of size {head.size}, signed by {signers}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as a JSON value; `verified` is true."""
+        found, head = self.verified, self.verified.checkpoint
+        value: dict[str, Any] = {
+            "verified": True,
+            "origin": head.origin,
+            "index": found.index,
+            "tree_size": head.size,
+            "root": head.root.hex(),
+            "leaf_hash": leaf_hash(found.leaf).hex(),
+            "typ": self.typ,
+            "signers": list(self.signers),
+            "proves": self.statement,
+            "does_not_prove": [limit._asdict() for limit in self.limits],
+        }
+        if self.logged_at is not None:
+            value["logged_at"] = format_time(self.logged_at)
+        if isinstance(found.entry, EventLeaf):
+            value |= {"complete": found.complete, "event": found.opened, "hidden": list(found.hidden)}
+        elif isinstance(found.entry, OwnLeaf):
+            value["own"] = found.entry.value
+        else:
+            value["leaf"] = b64(found.leaf)
+        return value
+
+    def to_text(self) -> str:
+        """Return the report for people, several lines, each ending in a newline."""
+        lines = [f"Proved: {self.statement}.", *_content(self.verified)]
+        if self.logged_at is not None:
+            lines.append(f"Logged at {format_time(self.logged_at)}, by the log's own clock.")
+        lines.append("Not proved:")
+        lines += [f"  - {limit.text}" for limit in self.limits]
+        return "".join(f"{line}\n" for line in lines)
+
+
+def verify_receipt(receipt: Receipt, policy: Policy) -> Report:
+    """Return what `receipt` proves when `policy` alone is trusted.
+
+    Raises FormatError, BadSignature, PolicyNotMet, BadProof or BadDisclosure.
+    """
+    verified = receipt.verify(policy)
+    typ, logged_at = _describe(verified.entry)
+    limits = tuple(_limits(verified, receipt))
+    return Report(verified, typ, _signers(receipt, policy), logged_at, limits)
+
+
+def failure_json(error: MunimentError) -> dict[str, Any]:
+    """Return the JSON value for a receipt that failed: `verified` is false, with a stable `code` and a `detail`."""
+    return {"verified": False, "code": code_of(error), "detail": str(error)}
+
+
+def code_of(error: MunimentError) -> str:
+    """Return the stable, machine-readable code of an error: its own, the server's, or the name of its class in snake_case."""
+    if isinstance(error, EventRefused | Refused | Unavailable) and error.code:
+        return error.code
+    name = type(error).__name__
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+def _signers(receipt: Receipt, policy: Policy) -> tuple[str, ...]:
+    keys = [log.vkey for log in policy.logs if log.vkey.name == receipt.origin]
+    return tuple(f"{key.name}+{key.key_id.hex()}" for key in verify_note(parse_note(receipt.checkpoint), keys))
+
+
+def _describe(entry: EventLeaf | OwnLeaf | None) -> tuple[str, int | None]:
+    """Return the type of a leaf and when it was logged, as far as the leaf says so."""
+    if entry is None:
+        return RAW, None
+    if isinstance(entry, EventLeaf):
+        return EVENT_TYPE, entry.logged_at
+    try:
+        return entry.typ, parse_time(str(entry.value.get("logged_at", "")))
+    except FormatError:
+        return entry.typ, None
+
+
+def _content(verified: Verified) -> list[str]:
+    if isinstance(verified.entry, OwnLeaf):
+        return [f"Content: written by the log itself, {_short(verified.entry.value)}"]
+    if verified.entry is None:
+        return [f"Content: {len(verified.leaf)} bytes, SHA-256 leaf hash {leaf_hash(verified.leaf).hex()}"]
+    lines = [f"  {name} = {_short(value)}" for name, value in sorted(verified.opened.items())]
+    if verified.complete:
+        return ["Complete: every member of the event is opened.", *lines]
+    if verified.hidden == ("*",):
+        return ["Hidden: the whole event. This receipt holds only its commitment."]
+    return [
+        f"Hidden: {', '.join(verified.hidden)}. Opened:" if lines else f"Hidden: {', '.join(verified.hidden)}.",
+        *lines,
+    ]
+
+
+def _short(value: Any) -> str:
+    # ASCII only: an opened value comes from a stranger, and a terminal obeys control characters.
+    text = json.dumps(value)
+    return text if len(text) <= 500 else f"{text[:500]}... ({len(text)} characters)"
+
+
+def _limits(verified: Verified, receipt: Receipt) -> list[Limit]:
+    limits = [
+        Limit(
+            "unpublished",
+            "that anybody else was shown this tree: no witness cosigned the checkpoint, and a receipt cannot tell whether it was"
+            " published. It is the operator's signed promise until a consistency proof ties it to a published, cosigned or"
+            " anchored checkpoint (muniment consistency --since RECEIPT).",
+        )
+    ]
+    if verified.hidden:
+        hidden = "the event" if verified.hidden == ("*",) else ", ".join(verified.hidden)
+        limits.append(Limit("hidden", f"anything about what is hidden: {hidden}."))
+    if isinstance(verified.entry, EventLeaf):
+        limits.append(
+            Limit("clock", "that the log's clock was right. Times never decrease from entry to entry; no more is sure.")
+        )
+    if receipt.anchors:
+        limits.append(Limit("anchors", "what the anchors in this receipt say: this version does not check them."))
+    if not isinstance(verified.entry, OwnLeaf):
+        limits.append(
+            Limit(
+                "truth",
+                "that what was logged is true, or who sent it. A log proves that it was said, and not changed since.",
+            )
+        )
+    return limits

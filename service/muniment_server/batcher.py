@@ -1,0 +1,169 @@
+"""Turns many requests into few commits: one batch in flight, and the next one starts when the last commit has returned."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from muniment_server.admission import Refused
+from muniment_server.sequencer import ClockRefused, Outcome, ReadOnly, Sequencer, Submission
+from muniment_server.storage import OutcomeUnknown, StoreError
+from muniment_server.telemetry import Metrics, get_logger
+
+_EXPECTED = (StoreError, ReadOnly, ClockRefused)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    submission: Submission
+    answer: asyncio.Future[Outcome | Refused]
+
+
+class Batcher:
+    """The queue before one log's sequencer. Its own task is the only caller of :meth:`Sequencer.run`."""
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        name: str,
+        metrics: Metrics,
+        *,
+        max_commit: int,
+        max_entries: int,
+        max_bytes: int,
+    ) -> None:
+        self._sequencer = sequencer
+        self._name = name
+        self._metrics = metrics
+        self._max_commit = max_commit
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._queue: deque[_Waiting] = deque()
+        self._entries = 0  # queued, not those of the batch in flight
+        self._bytes = 0
+        self._running: set[tuple[str, str]] = set()  # Idempotency-Keys from submit until their batch is answered
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to sequence."""
+        self._task = asyncio.create_task(self._loop(), name=f"batcher {self._name}")
+
+    async def close(self) -> None:
+        """Take nothing more, and answer everything that was taken."""
+        self._closing = True
+        self._wake.set()
+        if self._task:
+            await self._task
+
+    async def submit(self, submission: Submission) -> Outcome:
+        """Return where the entries are, once they are durable and signed. Raises Refused."""
+        mark = (submission.caller, submission.key) if submission.key is not None else None
+        self._admit(submission, mark)
+        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._entries += len(submission.drafts)
+        self._bytes += submission.size
+        if mark:
+            self._running.add(mark)
+        self._wake.set()
+        # A request that is cancelled must not cancel the batch that others wait for.
+        answer = await asyncio.shield(waiting.answer)
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+    def _admit(self, submission: Submission, mark: tuple[str, str] | None) -> None:
+        if self._closing:
+            raise Refused(503, "shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
+        if mark in self._running:
+            raise Refused(
+                409,
+                "idempotency_running",
+                "a request with this Idempotency-Key is being processed",
+                "Retry in a second: the same key then answers with the same entry.",
+                retry_after=1,
+            )
+        full = (
+            self._entries + len(submission.drafts) > self._max_entries
+            or self._bytes + submission.size > self._max_bytes
+        )
+        if full and self._queue:  # a submission larger than the queue is still taken when it is alone
+            raise Refused(
+                503, "overloaded", "too many entries are waiting", "Retry after the time given.", retry_after=1
+            )
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        entries = 0
+        while self._queue and (not batch or entries + len(self._queue[0].submission.drafts) <= self._max_commit):
+            waiting = self._queue.popleft()
+            batch.append(waiting)
+            entries += len(waiting.submission.drafts)
+            self._bytes -= waiting.submission.size
+        self._entries -= entries
+        return batch
+
+    async def _loop(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                batch = self._take()
+                self._metrics.queue_depth.labels(self._name).set(self._entries)
+                for waiting, answer in zip(batch, await self._answers(batch), strict=True):
+                    if waiting.submission.key is not None:
+                        self._running.discard((waiting.submission.caller, waiting.submission.key))
+                    waiting.answer.set_result(answer)
+            if self._closing:
+                return
+
+    async def _answers(self, batch: Sequence[_Waiting]) -> Sequence[Outcome | Refused]:
+        """Run a batch; whatever goes wrong becomes the answer of everybody in it."""
+        started = time.perf_counter()
+        try:
+            answers = await self._sequencer.run([waiting.submission for waiting in batch])
+        except _EXPECTED as error:
+            get_logger().warning("batch failed", log=self._name, error=str(error))
+            return [_failure(error)] * len(batch)
+        except Exception as error:  # noqa: BLE001 - a bug fails this batch, not the task that all later ones need
+            get_logger().exception("batch failed unexpectedly", log=self._name)
+            return [_failure(error)] * len(batch)
+        self._metrics.commit_seconds.labels(self._name).observe(time.perf_counter() - started)
+        self._count(answers)
+        return answers
+
+    def _count(self, answers: Sequence[Outcome | Refused]) -> None:
+        done = [answer for answer in answers if isinstance(answer, Outcome)]
+        new = sum(answer.new for answer in done)
+        replayed = sum(len(answer.indices) for answer in done if answer.replayed)
+        known = sum(len(answer.indices) for answer in done) - new - replayed
+        for outcome, count in (("new", new), ("known", known), ("replayed", replayed)):
+            if count:
+                self._metrics.appends.labels(self._name, outcome).inc(count)
+        if new:
+            self._metrics.batch_entries.labels(self._name).observe(new)
+
+
+def _failure(error: Exception) -> Refused:
+    """Return what the waiters of a failed batch are told."""
+    if isinstance(error, ReadOnly):
+        return Refused(503, error.code, "this log is read-only here", str(error), retry_after=30)
+    if isinstance(error, ClockRefused):
+        return Refused(
+            503, "clock", str(error), "The operator must repair the clock; nothing was written.", retry_after=30
+        )
+    if isinstance(error, StoreError) and not isinstance(error, OutcomeUnknown):
+        hint = "Nothing was written. Retry after the time given."
+        return Refused(503, "database_unavailable", "the database does not answer", hint, retry_after=1)
+    return Refused(
+        503,
+        "outcome_unknown",
+        "the entry may or may not have been stored",
+        "Send exactly the same request again, with the same Idempotency-Key for an event: it cannot be logged twice.",
+        retry_after=1,
+    )

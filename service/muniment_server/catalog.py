@@ -1,0 +1,251 @@
+"""All logs of one instance: making them, opening them, and the API keys that may use them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import time
+from hashlib import sha256
+from pathlib import Path
+
+from muniment.checkpoint import check_origin
+from muniment.encoding import b64url
+from muniment.errors import FormatError
+from muniment.hashing import EMPTY_ROOT
+from muniment.note import SigningKey
+from muniment.policy import LogKey, Policy
+from muniment_server.guard import Guard
+from muniment_server.log import Log, TileCache
+from muniment_server.sequencer import OwnDraft, Sequencer, Submission
+from muniment_server.settings import Settings
+from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Store
+from muniment_server.storage.postgres import PostgresStore
+from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.telemetry import Metrics
+
+DEFAULT_LOG = "default"
+SCOPES = frozenset({"append", "read"})
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_REFRESH_SECONDS = 1.0
+
+
+class SetupError(Exception):
+    """An instance or a log cannot be made or opened as things are. The message says what to do."""
+
+
+async def open_store(settings: Settings) -> Store:
+    """Open the database of an instance. Raises SchemaError, StoreUnavailable or SetupError."""
+    if settings.database:
+        if not settings.database.startswith(("postgres://", "postgresql://")):
+            raise SetupError("the database is not a postgresql:// URL")
+        return await PostgresStore.open(settings.database)
+    return await SqliteStore.open(settings.sqlite)
+
+
+# --- keys and policy on disk --------------------------------------------------------------------------------------------
+
+
+def write_new(path: Path, text: str, mode: int) -> None:
+    """Make a file with this text, durably, or leave nothing. Raises FileExistsError when there is one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        os.write(descriptor, text.encode())
+        os.fsync(descriptor)
+        os.link(temporary, path)
+    finally:
+        os.close(descriptor)
+        temporary.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_key(path: Path) -> SigningKey:
+    """Return the signing key in a file. Raises SetupError, never quoting the key."""
+    try:
+        return SigningKey.parse(path.read_text("ascii").removesuffix("\n"))
+    except FileNotFoundError:
+        raise SetupError(
+            f"the signing key {path} is missing: run `muniment-server init`, or put the file back"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the signing key {path} cannot be read: {type(error).__name__}") from None
+    except FormatError as error:
+        raise SetupError(f"{path}: {error}") from None
+
+
+def _add_to_policy(settings: Settings, key: SigningKey) -> None:
+    """Make sure that the policy file of this instance trusts `key`."""
+    old = Policy.read(settings.policy) if settings.policy.exists() else Policy(())
+    if any(log.vkey == key.vkey for log in old.logs):
+        return
+    new = Policy((*old.logs, LogKey(key.vkey)), old.witnesses, old.groups, old.quorum)
+    temporary = settings.policy.with_name(f".policy.{secrets.token_hex(4)}")
+    write_new(temporary, str(new), 0o644)
+    temporary.replace(settings.policy)
+
+
+# --- logs ---------------------------------------------------------------------------------------------------------------
+
+
+async def create_log(
+    settings: Settings,
+    store: Store,
+    name: str,
+    origin: str,
+    kind: str,
+    *,
+    public: bool = True,
+    open_payloads: bool = False,
+) -> SigningKey:
+    """Make a log with its key, guard, policy line, genesis entry and first checkpoint; or finish one that a crash interrupted.
+
+    Raises SetupError, and StoreError when the database does not answer.
+    """
+    if not _NAME.fullmatch(name):
+        raise SetupError(f"a log is named by lowercase letters, digits and hyphens, at most 63: not {name!r}")
+    try:
+        check_origin(origin)
+    except FormatError as error:
+        raise SetupError(str(error)) from None
+    key = _key_for(settings, name, origin, await _existing(store, name, origin, kind))
+    guarded = await asyncio.to_thread(Guard(settings.guard_file(name)).create, origin, key.vkey.key_id)
+    row = LogRow(0, name, origin, kind, public, open_payloads, time.time_ns() // 1_000_000)
+    try:
+        row = await store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
+    except HeadMoved as error:
+        raise SetupError(f"another log has the name {name!r} or the origin {origin!r}: {error}") from error
+    _add_to_policy(settings, key)
+    await _write_genesis(settings, store, row, key)
+    return key
+
+
+async def _existing(store: Store, name: str, origin: str, kind: str) -> LogRow | None:
+    for row in await store.logs():
+        if (row.name, row.origin, row.kind) == (name, origin, kind):
+            return row
+        if row.name == name:
+            raise SetupError(
+                f"log {name!r} exists with origin {row.origin!r} and kind {row.kind!r}: these never change"
+            )
+        if row.origin == origin:
+            raise SetupError(f"origin {origin!r} belongs to log {row.name!r}: an origin is used once")
+    return None
+
+
+def _key_for(settings: Settings, name: str, origin: str, row: LogRow | None) -> SigningKey:
+    """Return the key of a log, made now only if nothing of the log exists: a second key would be a second log."""
+    path, guard = settings.key_file(name), settings.guard_file(name)
+    if path.exists():
+        key = read_key(path)
+        if key.vkey.name != origin:
+            raise SetupError(f"{path} is the key of {key.vkey.name!r}, not of {origin!r}")
+        return key
+    if row is not None:
+        raise SetupError(f"the database holds log {name!r}, but its key {path} is missing: put it back")
+    if guard.exists():
+        raise SetupError(
+            f"{guard} guards a log whose key {path} is missing: put key and database back, or use a new name"
+        )
+    key = SigningKey.generate(origin)
+    write_new(path, key.reveal() + "\n", 0o600)
+    return key
+
+
+async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: SigningKey) -> None:
+    log = Log(store, row, settings, Metrics(), TileCache(16), _sequencer(settings, store, row, key))
+    await log.start()
+    try:
+        refusal = log.sequencer and log.sequencer.refusal
+        if refusal:
+            raise SetupError(f"{refusal.code}: {refusal}")
+        if not (await store.head(row.log_id)).size:
+            genesis = OwnDraft("genesis@v1", {"kind": row.kind, "origin": row.origin, "vkeys": [str(key.vkey)]})
+            await log.append(Submission([genesis]))
+    finally:
+        await log.close()
+
+
+def _sequencer(settings: Settings, store: Store, row: LogRow, key: SigningKey) -> Sequencer:
+    if key.vkey.name != row.origin:
+        raise SetupError(f"{settings.key_file(row.name)} is the key of {key.vkey.name!r}, not of {row.origin!r}")
+    return Sequencer(store, row, key, Guard(settings.guard_file(row.name)), settings.idempotency_ttl)
+
+
+class Catalog:
+    """The open logs of a running server."""
+
+    def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
+        self.store = store
+        self.settings = settings
+        self._metrics = metrics
+        self._cache = TileCache(settings.tile_cache)
+        self._logs: dict[str, Log] = {}
+        self._refreshed = 0.0
+        self._lock = asyncio.Lock()
+
+    def logs(self) -> list[Log]:
+        """Return the open logs."""
+        return list(self._logs.values())
+
+    async def open(self) -> None:
+        """Open every log of the database. Raises SetupError when there is none, StoreError when it does not answer."""
+        await self._refresh()
+        if not self._logs:
+            raise SetupError("the database holds no log: run `muniment-server init` first")
+
+    async def get(self, name: str) -> Log | None:
+        """Return an open log, also one that was made since the last call."""
+        if name not in self._logs and _NAME.fullmatch(name) and time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+            await self._refresh()
+        return self._logs.get(name)
+
+    async def _refresh(self) -> None:
+        async with self._lock:
+            for row in await self.store.logs():
+                if row.name not in self._logs:
+                    await self._open(row)
+            self._refreshed = time.monotonic()
+
+    async def _open(self, row: LogRow) -> None:
+        sequencer = None
+        if not self.settings.read_only:
+            key = await asyncio.to_thread(read_key, self.settings.key_file(row.name))
+            sequencer = _sequencer(self.settings, self.store, row, key)
+        log = Log(self.store, row, self.settings, self._metrics, self._cache, sequencer)
+        await log.start()
+        self._logs[row.name] = log
+
+    async def close(self) -> None:
+        """Answer everything that was taken, publish, and close the database."""
+        await asyncio.gather(*(log.close() for log in self._logs.values()))
+        await self.store.close()
+
+
+# --- API keys -----------------------------------------------------------------------------------------------------------
+
+
+def digest_of_key(token: str) -> bytes:
+    """Return what is stored of an API key. A plain hash is enough: the key has 256 random bits."""
+    return sha256(token.encode()).digest()
+
+
+async def create_api_key(
+    store: Store, scopes: frozenset[str], log_name: str | None, label: str
+) -> tuple[str, ApiKeyRow]:
+    """Make an API key and return it, the only time it is seen, with its row. Raises SetupError on an unknown scope or log."""
+    if not scopes or scopes - SCOPES:
+        raise SetupError(f"scopes are {', '.join(sorted(SCOPES))}: not {', '.join(sorted(scopes - SCOPES)) or 'none'}")
+    if log_name is not None and log_name not in {row.name for row in await store.logs()}:
+        raise SetupError(f"there is no log {log_name!r}")
+    token = "mk_" + b64url(secrets.token_bytes(32))
+    digest = digest_of_key(token)
+    row = ApiKeyRow(digest.hex()[:12], digest, scopes, log_name, label, time.time_ns() // 1_000_000, None)
+    await store.create_key(row)
+    return token, row

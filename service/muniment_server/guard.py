@@ -1,0 +1,169 @@
+"""The guard: the last head this log may have signed, kept outside the database.
+
+A database that is restored from a backup, cloned or emptied takes everything in it back in time. The guard does not go with it,
+and so stops the next signature. One file for each log, shared by all writers of that log on this host::
+
+    slot 0 (1,024 bytes)  slot 1 (1,024 bytes)
+
+A slot is text, padded with NUL: seven lines (format, guard id, sequence number, origin, key id, size, root) and the SHA-256 of
+them. Slots are written in turn, so a torn write leaves the other one, and the valid slot with the larger number counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from muniment.encoding import parse_decimal, parse_hex
+from muniment.errors import FormatError
+from muniment.hashing import EMPTY_ROOT, HASH_SIZE, RootHash
+
+SLOT = 1024
+_FORMAT = "muniment-guard v1"
+
+
+class GuardRefused(Exception):
+    """Signing this head could fork the log. `code` is stable; the message says what was found and what to do."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """What a slot says: the last head that may have been signed. `sequence` counts the writes of this guard."""
+
+    guard_id: str
+    sequence: int
+    origin: str
+    key_id: bytes
+    size: int
+    root: RootHash
+
+    def encode(self) -> bytes:
+        """Return the 1,024 bytes of a slot."""
+        fields = (self.guard_id, self.sequence, self.origin, self.key_id.hex(), self.size, self.root.hex())
+        text = "".join(f"{line}\n" for line in (_FORMAT, *fields)).encode()
+        return (text + sha256(text).hexdigest().encode() + b"\n").ljust(SLOT, b"\0")
+
+    @classmethod
+    def decode(cls, slot: bytes) -> Guarded:
+        """Return the content of a slot. Raises FormatError unless encoding it gives the slot again."""
+        try:
+            lines = slot.rstrip(b"\0").decode().split("\n")
+        except UnicodeDecodeError:
+            raise FormatError("guard slot is not text") from None
+        if len(lines) != 9 or lines[0] != _FORMAT:
+            raise FormatError("not a guard slot")
+        _, guard_id, sequence, origin, key_id, size, root, _, _ = lines
+        found = cls(
+            guard_id,
+            parse_decimal(sequence),
+            origin,
+            parse_hex(key_id, 4),
+            parse_decimal(size),
+            RootHash(parse_hex(root, HASH_SIZE)),
+        )
+        if found.encode() != slot:
+            raise FormatError("checksum of the guard slot is wrong")
+        return found
+
+
+class Guard:
+    """The guard file of one log. All methods block on the disk: call them in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, origin: str, key_id: bytes) -> Guarded:
+        """Make the file for a log that has signed nothing, or return what is there already. Durable when it returns."""
+        if self.path.exists():
+            return self.read()
+        first = Guarded(secrets.token_hex(16), 0, origin, key_id, 0, EMPTY_ROOT)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+        with temporary.open("xb") as file:
+            file.write(first.encode() + bytes(SLOT))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, self.path)  # never over an existing guard, as rename would
+        except FileExistsError:
+            return self.read()
+        finally:
+            temporary.unlink()
+        _sync_directory(self.path.parent)
+        return first
+
+    def read(self) -> Guarded:
+        """Return the last head that may have been signed. Raises GuardRefused when the file is missing or unreadable."""
+        try:
+            with self._locked(os.O_RDONLY) as descriptor:
+                return self._current(descriptor)
+        except FileNotFoundError:
+            raise GuardRefused(
+                "guard_missing",
+                f"the guard file {self.path} is missing: put it back from where this log's writer ran last; "
+                "without it nothing shows that this database is not an old copy",
+            ) from None
+        except OSError as error:
+            raise GuardRefused("guard_unreadable", f"the guard file {self.path} cannot be read: {error}") from error
+
+    def record(self, guard_id: str, size: int, root: RootHash) -> None:
+        """Remember, durably, that (size, root) may be signed. Never lowered.
+
+        A smaller head than the recorded one is fine when another writer, who extended ours, was quicker. Raises GuardRefused.
+        """
+        try:
+            with self._locked(os.O_RDWR) as descriptor:
+                self._record(descriptor, guard_id, size, root)
+        except OSError as error:
+            raise GuardRefused("guard_unwritable", f"the guard file {self.path} cannot be written: {error}") from error
+
+    def _record(self, descriptor: int, guard_id: str, size: int, root: RootHash) -> None:
+        current = self._current(descriptor)
+        if current.guard_id != guard_id:
+            raise GuardRefused("guard_foreign", f"{self.path} is not the guard that the database names")
+        if size == current.size and root != current.root:
+            raise GuardRefused("guard_root", f"a different root of size {size} may have been signed already")
+        if size <= current.size:
+            return
+        new = replace(current, sequence=current.sequence + 1, size=size, root=root)
+        os.pwrite(descriptor, new.encode(), SLOT * (new.sequence % 2))
+        os.fdatasync(descriptor)
+
+    def _current(self, descriptor: int) -> Guarded:
+        found: list[Guarded] = []
+        for at in (0, SLOT):
+            try:
+                found.append(Guarded.decode(os.pread(descriptor, SLOT, at)))
+            except FormatError:
+                continue  # never written, or torn by a crash: the other slot is the last one that was completed
+        if not found:
+            raise GuardRefused("guard_unreadable", f"no slot of the guard file {self.path} is intact")
+        return max(found, key=lambda slot: slot.sequence)
+
+    @contextmanager
+    def _locked(self, flags: int) -> Iterator[int]:
+        descriptor = os.open(self.path, flags | os.O_CLOEXEC)
+        try:
+            # flock, not lockf: a POSIX record lock is gone as soon as this process closes any descriptor of the file.
+            fcntl.flock(descriptor, fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,447 @@
+"""One log as the routes see it: append, and everything that can be read of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from muniment.checkpoint import parse_checkpoint
+from muniment.encoding import b64
+from muniment.event import Commitment, EventLeaf, OwnLeaf, disclose, format_time, parse_leaf
+from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
+from muniment.note import parse_note
+from muniment.receipt import Receipt
+from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
+from muniment.tree import Node, Plan, TileRows, expand, hash_in, place, plan_consistency, plan_inclusion, plan_root
+from muniment_server.admission import EventDraft, Refused
+from muniment_server.batcher import Batcher
+from muniment_server.sequencer import Outcome, Sequencer, Signed, Submission
+from muniment_server.settings import Settings
+from muniment_server.storage import LogRow, Published, Store, StoredPayload, StoreError, leaf_key
+from muniment_server.telemetry import Metrics, get_logger
+
+_HOUSEKEEPING_SECONDS = 10.0
+_RETRY_SECONDS = 0.25
+
+
+class TileCache:
+    """Full tiles with their inner nodes, least recently used first out. Full tiles never change."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rows: OrderedDict[tuple[int, int, int], TileRows] = OrderedDict()
+
+    def get(self, log_id: int, level: int, index: int) -> TileRows | None:
+        """Return the rows of a full tile, or None."""
+        rows = self._rows.get((log_id, level, index))
+        if rows is not None:
+            self._rows.move_to_end((log_id, level, index))
+        return rows
+
+    def put(self, log_id: int, level: int, index: int, rows: TileRows) -> None:
+        """Keep the rows of a full tile."""
+        self._rows[log_id, level, index] = rows
+        while len(self._rows) > self._limit:
+            self._rows.popitem(last=False)
+
+
+class Damaged(StoreError):
+    """The database lacks, or contradicts, something a signed head covers."""
+
+
+class NotThere(Exception):
+    """There is no such entry, size or checkpoint (yet). `code` is stable; `extra` goes into the problem document."""
+
+    def __init__(self, code: str, detail: str, hint: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.hint = hint
+        self.extra = extra
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof at `size` under `root`, and what ties that size to the signed head `signed`."""
+
+    size: int
+    root: bytes
+    hashes: list[bytes]
+    signed: Signed
+    tie: list[bytes]
+
+
+class Log:
+    """A log. `sequencer` and `batcher` are None in a read-only process."""
+
+    def __init__(
+        self,
+        store: Store,
+        row: LogRow,
+        settings: Settings,
+        metrics: Metrics,
+        cache: TileCache,
+        sequencer: Sequencer | None,
+    ) -> None:
+        self.row = row
+        self.settings = settings
+        self.sequencer = sequencer
+        self._store = store
+        self._metrics = metrics
+        self._cache = cache
+        self._published = 0  # size of the last checkpoint this process published
+        self._dirty = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.batcher = sequencer and Batcher(
+            sequencer,
+            row.name,
+            metrics,
+            max_commit=settings.max_commit_entries,
+            max_entries=settings.max_queue_entries,
+            max_bytes=settings.max_queue_bytes,
+        )
+
+    # --- life -----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Recover, publish what is signed, and begin to take entries. Raises StoreError when the database does not answer."""
+        if not self.sequencer or not self.batcher:
+            return
+        await self.sequencer.start()
+        if self.sequencer.refusal:
+            self._metrics.guard_refusals.inc()
+            get_logger().error(
+                "log is read-only",
+                log=self.row.name,
+                code=self.sequencer.refusal.code,
+                detail=str(self.sequencer.refusal),
+            )
+        await self._publish()
+        self._metrics.writable.labels(self.row.name).set(not self.sequencer.refusal)
+        self.batcher.start()
+        self._tasks = [
+            asyncio.create_task(self._publisher(), name=f"publisher {self.row.name}"),
+            asyncio.create_task(self._housekeeper(), name=f"housekeeper {self.row.name}"),
+        ]
+
+    async def close(self) -> None:
+        """Answer everything that was taken, publish the last head, and stop."""
+        if self.batcher:
+            await self.batcher.close()
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        with contextlib.suppress(StoreError):
+            await self._publish()
+
+    async def _publisher(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self._publish()
+            except StoreError as error:
+                get_logger().warning("publishing failed", log=self.row.name, error=str(error))
+                self._dirty.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                await asyncio.sleep(self.settings.publish_interval)
+
+    async def _publish(self) -> None:
+        signed = self.sequencer and self.sequencer.signed
+        if not signed or signed.size <= self._published:
+            return
+        await self._store.publish(self.row.log_id, Published(signed.size, signed.note, _now()))
+        self._published = signed.size  # also when another writer published a larger one
+        self._metrics.published_size.labels(self.row.name).set(signed.size)
+
+    async def _housekeeper(self) -> None:
+        while True:
+            with contextlib.suppress(StoreError):
+                before = _now()
+                database = await self._store.clock()
+                if self.sequencer:
+                    self.sequencer.skew = database - (before + _now()) // 2
+                await self._store.forget_expired(_now())
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+
+    # --- append ---------------------------------------------------------------------------------------------------------
+
+    async def append(self, submission: Submission) -> Outcome:
+        """Append, or find, the entries of a submission. Raises Refused."""
+        if not self.batcher or not self.sequencer:
+            raise Refused(
+                503, "read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60
+            )
+        outcome = await self.batcher.submit(submission)
+        if outcome.signed.size > self._published:
+            self._dirty.set()
+        self._metrics.head_size.labels(self.row.name).set(outcome.signed.size)
+        return outcome
+
+    async def receipts(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
+        """Return the receipt of every entry of a submission, at the signed head of its outcome."""
+        if outcome.replayed:
+            return [await self._stored_receipt(index, outcome.signed, secrets=True) for index in outcome.indices]
+        signed, made = outcome.signed, []
+        for draft, index, leaf in zip(submission.drafts, outcome.indices, outcome.leaves, strict=True):
+            proof = await self._inclusion(index, signed.size, outcome)
+            opened = (
+                (Commitment(draft.members), tuple(draft.disclosures)) if isinstance(draft, EventDraft) else (None, None)
+            )
+            made.append(Receipt(self.row.origin, index, leaf, signed.size, tuple(proof), signed.note, *opened))
+        return made
+
+    async def _inclusion(self, index: int, size: int, outcome: Outcome) -> list[bytes]:
+        plan = plan_inclusion(index, size)
+        if outcome.growth:
+            with contextlib.suppress(KeyError):  # an old entry: its tiles were not touched
+                return plan.fold(outcome.growth.lookup)
+        return await self._fold(plan, size)
+
+    # --- heads ----------------------------------------------------------------------------------------------------------
+
+    async def latest(self, at_least: int = 0) -> Signed:
+        """Return the latest signed head this process knows of: its own, or the published one when that may be larger.
+
+        `at_least` is the size a caller asked for. Raises NotThere when nothing was published yet.
+        """
+        own = self.sequencer.signed if self.sequencer else None
+        if own and own.size >= at_least and not (self.sequencer and self.sequencer.refusal):
+            return own
+        published = await self.published()
+        if own and own.size > published.size:
+            return own
+        return Signed(published.size, parse_checkpoint(parse_note(published.note).text).root, published.note)
+
+    async def published(self, size: int | None = None) -> Published:
+        """Return the published checkpoint of `size`, or the largest one. Raises NotThere."""
+        found = await self._store.checkpoint(self.row.log_id, size)
+        if found:
+            return found
+        if size is None:
+            raise NotThere(
+                "no_checkpoint", "no checkpoint was published yet", "Run `muniment-server init` again to finish it."
+            )
+        later = await self._store.checkpoints(self.row.log_id, size, 1)
+        hint = f"The next published size is {later[0].size}." if later else "Ask GET /checkpoint for the latest."
+        raise NotThere(
+            "no_checkpoint",
+            f"no checkpoint of size {size} was published",
+            hint,
+            **({"next_size": later[0].size} if later else {}),
+        )
+
+    async def checkpoints(self, start: int, limit: int) -> list[Published]:
+        """Return up to `limit` published checkpoints with size >= start, smallest first."""
+        return await self._store.checkpoints(self.row.log_id, start, limit)
+
+    # --- proofs ---------------------------------------------------------------------------------------------------------
+
+    async def prove_inclusion(self, index: int, size: int | None) -> Proof:
+        """Prove entry `index` in the tree of `size` (default: the latest signed one). Raises NotThere."""
+        signed = await self.latest(max(size or 0, index + 1))
+        size = self._known_size(signed.size if size is None else size, signed)
+        if index >= size:
+            raise NotThere(
+                "no_entry",
+                f"there is no entry {index} in the tree of size {size}",
+                "Ask for a smaller index, or again later.",
+            )
+        return await self._prove(plan_inclusion(index, size), size, signed)
+
+    async def prove_consistency(self, first: int, second: int | None) -> Proof:
+        """Prove that the tree of `second` (default: the latest signed one) extends that of `first` >= 1. Raises NotThere."""
+        signed = await self.latest(max(first, second or 0))
+        second = self._known_size(signed.size if second is None else second, signed)
+        self._known_size(first, signed)
+        if first > second:
+            raise Refused(
+                400,
+                "sizes_reversed",
+                f"first ({first}) is larger than second ({second})",
+                "Give the smaller size as first.",
+            )
+        return await self._prove(plan_consistency(first, second), second, signed)
+
+    @staticmethod
+    def _known_size(size: int, signed: Signed) -> int:
+        if size > signed.size:
+            raise NotThere(
+                "no_such_size",
+                f"the log has {signed.size} entries, not {size}",
+                f"Ask for a size up to {signed.size}, or again later.",
+                tree_size=signed.size,
+            )
+        return size
+
+    async def _prove(self, plan: Plan, size: int, signed: Signed) -> Proof:
+        """Fold a plan together with the root of `size` and the tie to `signed`, with one read of the tiles."""
+        plans = [plan, plan_root(size), plan_consistency(size, signed.size)]
+        lookup = await self._rows([tile for part in plans for tile in part.tiles(signed.size)])
+        hashes, root, tie = (part.fold(lambda node: _find(lookup, node)) for part in plans)
+        return Proof(size, root[0], hashes, signed, tie)
+
+    async def _fold(self, plan: Plan, size: int) -> list[bytes]:
+        rows = await self._rows(plan.tiles(size))
+        return plan.fold(lambda node: _find(rows, node))
+
+    async def _rows(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], TileRows]:
+        """Return the rows of tiles: from the right edge, the cache, or one read of the database. Raises Damaged."""
+        found: dict[tuple[int, int], TileRows] = {}
+        cold: dict[tuple[int, int], Tile] = {}
+        edge = self.sequencer.edge() if self.sequencer else None
+        for tile in tiles:
+            rows = self._cache.get(self.row.log_id, tile.level, tile.index)
+            if (
+                rows is None
+                and edge
+                and tile.level < len(edge.levels)
+                and edge.size >> 8 * (tile.level + 1) == tile.index
+            ):
+                rows = edge.levels[tile.level]
+            if rows is None or len(rows[0]) < tile.width * HASH_SIZE:
+                cold[tile.level, tile.index] = max(
+                    tile, cold.get((tile.level, tile.index), tile), key=lambda t: t.width
+                )
+            else:
+                found[tile.level, tile.index] = rows
+        if cold:
+            found |= await self._cold(list(cold.values()))
+        return found
+
+    async def _cold(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], TileRows]:
+        stored = await self._store.tiles(self.row.log_id, tiles)
+        found = {}
+        for tile in tiles:
+            data = stored.get((tile.level, tile.index), b"")
+            if len(data) < tile.width * HASH_SIZE:
+                raise Damaged(f"tile {tile.level}/{tile.index} is missing or too short")
+            found[tile.level, tile.index] = rows = expand(data)
+            if len(data) == TILE_WIDTH * HASH_SIZE:
+                self._cache.put(self.row.log_id, tile.level, tile.index, rows)
+        return found
+
+    async def find(self, wanted: bytes) -> int:
+        """Return the lowest index of an entry with this leaf hash. Raises NotThere."""
+        for index, leaf in await self._store.find_leaves(self.row.log_id, [leaf_key(wanted)]):
+            if leaf_hash(leaf) == wanted:
+                return index
+        raise NotThere(
+            "no_entry", "no entry has this leaf hash", "The leaf hash is SHA-256(0x00 || leaf), in lowercase hex."
+        )
+
+    # --- entries --------------------------------------------------------------------------------------------------------
+
+    async def receipt(self, index: int, size: int | None, *, secrets: bool) -> Receipt:
+        """Return the receipt of an entry at a published checkpoint (default: the latest). Raises NotThere.
+
+        `secrets` says whether the caller may see payloads: only then does the receipt of an event open its members.
+        """
+        published = await self.published(size)
+        if index >= published.size:
+            raise await self._not_covered(index, published.size)
+        root = parse_checkpoint(parse_note(published.note).text).root
+        return await self._stored_receipt(index, Signed(published.size, root, published.note), secrets=secrets)
+
+    async def _not_covered(self, index: int, size: int) -> NotThere:
+        if size == (await self.published()).size and index < (await self.latest()).size:
+            return NotThere(
+                "not_published_yet",
+                f"entry {index} is in the log, but not yet under a published checkpoint",
+                "Ask again in a second.",
+                retry_after=1,
+            )
+        return NotThere(
+            "no_entry", f"there is no entry {index} under the checkpoint of size {size}", "Ask for a smaller index."
+        )
+
+    async def _stored_receipt(self, index: int, signed: Signed, *, secrets: bool) -> Receipt:
+        leaves = await self._store.leaves(self.row.log_id, index, index + 1)
+        if not leaves:
+            raise Damaged(f"entry {index} is missing")
+        proof = await self._fold(plan_inclusion(index, signed.size), signed.size)
+        commitment, disclosures = None, None
+        if secrets and isinstance(parse_leaf(leaves[0]), EventLeaf):
+            for stored in await self._store.payloads(self.row.log_id, index, index + 1):
+                opened = disclose(stored.seed, orjson.loads(stored.payload))
+                commitment, disclosures = Commitment.to(opened), tuple(opened)
+        return Receipt(
+            self.row.origin, index, leaves[0], signed.size, tuple(proof), signed.note, commitment, disclosures
+        )
+
+    async def entries(self, start: int, limit: int, *, secrets: bool) -> tuple[list[dict[str, Any]], int]:
+        """Return up to `limit` entries from `start`, as JSON values, and the size of the signed head they are under."""
+        size = (await self.latest(start + 1)).size
+        stop = min(start + limit, size)
+        if start >= stop:
+            return [], size
+        leaves = await self._store.leaves(self.row.log_id, start, stop)
+        if len(leaves) != stop - start:
+            raise Damaged(f"entries {start + len(leaves)} to {stop} are missing")
+        payloads = await self._store.payloads(self.row.log_id, start, stop) if secrets else []
+        by_index = {stored.index: stored for stored in payloads}
+        return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
+
+    async def entry(self, index: int, *, secrets: bool) -> dict[str, Any]:
+        """Return one entry as a JSON value. Raises NotThere."""
+        found, size = await self.entries(index, 1, secrets=secrets)
+        if not found:
+            raise NotThere("no_entry", f"the log has {size} entries: there is no entry {index}", "Indices start at 0.")
+        return found[0]
+
+    # --- C2SP -----------------------------------------------------------------------------------------------------------
+
+    async def tile(self, tile: Tile) -> bytes | None:
+        """Return the bytes of a tile, or None when no signed head has it at this width."""
+        if not await self._served(tile.level, tile.index, tile.width):
+            return None
+        rows = self._cache.get(self.row.log_id, tile.level, tile.index)
+        if rows is None:
+            rows = (await self._cold([tile]))[tile.level, tile.index]
+        return bytes(rows[0][: tile.width * HASH_SIZE])
+
+    async def bundle(self, bundle: Bundle) -> bytes | None:
+        """Return the bytes of an entry bundle, or None when no signed head has it at this width."""
+        if not await self._served(0, bundle.index, bundle.width):
+            return None
+        start = bundle.index * TILE_WIDTH
+        leaves = await self._store.leaves(self.row.log_id, start, start + bundle.width)
+        if len(leaves) != bundle.width:
+            raise Damaged(f"entries of bundle {bundle.index} are missing")
+        return encode_bundle(leaves)
+
+    async def _served(self, level: int, index: int, width: int) -> bool:
+        """Tell whether the latest signed head has a tile of at least this width."""
+        needed = index * TILE_WIDTH + width << 8 * level
+        return needed < 2**63 and width_at(level, index, (await self.latest(needed)).size) >= width
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _find(rows: dict[tuple[int, int], TileRows], node: Node) -> bytes:
+    level, index, row, position = place(node)
+    return hash_in(rows[level, index], row, position)
+
+
+def _entry(index: int, leaf: bytes, stored: StoredPayload | None) -> dict[str, Any]:
+    value: dict[str, Any] = {"index": index, "leaf": b64(leaf), "leaf_hash": LeafHash(leaf_hash(leaf)).hex()}
+    content = parse_leaf(leaf)
+    if isinstance(content, EventLeaf):
+        value["logged_at"] = format_time(content.logged_at)
+    elif isinstance(content, OwnLeaf):
+        value["typ"] = content.typ
+        value["logged_at"] = content.value["logged_at"]
+    if stored:
+        value["event"] = orjson.Fragment(stored.payload)
+    return value

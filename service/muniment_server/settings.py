@@ -1,0 +1,124 @@
+"""Every setting of the server, read once. The descriptions below are the manual; docs/operating.md is made from them."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "MUNIMENT_SERVER_"
+FILE = "muniment.toml"
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has a value it cannot have. The message names it and where it came from."""
+
+
+class Settings(BaseModel):
+    """Defaults < DATA/muniment.toml < environment (MUNIMENT_SERVER_*) < command-line flags. Never changes after it was read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(description="Folder of this instance: embedded database, keys, guard, policy and muniment.toml.")
+    database: str | None = Field(
+        None,
+        description=(
+            "URL of a Postgres database, postgresql://user@host/name. Unset: the embedded SQLite in the data folder. Put the password in "
+            "PGPASSWORD or PGPASSFILE, or set this in the environment, never on a command line."
+        ),
+        repr=False,
+    )
+    guard_dir: Path | None = Field(
+        None,
+        description="Folder of the guard files. Unset: DATA/guard. In production a volume that is not restored with the database.",
+    )
+    host: str = Field("127.0.0.1", description="Address to serve on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to serve on; 0 takes a free one and prints it.")
+    metrics_host: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of the Prometheus metrics; 0 turns them off.")
+    read_only: bool = Field(
+        default=False, description="Serve reads only: no key and no guard are opened, no log is written."
+    )
+    allow_anonymous_writes: bool = Field(
+        default=False, description="Accept appends without an API key on an address that is not loopback."
+    )
+    publish_interval: float = Field(1.0, gt=0, le=60, description="Seconds between published checkpoints, at the most.")
+    max_event_bytes: int = Field(65_536, ge=256, le=1_048_576, description="Largest event, in bytes as posted.")
+    max_batch_entries: int = Field(10_000, ge=1, le=10_000, description="Most entries in one POST /entries/batch.")
+    max_batch_bytes: int = Field(
+        16 * 2**20, ge=1024, le=64 * 2**20, description="Largest body of POST /entries/batch, in bytes."
+    )
+    max_queue_entries: int = Field(
+        20_000, ge=1, description="Entries waiting for the sequencer of one log before 503 overloaded."
+    )
+    max_queue_bytes: int = Field(
+        64 * 2**20, ge=1024, description="Bytes waiting for the sequencer of one log before 503 overloaded."
+    )
+    max_commit_entries: int = Field(5_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
+    idempotency_ttl: int = Field(86_400, ge=60, description="Seconds for which an Idempotency-Key is remembered.")
+    tile_cache: int = Field(1_000, ge=16, description="Full tiles kept in memory, 16 KiB each.")
+    shutdown_seconds: float = Field(30.0, gt=0, description="Seconds to answer accepted requests after SIGTERM.")
+    log_format: Literal["json", "console"] = Field("console", description="Form of the server's own log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least important log line to write."
+    )
+
+    @property
+    def guards(self) -> Path:
+        """The folder of guard files."""
+        return self.guard_dir or self.data / "guard"
+
+    @property
+    def sqlite(self) -> Path:
+        """The embedded database."""
+        return self.data / "muniment.sqlite"
+
+    @property
+    def policy(self) -> Path:
+        """The policy file that trusts the logs of this instance."""
+        return self.data / "policy"
+
+    def key_file(self, log: str) -> Path:
+        """Return the signing key file of a log."""
+        return self.data / "keys" / f"{log}.key"
+
+    def guard_file(self, log: str) -> Path:
+        """Return the guard file of a log."""
+        return self.guards / f"{log}.guard"
+
+
+def read_settings(flags: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings. `flags` that are None count as not given. Raises SettingsError."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    from_environment = _environment(os.environ if environment is None else environment)
+    data = Path(given.get("data") or from_environment.get("data") or ".")
+    try:
+        return Settings(**{**_file(data / FILE), **from_environment, **given, "data": data.absolute()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    found = {name[len(PREFIX) :].lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+    if unknown := sorted(set(found) - set(Settings.model_fields)):
+        raise SettingsError(
+            f"unknown environment variable {PREFIX}{unknown[0].upper()}: see `muniment-server serve --help`"
+        )
+    return found
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    if unknown := sorted(set(values) - set(Settings.model_fields)):
+        raise SettingsError(f"{path}: unknown setting {unknown[0]}")
+    return values

@@ -1,0 +1,224 @@
+"""What the log needs of a database, said as guarantees. ``sqlite`` and ``postgres`` each keep them natively.
+
+All methods are coroutines. `log_id` is the database's number of a log; index ranges are half-open; times are milliseconds since
+1970 UTC. Every method may raise StoreUnavailable, and then nothing was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from muniment.hashing import RootHash
+from muniment.tiles import Tile
+from muniment.tree import TileGrowth
+
+
+class StoreError(Exception):
+    """Base of what a store raises on purpose."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached or refused the statement; nothing was written. The same call may succeed later."""
+
+
+class HeadMoved(StoreError):
+    """The head is no longer the expected one, or a row of this append exists already. Nothing was written."""
+
+
+class OutcomeUnknown(StoreError):
+    """The append may or may not be durable. Fatal to the sequencer: drop all state and read the head again."""
+
+
+class SchemaError(StoreError):
+    """The database's schema is not the one this version works with. The message says what to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """A log as it was created. `kind` is "event" or "raw"; `public` allows reads, `open` reads of payloads, without a key."""
+
+    log_id: int
+    name: str
+    origin: str
+    kind: str
+    public: bool
+    open: bool
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The compare-and-swap row: `size` leaves with `root`; `logged_at` of the last entry; fencing `epoch`; the guard's name."""
+
+    size: int
+    root: RootHash
+    logged_at: int
+    epoch: int
+    guard_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """An entry to store: the leaf, its key (see :func:`leaf_key`), and payload with seed for an event."""
+
+    leaf: bytes
+    leaf_key: int
+    payload: bytes | None = None
+    seed: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRow:
+    """What one Idempotency-Key of one caller stands for: the entries [first_index, first_index + count)."""
+
+    caller: str
+    key: str
+    fingerprint: bytes
+    first_index: int
+    count: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """An idempotency row as found, with the seed its fingerprint was made with (None once that payload is erased)."""
+
+    row: IdempotencyRow
+    seed: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Everything one commit holds. `entries` get the indices [expected.size, head.size)."""
+
+    log_id: int
+    head: Head
+    entries: Sequence[NewEntry]
+    tiles: Sequence[TileGrowth]
+    idempotency: Sequence[IdempotencyRow] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """Canonical payload and seed of the event at `index`."""
+
+    index: int
+    payload: bytes
+    seed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published checkpoint: its tree size, the note, and when it was published."""
+
+    size: int
+    note: str
+    published_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRow:
+    """An API key without its secret: `digest` is SHA-256 of it; `log_name` None means every log."""
+
+    key_id: str
+    digest: bytes
+    scopes: frozenset[str]
+    log_name: str | None
+    label: str
+    created_at: int
+    revoked_at: int | None
+
+
+def leaf_key(leaf_hash: bytes) -> int:
+    """Return the first 8 bytes of a leaf hash as a signed big-endian integer: an index key, never an identity."""
+    return int.from_bytes(leaf_hash[:8], "big", signed=True)
+
+
+class Append(Protocol):
+    """The write path."""
+
+    async def append(self, grown: Grown, expected: Head) -> None:
+        """Store all of `grown`, if the head is still `expected`. Durable when it returns: survives power loss.
+
+        Raises HeadMoved (nothing written), OutcomeUnknown (fatal to the sequencer) or StoreUnavailable (nothing written).
+        """
+
+    async def fence(self, log_id: int, expected: Head) -> Head:
+        """Raise the epoch of the head by one, if it is still `expected`, and return it.
+
+        When it returns, the head it returned is durable, and no append that expects an older epoch can succeed. Raises as append.
+        """
+
+    async def publish(self, log_id: int, checkpoint: Published) -> bool:
+        """Store a checkpoint if it is larger than every published one. Durable when it returns True.
+
+        Among racing writers sizes never go back. Raises OutcomeUnknown; calling again is always safe.
+        """
+
+
+class Read(Protocol):
+    """Reads. What they return was committed, and no later call ever returns less of it."""
+
+    async def head(self, log_id: int) -> Head:
+        """Return the head row, from the primary."""
+
+    async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
+        """Return the stored bytes of these tiles by (level, index), as wide as they are by now; absent ones are left out."""
+
+    async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
+        """Return the leaves [start, stop), in order, as far as there are any."""
+
+    async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
+        """Return the payloads of [start, stop), in order; raw and erased entries have none."""
+
+    async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
+        """Return (index, leaf) of every entry with one of these leaf keys, lowest index first. Compare the whole leaf."""
+
+    async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
+        """Return what is stored, and not expired at `now`, under these (caller, Idempotency-Key)."""
+
+    async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:
+        """Return the published checkpoint of `size`, or the largest one."""
+
+    async def checkpoints(self, log_id: int, start: int, limit: int) -> list[Published]:
+        """Return up to `limit` published checkpoints with size >= start, smallest first."""
+
+    async def clock(self) -> int:
+        """Return the database's clock."""
+
+
+class Catalog(Protocol):
+    """Logs and API keys."""
+
+    async def logs(self) -> list[LogRow]:
+        """Return all logs, in the order of their creation."""
+
+    async def create_log(self, row: LogRow, head: Head) -> LogRow:
+        """Store a log (its log_id is ignored) with its empty head, and return it. Returns the stored one if it exists already.
+
+        Raises HeadMoved when name or origin belong to a different log.
+        """
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        """Return all API keys, oldest first."""
+
+    async def create_key(self, row: ApiKeyRow) -> None:
+        """Store an API key."""
+
+    async def revoke_key(self, key_id: str, now: int) -> bool:
+        """Mark an API key as revoked; False when there is no such key or it was revoked before."""
+
+    async def find_key(self, digest: bytes) -> ApiKeyRow | None:
+        """Return the key with this digest, revoked or not."""
+
+    async def forget_expired(self, now: int) -> int:
+        """Delete idempotency rows that expired before `now`; return how many."""
+
+
+class Store(Append, Read, Catalog, Protocol):
+    """A database."""
+
+    async def close(self) -> None:
+        """Release every connection. Appends in flight finish first."""

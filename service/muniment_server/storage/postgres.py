@@ -1,0 +1,353 @@
+"""Postgres through asyncpg: an append is one data-modifying statement and one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from muniment.hashing import RootHash
+from muniment.tiles import Tile
+from muniment_server.storage import (
+    ApiKeyRow,
+    Grown,
+    Head,
+    HeadMoved,
+    IdempotencyRow,
+    LogRow,
+    OutcomeUnknown,
+    Published,
+    SchemaError,
+    StoredKey,
+    StoredPayload,
+    StoreUnavailable,
+)
+from muniment_server.storage.migrate import migrate_postgres, pending_postgres
+
+OLDEST = 15
+_POOL = 8
+_COMMAND_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+_FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# Errors of these classes are raised before the commit record: bad data, constraints, rollback, no resources, own triggers.
+_NOT_COMMITTED = ("22", "23", "25", "40", "42", "53", "54", "55", "P0")
+
+_HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = $1"
+_EXPECTED = "log_id = $1 AND size = $2 AND root = $3 AND logged_at = $4 AND epoch = $5 AND guard_id = $6"
+_APPEND = f"""
+WITH moved AS (
+    UPDATE heads SET size = $7, root = $8, logged_at = $9, epoch = $10 WHERE {_EXPECTED} RETURNING log_id
+), new_entries AS (
+    INSERT INTO entries (log_id, index, leaf_key, leaf)
+    SELECT moved.log_id, $2 + u.n - 1, u.leaf_key, u.leaf
+    FROM moved, unnest($11::bigint[], $12::bytea[]) WITH ORDINALITY AS u (leaf_key, leaf, n)
+), new_payloads AS (
+    INSERT INTO payloads (log_id, index, payload, seed)
+    SELECT moved.log_id, u.index, u.payload, u.seed
+    FROM moved, unnest($13::bigint[], $14::bytea[], $15::bytea[]) AS u (index, payload, seed)
+), new_tiles AS (
+    INSERT INTO tiles (log_id, level, index, data)
+    SELECT moved.log_id, u.level, u.index, u.data
+    FROM moved, unnest($16::smallint[], $17::bigint[], $18::bytea[]) AS u (level, index, data)
+    ON CONFLICT (log_id, level, index) DO UPDATE SET data = excluded.data
+), new_keys AS (
+    INSERT INTO idempotency (log_id, caller, key, fingerprint, first_index, count, expires_at)
+    SELECT moved.log_id, u.caller, u.key, u.fingerprint, u.first_index, u.count, u.expires_at
+    FROM moved, unnest($19::text[], $20::text[], $21::bytea[], $22::bigint[], $23::integer[], $24::bigint[])
+        AS u (caller, key, fingerprint, first_index, count, expires_at)
+    ON CONFLICT (log_id, caller, key) DO UPDATE SET
+        fingerprint = excluded.fingerprint, first_index = excluded.first_index,
+        count = excluded.count, expires_at = excluded.expires_at
+    WHERE idempotency.expires_at <= $9
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM moved) AS moved, (SELECT count(*) FROM new_keys) AS keys
+"""  # noqa: S608 - composed of constants
+_FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
+_PUBLISH = """
+WITH larger AS (
+    UPDATE heads SET published_size = $2 WHERE log_id = $1 AND published_size < $2 RETURNING log_id
+)
+INSERT INTO checkpoints (log_id, size, note, published_at) SELECT log_id, $2, $3, $4 FROM larger RETURNING size
+"""
+_LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
+_KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
+
+
+async def connect(url: str) -> asyncpg.Connection[Any]:
+    """Open one connection. Raises StoreUnavailable."""
+    try:
+        return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS)
+    except (*_FAILED, ValueError) as error:
+        raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
+
+
+async def migrate(url: str, *, dry_run: bool = False) -> list[str]:
+    """Apply pending migrations and return their names; with `dry_run` only name them. Raises SchemaError, StoreUnavailable."""
+    connection = await connect(url)
+    try:
+        await _check_server(connection)
+        done = await pending_postgres(connection) if dry_run else await migrate_postgres(connection)
+        return [migration.name for migration in done]
+    except asyncpg.PostgresError as error:
+        raise SchemaError(f"migration failed and was rolled back: {error}") from error
+    finally:
+        await connection.close()
+
+
+async def _check_server(connection: asyncpg.Connection[Any]) -> None:
+    version = connection.get_server_version().major
+    if version < OLDEST:
+        raise SchemaError(f"Postgres {version} is too old: {OLDEST} or newer is needed")
+
+
+class PostgresStore:
+    """A Store in a Postgres database. Make it with :meth:`open`."""
+
+    def __init__(self, url: str, pool: asyncpg.Pool[Any]) -> None:
+        self._url = url
+        self._pool = pool
+        # One connection and one lock for each log: its sequencer has one write in flight.
+        self._writers: dict[int, asyncpg.Connection[Any]] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._warned: set[int] = set()  # connections (by id) on which the server warned since the last statement
+
+    @classmethod
+    async def open(cls, url: str) -> PostgresStore:
+        """Connect to a migrated database. Raises SchemaError with the command to run, or StoreUnavailable."""
+        connection = await connect(url)
+        try:
+            await _check_server(connection)
+            todo = await pending_postgres(connection)
+        finally:
+            await connection.close()
+        if todo:
+            raise SchemaError(
+                f"the database lacks {len(todo)} migration(s), from {todo[0].name}: run `muniment-server migrate` first"
+            )
+        pool = await asyncpg.create_pool(
+            url, min_size=1, max_size=_POOL, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS
+        )
+        return cls(url, pool)
+
+    async def close(self) -> None:
+        """Wait for the writes in flight and release every connection."""
+        for log_id, connection in list(self._writers.items()):
+            async with self._locks[log_id]:
+                await connection.close()
+        await self._pool.close()
+
+    # --- append ---------------------------------------------------------------------------------------------------------
+
+    async def append(self, grown: Grown, expected: Head) -> None:
+        """See storage.Append."""
+        row = await self._write(grown.log_id, _APPEND, _append_values(grown, expected))
+        if row is None or not row["moved"]:
+            raise HeadMoved(
+                f"the head of log {grown.log_id} is no longer at size {expected.size}, epoch {expected.epoch}"
+            )
+        if row["keys"] != len(grown.idempotency):
+            raise AssertionError("an idempotency key was in use although it was looked up at this head")
+
+    async def fence(self, log_id: int, expected: Head) -> Head:
+        """See storage.Append."""
+        row = await self._write(log_id, _FENCE, _expected_values(log_id, expected))
+        if row is None:
+            raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
+        return Head(expected.size, expected.root, expected.logged_at, row["epoch"], expected.guard_id)
+
+    async def publish(self, log_id: int, checkpoint: Published) -> bool:
+        """See storage.Append."""
+        values = (log_id, checkpoint.size, checkpoint.note, checkpoint.published_at)
+        return await self._write(log_id, _PUBLISH, values) is not None
+
+    async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> Any:
+        """Run one autocommit statement on the log's own connection. Raises HeadMoved, OutcomeUnknown or StoreUnavailable."""
+        async with self._locks.setdefault(log_id, asyncio.Lock()):
+            connection = await self._writer(log_id)
+            self._warned.discard(id(connection))
+            try:
+                row = await connection.fetchrow(sql, *values)
+            except _FAILED as error:
+                raise self._classify(log_id, error) from error
+            if id(connection) in self._warned:
+                # A cancelled wait for a synchronous replica is committed here, perhaps not there, and shows only so.
+                raise OutcomeUnknown("Postgres warned during the commit")
+            return row
+
+    async def _writer(self, log_id: int) -> asyncpg.Connection[Any]:
+        connection = self._writers.get(log_id)
+        if connection is None or connection.is_closed():
+            connection = await connect(self._url)
+            connection.add_log_listener(self._on_message)
+            self._writers[log_id] = connection
+        return connection
+
+    def _on_message(self, connection: Any, message: Any) -> None:
+        if message.sqlstate == "01000":
+            self._warned.add(id(connection))
+
+    def _classify(self, log_id: int, error: BaseException) -> Exception:
+        state = getattr(error, "sqlstate", None) or ""
+        if state.startswith("23"):
+            return HeadMoved(f"Postgres: {error}")
+        if state[:2] in _NOT_COMMITTED:
+            return StoreUnavailable(f"Postgres: {error}")
+        # The statement was sent and no clean answer came back: it may have committed.
+        self._writers.pop(log_id).terminate()
+        return OutcomeUnknown(f"Postgres: {type(error).__name__}: {error}")
+
+    # --- read -----------------------------------------------------------------------------------------------------------
+
+    async def _all(self, sql: str, *values: Any) -> list[Any]:
+        try:
+            return list(await self._pool.fetch(sql, *values))
+        except _FAILED as error:
+            raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
+
+    async def _one(self, sql: str, *values: Any) -> Any:
+        rows = await self._all(sql, *values)
+        return rows[0] if rows else None
+
+    async def head(self, log_id: int) -> Head:
+        """See storage.Read."""
+        row = await self._one(_HEAD, log_id)
+        if row is None:
+            raise StoreUnavailable(f"the database holds no head of log {log_id}")
+        return Head(row["size"], RootHash(row["root"]), row["logged_at"], row["epoch"], row["guard_id"])
+
+    async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
+        """See storage.Read."""
+        sql = (
+            "SELECT level, index, data FROM tiles JOIN unnest($2::smallint[], $3::bigint[]) AS u (level, index) "
+            "USING (level, index) WHERE log_id = $1"
+        )
+        rows = await self._all(sql, log_id, [tile.level for tile in tiles], [tile.index for tile in tiles])
+        return {(row["level"], row["index"]): row["data"] for row in rows}
+
+    async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
+        """See storage.Read."""
+        sql = "SELECT leaf FROM entries WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
+        return [row["leaf"] for row in await self._all(sql, log_id, start, stop)]
+
+    async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
+        """See storage.Read."""
+        sql = (
+            "SELECT index, payload, seed FROM payloads WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
+        )
+        return [StoredPayload(*row) for row in await self._all(sql, log_id, start, stop)]
+
+    async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
+        """See storage.Read."""
+        sql = "SELECT index, leaf FROM entries WHERE log_id = $1 AND leaf_key = ANY($2::bigint[]) ORDER BY index"
+        return [(row["index"], row["leaf"]) for row in await self._all(sql, log_id, list(keys))]
+
+    async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
+        """See storage.Read."""
+        sql = (
+            "SELECT i.caller, i.key, fingerprint, first_index, count, expires_at, seed FROM idempotency i "
+            "JOIN unnest($2::text[], $3::text[]) AS u (caller, key) ON i.caller = u.caller AND i.key = u.key "
+            "LEFT JOIN payloads p ON p.log_id = i.log_id AND p.index = i.first_index "
+            "WHERE i.log_id = $1 AND expires_at > $4"
+        )
+        rows = await self._all(sql, log_id, [caller for caller, _ in keys], [key for _, key in keys], now)
+        return [StoredKey(IdempotencyRow(*tuple(row)[:6]), row["seed"]) for row in rows]
+
+    async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:
+        """See storage.Read."""
+        wanted = "(SELECT published_size FROM heads WHERE log_id = $1)" if size is None else "$2"
+        sql = f"SELECT size, note, published_at FROM checkpoints WHERE log_id = $1 AND size = {wanted}"  # noqa: S608 - constants
+        row = await self._one(sql, log_id, *(() if size is None else (size,)))
+        return Published(*row) if row else None
+
+    async def checkpoints(self, log_id: int, start: int, limit: int) -> list[Published]:
+        """See storage.Read."""
+        sql = "SELECT size, note, published_at FROM checkpoints WHERE log_id = $1 AND size >= $2 ORDER BY size LIMIT $3"
+        return [Published(*row) for row in await self._all(sql, log_id, start, limit)]
+
+    async def clock(self) -> int:
+        """See storage.Read."""
+        row = await self._one("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now")
+        return int(row["now"])
+
+    # --- catalog --------------------------------------------------------------------------------------------------------
+
+    async def logs(self) -> list[LogRow]:
+        """See storage.Catalog."""
+        return [LogRow(*row) for row in await self._all(f"{_LOG} ORDER BY log_id")]
+
+    async def create_log(self, row: LogRow, head: Head) -> LogRow:
+        """See storage.Catalog."""
+        sql = (
+            "WITH made AS (INSERT INTO logs (name, origin, kind, public, open, created_at) VALUES ($1, $2, $3, $4, $5, $6) "
+            "RETURNING log_id) INSERT INTO heads SELECT log_id, $7, $8, $9, $10, $11, 0 FROM made"
+        )
+        found = await self._one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
+        if found is None:
+            values = (row.name, row.origin, row.kind, row.public, row.open, row.created_at)
+            try:
+                await self._pool.execute(sql, *values, head.size, head.root, head.logged_at, head.epoch, head.guard_id)
+            except asyncpg.UniqueViolationError as error:
+                raise HeadMoved(f"name or origin belongs to another log: {error}") from error
+            except _FAILED as error:
+                raise StoreUnavailable(f"Postgres: {error}") from error
+            found = await self._one(f"{_LOG} WHERE name = $1", row.name)
+        return LogRow(*found)
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        """See storage.Catalog."""
+        return [_key(row) for row in await self._all(f"{_KEY} ORDER BY created_at, key_id")]
+
+    async def create_key(self, row: ApiKeyRow) -> None:
+        """See storage.Catalog."""
+        sql = "INSERT INTO api_keys VALUES ($1, $2, $3, $4, $5, $6, NULL)"
+        scopes = " ".join(sorted(row.scopes))
+        await self._all(sql, row.key_id, row.digest, scopes, row.log_name, row.label, row.created_at)
+
+    async def revoke_key(self, key_id: str, now: int) -> bool:
+        """See storage.Catalog."""
+        sql = "UPDATE api_keys SET revoked_at = $2 WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id"
+        return await self._one(sql, key_id, now) is not None
+
+    async def find_key(self, digest: bytes) -> ApiKeyRow | None:
+        """See storage.Catalog."""
+        row = await self._one(f"{_KEY} WHERE digest = $1", digest)
+        return _key(row) if row else None
+
+    async def forget_expired(self, now: int) -> int:
+        """See storage.Catalog."""
+        rows = await self._all("DELETE FROM idempotency WHERE expires_at <= $1 RETURNING 1", now)
+        return len(rows)
+
+
+def _expected_values(log_id: int, head: Head) -> tuple[Any, ...]:
+    return (log_id, head.size, head.root, head.logged_at, head.epoch, head.guard_id)
+
+
+def _append_values(grown: Grown, expected: Head) -> list[Any]:
+    head, first = grown.head, expected.size
+    payloads = [(first + at, e.payload, e.seed) for at, e in enumerate(grown.entries) if e.payload is not None]
+    keys = grown.idempotency
+    return [
+        *_expected_values(grown.log_id, expected),
+        *(head.size, head.root, head.logged_at, head.epoch),
+        [entry.leaf_key for entry in grown.entries],
+        [entry.leaf for entry in grown.entries],
+        *([row[column] for row in payloads] for column in range(3)),
+        [tile.level for tile in grown.tiles],
+        [tile.index for tile in grown.tiles],
+        [tile.data for tile in grown.tiles],
+        [key.caller for key in keys],
+        [key.key for key in keys],
+        [key.fingerprint for key in keys],
+        [key.first_index for key in keys],
+        [key.count for key in keys],
+        [key.expires_at for key in keys],
+    ]
+
+
+def _key(row: Any) -> ApiKeyRow:
+    scopes = frozenset(row["scopes"].split())
+    return ApiKeyRow(row[0], row[1], scopes, row[3], row[4], row[5], row[6])

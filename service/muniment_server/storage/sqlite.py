@@ -1,0 +1,358 @@
+"""The embedded store: SQLite through apsw, WAL, ``synchronous=FULL``, one writer thread and read connections apart."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from muniment.hashing import RootHash
+from muniment.tiles import Tile
+from muniment.tree import TileGrowth
+from muniment_server.storage import (
+    ApiKeyRow,
+    Grown,
+    Head,
+    HeadMoved,
+    IdempotencyRow,
+    LogRow,
+    OutcomeUnknown,
+    Published,
+    SchemaError,
+    StoredKey,
+    StoredPayload,
+    StoreUnavailable,
+)
+from muniment_server.storage.migrate import migrate_sqlite
+
+T = TypeVar("T")
+
+OLDEST_SAFE = (3, 51, 3)
+"""Before this version a WAL reset could lose a committed transaction."""
+_BUSY_MILLISECONDS = 10_000
+_READERS = 4
+
+_HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = ?"
+_SWAP = (
+    "UPDATE heads SET size = ?, root = ?, logged_at = ?, epoch = ? "
+    "WHERE log_id = ? AND size = ? AND root = ? AND logged_at = ? AND epoch = ? AND guard_id = ?"
+)
+_CHECKPOINT = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size = ?"
+_LATEST = (
+    "SELECT c.size, note, published_at FROM heads h JOIN checkpoints c "
+    "ON c.log_id = h.log_id AND c.size = h.published_size WHERE h.log_id = ?"
+)
+_LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
+_KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
+
+
+def connect(path: Path) -> apsw.Connection:
+    """Open a connection with the settings that durability and append-only triggers need. Raises SchemaError on an old SQLite."""
+    if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_SAFE:
+        raise SchemaError(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; install apsw >= 3.51.3")
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(_BUSY_MILLISECONDS)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged entries at a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA recursive_triggers = ON")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+class SqliteStore:
+    """A Store in one file. Make it with :meth:`open`."""
+
+    def __init__(self, path: Path, writer: apsw.Connection) -> None:
+        self._path = path
+        self._writer = writer  # used by the writer thread alone
+        self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
+        self._read_threads = ThreadPoolExecutor(_READERS, "sqlite-reader")
+        self._local = threading.local()  # one connection for each reader thread
+        self._readers: list[apsw.Connection] = []
+
+    @classmethod
+    async def open(cls, path: Path) -> SqliteStore:
+        """Open, and create or migrate, the database at `path`. Raises SchemaError, or StoreUnavailable when it cannot be opened."""
+        return await asyncio.to_thread(cls._open, path)
+
+    @classmethod
+    def _open(cls, path: Path) -> SqliteStore:
+        try:
+            writer = connect(path)
+            migrate_sqlite(writer)
+        except apsw.Error as error:
+            raise StoreUnavailable(f"cannot open {path}: {error}") from error
+        return cls(path, writer)
+
+    async def close(self) -> None:
+        """Wait for the write in flight and release every connection."""
+        await asyncio.to_thread(self._write_thread.shutdown)
+        await asyncio.to_thread(self._read_threads.shutdown)
+        for connection in (*self._readers, self._writer):
+            connection.close()
+
+    # --- threads --------------------------------------------------------------------------------------------------------
+
+    async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+        def run() -> T:
+            connection = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = connect(self._path)
+                connection.execute("PRAGMA query_only = ON")
+                self._local.connection = connection
+                self._readers.append(connection)
+            return work(connection)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._read_threads, run)
+        except apsw.Error as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
+
+    async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run `work` in one transaction of the writer thread. Raises HeadMoved, StoreUnavailable or OutcomeUnknown."""
+        return await asyncio.get_running_loop().run_in_executor(self._write_thread, self._transact, work)
+
+    def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
+        connection = self._writer
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
+        try:
+            result = work(connection)
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, apsw.ConstraintError):
+                raise HeadMoved(f"SQLite: {error}") from error
+            if isinstance(error, apsw.Error):
+                raise StoreUnavailable(f"SQLite: {error}") from error
+            raise
+        try:
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            self._roll_back()
+            # The WAL frame may have reached the disk although its fsync failed.
+            raise OutcomeUnknown(f"SQLite could not tell whether it committed: {error}") from error
+        return result
+
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    # --- append ---------------------------------------------------------------------------------------------------------
+
+    async def append(self, grown: Grown, expected: Head) -> None:
+        """See storage.Append."""
+        await self._write(lambda connection: _append(connection, grown, expected))
+
+    async def fence(self, log_id: int, expected: Head) -> Head:
+        """See storage.Append."""
+        fenced = Head(expected.size, expected.root, expected.logged_at, expected.epoch + 1, expected.guard_id)
+        await self._write(lambda connection: _swap(connection, log_id, expected, fenced))
+        return fenced
+
+    async def publish(self, log_id: int, checkpoint: Published) -> bool:
+        """See storage.Append."""
+
+        def work(connection: apsw.Connection) -> bool:
+            size, note, at = checkpoint.size, checkpoint.note, checkpoint.published_at
+            connection.execute(
+                "UPDATE heads SET published_size = ? WHERE log_id = ? AND published_size < ?",
+                (size, log_id, size),
+            )
+            if not connection.changes():
+                return False
+            connection.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (log_id, size, note, at))
+            return True
+
+        return await self._write(work)
+
+    # --- read -----------------------------------------------------------------------------------------------------------
+
+    async def head(self, log_id: int) -> Head:
+        """See storage.Read."""
+        row = await self._one(_HEAD, (log_id,))
+        if row is None:
+            raise StoreUnavailable(f"the database holds no head of log {log_id}")
+        return Head(row[0], RootHash(row[1]), *row[2:])
+
+    async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
+        """See storage.Read."""
+
+        def work(connection: apsw.Connection) -> dict[tuple[int, int], bytes]:
+            found = {}
+            for tile in tiles:
+                sql = 'SELECT data FROM tiles WHERE log_id = ? AND level = ? AND "index" = ?'
+                for (data,) in connection.execute(sql, (log_id, tile.level, tile.index)):
+                    found[tile.level, tile.index] = data
+            return found
+
+        return await self._read(work)
+
+    async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
+        """See storage.Read."""
+        sql = 'SELECT leaf FROM entries WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
+        return [leaf for (leaf,) in await self._all(sql, (log_id, start, stop))]
+
+    async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
+        """See storage.Read."""
+        sql = 'SELECT "index", payload, seed FROM payloads WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
+        return [StoredPayload(*row) for row in await self._all(sql, (log_id, start, stop))]
+
+    async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
+        """See storage.Read."""
+        sql = 'SELECT "index", leaf FROM entries WHERE log_id = ? AND leaf_key = ? ORDER BY "index"'
+        return await self._read(lambda db: sorted(row for key in keys for row in db.execute(sql, (log_id, key))))
+
+    async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
+        """See storage.Read."""
+        sql = (
+            "SELECT caller, key, fingerprint, first_index, count, expires_at, seed FROM idempotency i "
+            'LEFT JOIN payloads p ON p.log_id = i.log_id AND p."index" = i.first_index '
+            "WHERE i.log_id = ? AND caller = ? AND key = ? AND expires_at > ?"
+        )
+        rows = await self._read(
+            lambda db: [row for caller, key in keys for row in db.execute(sql, (log_id, caller, key, now))]
+        )
+        return [StoredKey(IdempotencyRow(*row[:6]), row[6]) for row in rows]
+
+    async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:
+        """See storage.Read."""
+        if size is None:
+            row = await self._one(_LATEST, (log_id,))
+        else:
+            row = await self._one(_CHECKPOINT, (log_id, size))
+        return Published(*row) if row else None
+
+    async def checkpoints(self, log_id: int, start: int, limit: int) -> list[Published]:
+        """See storage.Read."""
+        sql = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size >= ? ORDER BY size LIMIT ?"
+        return [Published(*row) for row in await self._all(sql, (log_id, start, limit))]
+
+    async def clock(self) -> int:
+        """See storage.Read."""
+        return time.time_ns() // 1_000_000  # the database is in this process
+
+    # --- catalog --------------------------------------------------------------------------------------------------------
+
+    async def logs(self) -> list[LogRow]:
+        """See storage.Catalog."""
+        return [_log(row) for row in await self._all(f"{_LOG} ORDER BY log_id", ())]
+
+    async def create_log(self, row: LogRow, head: Head) -> LogRow:
+        """See storage.Catalog."""
+
+        def work(connection: apsw.Connection) -> LogRow:
+            found = connection.execute(f"{_LOG} WHERE name = ? AND origin = ?", (row.name, row.origin)).fetchone()
+            if found is None:
+                connection.execute(
+                    "INSERT INTO logs (name, origin, kind, public, open, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+                    (row.name, row.origin, row.kind, row.public, row.open, row.created_at),
+                )
+                log_id = connection.last_insert_rowid()
+                first = (log_id, head.size, head.root, head.logged_at, head.epoch, head.guard_id, 0)
+                connection.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", first)
+                found = connection.execute(f"{_LOG} WHERE log_id = ?", (log_id,)).fetchone()
+            if found is None:
+                raise AssertionError("a log that was just inserted is not there")
+            return _log(found)
+
+        return await self._write(work)
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        """See storage.Catalog."""
+        return [_key(row) for row in await self._all(f"{_KEY} ORDER BY created_at, key_id", ())]
+
+    async def create_key(self, row: ApiKeyRow) -> None:
+        """See storage.Catalog."""
+        values = (
+            row.key_id,
+            row.digest,
+            " ".join(sorted(row.scopes)),
+            row.log_name,
+            row.label,
+            row.created_at,
+            None,
+        )
+        await self._write(lambda db: db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", values))
+
+    async def revoke_key(self, key_id: str, now: int) -> bool:
+        """See storage.Catalog."""
+
+        def work(connection: apsw.Connection) -> bool:
+            connection.execute(
+                "UPDATE api_keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", (now, key_id)
+            )
+            return bool(connection.changes())
+
+        return await self._write(work)
+
+    async def find_key(self, digest: bytes) -> ApiKeyRow | None:
+        """See storage.Catalog."""
+        row = await self._one(f"{_KEY} WHERE digest = ?", (digest,))
+        return _key(row) if row else None
+
+    async def forget_expired(self, now: int) -> int:
+        """See storage.Catalog."""
+
+        def work(connection: apsw.Connection) -> int:
+            connection.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,))
+            return connection.changes()
+
+        return await self._write(work)
+
+    async def _all(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return await self._read(lambda connection: connection.execute(sql, values).fetchall())
+
+    async def _one(self, sql: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return await self._read(lambda connection: connection.execute(sql, values).fetchone())
+
+
+def _swap(connection: apsw.Connection, log_id: int, expected: Head, new: Head) -> None:
+    old = (log_id, expected.size, expected.root, expected.logged_at, expected.epoch, expected.guard_id)
+    connection.execute(_SWAP, (new.size, new.root, new.logged_at, new.epoch, *old))
+    if not connection.changes():
+        raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
+
+
+def _append(connection: apsw.Connection, grown: Grown, expected: Head) -> None:
+    log_id, first = grown.log_id, expected.size
+    _swap(connection, log_id, expected, grown.head)
+    rows = [(log_id, first + at, entry.leaf_key, entry.leaf) for at, entry in enumerate(grown.entries)]
+    connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
+    payloads = [(log_id, first + at, e.payload, e.seed) for at, e in enumerate(grown.entries) if e.payload is not None]
+    connection.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?)", payloads)
+    for tile in grown.tiles:
+        _store_tile(connection, log_id, tile)
+    for key in grown.idempotency:
+        connection.execute(
+            "DELETE FROM idempotency WHERE log_id = ? AND caller = ? AND key = ? AND expires_at <= ?",
+            (log_id, key.caller, key.key, grown.head.logged_at),
+        )
+        values = (log_id, key.caller, key.key, key.fingerprint, key.first_index, key.count, key.expires_at)
+        connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def _store_tile(connection: apsw.Connection, log_id: int, tile: TileGrowth) -> None:
+    # Not an upsert: the trigger that refuses INSERT OR REPLACE cannot tell it from one.
+    if tile.old_width:
+        sql = 'UPDATE tiles SET data = ? WHERE log_id = ? AND level = ? AND "index" = ?'
+        connection.execute(sql, (tile.data, log_id, tile.level, tile.index))
+    else:
+        connection.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", (log_id, tile.level, tile.index, tile.data))
+
+
+def _log(row: tuple[Any, ...]) -> LogRow:
+    return LogRow(row[0], row[1], row[2], row[3], bool(row[4]), bool(row[5]), row[6])
+
+
+def _key(row: tuple[Any, ...]) -> ApiKeyRow:
+    return ApiKeyRow(row[0], row[1], frozenset(row[2].split()), *row[3:])

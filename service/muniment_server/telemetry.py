@@ -1,0 +1,109 @@
+"""Metrics and log lines, derived from a few events. The only module that names Prometheus or structlog."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        # prometheus_client adds "_total" to counters itself.
+        self.appends = Counter(
+            "muniment_appends",
+            "Entries answered, by outcome (new, known, replayed).",
+            ["log", "outcome"],
+            registry=self.registry,
+        )
+        self.batch_entries = Histogram(
+            "muniment_batch_entries",
+            "Entries in one commit.",
+            ["log"],
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
+            registry=self.registry,
+        )
+        self.commit_seconds = Histogram(
+            "muniment_commit_seconds",
+            "From taking a batch to its signed checkpoint.",
+            ["log"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "muniment_request_seconds",
+            "Time to answer.",
+            ["route", "status"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.head_size = Gauge(
+            "muniment_head_size", "Entries in the last signed head.", ["log"], registry=self.registry
+        )
+        self.published_size = Gauge(
+            "muniment_published_size",
+            "Entries in the last published checkpoint.",
+            ["log"],
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "muniment_queue_depth", "Entries waiting for the sequencer.", ["log"], registry=self.registry
+        )
+        self.refused = Counter(
+            "muniment_refused", "Requests refused, by error code.", ["reason"], registry=self.registry
+        )
+        self.writable = Gauge("muniment_writable", "1 while the log takes entries.", ["log"], registry=self.registry)
+        self.guard_refusals = Counter(
+            "muniment_guard_refusals",
+            "Times the guard refused a head: somebody must look.",
+            registry=self.registry,
+        )
+
+
+def configure_logging(form: Literal["json", "console"], level: str) -> None:
+    """Send structured log lines to standard error. Values are escaped, so that no submitter can forge a line."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _escape,
+            structlog.processors.format_exc_info if form == "json" else _same,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _same(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return event
+
+
+def _escape(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = value.encode("unicode_escape").decode("ascii")
+    return event
+
+
+def get_logger() -> structlog.typing.FilteringBoundLogger:
+    """Return the server's logger."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger("muniment")
+    return logger

@@ -1,0 +1,132 @@
+"""One table from what went wrong to an HTTP answer, and the catalogue of error codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from muniment.errors import FormatError
+from muniment_server.admission import Refused
+from muniment_server.log import Damaged, NotThere
+from muniment_server.storage import StoreError
+from muniment_server.telemetry import get_logger
+
+CODES = {
+    "bad_parameter": "A parameter in the path or query is not spelled as it must be",
+    "body_too_large": "The request body is larger than this route takes",
+    "clock": "The writer's clock is wrong",
+    "content_encoding": "The body is compressed",
+    "damaged": "The database lacks something a signed head covers",
+    "database_behind": "The database is an old copy",
+    "database_damaged": "The database does not hash to its root",
+    "database_unavailable": "The database does not answer",
+    "duplicate_name": "A name occurs twice in an object",
+    "empty_batch": "A batch has at least one entry",
+    "empty_entry": "An entry has at least one byte",
+    "empty_event": "An event has at least one member",
+    "entry_too_large": "The entry does not fit",
+    "forbidden": "The API key may not do this",
+    "guard_foreign": "The guard belongs to another log",
+    "guard_missing": "The guard file is missing",
+    "guard_root": "The guard remembers another history",
+    "guard_unreadable": "The guard file cannot be read",
+    "guard_unwritable": "The guard file cannot be written",
+    "idempotency_key_invalid": "The Idempotency-Key is not usable",
+    "idempotency_mismatch": "The Idempotency-Key was used for another body",
+    "idempotency_running": "A request with this Idempotency-Key is being processed",
+    "internal": "The server met a bug",
+    "invalid_bundle": "The body is not an entry bundle",
+    "invalid_json": "The body is not JSON",
+    "invalid_number": "A number is not JSON",
+    "invalid_receipt": "The body is not a receipt",
+    "invalid_request": "The request is malformed",
+    "invalid_utf8": "The body is not UTF-8",
+    "lone_surrogate": "A text holds half of a character",
+    "method_not_allowed": "This resource does not take this method",
+    "no_checkpoint": "There is no published checkpoint of this size",
+    "no_entry": "There is no such entry",
+    "no_such_size": "The log is not that large",
+    "noncharacter": "A text holds a code point that is no character",
+    "not_an_object": "An event is a JSON object",
+    "not_found": "There is no such resource",
+    "not_published_yet": "No published checkpoint covers the entry yet",
+    "number_range": "A number is out of range",
+    "outcome_unknown": "The entry may or may not have been stored",
+    "overloaded": "Too many entries are waiting",
+    "read_only": "This server does not write the log",
+    "reserved_leaf": "The leaf looks like one of the log's own entries",
+    "shutting_down": "The server is shutting down",
+    "sizes_reversed": "The first size is larger than the second",
+    "too_deep": "The JSON is nested too deep",
+    "too_many_entries": "The batch has too many entries",
+    "too_many_members": "The event has too many members",
+    "unauthorized": "An API key is needed, or the one given is not valid",
+    "unknown_log": "There is no such log",
+    "unsupported_media_type": "The body has a content type this route does not take",
+    "wrong_kind": "This route is for another kind of log",
+}
+"""Every error code, with its title. docs/api.md lists them from here."""
+
+
+def problem(status: int, code: str, detail: str, hint: str, **extra: Any) -> Response:
+    """Return an RFC 9457 problem document with our `code` and `hint`; `retry_after` (seconds) becomes a header too."""
+    body = {
+        "type": f"urn:muniment:error:{code}",
+        "title": CODES[code],
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "hint": hint,
+        **extra,
+    }
+    headers = {"Cache-Control": "no-store", "Access-Control-Allow-Origin": "*"}
+    if "retry_after" in extra:
+        headers["Retry-After"] = str(extra["retry_after"])
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="muniment"'
+    return Response(orjson.dumps(body), status, headers, media_type="application/problem+json")
+
+
+def answer(error: Exception) -> Response:
+    """Return the problem document for an error of a handler."""
+    match error:
+        case Refused():
+            return problem(error.status, error.code, error.detail, error.hint, **error.extra)
+        case NotThere():
+            return problem(404, error.code, error.detail, error.hint, **error.extra)
+        case FormatError():
+            return problem(400, "bad_parameter", str(error), "See the API documentation at /docs.")
+        case Damaged():
+            get_logger().error("database damaged", detail=str(error))
+            return problem(503, "damaged", "stored data is missing", "The operator must run `muniment-server fsck`.")
+        case StoreError():
+            return problem(503, "database_unavailable", "the database does not answer", "Retry later.", retry_after=1)
+    get_logger().error("unexpected error", exc_info=error)
+    return problem(500, "internal", "unexpected error", "The server's log has the details; please report them.")
+
+
+def plain(error: Exception) -> Response:
+    """Return the same as :func:`answer`, as C2SP clients expect it: the status and a line of text."""
+    full = answer(error)
+    status = 404 if isinstance(error, FormatError) else full.status_code
+    text = "not found\n" if status == 404 else f"{orjson.loads(full.body)['detail']}\n"
+    headers = {name: value for name, value in full.headers.items() if name in ("retry-after", "www-authenticate")}
+    return PlainTextResponse(text, status, {**headers, "Cache-Control": "no-store", "Access-Control-Allow-Origin": "*"})
+
+
+async def not_found(request: Request, error: Exception) -> Response:
+    """Answer a path or method that no route takes."""
+    status = getattr(error, "status_code", 404)
+    if status == 405:
+        allowed = dict(getattr(error, "headers", None) or {}).get("Allow", "")
+        found = problem(405, "method_not_allowed", f"this resource takes {allowed}", "Use one of these methods.")
+        found.headers["Allow"] = allowed
+        return found
+    if status == 404:
+        return problem(
+            404, "not_found", f"there is no {request.url.path[:200]!r} here", "GET /docs lists every resource."
+        )
+    return problem(status, "invalid_request", str(getattr(error, "detail", "malformed request")), "See /docs.")

@@ -1,0 +1,176 @@
+"""The shapes of our JSON, for the OpenAPI document. Handlers build the same values by hand; tests hold the two together."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Hex = Field(pattern="^[0-9a-f]{64}$")
+Size = Field(ge=0, le=2**63 - 1)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(BaseModel):
+    """An error, RFC 9457. `code` is stable, `hint` says what to do; some errors have further members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str
+
+
+class Inclusion(_Model):
+    """An inclusion proof: lowercase hex hashes, leaf sibling first."""
+
+    tree_size: int = Size
+    hashes: list[str]
+
+
+class CommitmentModel(_Model):
+    """The commitment object of an event: each member's name and the digest of its disclosure."""
+
+    alg: Literal["sha-256"]
+    members: dict[str, str]
+
+
+class ReceiptModel(_Model):
+    """What proves one entry by itself. Specified in docs/spec/receipt.md."""
+
+    typ: Literal["muniment/receipt@v1"]
+    origin: str
+    index: int = Size
+    leaf: str = Field(description="base64")
+    inclusion: Inclusion
+    checkpoint: str = Field(description="C2SP signed note")
+    commitment: CommitmentModel | None = None
+    disclosures: list[str] | None = None
+
+
+class Batch(_Model):
+    """Where the entries of a batch are. `indices` are half-open ranges; one after the other they give every entry's index."""
+
+    indices: list[list[int]]
+    count: int
+    checkpoint: str
+    receipts: list[ReceiptModel] | None = None
+
+
+class Entry(_Model):
+    """An entry. `event` is there when the caller may see the payload; `typ` for entries the log made itself."""
+
+    index: int = Size
+    leaf: str = Field(description="base64")
+    leaf_hash: str = Hex
+    typ: str | None = None
+    logged_at: str | None = None
+    event: dict[str, Any] | None = None
+
+
+class Entries(_Model):
+    """A page of entries. `next` is the start of the next page, or null."""
+
+    entries: list[Entry]
+    next: int | None
+    tree_size: int = Size
+
+
+class Tie(_Model):
+    """The consistency proof from the size that was asked for to the size of the checkpoint."""
+
+    first: int = Size
+    second: int = Size
+    hashes: list[str]
+
+
+class InclusionProof(_Model):
+    """That the leaf is at `index` of the tree of `tree_size` with `root`, and what ties that root to the checkpoint."""
+
+    origin: str
+    index: int = Size
+    leaf_hash: str = Hex
+    tree_size: int = Size
+    root: str = Hex
+    hashes: list[str]
+    checkpoint: str
+    consistency: Tie
+
+
+class ConsistencyProof(_Model):
+    """That the tree of `second` with `root` extends that of `first`, and what ties that root to the checkpoint."""
+
+    origin: str
+    first: int = Size
+    second: int = Size
+    root: str = Hex
+    hashes: list[str]
+    checkpoint: str
+    consistency: Tie
+
+
+class PublishedCheckpoint(_Model):
+    """A published checkpoint."""
+
+    size: int = Size
+    checkpoint: str
+    published_at: str
+
+
+class Checkpoints(_Model):
+    """A page of published checkpoints, by size. `next` is the start of the next page, or null."""
+
+    checkpoints: list[PublishedCheckpoint]
+    next: int | None
+
+
+class Limits(_Model):
+    """What the log takes."""
+
+    max_entry_bytes: int
+    max_batch_entries: int
+    max_batch_bytes: int
+    max_members: int
+
+
+class LogInfo(_Model):
+    """A log. The keys here are information: trust comes from a policy file, never from the server it judges."""
+
+    origin: str
+    name: str
+    kind: Literal["event", "raw"]
+    vkeys: list[str]
+    tree_size: int = Size
+    public: bool
+    open: bool
+    limits: Limits
+    publish_interval_seconds: float
+    idempotency_ttl_seconds: int
+
+
+class Health(_Model):
+    """The process runs."""
+
+    status: Literal["ok"]
+
+
+class Readiness(_Model):
+    """Whether reads work, and for each log whether it takes entries; `problems` says why not."""
+
+    reads: bool
+    writes: dict[str, bool]
+    problems: dict[str, str]
+
+
+class Verdict(BaseModel):
+    """What a receipt proves and what it does not. A convenience, not evidence: you are asking the operator."""
+
+    model_config = ConfigDict(extra="allow")
+
+    verified: bool

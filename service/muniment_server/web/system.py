@@ -1,0 +1,93 @@
+"""Routes of the instance rather than of one log: health, readiness, verification, documentation."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from muniment.errors import FormatError, VerificationError
+from muniment.policy import LogKey, Policy
+from muniment.receipt import Receipt
+from muniment.verify import failure_json, verify_receipt
+from muniment_server.admission import Refused
+from muniment_server.catalog import Catalog
+from muniment_server.log import NotThere
+from muniment_server.storage import StoreError
+from muniment_server.web.request import read_body
+
+MAX_RECEIPT = 1_048_576
+
+
+def healthz() -> Response:
+    """GET /healthz: the process runs."""
+    return Response(b'{"status":"ok"}', 200, {"Cache-Control": "no-store"}, media_type="application/json")
+
+
+async def readyz(catalog: Catalog) -> Response:
+    """GET /readyz: 200 when reads work; whether each log takes entries stands in the body."""
+    writes: dict[str, bool] = {}
+    problems: dict[str, str] = {}
+    reads = True
+    for log in catalog.logs():
+        name = log.row.name
+        try:
+            await log.published()
+        except (StoreError, NotThere) as error:
+            reads, problems[name] = False, str(error)
+        refusal = log.sequencer.refusal if log.sequencer else None
+        writes[name] = reads and log.sequencer is not None and refusal is None
+        if refusal:
+            problems[name] = f"{refusal.code}: {refusal}"
+    body = orjson.dumps({"reads": reads, "writes": writes, "problems": problems})
+    return Response(body, 200 if reads else 503, {"Cache-Control": "no-store"}, media_type="application/json")
+
+
+async def verify(request: Request, catalog: Catalog) -> Response:
+    """POST /verify: check a receipt of one of this instance's logs."""
+    body = await read_body(request, MAX_RECEIPT)
+    try:
+        receipt = Receipt.parse(body)
+    except FormatError as error:
+        raise Refused(
+            422, "invalid_receipt", str(error), "Send a receipt: the answer of POST /entries, or C2SP tlog-proof text."
+        ) from None
+    keys = [log.sequencer.vkey for log in catalog.logs() if log.sequencer]
+    policy = Policy(tuple(LogKey(key) for key in keys))
+    try:
+        verdict = verify_receipt(receipt, policy).to_json()
+    except (FormatError, VerificationError) as error:
+        verdict = failure_json(error)
+    verdict["note"] = "A convenience, not evidence: you are asking the operator. Run `muniment verify` yourself."
+    return Response(orjson.dumps(verdict), 200, {"Cache-Control": "no-store"}, media_type="application/json")
+
+
+def docs_page(document: dict[str, Any]) -> Response:
+    """GET /docs: the OpenAPI document as one page, without scripts."""
+    rows = [
+        f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation['summary'])}</p>"
+        f"{_parameters(operation)}<p>Answers: {escape(_answers(operation))}</p>"
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
+    style = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}h2{margin-top:2rem}"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Muniment API</title><style>{style}</style>"
+    intro = f"<h1>Muniment API</h1><p>{escape(document['info']['description'])} As a document: "
+    link = '<a href="openapi.json">openapi.json</a>.</p>'
+    return HTMLResponse(head + intro + link + "".join(rows))
+
+
+def _parameters(operation: dict[str, Any]) -> str:
+    items = [
+        f"<li><code>{escape(p['name'])}</code> ({p['in']}{', required' if p.get('required') else ''}): "
+        f"{escape(p.get('description', ''))}</li>"
+        for p in operation.get("parameters", [])
+    ]
+    return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _answers(operation: dict[str, Any]) -> str:
+    return ", ".join(sorted(operation["responses"]))

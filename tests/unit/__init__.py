@@ -1,0 +1,1 @@
+"""Tests of the pure parts: no server, no network, no files but the vectors."""
