@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
+import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -228,10 +230,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
-    try:
-        server.run()
-    except KeyboardInterrupt:
-        sys.exit(0)
+    server.run()
     if not server.started:
         sys.exit(EXIT_USAGE)
 
@@ -242,7 +241,18 @@ def _announcing_server(config: Any) -> Any:
     from muniment_server.telemetry import get_logger
 
     class Server(uvicorn.Server):
-        """Says where it listens once it does, which with port 0 nobody knows before."""
+        """Says where it listens once it does, which with port 0 nobody knows before; exits with 0 when told to stop."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn's own version ends by raising the signal again, so that a clean stop looks like a crash to scripts.
+            handled = (signal.SIGINT, signal.SIGTERM)
+            before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
+            try:
+                yield
+            finally:
+                for sig, handler in before.items():
+                    signal.signal(sig, handler)
 
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)

@@ -155,8 +155,16 @@ def _is_range(value: Any) -> bool:
 
 
 def batches(entries: Iterable[Entryish], batcher: Batcher) -> Iterator[list[Draft]]:
-    """Yield the batches of an iterable, reading no further than the batch at hand."""
-    for entry in entries:
-        yield from batcher.add(Draft.of(entry))
+    """Yield the batches of an iterable, reading no further than the batch at hand.
+
+    When an entry cannot be logged, or the iterable fails, what came before is yielded before the error is raised.
+    """
+    try:
+        for entry in entries:
+            yield from batcher.add(Draft.of(entry))
+    except Exception:
+        if rest := batcher.take():
+            yield rest
+        raise
     if rest := batcher.take():
         yield rest

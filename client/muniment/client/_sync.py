@@ -1,0 +1,178 @@
+"""The client for code that may block."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from muniment._flows import reads, writes
+from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
+from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
+from muniment._flows.writes import Batcher, Draft, Entryish
+from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, Base, Body, Unusable, log_url, lost
+from muniment.errors import MunimentError
+from muniment.policy import Policy, VerifiedCheckpoint
+from muniment.receipt import Receipt
+
+T = TypeVar("T")
+
+
+class Client(Base):
+    """A log behind a URL, for code that may block. Safe to share between threads.
+
+    `policy` says which keys to trust. `log` names one of several logs of a server. `origin` is needed only when the policy lists
+    several logs and this must be one of them. `api_key` is sent as a bearer token. `state` remembers checkpoints; by default as long
+    as the client lives. `timeout` is in seconds, for each wait on the network.
+
+    Every method raises Unreachable, Unavailable or Refused when no answer came, FormatError or VerificationError when the answer is
+    not proved, Inconsistent when the log contradicts a checkpoint it signed before, and StateError when the state fails.
+    """
+
+    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None, **options: Any) -> None:
+        super().__init__(url, **options)
+        self._http = httpx.Client(transport=transport, **self._options)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def trust_on_first_use(
+        cls, url: str, *, log: str | None = None, transport: httpx.BaseTransport | None = None, **options: Any
+    ) -> Policy:
+        """Return a policy that pins the keys the server at `url` names. Save it, and compare it with what the operator publishes.
+
+        This proves nothing about today's server; it makes sure that later answers come from the same log.
+        """
+        where = log_url(url, log)
+        with cls(url, log=log, policy=Policy(()), transport=transport, **options) as client:
+            return client._run(reads.first_use(where, client._retries))
+
+    # --- performing steps -----------------------------------------------------------------------------------------------
+
+    def _run(self, flow: Flow[T]) -> T:
+        with closing(flow):
+            outcome, failure = None, None
+            while True:
+                try:
+                    step = flow.throw(failure) if failure else flow.send(outcome)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                try:
+                    outcome, failure = self._perform(step), None
+                except MunimentError as error:
+                    outcome, failure = None, error
+
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Request):
+            return self._exchange(step)
+        if isinstance(step, Exclusive):
+            with self._lock:
+                return self._run(step.flow)
+        if isinstance(step, Call):
+            return step.function()
+        return time.sleep(step.seconds)
+
+    def _exchange(self, request: Request) -> Response | Lost:
+        try:
+            with self._http.stream(**self._arguments(request)) as answer:
+                body = Body(answer, request.limit, self._patience)
+                for chunk in answer.iter_raw():
+                    body.add(chunk)
+                return body.response()
+        except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
+            return lost(error, self.url)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- appending ------------------------------------------------------------------------------------------------------
+
+    def append(self, entry: Entryish, *, idempotency_key: str | None = None) -> Receipt:
+        """Append an event (a mapping) or a raw leaf (bytes) and return its receipt, once it is durable and verified.
+
+        The same append sent twice is logged once: retries repeat the Idempotency-Key, and equal raw leaves are one entry. Give a key
+        of your own to be able to repeat the call itself after an error; it holds as long as the log says (``GET /log``).
+
+        Raises EventRefused when the event has no canonical form, NotWhatWasSent when the answer is a proof of something else.
+        """
+        return self._run(writes.append(self._session, Draft.of(entry), idempotency_key or writes.new_key()))
+
+    def append_many(
+        self, entries: Iterable[Entryish], *, batch_entries: int = BATCH_ENTRIES, batch_bytes: int = BATCH_BYTES
+    ) -> Iterator[Receipt]:
+        """Append entries in batches and yield their receipts, in order.
+
+        `entries` is read one batch ahead of the receipts taken, so memory stays bounded. A batch is logged as a whole or not at all.
+        When an entry cannot be logged, those before it are, and their receipts come before the error.
+        """
+        for drafts in writes.batches(entries, Batcher(batch_entries, batch_bytes)):
+            yield from self.append_batch(drafts)
+
+    def append_batch(self, drafts: list[Draft], *, idempotency_key: str | None = None) -> list[Receipt]:
+        """Append one batch of drafts, all or none, and return their receipts in order. One key covers the batch."""
+        return self._run(writes.append_batch(self._session, drafts, idempotency_key or writes.new_key()))
+
+    # --- reading --------------------------------------------------------------------------------------------------------
+
+    def entry(self, index: int) -> Entry:
+        """Return the entry at `index`, opened as far as the log opens it to this caller."""
+        return self._run(reads.entry(self._session, index))
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+        """Yield the entries [start, stop) of the published tree, each compared with it; by default to its end."""
+        pages = reads.EntryPages(self._session, start, stop)
+        while page := self._run(pages.next_page()):
+            yield from page
+
+    def receipt(self, index: int, *, tree_size: int | None = None) -> Receipt:
+        """Return the receipt of entry `index`, at the latest published checkpoint or at the one of `tree_size`.
+
+        An entry of the last second may not be published yet: this waits for it as long as the retries allow.
+        """
+        return self._run(reads.receipt(self._session, index, tree_size))
+
+    def inclusion(
+        self, index: int | None = None, *, leaf_hash: bytes | None = None, tree_size: int | None = None
+    ) -> InclusionProof:
+        """Return the inclusion proof of the leaf at `index`, or with `leaf_hash`, in the latest tree or that of `tree_size`."""
+        return self._run(reads.inclusion(self._session, index, leaf_hash, tree_size))
+
+    def consistency(self, since: VerifiedCheckpoint | Receipt | str) -> ConsistencyProof:
+        """Return the proof that the published checkpoint and `since` (a checkpoint, its note, or a receipt) are of one tree."""
+        return self._run(reads.consistency(self._session, since))
+
+    def checkpoint(self) -> VerifiedCheckpoint:
+        """Return the published checkpoint. It may be older than one seen before, but never contradicts it."""
+        return self._run(reads.checkpoint(self._session))
+
+    def checkpoints(self, start: int = 0) -> Iterator[VerifiedCheckpoint]:
+        """Yield the published checkpoints of sizes >= `start`, in order of size, each of the same tree."""
+        pages = reads.CheckpointPages(self._session, start)
+        while page := self._run(pages.next_page()):
+            yield from page
+
+    def tile(self, level: int, index: int) -> list[bytes]:
+        """Return the 1 to 256 hashes of a tile of the published tree."""
+        return self._run(reads.tile(self._session, level, index))
+
+    def bundle(self, index: int) -> list[bytes]:
+        """Return the 1 to 256 leaves from index 256 * `index` on, as the published tree has them."""
+        return self._run(reads.bundle(self._session, index))
+
+    def log_info(self) -> LogInfo:
+        """Return what the server says about the log. Its origin and keys are compared with the policy; the rest is its word."""
+        return self._run(reads.log_info(self._session))

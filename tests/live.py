@@ -1,0 +1,117 @@
+"""A real `muniment-server` in a process of its own, on a loopback port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from muniment.policy import Policy
+
+ORIGIN = "example.com/log"
+START_SECONDS = 60
+STOP_SECONDS = 60
+
+
+def command(*words: str | Path) -> list[str]:
+    """The server's command line, run by this interpreter."""
+    return [sys.executable, "-m", "muniment_server.cli", *map(str, words)]
+
+
+def environment(database: str | None = None) -> dict[str, str]:
+    """The environment for a server: nothing of ours but the database."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MUNIMENT_SERVER_")}
+    return clean | ({"MUNIMENT_SERVER_DATABASE": database} if database else {}) | {"PYTHONWARNINGS": "default"}
+
+
+def run(*words: str | Path, database: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run one server command to its end."""
+    done = subprocess.run(
+        command(*words),
+        env=environment(database),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{words} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def init(data: Path, database: str | None = None, kind: str = "event", origin: str = ORIGIN) -> Policy:
+    """Make an instance (migrating a Postgres first) and return the policy that trusts it."""
+    if database:
+        run("migrate", "--data", data, database=database)
+    run("init", "--data", data, "--origin", origin, "--kind", kind, database=database)
+    return Policy.read(data / "policy")
+
+
+class LiveServer:
+    """A running server. `url` is where it listens; `lines` are the log lines read so far."""
+
+    def __init__(self, data: Path, *flags: str, database: str | None = None, env: dict[str, str] | None = None) -> None:
+        self.data = data
+        self.lines: list[dict[str, Any]] = []
+        self.url = ""
+        self._stderr = data.with_name(f"{data.name}-{time.monotonic_ns()}.stderr")
+        settings = {"MUNIMENT_SERVER_LOG_FORMAT": "json"} | (env or {})
+        with self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command("serve", "--data", data, "--port", "0", *flags),
+                env=environment(database) | settings,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+
+    def wait(self) -> LiveServer:
+        """Wait until it serves."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            for line in self._stderr.read_text("utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    found = json.loads(line)
+                    if found.get("event") == "serving":
+                        self.url = found["url"]
+                        return self
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"server did not start: {self.stderr()}")
+
+    def stderr(self) -> str:
+        """Everything it wrote so far."""
+        return self._stderr.read_text("utf-8")
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """End it and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"server did not stop within {STOP_SECONDS} s: {self.stderr()}") from None
+        return self.process.returncode
+
+    def __enter__(self) -> LiveServer:
+        return self.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def free_of_tracebacks(text: str) -> bool:
+    """Tell whether a server's output shows no unexpected error."""
+    return "Traceback" not in text and "unexpected" not in text
+
+
+__all__ = ["ORIGIN", "LiveServer", "command", "environment", "free_of_tracebacks", "init", "run"]
