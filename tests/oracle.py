@@ -236,7 +236,8 @@ def spoiled_hashes(value: bytes, rng: random.Random, other: bytes) -> Iterator[t
     yield "zeros", bytes(32)
     yield "cut", value[:-1]
     yield "long", value + b"\x00"
-    yield "one bit", flip(value, rng.randrange(256))
+    if value:
+        yield "one bit", flip(value, rng.randrange(8 * len(value)))
 
 
 def flip(value: bytes, bit: int) -> bytes:

@@ -31,6 +31,7 @@ from muniment.policy import LogKey, Policy
 from muniment.receipt import Receipt
 from muniment.tiles import Bundle, Tile, encode_bundle, format_bundle, format_tile
 from tests import oracle
+from tests.test_architecture import ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = ROOT / "docs" / "spec"
@@ -325,6 +326,18 @@ def _mutations() -> dict[str, tuple[Callable[[dict[str, Any]], None], type[Excep
     }
 
 
+def _mutated(name: str) -> str:
+    value = json.loads(str(RECEIPT))
+    _mutations()[name][0](value)
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize("name", sorted(_mutations()))
+def test_changed_receipt_is_refused(name: str) -> None:
+    with pytest.raises(_mutations()[name][1]):
+        Receipt.parse(_mutated(name)).verify(POLICY)
+
+
 # --- verify-by-hand.md --------------------------------------------------------------------------------------------------
 
 
@@ -360,16 +373,23 @@ def test_by_hand_accepts_the_example(tmp_path: Path) -> None:
     assert '"actor": "alice"' in run.stdout
 
 
+BY_HAND_MUTATIONS = (
+    "signature",
+    "no signature line",
+    "origin",
+    "leaf",
+    "inclusion hash",
+    "member left out",
+    "disclosure",
+    "disclosure twice",
+)
+"""At least one for each step; running a page of shell is slow."""
+
+
 @needs_openssl
-@pytest.mark.parametrize("name", sorted(_mutations()))
+@pytest.mark.parametrize("name", BY_HAND_MUTATIONS)
 def test_by_hand_refuses_what_the_package_refuses(name: str, tmp_path: Path) -> None:
-    change, error = _mutations()[name]
-    value = json.loads(str(RECEIPT))
-    change(value)
-    text = json.dumps(value)
-    with pytest.raises(error):
-        Receipt.parse(text).verify(POLICY)
-    run = _by_hand(tmp_path, text, str(POLICY))
+    run = _by_hand(tmp_path, _mutated(name), str(POLICY))
     assert run.returncode != 0, run.stdout
 
 
@@ -430,3 +450,60 @@ def test_example_tile_is_the_leaf_hashes() -> None:
     tile = next(part for part in GROWN.tiles if part.level == 0)
     assert tile.data == b"".join(HASHES)
     assert sha256(b"\x01" + sha256(b"\x01" + HASHES[0] + HASHES[1]).digest() + HASHES[2]).digest() == _root(3)
+
+
+# --- architecture.md ----------------------------------------------------------------------------------------------------
+
+
+def test_architecture_names_every_folder_and_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for package in (ROOT / "client" / "muniment", ROOT / "service" / "muniment_server"):
+        for path in package.iterdir():
+            if path.suffix == ".py" and not path.stem.startswith("__"):
+                assert f"`{path.stem}`" in text, f"docs/architecture.md does not name {path.relative_to(ROOT)}"
+            if (path / "__init__.py").exists():
+                assert f"`{path.relative_to(ROOT)}/`" in text
+    for folder in re.findall(r"^\| `([\w/]+/)` \|", text, re.MULTILINE):
+        assert (ROOT / folder).is_dir(), f"docs/architecture.md names {folder}"
+
+
+def test_architecture_has_the_import_order_of_the_test() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for package, order in ORDER.items():
+        listed = re.search(rf"^    {package} +(.*)$", text, re.MULTILINE)
+        assert listed
+        assert listed[1].split() == [name for name in order if name in listed[1].split()]
+
+
+def test_architecture_names_every_table() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for path in (ROOT / "migrations").rglob("*.sql"):
+        for table in re.findall(r"^CREATE TABLE (\w+)", path.read_text(), re.MULTILINE):
+            assert f"| `{table}` |" in text, f"docs/architecture.md does not name table {table}"
+
+
+DOCS = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, fragment = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{page.name} links to {target}"
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert fragment in anchors, f"{page.name} links to {target}"
+
+
+def test_every_decision_is_in_the_list() -> None:
+    folder = ROOT / "docs" / "decisions"
+    text = (folder / "README.md").read_text()
+    for note in folder.glob("0*.md"):
+        assert f"({note.name})" in text
+        for heading in ("Context", "Decision", "Consequences", "What would make us change it"):
+            assert f"## {heading}\n" in note.read_text()

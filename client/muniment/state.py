@@ -26,7 +26,7 @@ MAX_STATE = 64 * 1024 * 1024
 class State(Protocol):
     """Remembers one checkpoint note per origin."""
 
-    blocking: bool
+    blocking: ClassVar[bool]
     """True when get and swap may wait for a disk or a lock: an event loop then calls them in a thread."""
 
     def get(self, origin: str) -> str | None:

@@ -7,7 +7,9 @@ and nothing else: no network, no clock, no server.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from muniment.encoding import b64
@@ -77,12 +79,22 @@ class Report:
 
     def to_text(self) -> str:
         """Return the report for people, several lines, each ending in a newline."""
-        lines = [f"Proved: {self.statement}.", *_content(self.verified)]
+        return self.proved_text() + limits_text(self.limits)
+
+    def proved_text(self) -> str:
+        """Return the first half of the report: what is proved, and what the entry says."""
+        lines = [f"Proved: {printable(self.statement)}.", *_content(self.verified)]
         if self.logged_at is not None:
             lines.append(f"Logged at {format_time(self.logged_at)}, by the log's own clock.")
-        lines.append("Not proved:")
-        lines += [f"  - {limit.text}" for limit in self.limits]
         return "".join(f"{line}\n" for line in lines)
+
+
+def limits_text(limits: Iterable[Limit]) -> str:
+    """Return what is not proved, each limit once."""
+    texts = dict.fromkeys(limit.text for limit in limits)
+    return "Not proved:\n" + "".join(
+        f"{fill(text, 110, initial_indent='  - ', subsequent_indent='    ')}\n" for text in texts
+    )
 
 
 def verify_receipt(receipt: Receipt, policy: Policy) -> Report:
@@ -131,20 +143,25 @@ def _content(verified: Verified) -> list[str]:
         return [f"Content: written by the log itself, {_short(verified.entry.value)}"]
     if verified.entry is None:
         return [f"Content: {len(verified.leaf)} bytes, SHA-256 leaf hash {leaf_hash(verified.leaf).hex()}"]
-    lines = [f"  {name} = {_short(value)}" for name, value in sorted(verified.opened.items())]
+    lines = [f"  {printable(name)} = {_short(value)}" for name, value in sorted(verified.opened.items())]
     if verified.complete:
         return ["Complete: every member of the event is opened.", *lines]
     if verified.hidden == ("*",):
         return ["Hidden: the whole event. This receipt holds only its commitment."]
-    return [
-        f"Hidden: {', '.join(verified.hidden)}. Opened:" if lines else f"Hidden: {', '.join(verified.hidden)}.",
-        *lines,
-    ]
+    return [f"Hidden: {_hidden(verified)}.{' Opened:' if lines else ''}", *lines]
+
+
+def _hidden(verified: Verified) -> str:
+    return "the event" if verified.hidden == ("*",) else ", ".join(map(printable, verified.hidden))
+
+
+def printable(text: str) -> str:
+    """Return `text` with everything escaped that a terminal might obey or hide: it may come from a stranger."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _short(value: Any) -> str:
-    # ASCII only: an opened value comes from a stranger, and a terminal obeys control characters.
-    text = json.dumps(value)
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 500 else f"{text[:500]}... ({len(text)} characters)"
 
 
@@ -158,8 +175,7 @@ def _limits(verified: Verified, receipt: Receipt) -> list[Limit]:
         )
     ]
     if verified.hidden:
-        hidden = "the event" if verified.hidden == ("*",) else ", ".join(verified.hidden)
-        limits.append(Limit("hidden", f"anything about what is hidden: {hidden}."))
+        limits.append(Limit("hidden", f"anything about what is hidden: {_hidden(verified)}."))
     if isinstance(verified.entry, EventLeaf):
         limits.append(
             Limit("clock", "that the log's clock was right. Times never decrease from entry to entry; no more is sure.")

@@ -82,7 +82,8 @@ CREATE TABLE api_keys (
 -- BEFORE INSERT as well: INSERT OR REPLACE deletes the old row without firing DELETE triggers.
 CREATE TRIGGER entries_dense BEFORE INSERT ON entries
 WHEN NEW."index" IS NOT (SELECT coalesce(max("index") + 1, 0) FROM entries WHERE log_id = NEW.log_id)
-BEGIN SELECT RAISE(ABORT, 'muniment: entries are appended without gap: the log is append-only'); END;
+    OR NEW."index" >= coalesce((SELECT size FROM heads WHERE log_id = NEW.log_id), 0)
+BEGIN SELECT RAISE(ABORT, 'muniment: entries are appended without gap, and not beyond the head: the log is append-only'); END;
 CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
 BEGIN SELECT RAISE(ABORT, 'muniment: UPDATE on entries is refused: the log is append-only'); END;
 CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries

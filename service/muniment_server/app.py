@@ -106,6 +106,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     _mount_system(app, service)
     app.add_exception_handler(HTTPException, errors.not_found)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(HeaderLimit)
     return app
 
 
@@ -145,7 +146,12 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
             found[status] = {"description": "Success", "content": {shape: {"schema": {"type": "string"}}}}
         else:
             found[status] = {"description": "Success", "model": shape}
-    for status in (*route.errors, 503):
+        if shape is models.ReceiptModel:
+            found[status]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+            found[status]["description"] = "Success; C2SP tlog-proof text with Accept: text/plain"
+    if route.path == "/checkpoint":
+        found[304] = {"description": "Still the one whose ETag stands in If-None-Match"}
+    for status in (*route.errors, 404, 503):
         if route.c2sp:
             found[status] = {"description": "A line of text", "content": {"text/plain": {"schema": {"type": "string"}}}}
         else:
@@ -199,6 +205,28 @@ def _mount_system(app: FastAPI, service: Service) -> None:
             include_in_schema=not prefix,
         )
     add("/docs", docs, include_in_schema=False)
+
+
+_MAX_HEADERS = 32_768
+
+
+class HeaderLimit:
+    """Refuses requests whose header fields together are absurdly large: no client of ours needs a hundredth of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        app = self._app
+        if scope["type"] == "http" and sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADERS:
+            app = errors.problem(
+                431,
+                "headers_too_large",
+                f"the header fields have more than {_MAX_HEADERS} bytes",
+                "Send fewer or shorter header fields.",
+            )
+        await app(scope, receive, send)
 
 
 class HeadMiddleware:

@@ -29,6 +29,7 @@ from muniment_server.telemetry import Metrics, get_logger
 
 _HOUSEKEEPING_SECONDS = 10.0
 _RETRY_SECONDS = 0.25
+_BREATH = 200
 
 
 class TileCache:
@@ -191,12 +192,15 @@ class Log:
         """Return the receipt of every entry of a submission, at the signed head of its outcome."""
         if outcome.replayed:
             return [await self._stored_receipt(index, outcome.signed, secrets=True) for index in outcome.indices]
-        signed, made = outcome.signed, []
+        signed = outcome.signed
+        made: list[Receipt] = []
         for draft, index, leaf in zip(submission.drafts, outcome.indices, outcome.leaves, strict=True):
             proof = await self._inclusion(index, signed.size, outcome)
             opened = (
                 (Commitment(draft.members), tuple(draft.disclosures)) if isinstance(draft, EventDraft) else (None, None)
             )
+            if len(made) % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)  # a large batch takes a while: let others be answered in between
             made.append(Receipt(self.row.origin, index, leaf, signed.size, tuple(proof), signed.note, *opened))
         return made
 

@@ -17,7 +17,7 @@ from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.errors import BadProof
 from muniment.event import RESERVED_PREFIX, format_time
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE, LeafHash, RootHash, leaf_hash, node_hash
-from muniment.note import SigningKey, VerifierKey
+from muniment.note import SigningKey
 from muniment.tiles import Tile
 from muniment.tree import Edge, Growth, expand, grow, hash_in, partial_tiles, place, plan_root
 from muniment_server.admission import EventDraft, RawDraft, Refused
@@ -163,14 +163,10 @@ class Sequencer:
         self._ttl = idempotency_ttl * 1000
         self._clock = clock
         self._state: _State | None = None
+        self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
         self.skew = 0  # milliseconds the database's clock is ahead of ours; set by the log's housekeeping
         self.signed: Signed | None = None  # the last head this process signed; never goes back
         self.refusal: ReadOnly | None = None  # once set, nothing is signed until a restart
-
-    @property
-    def vkey(self) -> VerifierKey:
-        """The public key this log signs with."""
-        return self._key.vkey
 
     # --- recovery -------------------------------------------------------------------------------------------------------
 
@@ -197,6 +193,7 @@ class Sequencer:
                 self._state = None
                 raise
             state.signed = await self._sign(state.head)
+            self._signed_edge = state.edge
         return state, state.signed
 
     async def _current(self) -> _State:
@@ -365,6 +362,7 @@ class Sequencer:
         except StoreError as error:
             raise OutcomeUnknown(f"stored, but not read back: {error}") from error
         self._state = _State(head, growth.edge, signed)
+        self._signed_edge = growth.edge
         return signed, growth
 
     async def _read_back(self, head: Head) -> None:
@@ -393,8 +391,8 @@ class Sequencer:
         return Outcome(answer.indices, answer.leaves, answer.new, signed, growth, answer.replayed)
 
     def edge(self) -> Edge | None:
-        """Return the right edge as of a signed head, or None while there is none."""
-        return self._state.edge if self._state and self._state.signed else None
+        """Return the right edge as of the last head signed here, or None while there is none."""
+        return self._signed_edge
 
 
 _UNSIGNED = Signed(0, EMPTY_ROOT, "")

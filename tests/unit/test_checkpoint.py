@@ -61,7 +61,7 @@ def test_the_parts_of_a_checkpoint() -> None:
         "", "\n", "\n\n\n", f"{ORIGIN}\n7\n{B64ROOT}", f"{ORIGIN}\n7\n", f"{ORIGIN}\n7\n\n", f"{ORIGIN}\n\n{B64ROOT}\n",
         f"\n7\n{B64ROOT}\n", f"{ORIGIN}\n7\n{B64ROOT}\n\n", f"{ORIGIN}\n7\n{B64ROOT}\n\next\n", f"\n{ORIGIN}\n7\n{B64ROOT}\n",
         *(f"{ORIGIN}\n{size}\n{B64ROOT}\n" for size in (
-            "07", "+7", "-7", "-0", "7 ", " 7", "7_0", "7.0", "0x7", "٧", "seven", str(MAX_SIZE + 1), "1" * 40)),
+            "07", "+7", "-7", "-0", "7 ", " 7", "7_0", "7.0", "0x7", "\u0667", "seven", str(MAX_SIZE + 1), "1" * 40)),
         f"{ORIGIN}\n0\n{B64ROOT}\n", f"{ORIGIN}\n00\n{EMPTY}\n",
         *(f"{ORIGIN}\n7\n{root}\n" for root in (
             B64ROOT[:-1], B64ROOT + "=", B64ROOT.replace("8=", "9="), B64ROOT + " ", " " + B64ROOT, b64(ROOT[:31]),

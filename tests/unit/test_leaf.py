@@ -74,7 +74,7 @@ def test_times_sort_as_text(one: int, other: int) -> None:
         "2026-13-20T12:00:00.123Z", "2026-00-20T12:00:00.123Z", "2026-11-31T12:00:00.123Z", "2026-11-00T12:00:00.123Z",
         "2026-02-29T12:00:00.123Z", "0000-01-01T00:00:00.000Z", "10000-01-01T00:00:00.000Z", "-001-01-01T00:00:00.000Z",
         " 2026-11-20T12:00:00.123Z", "2026-11-20T12:00:00.123Z ", "2026-11-20T12:00:00.123Z\n", "2026-W47-5T12:00:00.123Z",
-        "20261120T120000.123Z", "２０２６-11-20T12:00:00.123Z", "٢٠٢٦-11-20T12:00:00.123Z", "2026-11-20T12:00:00.1_3Z",
+        "20261120T120000.123Z", "\uff12026-11-20T12:00:00.123Z", "\u0662026-11-20T12:00:00.123Z", "2026-11-20T12:00:00.1_3Z",
         "2026-11-20T12:00:00.123ZZ", "2026-11-20T12:00:00.123\ud800", "99:00-11-20T12:00:00Z",
     ],
     ids=ascii,
@@ -97,7 +97,7 @@ def test_a_time_that_parses_is_its_own_spelling(text: str) -> None:
 
 
 def test_an_event_leaf_byte_by_byte() -> None:
-    assert LEAF == f'{{"commitment":"{DIGEST}","logged_at":"{TIME}","typ":"muniment/event@v1"}}'.encode()
+    assert f'{{"commitment":"{DIGEST}","logged_at":"{TIME}","typ":"muniment/event@v1"}}'.encode() == LEAF
     assert strictjson.canonical(strictjson.parse(LEAF)) == LEAF
     assert len(LEAF) == 125
     assert parse_leaf(LEAF) == EventLeaf(DIGEST, NOON)

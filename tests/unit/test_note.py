@@ -146,7 +146,7 @@ def line(name: str = "n", blob: bytes = bytes(12)) -> str:
     [
         "", "\n", "\n\n", "text", "text\n", "text\n\n", "text\n\n\n", line(), "text\n" + line(), "\n" + line(),
         "text\n\n" + line()[:-1], "text\n\n" + line() + "\n", "text\n\n" + line() + " ", "text\n\n" + line() + "x\n",
-        "text\n\n" + line().replace("—", "-"), "text\n\n" + line().replace("—", "–"), "text\n\n" + line().replace("— ", "—"),
+        "text\n\n" + line().replace("—", "-"), "text\n\n" + line().replace("—", "\u2013"), "text\n\n" + line().replace("— ", "—"),
         "text\n\n" + line().replace("— ", "—  "), "text\n\n" + line().replace("— ", "—\u00a0"), "text\n\n" + line(""),
         "text\n\n" + line("a b"), "text\n\n" + line("a+b"), "text\n\n" + line("a\u2003b"), "text\n\n" + line("a\u0085b"),
         "text\n\n" + line(blob=b""), "text\n\n" + line(blob=bytes(4)), "text\n\n— n \n", "text\n\n— n\n", "text\n\n— n AAAA\n",

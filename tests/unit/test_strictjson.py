@@ -75,7 +75,7 @@ GOOD_NUMBERS = [
 @pytest.mark.parametrize("data", INVALID_JSON)
 def test_invalid_json(data: bytes) -> None:
     assert refusal(data) == ("invalid_json", "")
-    assert refusal(b'{"a":' + data + b"}")[0] == "invalid_json" or not data.strip(b" 1")
+    assert refusal(b'{"a":' + data + b"}")[0] == "invalid_json"
 
 
 @pytest.mark.parametrize("data", INVALID_UTF8)

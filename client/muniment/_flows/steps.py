@@ -131,12 +131,20 @@ def _failure(outcome: Response | Lost) -> tuple[RequestError, bool]:
     problem = _problem(outcome)
     retry_after = _retry_after(outcome.headers.get("retry-after", ""))
     if status == 429 or status >= 500:
-        return Unavailable(status, problem, retry_after), status in (429, 502, 503, 504)
+        return Unavailable(status, problem, retry_after), status in (429, 502, 503, 504) and not _stands(problem)
     return Refused(status, problem, retry_after), problem.get("code") in _PASSING
 
 
-_PASSING = {"not_published_yet", "idempotency_in_progress"}
+_PASSING = {"not_published_yet", "idempotency_running"}
 """Codes of 4xx answers that say "not yet"."""
+
+_STANDING = {"read_only", "clock", "damaged", "database_behind", "database_damaged"}
+"""Codes of 503 answers that last until an operator acts, besides those of the guard."""
+
+
+def _stands(problem: Mapping[str, Any]) -> bool:
+    code = str(problem.get("code", ""))
+    return code.startswith("guard_") or code in _STANDING
 
 
 def _problem(response: Response) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Trust:
     """What one client believes of one log.
 
     `origin` is the log's name once it is known: given, the only one the policy lists, or that of the first checkpoint accepted.
-    `policy`, `origin` and `state` are read by anyone and changed by nobody but this class.
+    `largest` is the largest checkpoint accepted so far. Anyone may read these; nobody but this class changes them.
     """
 
     def __init__(self, policy: Policy, state: State, origin: str | None, retries: Retries) -> None:
@@ -50,6 +50,7 @@ class Trust:
         self._state = state
         self._retries = retries
         self._accepted: OrderedDict[int, VerifiedCheckpoint] = OrderedDict()
+        self.largest: VerifiedCheckpoint | None = None
 
     def check_origin(self, origin: str) -> None:
         """Raise PolicyNotMet when `origin` is not the log this client talks to."""
@@ -75,6 +76,8 @@ class Trust:
         self.check_origin(seen.checkpoint.origin)
         self.origin = seen.checkpoint.origin
         self._accepted[seen.checkpoint.size] = seen
+        if self.largest is None or seen.checkpoint.size > self.largest.checkpoint.size:
+            self.largest = seen
         if len(self._accepted) > ACCEPTED:
             self._accepted.popitem(last=False)
 

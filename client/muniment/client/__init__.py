@@ -8,6 +8,7 @@ from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, Log
 from muniment._flows.steps import Retries
 from muniment._flows.writes import Draft, Entryish
 from muniment.client._async import AsyncClient
+from muniment.client._http import Options
 from muniment.client._sync import Client
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Entryish",
     "InclusionProof",
     "LogInfo",
+    "Options",
     "Retries",
 ]

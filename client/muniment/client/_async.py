@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing, closing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -14,7 +14,7 @@ from muniment._flows import reads, writes
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
-from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, Base, Body, Unusable, log_url, lost
+from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Body, Options, Unusable, log_url, lost
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
@@ -25,18 +25,22 @@ T = TypeVar("T")
 class AsyncClient(Base):
     """A log behind a URL, for asyncio. Arguments, results and errors are those of :class:`Client`."""
 
-    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str, *, transport: httpx.AsyncBaseTransport | None = None, **options: Unpack[Options]
+    ) -> None:
         super().__init__(url, **options)
         self._http = httpx.AsyncClient(transport=transport, **self._options)
         self._lock = asyncio.Lock()
+        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     @classmethod
     async def trust_on_first_use(
-        cls, url: str, *, log: str | None = None, transport: httpx.AsyncBaseTransport | None = None, **options: Any
+        cls, url: str, *, transport: httpx.AsyncBaseTransport | None = None, **options: Unpack[Options]
     ) -> Policy:
         """Return a policy that pins the keys the server at `url` names: see :meth:`Client.trust_on_first_use`."""
-        where = log_url(url, log)
-        async with cls(url, log=log, policy=Policy(()), transport=transport, **options) as client:
+        where = log_url(url, options.get("log"))
+        options["policy"] = Policy(())  # vouches for nothing, and nothing is asked of it
+        async with cls(url, transport=transport, **options) as client:
             return await client._run(reads.first_use(where, client._retries))
 
     # --- performing steps -----------------------------------------------------------------------------------------------
@@ -67,7 +71,7 @@ class AsyncClient(Base):
 
     async def _exchange(self, request: Request) -> Response | Lost:
         try:
-            async with self._http.stream(**self._arguments(request)) as answer:
+            async with self._turns, self._http.stream(**self._arguments(request)) as answer:
                 body = Body(answer, request.limit, self._patience)
                 async for chunk in answer.aiter_raw():
                     body.add(chunk)

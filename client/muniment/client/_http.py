@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import httpx
 
@@ -19,38 +19,50 @@ from muniment.state import MemoryState, State
 BATCH_ENTRIES = 500
 BATCH_BYTES = 2 * 1024 * 1024
 TIMEOUT = 30.0
+CONNECTIONS = 32
+"""Requests under way at a time. httpcore's pool walks all connections for every waiting request, so waiting is done before it."""
 
 _LOG_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class Options(TypedDict, total=False):
+    """What a client takes besides the URL of its server."""
+
+    policy: Policy | None
+    """Which keys to trust. Required."""
+    log: str | None
+    """Name of one of several logs of the server; by default the default log."""
+    origin: str | None
+    """Which log of the policy this must be. By default the only one there, or else the first one that answers."""
+    api_key: str | None
+    """Sent as a bearer token."""
+    state: State | None
+    """Remembers checkpoints; by default as long as the client lives."""
+    timeout: float
+    """Seconds, for each wait on the network; 30 by default."""
+    retries: Retries | None
+    """How often and how patiently to try again."""
 
 
 class Base:
     """A client before its colour."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        policy: Policy | None = None,
-        log: str | None = None,
-        origin: str | None = None,
-        api_key: str | None = None,
-        state: State | None = None,
-        timeout: float = TIMEOUT,
-        retries: Retries | None = None,
-    ) -> None:
+    def __init__(self, url: str, **options: Unpack[Options]) -> None:
+        policy = options.get("policy")
+        timeout = options.get("timeout", TIMEOUT)
         if policy is None:
             raise PolicyNotMet(
                 "a client needs a policy, the file that says which keys to trust: policy=Policy.read(path). To start without one,"
                 " trust_on_first_use(url) pins the keys that the server names"
             )
-        self.url = log_url(url, log)
+        self.url = log_url(url, options.get("log"))
         self.policy = policy
-        self._retries = retries or Retries()
-        memory: State = state if state is not None else MemoryState()
-        trust = Trust(policy, memory, origin, self._retries)
+        self._retries = options.get("retries") or Retries()
+        memory: State | None = options.get("state")
+        trust = Trust(policy, MemoryState() if memory is None else memory, options.get("origin"), self._retries)
         self._session = Session(trust, TileReader(self._retries), self._retries)
         self._patience = 10 * timeout
-        self._options = options_of(api_key, timeout)
+        self._options = options_of(options.get("api_key"), timeout)
 
     def __repr__(self) -> str:
         """Name the log; never the key."""
@@ -88,8 +100,13 @@ def options_of(api_key: str | None, timeout: float) -> dict[str, Any]:
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise FormatError("an API key is printable ASCII without spaces")
         headers["Authorization"] = f"Bearer {api_key}"
-    # A request that waits for a free connection of the pool has not failed.
-    return {"headers": headers, "timeout": httpx.Timeout(timeout, pool=None), "follow_redirects": False}
+    return {
+        "headers": headers,
+        # A request that waits for a free connection of the pool has not failed.
+        "timeout": httpx.Timeout(timeout, pool=None),
+        "limits": httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+        "follow_redirects": False,
+    }
 
 
 class Unusable(Exception):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -15,7 +15,7 @@ from muniment._flows import reads, writes
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
-from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, Base, Body, Unusable, log_url, lost
+from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, Base, Body, Options, Unusable, log_url, lost
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
@@ -26,29 +26,31 @@ T = TypeVar("T")
 class Client(Base):
     """A log behind a URL, for code that may block. Safe to share between threads.
 
-    `policy` says which keys to trust. `log` names one of several logs of a server. `origin` is needed only when the policy lists
-    several logs and this must be one of them. `api_key` is sent as a bearer token. `state` remembers checkpoints; by default as long
-    as the client lives. `timeout` is in seconds, for each wait on the network.
+    What it takes besides the URL is in :class:`~muniment.client.Options`; `policy` is required.
 
     Every method raises Unreachable, Unavailable or Refused when no answer came, FormatError or VerificationError when the answer is
     not proved, Inconsistent when the log contradicts a checkpoint it signed before, and StateError when the state fails.
+
+    "The tree" is that of the largest checkpoint this client has accepted: the published one, or a newer one that an append of its own
+    was answered with.
     """
 
-    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None, **options: Any) -> None:
+    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None, **options: Unpack[Options]) -> None:
         super().__init__(url, **options)
         self._http = httpx.Client(transport=transport, **self._options)
         self._lock = threading.Lock()
 
     @classmethod
     def trust_on_first_use(
-        cls, url: str, *, log: str | None = None, transport: httpx.BaseTransport | None = None, **options: Any
+        cls, url: str, *, transport: httpx.BaseTransport | None = None, **options: Unpack[Options]
     ) -> Policy:
         """Return a policy that pins the keys the server at `url` names. Save it, and compare it with what the operator publishes.
 
         This proves nothing about today's server; it makes sure that later answers come from the same log.
         """
-        where = log_url(url, log)
-        with cls(url, log=log, policy=Policy(()), transport=transport, **options) as client:
+        where = log_url(url, options.get("log"))
+        options["policy"] = Policy(())  # vouches for nothing, and nothing is asked of it
+        with cls(url, transport=transport, **options) as client:
             return client._run(reads.first_use(where, client._retries))
 
     # --- performing steps -----------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class Client(Base):
         return self._run(reads.entry(self._session, index))
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
-        """Yield the entries [start, stop) of the published tree, each compared with it; by default to its end."""
+        """Yield the entries [start, stop) of the tree, each compared with it; by default to its end."""
         pages = reads.EntryPages(self._session, start, stop)
         while page := self._run(pages.next_page()):
             yield from page
@@ -166,11 +168,11 @@ class Client(Base):
             yield from page
 
     def tile(self, level: int, index: int) -> list[bytes]:
-        """Return the 1 to 256 hashes of a tile of the published tree."""
+        """Return the 1 to 256 hashes of a tile."""
         return self._run(reads.tile(self._session, level, index))
 
     def bundle(self, index: int) -> list[bytes]:
-        """Return the 1 to 256 leaves from index 256 * `index` on, as the published tree has them."""
+        """Return the 1 to 256 leaves from index 256 * `index` on."""
         return self._run(reads.bundle(self._session, index))
 
     def log_info(self) -> LogInfo:

@@ -32,7 +32,7 @@ _COMMAND_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 # Errors of these classes are raised before the commit record: bad data, constraints, rollback, no resources, own triggers.
-_NOT_COMMITTED = ("22", "23", "25", "40", "42", "53", "54", "55", "P0")
+_NOT_COMMITTED = ("21", "22", "23", "25", "40", "42", "53", "54", "55", "P0")
 
 _HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = $1"
 _EXPECTED = "log_id = $1 AND size = $2 AND root = $3 AND logged_at = $4 AND epoch = $5 AND guard_id = $6"
@@ -58,14 +58,18 @@ WITH moved AS (
     FROM moved, unnest($19::text[], $20::text[], $21::bytea[], $22::bigint[], $23::integer[], $24::bigint[])
         AS u (caller, key, fingerprint, first_index, count, expires_at)
     ON CONFLICT (log_id, caller, key) DO UPDATE SET
-        fingerprint = excluded.fingerprint, first_index = excluded.first_index,
-        count = excluded.count, expires_at = excluded.expires_at
-    WHERE idempotency.expires_at <= $9
-    RETURNING 1
+        -- A key still in use gets no fingerprint, which NOT NULL refuses: the whole statement fails, and nothing is written.
+        fingerprint = CASE WHEN idempotency.expires_at <= $9 THEN excluded.fingerprint END,
+        first_index = excluded.first_index, count = excluded.count, expires_at = excluded.expires_at
 )
-SELECT (SELECT count(*) FROM moved) AS moved, (SELECT count(*) FROM new_keys) AS keys
+SELECT 1 FROM moved
 """  # noqa: S608 - composed of constants
 _FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
+# A role or database may have other defaults: an answer before the commit is on disk, or no word of a replica that was not waited for.
+_WRITER_SETTINGS = """
+SELECT set_config('client_min_messages', 'warning', false),
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
+"""
 _PUBLISH = """
 WITH larger AS (
     UPDATE heads SET published_size = $2 WHERE log_id = $1 AND published_size < $2 RETURNING log_id
@@ -76,21 +80,23 @@ _LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
 _KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
 
 
-async def connect(url: str) -> asyncpg.Connection[Any]:
+async def connect(url: str, command_timeout: float | None = _COMMAND_SECONDS) -> asyncpg.Connection[Any]:
     """Open one connection. Raises StoreUnavailable."""
     try:
-        return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS)
+        return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, command_timeout=command_timeout)
     except (*_FAILED, ValueError) as error:
         raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
 
 
 async def migrate(url: str, *, dry_run: bool = False) -> list[str]:
     """Apply pending migrations and return their names; with `dry_run` only name them. Raises SchemaError, StoreUnavailable."""
-    connection = await connect(url)
+    connection = await connect(url, command_timeout=None)  # a migration may take long, or wait for another one
     try:
         await _check_server(connection)
         done = await pending_postgres(connection) if dry_run else await migrate_postgres(connection)
         return [migration.name for migration in done]
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
+        raise StoreUnavailable(f"the connection was lost while migrating: {error}") from error
     except asyncpg.PostgresError as error:
         raise SchemaError(f"migration failed and was rolled back: {error}") from error
     finally:
@@ -112,6 +118,7 @@ class PostgresStore:
         # One connection and one lock for each log: its sequencer has one write in flight.
         self._writers: dict[int, asyncpg.Connection[Any]] = {}
         self._locks: dict[int, asyncio.Lock] = {}
+        self._closed = False
         self._warned: set[int] = set()  # connections (by id) on which the server warned since the last statement
 
     @classmethod
@@ -121,22 +128,29 @@ class PostgresStore:
         try:
             await _check_server(connection)
             todo = await pending_postgres(connection)
+        except _FAILED as error:
+            raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
         finally:
             await connection.close()
         if todo:
             raise SchemaError(
                 f"the database lacks {len(todo)} migration(s), from {todo[0].name}: run `muniment-server migrate` first"
             )
-        pool = await asyncpg.create_pool(
-            url, min_size=1, max_size=_POOL, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS
-        )
+        try:
+            pool = await asyncpg.create_pool(
+                url, min_size=1, max_size=_POOL, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS
+            )
+        except _FAILED as error:
+            raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
         return cls(url, pool)
 
     async def close(self) -> None:
         """Wait for the writes in flight and release every connection."""
-        for log_id, connection in list(self._writers.items()):
-            async with self._locks[log_id]:
-                await connection.close()
+        self._closed = True
+        for log_id, lock in list(self._locks.items()):
+            async with lock:  # a lock is fair: whoever was there before is done now
+                if connection := self._writers.pop(log_id, None):
+                    await connection.close(timeout=_CONNECT_SECONDS)
         await self._pool.close()
 
     # --- append ---------------------------------------------------------------------------------------------------------
@@ -144,12 +158,10 @@ class PostgresStore:
     async def append(self, grown: Grown, expected: Head) -> None:
         """See storage.Append."""
         row = await self._write(grown.log_id, _APPEND, _append_values(grown, expected))
-        if row is None or not row["moved"]:
+        if row is None:
             raise HeadMoved(
                 f"the head of log {grown.log_id} is no longer at size {expected.size}, epoch {expected.epoch}"
             )
-        if row["keys"] != len(grown.idempotency):
-            raise AssertionError("an idempotency key was in use although it was looked up at this head")
 
     async def fence(self, log_id: int, expected: Head) -> Head:
         """See storage.Append."""
@@ -165,6 +177,8 @@ class PostgresStore:
 
     async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> Any:
         """Run one autocommit statement on the log's own connection. Raises HeadMoved, OutcomeUnknown or StoreUnavailable."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         async with self._locks.setdefault(log_id, asyncio.Lock()):
             connection = await self._writer(log_id)
             self._warned.discard(id(connection))
@@ -181,6 +195,11 @@ class PostgresStore:
         connection = self._writers.get(log_id)
         if connection is None or connection.is_closed():
             connection = await connect(self._url)
+            try:
+                await connection.execute(_WRITER_SETTINGS)
+            except _FAILED as error:
+                connection.terminate()
+                raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
             connection.add_log_listener(self._on_message)
             self._writers[log_id] = connection
         return connection
@@ -191,7 +210,7 @@ class PostgresStore:
 
     def _classify(self, log_id: int, error: BaseException) -> Exception:
         state = getattr(error, "sqlstate", None) or ""
-        if state.startswith("23"):
+        if state.startswith("23") or state == "40001":  # 40001: lost the race in a database that isolates more than it must
             return HeadMoved(f"Postgres: {error}")
         if state[:2] in _NOT_COMMITTED:
             return StoreUnavailable(f"Postgres: {error}")
@@ -241,8 +260,9 @@ class PostgresStore:
 
     async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
         """See storage.Read."""
-        sql = "SELECT index, leaf FROM entries WHERE log_id = $1 AND leaf_key = ANY($2::bigint[]) ORDER BY index"
-        return [(row["index"], row["leaf"]) for row in await self._all(sql, log_id, list(keys))]
+        # Sorted here: ORDER BY index would invite the planner to walk the whole primary key.
+        sql = "SELECT index, leaf FROM entries WHERE log_id = $1 AND leaf_key = ANY($2::bigint[])"
+        return sorted((row["index"], row["leaf"]) for row in await self._all(sql, log_id, list(keys)))
 
     async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
         """See storage.Read."""
@@ -290,10 +310,15 @@ class PostgresStore:
             try:
                 await self._pool.execute(sql, *values, head.size, head.root, head.logged_at, head.epoch, head.guard_id)
             except asyncpg.UniqueViolationError as error:
-                raise HeadMoved(f"name or origin belongs to another log: {error}") from error
+                clash: asyncpg.UniqueViolationError | None = error
             except _FAILED as error:
                 raise StoreUnavailable(f"Postgres: {error}") from error
-            found = await self._one(f"{_LOG} WHERE name = $1", row.name)
+            else:
+                clash = None
+            # Also after a clash: it may have been with somebody who made this very log.
+            found = await self._one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
+            if found is None:
+                raise HeadMoved(f"name or origin belongs to another log: {clash}") from clash
         return LogRow(*found)
 
     async def api_keys(self) -> list[ApiKeyRow]:

@@ -77,6 +77,7 @@ class SqliteStore:
         self._read_threads = ThreadPoolExecutor(_READERS, "sqlite-reader")
         self._local = threading.local()  # one connection for each reader thread
         self._readers: list[apsw.Connection] = []
+        self._closed = False
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
@@ -94,6 +95,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Wait for the write in flight and release every connection."""
+        self._closed = True
         await asyncio.to_thread(self._write_thread.shutdown)
         await asyncio.to_thread(self._read_threads.shutdown)
         for connection in (*self._readers, self._writer):
@@ -111,6 +113,7 @@ class SqliteStore:
                 self._readers.append(connection)
             return work(connection)
 
+        self._check_open()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._read_threads, run)
         except apsw.Error as error:
@@ -118,7 +121,12 @@ class SqliteStore:
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run `work` in one transaction of the writer thread. Raises HeadMoved, StoreUnavailable or OutcomeUnknown."""
+        self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._write_thread, self._transact, work)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
 
     def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
         connection = self._writer
@@ -209,8 +217,9 @@ class SqliteStore:
 
     async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
         """See storage.Read."""
-        sql = 'SELECT "index", leaf FROM entries WHERE log_id = ? AND leaf_key = ? ORDER BY "index"'
-        return await self._read(lambda db: sorted(row for key in keys for row in db.execute(sql, (log_id, key))))
+        # Without the hint, and without statistics, the planner may walk the whole primary key.
+        sql = 'SELECT "index", leaf FROM entries INDEXED BY entries_leaf_key WHERE log_id = ? AND leaf_key = ?'
+        return await self._read(lambda db: sorted(row for key in set(keys) for row in db.execute(sql, (log_id, key))))
 
     async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
         """See storage.Read."""

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Match
 
 from muniment.errors import FormatError
 from muniment_server.admission import Refused
@@ -34,6 +35,7 @@ CODES = {
     "guard_root": "The guard remembers another history",
     "guard_unreadable": "The guard file cannot be read",
     "guard_unwritable": "The guard file cannot be written",
+    "headers_too_large": "The header fields of the request are too large",
     "idempotency_key_invalid": "The Idempotency-Key is not usable",
     "idempotency_mismatch": "The Idempotency-Key was used for another body",
     "idempotency_running": "A request with this Idempotency-Key is being processed",
@@ -117,11 +119,20 @@ def plain(error: Exception) -> Response:
     return PlainTextResponse(text, status, {**headers, "Cache-Control": "no-store", "Access-Control-Allow-Origin": "*"})
 
 
+def _allowed(request: Request) -> str:
+    """Return every method of a path: two routes may share one, and the router names those of the first alone."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
 async def not_found(request: Request, error: Exception) -> Response:
     """Answer a path or method that no route takes."""
     status = getattr(error, "status_code", 404)
     if status == 405:
-        allowed = dict(getattr(error, "headers", None) or {}).get("Allow", "")
+        allowed = _allowed(request)
         found = problem(405, "method_not_allowed", f"this resource takes {allowed}", "Use one of these methods.")
         found.headers["Allow"] = allowed
         return found

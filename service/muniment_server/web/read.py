@@ -137,7 +137,7 @@ async def get_checkpoint(request: Request, log: Log, caller: Caller) -> Response
     note = (await log.published()).note
     tag = f'"{sha256(note.encode()).hexdigest()[:32]}"'
     headers = _cors(log) | {"Cache-Control": "no-cache", "ETag": tag}
-    if tag in request.headers.get("if-none-match", ""):
+    if any(tag in value or value.strip() == "*" for value in request.headers.getlist("if-none-match")):
         return Response(None, 304, headers)
     return PlainTextResponse(note, 200, headers)
 
@@ -145,8 +145,8 @@ async def get_checkpoint(request: Request, log: Log, caller: Caller) -> Response
 async def get_tile(request: Request, log: Log, caller: Caller) -> Response:
     """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
     check_readable(log, caller)
-    if b"%" in request.scope.get("raw_path", b""):
-        raise FormatError("a tile has one URL, without escapes")
+    if b"%" in request.scope.get("raw_path", b"") or request.scope["query_string"]:
+        raise FormatError("a tile has one URL, without escapes and query")
     wanted = parse_tile_path(request.path_params["path"])
     data = await (log.tile(wanted) if isinstance(wanted, Tile) else log.bundle(wanted))
     if data is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import time
@@ -29,32 +30,41 @@ class Access:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._keys: dict[bytes, ApiKeyRow] = {}
+        self._asked = False  # whether a key was ever made, also one that is revoked by now
         self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    def _stale(self) -> bool:
+        return time.monotonic() - self._read_at > _KEYS_SECONDS
 
     async def _current(self) -> dict[bytes, ApiKeyRow]:
-        if time.monotonic() - self._read_at > _KEYS_SECONDS:
-            rows = await self._catalog.store.api_keys()
-            self._keys = {row.digest: row for row in rows if row.revoked_at is None}
-            self._read_at = time.monotonic()
+        if self._stale():
+            async with self._reading:  # one read for all who wait, not one for each of a thousand connections
+                if self._stale():
+                    rows = await self._catalog.store.api_keys()
+                    self._keys = {row.digest: row for row in rows if row.revoked_at is None}
+                    self._asked = bool(rows)
+                    self._read_at = time.monotonic()
         return self._keys
 
     async def caller(self, request: Request, log: Log) -> Caller:
         """Return who is calling about `log`. Raises Refused on a key that is not valid."""
         keys = await self._current()
-        header = request.headers.get("authorization")
-        if header is None:
-            return Caller("anonymous", self._anonymous(log, keys))
-        scheme, _, token = header.partition(" ")
-        row = keys.get(digest_of_key(token)) if scheme.lower() == "bearer" and _TOKEN.fullmatch(token) else None
+        headers = request.headers.getlist("authorization")
+        if not headers:
+            return Caller("anonymous", self._anonymous(log))
+        scheme, _, token = headers[0].partition(" ")
+        good = len(headers) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
+        row = keys.get(digest_of_key(token)) if good else None
         if row is None:
             raise Refused(401, "unauthorized", "the API key is not valid", "Send `Authorization: Bearer mk_...`.")
         if row.log_name not in (None, log.row.name):
             raise Refused(403, "forbidden", "the API key is for another log", "Use a key made for this log.")
-        return Caller(row.key_id, row.scopes | self._anonymous(log, keys))
+        return Caller(row.key_id, row.scopes | self._anonymous(log))
 
-    def _anonymous(self, log: Log, keys: Collection[bytes]) -> frozenset[str]:
+    def _anonymous(self, log: Log) -> frozenset[str]:
         settings = self._catalog.settings
-        if not keys and is_loopback(settings.host):
+        if not self._asked and is_loopback(settings.host):
             return SCOPES  # the quick start: nobody else can reach this, and no key was ever asked for
         return frozenset(
             scope for scope, given in (("append", settings.allow_anonymous_writes), ("read", log.row.open)) if given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from html import escape
 from typing import Any
 
@@ -10,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from muniment.errors import FormatError, VerificationError
-from muniment.policy import LogKey, Policy
+from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.verify import failure_json, verify_receipt
 from muniment_server.admission import Refused
 from muniment_server.catalog import Catalog
 from muniment_server.log import NotThere
 from muniment_server.storage import StoreError
-from muniment_server.web.request import read_body
+from muniment_server.web.request import Query, read_body
 
 MAX_RECEIPT = 1_048_576
 
@@ -48,6 +49,7 @@ async def readyz(catalog: Catalog) -> Response:
 
 async def verify(request: Request, catalog: Catalog) -> Response:
     """POST /verify: check a receipt of one of this instance's logs."""
+    Query(request, ())
     body = await read_body(request, MAX_RECEIPT)
     try:
         receipt = Receipt.parse(body)
@@ -55,8 +57,7 @@ async def verify(request: Request, catalog: Catalog) -> Response:
         raise Refused(
             422, "invalid_receipt", str(error), "Send a receipt: the answer of POST /entries, or C2SP tlog-proof text."
         ) from None
-    keys = [log.sequencer.vkey for log in catalog.logs() if log.sequencer]
-    policy = Policy(tuple(LogKey(key) for key in keys))
+    policy = await asyncio.to_thread(Policy.read, catalog.settings.policy)
     try:
         verdict = verify_receipt(receipt, policy).to_json()
     except (FormatError, VerificationError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 import orjson
@@ -18,6 +19,9 @@ from muniment_server.web.request import Caller, Query, idempotency_key, media_ty
 
 _JSON = ("application/json", "text/json")
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
+
+
+_BREATH = 200
 
 
 async def add_entry(request: Request, log: Log, caller: Caller) -> Response:
@@ -89,7 +93,9 @@ async def add_batch(request: Request, log: Log, caller: Caller) -> Response:
         key = None  # equal leaves are equal entries: nothing to remember
     else:
         _expect_type(request, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
-        drafts = _event_drafts(await read_body(request, settings.max_batch_bytes), settings.max_batch_entries, log)
+        drafts = await _event_drafts(
+            await read_body(request, settings.max_batch_bytes), settings.max_batch_entries, log
+        )
         key = idempotency_key(request)
     _check_count(len(drafts), settings.max_batch_entries)
     submission = Submission(drafts, caller.name, key)
@@ -109,11 +115,13 @@ def _check_count(count: int, limit: int) -> None:
         raise Refused(413, "too_many_entries", f"a batch has at most {limit} entries", "Send several batches.")
 
 
-def _event_drafts(body: bytes, limit: int, log: Log) -> list[Draft]:
+async def _event_drafts(body: bytes, limit: int, log: Log) -> list[Draft]:
     lines = body.removesuffix(b"\n").split(b"\n") if body else []
     _check_count(len(lines), limit)
     drafts: list[Draft] = []
     for number, line in enumerate(lines, 1):
+        if not number % _BREATH:
+            await asyncio.sleep(0)  # ten thousand drafts take a while: let others be answered in between
         try:
             if len(line) > log.settings.max_event_bytes:
                 raise too_large(log.settings.max_event_bytes)

@@ -1,0 +1,65 @@
+# Every target sets up what it needs. `make help` is written from the comments behind the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := var/demo
+PORT ?= 8080
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test lint format bench fuzz docs dist lock clean
+
+help: ## Show this help
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make the virtual environment with everything in it
+
+$(READY): requirements/dev.txt client/pyproject.toml service/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: set PYTHON=python3.12, for example."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 -m venv does not work here. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client -e service
+	@touch $@
+
+demo: $(READY) ## Log thousands of real records on SQLite, verify ten receipts offline, and tamper with one
+	$(BIN)/python -m tests.demo --data $(DEMO)
+
+serve: $(READY) ## Serve the data of `make demo` (or a new log) on PORT, by default 8080
+	@test -e $(DEMO)/policy || $(BIN)/muniment-server init --data $(DEMO) --origin localhost/demo
+	$(BIN)/muniment-server serve --data $(DEMO) --port $(PORT)
+
+test: $(READY) ## Run all tests, on a real Postgres and a real SQLite
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure throughput and latency against a raw ASGI echo, on both stores
+	$(BIN)/python -m tests.bench
+
+fuzz: $(READY) ## Fuzz every parser, 15 seconds each
+	$(BIN)/python -m tests.fuzz --seconds 15
+
+docs: $(READY) ## Write the generated parts of the docs (settings, routes, error codes, commands)
+	$(BIN)/python -m tests.gendocs
+
+dist: $(READY) ## Build sdists, and wheels from the sdists
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist client
+	$(BIN)/python -m build --no-isolation --outdir dist service
+
+lock: $(READY) ## Pin the newest allowed versions again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header \
+	  --no-emit-package muniment --no-emit-package muniment-server --no-emit-package muniment-workspace \
+	  client/pyproject.toml service/pyproject.toml --upgrade --quiet -o requirements/dev.txt
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) var dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,104 @@
+"""The `muniment` command: append to a log, and check what it says."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from muniment import __version__
+from muniment.cli.output import EXIT_INTERRUPTED, EXIT_UNEXPECTED, EXIT_USAGE, CliError, explain, report
+from muniment.errors import MunimentError
+
+_COMMANDS = {
+    "append": "append",
+    "import": "import_",
+    "get": "get",
+    "receipt": "receipt",
+    "verify": "verify",
+    "consistency": "consistency",
+    "checkpoint": "checkpoint",
+    "export": "export",
+    "log": "log",
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command when it is named. The modules import the HTTP client later still, when they need it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order in which a newcomer meets them."""
+        _ = ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None when there is none of this name."""
+        _ = ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"muniment.cli.{_COMMANDS[cmd_name]}").command
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, package_name="muniment")
+def cli() -> None:
+    """Append to a transparency log, and check offline what it says. Nothing is believed: every answer is verified.
+
+    \b
+    First time, with a server on this machine (muniment-server init and serve):
+      export MUNIMENT_POLICY=./log-data/policy
+      muniment append actor=alice action=invoice.approve --receipt receipt.json
+      muniment verify receipt.json
+      muniment consistency
+
+    \b
+    Environment: MUNIMENT_URL, MUNIMENT_LOG, MUNIMENT_POLICY (as the options --url, --log, --policy) and MUNIMENT_API_KEY.
+    Checkpoints seen are remembered in $XDG_STATE_HOME/muniment (~/.local/state/muniment).
+
+    \b
+    Exit codes: 0 good, 1 a verification failed, 2 usage, 3 not yet, 4 a needed source was not reachable,
+    5 refused by the server's guard, 6 refused by the server, 70 unexpected, 130 interrupted.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. Errors are reported on stderr."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in given
+    try:
+        result = cli.main(given, prog_name="muniment", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _usage(error, as_json)
+    except (CliError, MunimentError) as error:
+        return report(error if isinstance(error, CliError) else explain(error), as_json)
+    except (KeyboardInterrupt, click.Abort):
+        return report(CliError(EXIT_INTERRUPTED, "interrupted", "interrupted"), as_json)
+    except BrokenPipeError:
+        # Whoever read our output has gone: nobody is left to tell, and the interpreter must not try at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort of a program
+        if not as_json:
+            traceback.print_exc()
+        hint = "This is a bug in muniment: please report it with the command and this output."
+        return report(CliError(EXIT_UNEXPECTED, "unexpected", f"{type(error).__name__}: {error}", hint), as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: click.ClickException, as_json: bool) -> int:
+    hint = f"See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return EXIT_USAGE
+    return report(CliError(EXIT_USAGE, "usage", error.format_message(), hint), as_json)
+
+
+def main() -> None:
+    """Entry point of the `muniment` command."""
+    sys.exit(run())

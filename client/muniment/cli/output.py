@@ -1,0 +1,129 @@
+"""What the commands print, and the one table from an error to an exit code.
+
+Results go to stdout, everything else to stderr. With --json both are JSON, errors as {"error": {"code", "message", "hint"}}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import click
+
+from muniment.errors import (
+    FormatError,
+    Inconsistent,
+    MunimentError,
+    Refused,
+    StateError,
+    Unavailable,
+    Unproven,
+    Unreachable,
+    VerificationError,
+)
+from muniment.verify import code_of, printable
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_YET = 3
+EXIT_UNREACHABLE = 4
+EXIT_GUARD = 5
+EXIT_REFUSED = 6
+EXIT_UNEXPECTED = 70
+EXIT_INTERRUPTED = 130
+
+_NOT_YET = {"not_published_yet", "no_checkpoint"}
+_GUARD = ("guard_", "database_behind", "database_damaged")
+
+
+class CliError(Exception):
+    """An error as the user will see it. `extra` is for --json alone."""
+
+    def __init__(self, exit_code: int, code: str, message: str, hint: str = "", **extra: Any) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.extra = extra
+
+
+def emit(value: Any) -> None:
+    """Print a result as JSON."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """Print a line that is not the result."""
+    click.echo(text, err=True)
+
+
+def report(error: CliError, as_json: bool) -> int:
+    """Print an error and return its exit code."""
+    if as_json:
+        body = {"code": error.code, "message": error.message, "hint": error.hint, **error.extra}
+        note(json.dumps({"error": body}, ensure_ascii=False))
+    else:
+        # The message may quote a server; line breaks are ours.
+        for line in f"muniment: {error.message}".split("\n"):
+            note(printable(line))
+        if error.hint:
+            note(printable(error.hint))
+    return error.exit_code
+
+
+def explain(error: MunimentError) -> CliError:
+    """Return how an error of the SDK is shown, and its exit code."""
+    match error:
+        case Refused():
+            found = _refused(error)
+        case Unavailable():
+            found = _unavailable(error)
+        case Inconsistent() | Unproven():
+            found = _contradicted(error)
+        case Unreachable():
+            hint = "Is it the right --url, and does the server run (muniment-server serve --data DIR)?"
+            found = CliError(EXIT_UNREACHABLE, "unreachable", str(error), hint)
+        case StateError():
+            hint = "Checkpoints seen are remembered in $XDG_STATE_HOME/muniment, by default ~/.local/state/muniment."
+            found = CliError(EXIT_UNEXPECTED, "state_error", str(error), hint)
+        case VerificationError() | FormatError():
+            hint = "Do not rely on this answer. Keep it, and ask the operator or another copy of the log."
+            found = CliError(EXIT_FAILED, code_of(error), f"not proved: {error}", hint)
+        case _:
+            found = CliError(EXIT_UNEXPECTED, code_of(error), str(error))
+    return found
+
+
+def _problem_text(problem: Mapping[str, Any], status: int) -> str:
+    return f"the server answers {status}: {problem.get('detail') or problem.get('title') or 'no reason given'}"
+
+
+def _refused(error: Refused) -> CliError:
+    hint = str(error.problem.get("hint", ""))
+    if error.status in (401, 403):
+        hint = f"Set MUNIMENT_API_KEY or give --api-key-file. {hint}".strip()
+    exit_code = EXIT_NOT_YET if error.code in _NOT_YET else EXIT_REFUSED
+    return CliError(exit_code, code_of(error), _problem_text(error.problem, error.status), hint, status=error.status)
+
+
+def _unavailable(error: Unavailable) -> CliError:
+    exit_code = EXIT_GUARD if error.code.startswith(_GUARD) else EXIT_UNREACHABLE
+    message, hint = _problem_text(error.problem, error.status), str(error.problem.get("hint", ""))
+    return CliError(exit_code, code_of(error), message, hint, status=error.status)
+
+
+def _contradicted(error: Inconsistent | Unproven) -> CliError:
+    from muniment.state import state_folder
+
+    text = "\n".join(error.notes)
+    path = state_folder() / f"evidence-{sha256(text.encode()).hexdigest()[:16]}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        hint = f"Both checkpoints are kept in {path}."
+    except OSError as failure:
+        hint = f"Keep both checkpoints (they could not be written to {path}: {failure}):\n{text}"
+    return CliError(EXIT_FAILED, code_of(error), str(error), hint, notes=list(error.notes))

@@ -1,0 +1,45 @@
+"""`muniment receipt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from muniment.cli.options import Number, Target, log_options, write_output
+
+
+@click.command("receipt", short_help="Fetch the proof of one entry.")
+@click.argument("index", type=Number())
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write here, not to stdout."
+)
+@click.option(
+    "--tlog-proof", is_flag=True, help="C2SP tlog-proof text instead of JSON. It cannot hold what opens an event."
+)
+@click.option("--tree-size", type=Number(), help="At the published checkpoint of this size. [default: the latest]")
+@log_options
+def command(target: Target, index: int, output: Path | None, tlog_proof: bool, tree_size: int | None) -> None:
+    """Fetch the receipt of an entry, verified: the proof that works without this server, for as long as the key is trusted.
+
+    An entry is covered by a published checkpoint about a second after it was logged; this waits for it.
+
+    \b
+    Examples:
+      muniment receipt 17 -o receipt-17.json
+      muniment receipt 17 --tlog-proof -o entry-17.tlog-proof
+    """
+    with target.open() as client:
+        receipt = client.receipt(index, tree_size=tree_size)
+    data = receipt.to_tlog_proof() if tlog_proof else str(receipt)
+    if output is None:
+        click.echo(data, nl=False)
+        return
+    write_output(output, data)
+    value = {"file": str(output), "origin": receipt.origin, "index": receipt.index, "tree_size": receipt.tree_size}
+    policy = f" --policy {target.policy_file}" if " --policy " in target.flags else ""
+    target.show(
+        value,
+        f"Receipt of entry {index} of {receipt.origin}, as of size {receipt.tree_size}: {output}\n"
+        f"Next: muniment verify {output}{policy}",
+    )

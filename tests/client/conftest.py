@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.client.colours import COLOURS, Colours
+
+
+@pytest.fixture(params=COLOURS)
+def colours(request: pytest.FixtureRequest) -> Iterator[Colours]:
+    """Clients of one colour; the test runs once for each."""
+    made = Colours(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees or changes what the user's own commands remember."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    for name in ("MUNIMENT_URL", "MUNIMENT_LOG", "MUNIMENT_POLICY", "MUNIMENT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,148 @@
+"""Writes the parts of the docs that come from code: `make docs`. tests/test_docs.py fails when they are not current.
+
+docs/api.md from the table of routes and the catalogue of error codes, docs/cli.md from --help, and the settings table in
+docs/operating.md from the settings.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from muniment.cli import cli as client_main
+from muniment_server.cli import main as server_main
+from muniment_server.settings import PREFIX, Settings
+from muniment_server.web.errors import CODES
+from muniment_server.web.routes import ROUTES, Route
+
+DOCS = Path(__file__).parents[1] / "docs"
+START, END = "<!-- settings: made by `make docs` -->", "<!-- end of settings -->"
+WIDTH = 100
+
+# One command for each route, run against a live server by tests/test_docs.py. $URL is an event log, $RAW a raw log, with entries.
+CURL = {
+    "POST /entries": """curl --json '{"actor":"alice","action":"invoice.approve"}' $URL/entries""",
+    "POST /entries/batch": (
+        """printf '%s\\n' '{"n":1}' '{"n":2}' | curl -H 'Content-Type: application/x-ndjson' --data-binary @- $URL/entries/batch"""
+    ),
+    "POST /add": "printf 'some bytes' | curl --data-binary @- $RAW/add",
+    "GET /entries": "curl '$URL/entries?start=0&limit=10'",
+    "GET /entries/{index}": "curl $URL/entries/1",
+    "GET /entries/{index}/receipt": "curl $URL/entries/1/receipt",
+    "GET /proof/inclusion": "curl '$URL/proof/inclusion?index=1'",
+    "GET /proof/consistency": "curl '$URL/proof/consistency?first=1&second=2'",
+    "GET /checkpoints": "curl '$URL/checkpoints?start=0&limit=10'",
+    "GET /log": "curl $URL/log",
+    "GET /checkpoint": "curl $URL/checkpoint",
+    "GET /tile/{path:path}": "curl -o tile $URL/tile/0/000.p/2",
+    "GET /healthz": "curl $URL/healthz",
+    "GET /readyz": "curl $URL/readyz",
+    "POST /verify": "curl $URL/entries/1/receipt | curl --json @- $URL/verify",
+    "GET /openapi.json": "curl $URL/openapi.json",
+    "GET /docs": "curl $URL/docs",
+}
+SYSTEM = {
+    "GET /healthz": "The process runs.",
+    "GET /readyz": "200 when reads work; the body says for each log whether it takes entries, and why not.",
+    "POST /verify": "What a receipt proves and what it does not. A convenience, not evidence: you are asking the operator.",
+    "GET /openapi.json": "This page as an OpenAPI 3.1 document.",
+    "GET /docs": "This page, served by the server itself.",
+}
+
+_API_HEAD = """# HTTP API
+
+Made by `make docs` from the table of routes; `GET /openapi.json` on a running server has the shapes of all bodies.
+
+Every log has these routes under a prefix: none for the default log, `/logs/{name}` for the others. JSON routes are mounted under `/v1` as well.
+Below, `$URL` is the address of an event log, for example `http://127.0.0.1:8080`, and `$RAW` that of a raw log, for example
+`http://127.0.0.1:8080/logs/releases`.
+
+- Numbers are plain decimals, hashes lowercase hex, ranges half-open, indices from zero. A parameter in any other spelling, given twice or
+  unknown, is refused.
+- `Authorization: Bearer mk_...` carries an API key. Appends need the scope `append`; payloads of events, unless the log is open, and everything
+  of a private log need `read`. On a loopback address without any key, everything is allowed.
+- Errors are `application/problem+json` with a stable `code`, a `detail` and a `hint`; 429 and 503 carry `Retry-After`. C2SP routes answer a
+  line of text instead.
+- `Idempotency-Key` on event logs: the same key with the same body answers with the same entry, a fresh receipt and
+  `Idempotency-Replayed: true`; with another body 422; while the first request is running 409. Keys are remembered for
+  `idempotency_ttl_seconds` (`GET /log`). A raw log needs none: an equal leaf is the same entry, answered with its first index and 200.
+- `Accept: text/plain` on `POST /entries` and `GET /entries/{index}/receipt` answers C2SP tlog-proof text.
+- `HEAD` works wherever `GET` does.
+"""
+
+
+def api_page() -> str:
+    """Return docs/api.md."""
+    parts = [_API_HEAD, "## Routes of a log\n", *map(_route, ROUTES), "## Routes of the server\n"]
+    parts += [f"### `{name}`\n\n{text}\n\n```console\n$ {CURL[name]}\n```\n" for name, text in SYSTEM.items()]
+    parts += ["## Error codes\n", "| code | meaning |\n|---|---|"]
+    parts += [f"| `{code}` | {title} |" for code, title in sorted(CODES.items())]
+    return "\n".join(parts) + "\n"
+
+
+def _route(route: Route) -> str:
+    name = f"{route.method} {route.path}"
+    rows = [
+        f"- `{p['name']}` ({p['in']}{', required' if p.get('required') else ''}): {p['description']}"
+        for p in route.parameters
+    ]
+    answers = ", ".join(map(str, sorted({*route.answers, *route.errors, 503})))
+    kind = " C2SP: one URL, plain text." if route.c2sp else ""
+    head = f"### `{name.replace('{path:path}', '<path>')}`\n\n{route.summary}.{kind} Answers: {answers}.\n"
+    return "\n".join([head, *rows, *([""] if rows else []), "```console", f"$ {CURL[name]}", "```", ""])
+
+
+def settings_table() -> str:
+    """Return the table of settings for docs/operating.md."""
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.is_required() or field.default is None else f"`{field.default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def operating_page() -> str:
+    """Return docs/operating.md with a current table of settings."""
+    text = (DOCS / "operating.md").read_text("utf-8")
+    if START not in text:
+        text += f"\n## Settings\n\n{START}\n{END}\n"
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n{settings_table()}\n{END}{rest.partition(END)[2]}"
+
+
+def cli_page() -> str:
+    """Return docs/cli.md."""
+    parts = ["# Commands\n", "Made by `make docs` from `--help`.\n"]
+    for name, group in (("muniment", client_main), ("muniment-server", server_main)):
+        parts += [f"## {name}\n", *_commands(group, name)]
+    return "\n".join(parts)
+
+
+def _commands(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:
+    context = click.Context(
+        command, info_name=name.rsplit(" ", 1)[-1], parent=parent, max_content_width=WIDTH, terminal_width=WIDTH
+    )
+    text = re.sub(r"[ \t]+$", "", command.get_help(context), flags=re.M)
+    parts = [f"### `{name}`\n\n```\n{text}\n```\n"]
+    if isinstance(command, click.Group):
+        for child in command.list_commands(context):
+            found: Any = command.get_command(context, child)
+            parts += _commands(found, f"{name} {child}", context)
+    return parts
+
+
+PAGES = {"api.md": api_page, "cli.md": cli_page, "operating.md": operating_page}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, make in PAGES.items():
+        (DOCS / name).write_text(make(), "utf-8")
+        print(f"docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What verifiers that others wrote make of a live server's answers."""

@@ -1,0 +1,96 @@
+"""Go's own transparency log packages, golang.org/x/mod/sumdb/{note,tlog}, check both logs whole; spoiled by one byte they refuse.
+
+goverify/ recomputes the root from the entries: x/mod's tile reader alone would believe tiles that no entry stands behind.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.interop.flips import Spoil, after, bit_at
+from tests.interop.proxy import spoiling
+from tests.interop.sample import SIZE, Sample
+
+FULL, REST = 256, SIZE % 256
+SPOILED: list[tuple[str, str, Spoil, str]] = [
+    # what, GET, the byte, where the verifier must say it stopped
+    ("origin", "/checkpoint", bit_at(0), "checkpoint"),
+    ("size", "/checkpoint", after(b"\n", 1), "checkpoint"),
+    ("root", "/checkpoint", after(f"\n{SIZE}\n".encode(), 7), "checkpoint"),
+    ("signer", "/checkpoint", after("— ".encode()), "checkpoint"),
+    ("key id", "/checkpoint", lambda data: after(data.split()[-2] + b" ", 2)(data), "checkpoint"),
+    ("signature", "/checkpoint", bit_at(-20), "checkpoint"),
+    ("full bundle", "/tile/entries/000", bit_at(-1), "entries"),
+    ("entry length", "/tile/entries/000", bit_at(1), "bundle 0"),
+    ("partial bundle", f"/tile/entries/002.p/{REST}", bit_at(-1), "entries"),
+    ("full tile", "/tile/0/000", bit_at(99 * 32 + 5), "tiles"),
+    ("second full tile", "/tile/0/001", bit_at(-1), "tiles"),
+    ("partial tile", f"/tile/0/002.p/{REST}", bit_at(0), "tiles"),
+    ("level 1 tile", "/tile/1/000.p/2", bit_at(32), "tiles"),
+    ("published checkpoint", "/checkpoints?start=0&limit=1000", after(b'"checkpoint":"', 4), "published"),
+    ("inclusion hash", f"/proof/inclusion?index=1&tree_size={SIZE}", after(b'"hashes":["', 9), "inclusion proof of 1"),
+    ("inclusion root", f"/proof/inclusion?index=2&tree_size={SIZE}", after(b'"root":"', 0), "inclusion proof of 2"),
+    ("leaf hash", f"/proof/inclusion?index=2&tree_size={SIZE}", after(b'"leaf_hash":"', 3), "inclusion proof of 2"),
+    ("proof's note", f"/proof/inclusion?index=0&tree_size={SIZE}", after(b'"checkpoint":"', 1), "inclusion proof of 0"),
+    (
+        "consistency hash",
+        f"/proof/consistency?first=3&second={SIZE}",
+        after(b'"hashes":["', 63),
+        "consistency proof from 3",
+    ),
+    ("receipt leaf", f"/entries/2/receipt?tree_size={SIZE}", after(b'"leaf":"', 1), "receipt of 2"),
+    ("receipt hash", f"/entries/2/receipt?tree_size={SIZE}", after(b'"hashes":["', 70), "receipt of 2"),
+]
+
+
+def _verify(program: Path, url: str, vkey: str) -> subprocess.CompletedProcess[str]:
+    words = [str(program), "-url", url, "-vkey", vkey]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_go_accepts_the_whole_log(goverify: Path, sample: Sample) -> None:
+    done = _verify(goverify, sample.url, str(sample.vkey))
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)
+    tiles = 3 + 1  # two full and a partial one, and the one above
+    assert counted == {
+        "size": SIZE,
+        "entries": SIZE,
+        "tiles": tiles,
+        "checkpoints": len(sample.published()),
+        "record_proofs": SIZE,
+        "tree_proofs": SIZE,
+        "receipts": SIZE,
+    }
+    assert counted["checkpoints"] > 2
+
+
+def test_go_refuses_another_key(goverify: Path, sample: Sample) -> None:
+    other = "example.com/log" if sample.kind == "raw" else "example.com/raw"
+    vkey = str(sample.vkey).replace(sample.origin, other)
+    done = _verify(goverify, sample.url, vkey)
+    assert done.returncode == 1, "a key under another name has another id: the vkey does not parse"
+    assert "vkey" in done.stderr
+
+
+@pytest.mark.parametrize(("target", "spoil", "where"), [case[1:] for case in SPOILED], ids=[c[0] for c in SPOILED])
+def test_go_refuses_one_changed_byte(goverify: Path, sample: Sample, target: str, spoil: Spoil, where: str) -> None:
+    with spoiling(sample.url, target, spoil) as proxy:
+        done = _verify(goverify, proxy.url, str(sample.vkey))
+    assert proxy.spoiled
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith(f"goverify: {where}"), done.stderr
+    assert not done.stdout
+
+
+def test_go_accepts_through_a_proxy_that_changes_nothing(goverify: Path, samples: Callable[[str], Sample]) -> None:
+    log = samples("raw")
+    with spoiling(log.url, "/checkpoint", lambda data: data) as proxy:
+        done = _verify(goverify, proxy.url, str(log.vkey))
+    assert proxy.spoiled == 1
+    assert done.returncode == 0, done.stderr

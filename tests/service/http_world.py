@@ -1,0 +1,144 @@
+"""Instances to test over HTTP: made in this process, because five `muniment-server` commands would take five seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from muniment.policy import Policy
+from muniment_server.catalog import create_api_key, create_log, open_store
+from muniment_server.settings import read_settings
+from muniment_server.storage.postgres import migrate
+from tests.live import ORIGIN, LiveServer
+
+_databases = itertools.count()
+
+
+@dataclass(frozen=True)
+class LogSpec:
+    """A log to make. Its origin is derived from its name."""
+
+    name: str
+    kind: str = "event"
+    public: bool = True
+    open: bool = False
+
+    @property
+    def origin(self) -> str:
+        return ORIGIN if self.name == "default" else f"{ORIGIN}/{self.name}"
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """An API key to make, known to the test by `label`."""
+
+    label: str
+    scopes: frozenset[str]
+    log: str | None = None
+    revoked: bool = False
+
+
+DEFAULT = LogSpec("default")
+RAW = LogSpec("raw", "raw")
+
+
+@dataclass
+class Instance:
+    """An instance on disk (and in a Postgres database), with the secrets of its API keys by label."""
+
+    data: Path
+    database: str | None
+    policy: Policy
+    keys: dict[str, str] = field(default_factory=dict)
+    key_ids: dict[str, str] = field(default_factory=dict)
+
+    def server(self, *flags: str, env: dict[str, str] | None = None) -> LiveServer:
+        """A server process on it; use it as a context manager."""
+        return LiveServer(self.data, *flags, database=self.database, env=env)
+
+
+def make_instance(
+    data: Path, database: str | None = None, logs: Sequence[LogSpec] = (DEFAULT,), keys: Sequence[KeySpec] = ()
+) -> Instance:
+    """Make an instance with these logs and API keys."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    instance = Instance(data, database, Policy(()))
+    asyncio.run(_make(instance, logs, keys))
+    instance.policy = Policy.read(data / "policy")
+    return instance
+
+
+async def _make(instance: Instance, logs: Sequence[LogSpec], keys: Sequence[KeySpec]) -> None:
+    settings = read_settings({"data": instance.data, "database": instance.database}, {})
+    if instance.database:
+        await migrate(instance.database)
+    store = await open_store(settings)
+    try:
+        for log in logs:
+            await create_log(settings, store, log.name, log.origin, log.kind, public=log.public, open_payloads=log.open)
+        for key in keys:
+            token, row = await create_api_key(store, key.scopes, key.log, key.label)
+            instance.keys[key.label], instance.key_ids[key.label] = token, row.key_id
+            if key.revoked:
+                await store.revoke_key(row.key_id, time.time_ns() // 1_000_000)
+    finally:
+        await store.close()
+
+
+def in_store(instance: Instance, work: Callable[..., object]) -> object:
+    """Run `await work(settings, store)` on the instance's database, from outside any server."""
+
+    async def run() -> object:
+        settings = read_settings({"data": instance.data, "database": instance.database}, {})
+        store = await open_store(settings)
+        try:
+            return await work(settings, store)  # type: ignore[misc]
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def temporary_database(server: str) -> Iterator[str]:
+    """An empty database on a Postgres server, dropped at the end: for fixtures that live longer than one test."""
+    name = f"muniment_http_{os.getpid()}_{next(_databases)}"
+    asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
+    base, _, query = server.partition("?")
+    try:
+        yield f"{base.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
+    finally:
+        asyncio.run(_execute(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
+
+async def _execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def instance_on(
+    engine: str,
+    request: pytest.FixtureRequest,
+    folder: Path,
+    logs: Sequence[LogSpec] = (DEFAULT,),
+    keys: Sequence[KeySpec] = (),
+) -> Iterator[Instance]:
+    """An instance on one of the stores, for fixtures of any scope."""
+    if engine == "sqlite":
+        yield make_instance(folder / "data", None, logs, keys)
+        return
+    with temporary_database(request.getfixturevalue("postgres_server")) as database:
+        yield make_instance(folder / "data", database, logs, keys)

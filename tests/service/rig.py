@@ -1,0 +1,181 @@
+"""What every test of the service stands on: a real database, logs in it, and ways to look and poke past our own code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import apsw
+import asyncpg
+
+from muniment.hashing import EMPTY_ROOT, leaf_hash
+from muniment.note import SigningKey
+from muniment.tree import Edge, grow, partial_tiles
+from muniment_server.admission import RawDraft, commit, draft_raw
+from muniment_server.guard import Guard
+from muniment_server.sequencer import OwnDraft, Sequencer, Submission
+from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, NewEntry, Store, leaf_key
+from muniment_server.storage.postgres import PostgresStore
+from muniment_server.storage.sqlite import SqliteStore
+
+TABLES = ("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys")
+NOW = 1_800_000_000_000
+"""A time in milliseconds, where a test needs no real clock."""
+
+
+@dataclass
+class Rig:
+    """One database of one test. `store` is a store on it; `open` gives more of them."""
+
+    engine: str
+    database: str | None
+    folder: Path
+    store: Store
+    _stack: contextlib.AsyncExitStack
+    _made: int = 0
+
+    async def open(self) -> Store:
+        """Open another store on the same database, as another process would."""
+        if self.database:
+            opened: Store = await PostgresStore.open(self.database)
+        else:
+            opened = await SqliteStore.open(self.folder / "store.sqlite")
+        self._stack.push_async_callback(opened.close)
+        return opened
+
+    async def sql(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Run statements in one transaction on a bare connection, not one of ours; return the rows of the last one."""
+        if not self.database:
+            return await asyncio.to_thread(self._sqlite, statements)
+        connection = await asyncpg.connect(self.database)
+        try:
+            async with connection.transaction():
+                for statement in statements[:-1]:
+                    await connection.execute(statement)
+                return [tuple(row) for row in await connection.fetch(statements[-1])]
+        finally:
+            await connection.close()
+
+    def _sqlite(self, statements: Sequence[str]) -> list[tuple[Any, ...]]:
+        # apsw and not sqlite3: two copies of SQLite in one process drop each other's locks on the file.
+        connection = apsw.Connection(str(self.folder / "store.sqlite"))
+        try:
+            connection.set_busy_timeout(10_000)
+            connection.execute("PRAGMA foreign_keys = OFF")
+            with connection:
+                for statement in statements[:-1]:
+                    connection.execute(statement)
+                return connection.execute(statements[-1]).fetchall()
+        finally:
+            connection.close()
+
+    async def set_default(self, setting: str) -> None:
+        """Change a setting of the Postgres database for connections to come: set_default("lock_timeout = 5")."""
+        await self.sql(
+            f"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET ' || $s${setting}$s$, current_database()); END $$"
+        )
+
+    def blob(self, data: bytes) -> str:
+        """`data` as a literal of this database's SQL."""
+        return f"'\\x{data.hex()}'::bytea" if self.database else f"x'{data.hex()}'"
+
+    async def dump(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Every row of every table, in an order of its own."""
+        return {table: sorted(await self.sql(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+
+    async def log(self, kind: str = "event", origin: str | None = None) -> Bench:
+        """Make a log with a key and a guard, and no entry."""
+        self._made += 1
+        name = f"log-{self._made}"
+        origin = origin or f"example.com/{name}"
+        key = SigningKey.generate(origin)
+        guard = Guard(self.folder / "guard" / f"{name}.guard")
+        guarded = guard.create(origin, key.vkey.key_id)
+        row = LogRow(0, name, origin, kind, True, False, NOW)
+        row = await self.store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
+        return Bench(self, row, key, guard)
+
+
+@dataclass
+class Bench:
+    """One log of a rig, with what its writers share."""
+
+    rig: Rig
+    row: LogRow
+    key: SigningKey
+    guard: Guard
+    clock: Callable[[], float] | None = None
+    sequencers: list[Sequencer] = field(default_factory=list)
+
+    @property
+    def log_id(self) -> int:
+        return self.row.log_id
+
+    def sequencer(self, store: Store | None = None, ttl: int = 3600, **changes: Any) -> Sequencer:
+        """A sequencer of this log, by default on the rig's own store."""
+        parts = {"log": self.row, "key": self.key, "guard": self.guard} | changes
+        if self.clock:
+            parts.setdefault("clock", self.clock)
+        made = Sequencer(store or self.rig.store, idempotency_ttl=ttl, **parts)
+        self.sequencers.append(made)
+        return made
+
+    async def grown(
+        self,
+        leaves: Sequence[bytes | NewEntry],
+        expected: Head | None = None,
+        at: int | None = None,
+        idempotency: Sequence[IdempotencyRow] = (),
+    ) -> tuple[Grown, Head]:
+        """What an append of these leaves would store, and the head it expects: arguments of Store.append."""
+        old = expected or await self.rig.store.head(self.log_id)
+        edge = Edge.of(old.size, await self.rig.store.tiles(self.log_id, partial_tiles(old.size)))
+        entries = [entry if isinstance(entry, NewEntry) else new_entry(entry) for entry in leaves]
+        growth = grow(edge, [leaf_hash(entry.leaf) for entry in entries])
+        head = replace(
+            old, size=growth.edge.size, root=growth.edge.root(), logged_at=old.logged_at + 1 if at is None else at
+        )
+        return Grown(self.log_id, head, entries, growth.tiles, idempotency), old
+
+    async def extend(self, *leaves: bytes | NewEntry) -> Head:
+        """Append leaves through the store alone, and return the new head."""
+        grown, expected = await self.grown(leaves)
+        await self.rig.store.append(grown, expected)
+        return grown.head
+
+
+def new_entry(leaf: bytes, *, payload: bytes | None = None, seed: bytes | None = None) -> NewEntry:
+    """An entry as the sequencer would store it."""
+    return NewEntry(leaf, leaf_key(leaf_hash(leaf)), payload, seed)
+
+
+def raw(*leaves: bytes) -> Submission:
+    """A submission of raw leaves."""
+    drafts: list[RawDraft] = [draft_raw(leaf) for leaf in leaves]
+    return Submission(drafts)
+
+
+def event(*numbers: int, key: str | None = None, caller: str = "alice", seed: bytes | None = None) -> Submission:
+    """A submission of one small event for each number."""
+    drafts = [commit({"n": n}, b'{"n":%d}' % n, seed or (n % 2**64).to_bytes(32, "big")) for n in numbers]
+    return Submission(drafts, caller, key)
+
+
+def genesis(bench: Bench) -> Submission:
+    """The submission that makes entry 0."""
+    members: dict[str, object] = {
+        "kind": bench.row.kind,
+        "origin": bench.row.origin,
+        "vkeys": [str(bench.key.vkey)],
+    }
+    return Submission([OwnDraft("genesis@v1", members)])
+
+
+@contextlib.asynccontextmanager
+async def open_rig(engine: str, database: str | None, folder: Path, store: Store) -> AsyncIterator[Rig]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield Rig(engine, database, folder, store, stack)

@@ -1,0 +1,337 @@
+"""Who may do what: every operation of the OpenAPI document, with every kind of key, on a public, a private, an open and a raw log."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live import LiveServer, free_of_tracebacks, init, run
+from tests.service.http_check import (
+    JSON,
+    NDJSON,
+    Verifier,
+    bundle,
+    client,
+    document,
+    expect_problem,
+    head_size,
+    ndjson,
+)
+from tests.service.http_world import DEFAULT, Instance, KeySpec, LogSpec, instance_on
+
+APPEND, READ, BOTH = frozenset({"append"}), frozenset({"read"}), frozenset({"append", "read"})
+KEYS = [
+    KeySpec("append", APPEND),
+    KeySpec("read", READ),
+    KeySpec("both", BOTH),
+    KeySpec("revoked", BOTH, revoked=True),
+    *(KeySpec(f"both {name}", BOTH, log=name) for name in ("default", "private", "open", "raw")),
+]
+LOGS = [DEFAULT, LogSpec("private", public=False), LogSpec("open", open=True), LogSpec("raw", "raw")]
+
+# What an operation needs, by its path below a log's prefix. A new route fails test_every_operation_has_its_row until it stands here.
+NEEDS = {
+    "POST /entries": "append",
+    "POST /entries/batch": "append",
+    "POST /add": "append",
+    "GET /entries": "read",
+    "GET /entries/{index}": "read",
+    "GET /entries/{index}/receipt": "read",
+    "GET /proof/inclusion": "read",
+    "GET /proof/consistency": "read",
+    "GET /checkpoints": "read",
+    "GET /log": "read",
+    "GET /checkpoint": "read",
+    "GET /tile/{path}": "read",
+}
+FOR_ALL = {"GET /healthz", "GET /readyz", "POST /verify"}
+CALLERS = ["none", "append", "read", "both", "own log", "other log", "revoked", "malformed"]
+MALFORMED = [
+    "Bearer",
+    "Bearer ",
+    "Bearer x",
+    "Bearer mk_" + "A" * 42,
+    "Bearer mk_" + "A" * 43,
+    "Bearer mk_" + "A" * 44,
+    "Basic bWtfOg==",
+    "mk_" + "A" * 43,
+    "",
+    "Bearer mk_" + "é" * 43,
+    "Bearer " + "m" * 20_000,
+]
+
+
+@dataclass
+class World:
+    """A server whose instance has API keys."""
+
+    instance: Instance
+    server: LiveServer
+
+    def call(self, operation: str, log: str, caller: str, v1: bool = False) -> httpx.Response:
+        """Make the request of an operation as this caller."""
+        method, path = operation.split()
+        prefix = ("/v1" if v1 else "") + ("" if path in ("/healthz", "/readyz", "/verify") else f"/logs/{log}")
+        path = path.replace("{index}", "1").replace("{path}", "entries/000.p/1")
+        query = {"GET /proof/inclusion": "?index=1", "GET /proof/consistency": "?first=1"}.get(operation, "")
+        content, headers = body_of(operation, log) if method == "POST" else (None, {})
+        with client(self.server.url) as http:
+            return http.request(
+                method, prefix + path + query, content=content, headers=headers | self.header(caller, log)
+            )
+
+    def header(self, caller: str, log: str) -> dict[str, str]:
+        if caller == "none":
+            return {}
+        if caller == "malformed":
+            return {"Authorization": "Bearer mk_" + "x" * 43}
+        label = {"own log": f"both {log}", "other log": "both raw" if log != "raw" else "both open"}.get(caller, caller)
+        return {"Authorization": f"Bearer {self.instance.keys[label]}"}
+
+
+def body_of(operation: str, log: str) -> tuple[bytes, dict[str, str]]:
+    number = random.getrandbits(48)
+    raw, event = log == "raw", {"n": number}
+    match operation.split()[1]:
+        case "/entries":
+            return (b"%d" % number, {}) if raw else (json.dumps(event).encode(), JSON)
+        case "/entries/batch":
+            return (bundle(b"%d" % number), {}) if raw else (ndjson(event), NDJSON)
+        case _:
+            return b"%d" % number, {}
+
+
+@pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("access")
+    with (
+        instance_on("sqlite", request, folder, LOGS, KEYS) as instance,
+        instance.server(env={"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.1"}) as server,
+    ):
+        found = World(instance, server)
+        for log in LOGS:
+            assert found.call("POST /entries", log.name, "both").status_code == 201
+        time.sleep(0.3)
+        yield found
+        assert free_of_tracebacks(server.stderr())
+
+
+def operations() -> list[str]:
+    """Every operation of the document, without the prefix of a log."""
+    found = {
+        f"{method.upper()} {path.removeprefix('/logs/{log}')}"
+        for path, methods in document()["paths"].items()
+        for method in methods
+    }
+    return sorted(found)
+
+
+def expected(operation: str, log: LogSpec, caller: str) -> int:
+    """The status by the rules of DESIGN section 8; 200 stands for any success."""
+    if operation in FOR_ALL:
+        return 422 if operation == "POST /verify" else 200
+    if caller in ("revoked", "malformed"):
+        return 401
+    if caller == "other log":
+        return 403
+    if operation == "POST /add" and log.kind != "raw" and caller not in ("none", "read"):
+        return 422
+    need = NEEDS[operation]
+    if need == "read" and log.public:
+        return 200
+    if caller == "none":
+        return 401
+    return 200 if caller in (need, "both", "own log") else 403
+
+
+def test_every_operation_has_its_row() -> None:
+    assert set(operations()) == set(NEEDS) | FOR_ALL
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.name)
+def test_access_matrix(world: World, log: LogSpec, caller: str) -> None:
+    codes = {401: "unauthorized", 403: "forbidden", 422: "invalid_receipt"}
+    size = _size(world, log)
+    written = 0
+    for operation in operations():
+        wanted = expected(operation, log, caller)
+        c2sp = operation in ("GET /checkpoint", "GET /tile/{path}", "POST /add")
+        versions = [False] if c2sp or operation in ("GET /healthz", "GET /readyz") else [False, True]
+        for v1 in versions:
+            answer = world.call(operation, log.name, caller, v1)
+            where = f"{operation} on {log.name} by {caller}: {answer.status_code} {answer.text[:200]}"
+            assert (answer.status_code if answer.status_code >= 400 else 200) == wanted, where
+            if wanted == 401:
+                assert answer.headers["www-authenticate"] == 'Bearer realm="muniment"', where
+            if wanted >= 400:
+                assert answer.headers["cache-control"] == "no-store", where
+                if c2sp:
+                    assert answer.headers["content-type"] == "text/plain; charset=utf-8", where
+                else:
+                    expect_problem(answer, wanted, codes[wanted])
+            elif operation.startswith("POST"):
+                written += 1
+    assert _size(world, log) == size + written - (2 if caller == "nobody" else 0), "a refusal writes nothing"
+
+
+def _size(world: World, log: LogSpec) -> int:
+    with client(world.server.url, world.instance.keys["both"]) as http:
+        return head_size(http, f"/logs/{log.name}")
+
+
+@pytest.mark.parametrize("value", MALFORMED)
+def test_malformed_keys_are_401_even_where_none_is_needed(world: World, value: str) -> None:
+    with client(world.server.url) as http:
+        for path in ("/log", "/checkpoint", "/entries/0"):
+            answer = http.get(path, headers=[("Authorization", value.encode())])  # type: ignore[list-item]
+            assert answer.status_code == 401, answer.text
+            assert value.strip() in ("", "Bearer") or value not in answer.text, "a key is not echoed"
+
+
+def test_the_scheme_is_case_insensitive_and_the_key_is_not(world: World) -> None:
+    token = world.instance.keys["both"]
+    with client(world.server.url) as http:
+        assert http.get("/logs/private/log", headers={"Authorization": f"bEARER {token}"}).status_code == 200
+        for other in (token.swapcase(), token + " ", " " + token, token[:-1], f"{token},{token}"):
+            answer = http.get("/logs/private/log", headers={"Authorization": f"Bearer  {other}"})
+            expect_problem(answer, 401, "unauthorized")
+
+
+def test_two_keys_in_one_request_are_refused(world: World) -> None:
+    good = f"Bearer {world.instance.keys['both']}"
+    with client(world.server.url) as http:
+        for pair in ([good, good], [good, "Bearer x"], ["Bearer x", good]):
+            answer = http.get("/logs/private/log", headers=[("Authorization", value) for value in pair])
+            expect_problem(answer, 401, "unauthorized")
+
+
+# --- payloads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("log", "caller", "sees"),
+    [
+        ("default", "none", False),
+        ("default", "append", False),
+        ("default", "read", True),
+        ("default", "own log", True),
+        ("open", "none", True),
+        ("open", "append", True),
+        ("private", "read", True),
+    ],
+)
+def test_payloads_need_read_unless_the_log_is_open(world: World, log: str, caller: str, sees: bool) -> None:
+    verifier = Verifier(world.instance.policy)
+    entry = world.call("GET /entries/{index}", log, caller).json()
+    assert ("event" in entry) == sees
+    assert entry["logged_at"]
+    page = world.call("GET /entries", log, caller).json()
+    assert ("event" in page["entries"][1]) == sees
+    found = verifier.receipt(world.call("GET /entries/{index}/receipt", log, caller))
+    assert found.complete == sees, "without the payload a receipt still proves the leaf"
+    assert bool(found.opened) == sees
+
+
+def test_whoever_appends_gets_the_whole_receipt(world: World) -> None:
+    with client(world.server.url, world.instance.keys["append"]) as http:
+        answer = http.post("/entries", content=b'{"secret":"42"}', headers=JSON | {"Idempotency-Key": "whole"})
+        again = http.post("/entries", content=b'{"secret":"42"}', headers=JSON | {"Idempotency-Key": "whole"})
+        for one in (answer, again):
+            assert Verifier(world.instance.policy).receipt(one).opened == {"secret": "42"}
+
+
+def test_an_idempotency_key_belongs_to_its_caller_and_log(world: World) -> None:
+    headers = JSON | {"Idempotency-Key": "shared"}
+    places = [("append", ""), ("both", ""), ("both", "/logs/open"), ("both default", "")]
+    found = []
+    for number, (label, prefix) in enumerate(places):
+        with client(world.server.url, world.instance.keys[label]) as http:
+            answer = http.post(f"{prefix}/entries", content=b'{"n":%d}' % number, headers=headers)
+            assert answer.status_code == 201
+            found.append((prefix, answer.json()["index"]))
+    assert len(set(found)) == len(places)
+
+
+def test_a_private_log_sends_no_cors_and_no_public_caching(world: World) -> None:
+    for operation, need in NEEDS.items():
+        if need == "read":
+            answer = world.call(operation, "private", "read")
+            assert "access-control-allow-origin" not in answer.headers, operation
+            assert "public" not in answer.headers["cache-control"], operation
+    assert world.call("GET /tile/{path}", "private", "read").headers["cache-control"].startswith("private,")
+
+
+# --- keys while the server runs -----------------------------------------------------------------------------------------
+
+
+def test_keys_made_and_revoked_while_serving(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A new key works, a revoked one is dead within a second, and revoking the last one does not open the log again."""
+    with instance_on(engine, request, tmp_path) as instance, instance.server() as server:
+        data, database = instance.data, instance.database
+        with client(server.url) as anonymous:
+            assert anonymous.post("/entries", content=b'{"n":0}', headers=JSON).status_code == 201, "the quick start"
+            made = run(
+                "key", "create", "--scope", "append", "--scope", "read", "--data", data, "--json", database=database
+            )
+            key = json.loads(made.stdout)
+            with client(server.url, key["key"]) as http:
+                _until(lambda: http.post("/entries", content=b'{"n":1}', headers=JSON).status_code == 201, 1.0)
+                _until(lambda: anonymous.post("/entries", content=b'{"n":2}', headers=JSON).status_code == 401, 1.0)
+                run("key", "revoke", key["key_id"], "--data", data, database=database)
+                took = _until(lambda: http.get("/entries/0").status_code == 401, 1.0)
+                expect_problem(http.post("/entries", content=b'{"n":3}', headers=JSON), 401, "unauthorized")
+            time.sleep(0.6)
+            expect_problem(anonymous.post("/entries", content=b'{"n":4}', headers=JSON), 401, "unauthorized")
+            assert "event" not in anonymous.get("/entries/1").json()
+        print(f"revoked key refused {took * 1000:.0f} ms after the command returned")
+        assert key["key"] not in server.stderr()
+
+
+def _until(condition, seconds: float) -> float:
+    """Poll until it holds, at most `seconds`; return how long it took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, f"not within {seconds} s"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+# --- refusing to serve --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_public_address_needs_an_append_key(tmp_path: Path, host: str) -> None:
+    """Only the refusal is looked at: nothing here ever listens on a public address."""
+    data = tmp_path / "data"
+    init(data)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ("serve", "--data", data, "--host", host, "--port", str(port))
+    for scope in (None, "read"):
+        if scope:
+            run("key", "create", "--scope", scope, "--data", data)
+        refused = run(*flags, check=False)
+        assert refused.returncode == 2
+        assert f"muniment-server key create --scope append --data {data}" in refused.stderr
+        assert "--allow-anonymous-writes" in refused.stderr
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)), "it listens"
+
+
+def test_a_revoked_append_key_does_not_count(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    init(data)
+    made = json.loads(run("key", "create", "--scope", "append", "--data", data, "--json").stdout)
+    run("key", "revoke", made["key_id"], "--data", data)
+    refused = run("serve", "--data", data, "--host", "0.0.0.0", "--port", "0", check=False)
+    assert refused.returncode == 2

@@ -1,0 +1,312 @@
+"""What only the Postgres store must do: tell a lost answer from a refusal, and not trust the defaults of roles and databases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import asyncpg
+import pytest
+
+from muniment_server.storage import HeadMoved, OutcomeUnknown, Published, SchemaError, StoreError, StoreUnavailable
+from muniment_server.storage import postgres
+from muniment_server.storage.postgres import PostgresStore
+from tests.service.audit import audit
+from tests.service.proxy import proxy_before
+from tests.service.rig import NOW, Bench, Rig
+
+
+@pytest.fixture
+def engine() -> str:
+    return "postgres"
+
+
+
+def raising(level: str, code: str = "", table: str = "entries", when: str = "INSERT") -> list[str]:
+    """SQL for a trigger that raises something whenever a statement touches a table."""
+    using = f" USING ERRCODE = '{code}'" if code else ""
+    return [
+        f"CREATE FUNCTION test_raise() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        f"BEGIN RAISE {level} 'test'{using}; RETURN NULL; END $$",
+        f"CREATE TRIGGER test_raise AFTER {when} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION test_raise()",
+    ]
+
+
+QUIET = ["DROP FUNCTION test_raise CASCADE"]
+
+
+async def appended(bench: Bench, leaf: bytes, store: PostgresStore | None = None) -> None:
+    grown, expected = await bench.grown([leaf])
+    await (store or bench.rig.store).append(grown, expected)
+
+
+async def eventually(bench: Bench, leaf: bytes, store: PostgresStore | None = None) -> None:
+    """Append as soon as the store is well again."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return await appended(bench, leaf, store)
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)
+
+
+# --- what Postgres says -------------------------------------------------------------------------------------------------
+
+
+async def test_a_warning_makes_the_outcome_unknown(rig: Rig):
+    bench = await rig.log("raw")
+    await appended(bench, b"a")
+    await rig.sql(*raising("WARNING"))
+    with pytest.raises(OutcomeUnknown):
+        await appended(bench, b"b")
+    await rig.sql(*QUIET)
+    assert (await rig.store.head(bench.log_id)).size == 2, "the commit took place: only nobody may rely on it yet"
+    await appended(bench, b"c")
+    assert len(await audit(bench)) == 3
+
+
+async def test_a_warning_counts_for_fences_and_publications_too(rig: Rig):
+    bench = await rig.log("raw")
+    await appended(bench, b"a")
+    await rig.sql(*raising("WARNING", table="heads", when="UPDATE"))
+    with pytest.raises(OutcomeUnknown):
+        await rig.store.fence(bench.log_id, await rig.store.head(bench.log_id))
+    with pytest.raises(OutcomeUnknown):
+        await rig.store.publish(bench.log_id, Published(1, "note", NOW))
+
+
+async def test_a_role_that_hears_no_warnings_hears_these(rig: Rig):
+    await rig.set_default("client_min_messages = error")
+    store = await rig.open()
+    bench = await rig.log("raw")
+    await rig.sql(*raising("WARNING"))
+    with pytest.raises(OutcomeUnknown):
+        await appended(bench, b"a", store)
+
+
+async def test_a_notice_is_no_warning(rig: Rig):
+    bench = await rig.log("raw")
+    await rig.sql(*raising("NOTICE"))
+    await appended(bench, b"a")
+    assert len(await audit(bench)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("23514", HeadMoved),
+        ("40001", HeadMoved),
+        ("40P01", StoreUnavailable),
+        ("53100", StoreUnavailable),  # disk full
+        ("53200", StoreUnavailable),
+        ("55P03", StoreUnavailable),
+        ("P0001", StoreUnavailable),
+        ("57014", OutcomeUnknown),  # cancelled: perhaps while the commit waited for a replica
+        ("58030", OutcomeUnknown),
+        ("XX001", OutcomeUnknown),
+    ],
+)
+async def test_an_error_is_classed_by_what_it_says_of_the_commit(rig: Rig, code: str, error: type[Exception]):
+    bench = await rig.log("raw")
+    before = await rig.dump()
+    await rig.sql(*raising("EXCEPTION", code))
+    with pytest.raises(error):
+        await appended(bench, b"a")
+    assert await rig.dump() == before
+    await rig.sql(*QUIET)
+    await appended(bench, b"a")
+    assert len(await audit(bench)) == 1
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_stricter_isolation_loses_races_the_same_way(rig: Rig, level: str):
+    await rig.set_default(f"default_transaction_isolation = '{level}'")
+    stores = [await rig.open(), await rig.open()]
+    bench = await rig.log("raw")
+    for number in range(15):
+        made = [await bench.grown([b"%d %d" % (number, who)]) for who in range(2)]
+        results = await asyncio.gather(
+            *(store.append(*arguments) for store, arguments in zip(stores, made, strict=True)), return_exceptions=True
+        )
+        assert sorted(type(result).__name__ for result in results) == ["HeadMoved", "NoneType"], results
+    assert len(await audit(bench)) == 15
+
+
+@pytest.mark.parametrize(("given", "used"), [("off", "on"), ("remote_apply", "remote_apply"), ("local", "local")])
+async def test_answers_wait_for_the_disk_whatever_the_default_is(rig: Rig, given: str, used: str):
+    await rig.set_default(f"synchronous_commit = {given}")
+    store, bench = await rig.open(), await rig.log("raw")
+    await rig.sql(
+        "CREATE TABLE seen (setting text)",
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        "BEGIN INSERT INTO seen SELECT current_setting('synchronous_commit'); RETURN NULL; END $$",
+        "CREATE TRIGGER see AFTER INSERT ON entries FOR EACH STATEMENT EXECUTE FUNCTION see()",
+    )
+    await appended(bench, b"a", store)
+    assert await rig.sql("SELECT setting FROM seen") == [(used,)]
+
+
+# --- what Postgres does not say -----------------------------------------------------------------------------------------
+
+
+async def test_a_backend_killed_between_appends(rig: Rig):
+    bench = await rig.log("raw")
+    await appended(bench, b"a")
+    await rig.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()")
+    with contextlib.suppress(OutcomeUnknown, StoreUnavailable):  # or it was noticed in time, and nothing is lost
+        await appended(bench, b"b")
+    await eventually(bench, b"c")
+    leaves = await audit(bench)
+    assert leaves[-1] == b"c"
+    assert leaves in ([b"a", b"c"], [b"a", b"b", b"c"])
+    assert await rig.store.logs()  # the readers' connections were killed as well
+
+
+@contextlib.asynccontextmanager
+async def held_head(rig: Rig):
+    """Hold the lock of the head row, so that appends wait."""
+    connection = await asyncpg.connect(rig.database)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("SELECT 1 FROM heads FOR UPDATE")
+    try:
+        yield connection
+    finally:
+        await transaction.rollback()
+        await connection.close()
+
+
+async def waiting_backend(connection) -> int:
+    """The process id of the one backend that waits for the lock."""
+    while True:
+        found = await connection.fetchval(
+            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        if found:
+            return found
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["pg_terminate_backend", "pg_cancel_backend"])
+async def test_a_backend_stopped_during_an_append(rig: Rig, how: str):
+    bench = await rig.log("raw")
+    await appended(bench, b"a")
+    before = await rig.dump()
+    async with held_head(rig) as connection:
+        append = asyncio.create_task(appended(bench, b"b"))
+        await connection.fetchval(f"SELECT {how}($1)", await waiting_backend(connection))
+        with pytest.raises(OutcomeUnknown):
+            await append
+    assert await rig.dump() == before
+    await eventually(bench, b"c")
+    assert await audit(bench) == [b"a", b"c"]
+
+
+async def test_an_answer_that_never_comes_is_an_unknown_outcome(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(postgres, "_COMMAND_SECONDS", 0.3)
+    bench, store = await rig.log("raw"), await rig.open()
+    monkeypatch.undo()
+    store_connect = postgres.connect
+    monkeypatch.setattr(postgres, "connect", lambda url: store_connect(url, 0.3))
+    async with held_head(rig):
+        with pytest.raises(OutcomeUnknown):
+            await appended(bench, b"a", store)
+        with pytest.raises(OutcomeUnknown):
+            await store.fence(bench.log_id, await rig.store.head(bench.log_id))
+    await eventually(bench, b"b", store)
+    assert (await audit(bench))[-1] == b"b"
+
+
+async def test_an_answer_that_was_cut_off_is_an_unknown_outcome(rig: Rig):
+    bench = await rig.log("raw")
+    async with proxy_before(rig.database) as proxy:
+        store = await PostgresStore.open(proxy.url)
+        try:
+            await appended(bench, b"a", store)
+            grown, expected = await bench.grown([b"b"])
+            proxy.deaf = True
+            with pytest.raises(OutcomeUnknown):
+                await store.append(grown, expected)
+            for _ in range(200):
+                if await rig.store.head(bench.log_id) == grown.head:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError("the statement was sent, so it commits")
+            proxy.deaf = False
+            with pytest.raises(HeadMoved):  # the same again finds that it is done
+                await store.append(grown, expected)
+            await appended(bench, b"c", store)
+        finally:
+            await store.close()
+    assert await audit(bench) == [b"a", b"b", b"c"]
+
+
+async def test_a_server_that_is_gone_is_unavailable_and_may_come_back(rig: Rig):
+    bench = await rig.log("raw")
+    async with proxy_before(rig.database) as proxy:
+        store = await PostgresStore.open(proxy.url)
+        try:
+            await appended(bench, b"a", store)
+            await proxy.stop()
+            grown, expected = await bench.grown([b"b"])
+            with pytest.raises((OutcomeUnknown, StoreUnavailable)):
+                await store.append(grown, expected)
+            for call in (
+                lambda: store.append(grown, expected),
+                lambda: store.fence(bench.log_id, expected),
+                lambda: store.head(bench.log_id),
+                lambda: store.leaves(bench.log_id, 0, 1),
+                store.clock,
+                store.logs,
+                store.api_keys,
+                lambda: store.forget_expired(NOW),
+            ):
+                with pytest.raises(StoreUnavailable):
+                    await call()
+        finally:
+            await store.close()
+    await appended(bench, b"b")
+    assert await audit(bench) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://someone:hunter2@127.0.0.1:1/nowhere",
+        "postgresql://someone:hunter2@127.0.0.1:port/nowhere",
+        "postgresql://someone:hunter2@/nowhere?host=/no/such/folder",
+        "postgresql://someone:hunter2@name.invalid/nowhere",
+        "postgresql://someone:hunter2@127.0.0.1/nowhere?sslmode=nonsense",
+    ],
+)
+async def test_no_server_is_unavailable_and_no_password_is_told(url: str):
+    for work in (PostgresStore.open, postgres.migrate):
+        with pytest.raises(StoreUnavailable) as caught:
+            await work(url)
+        assert "hunter2" not in str(caught.value)
+
+
+async def test_a_server_that_is_too_old_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(postgres, "OLDEST", 99)
+    for work in (PostgresStore.open, postgres.migrate):
+        with pytest.raises(SchemaError, match="too old: 99"):
+            await work(rig.database)
+
+
+async def test_an_append_is_one_round_trip(rig: Rig):
+    """On a connection that is warm Postgres becomes ready for a query once: no BEGIN, no COMMIT, nothing to prepare."""
+    bench = await rig.log("raw")
+    async with proxy_before(rig.database) as proxy:
+        store = await PostgresStore.open(proxy.url)
+        try:
+            await appended(bench, b"a", store)
+            grown, expected = await bench.grown([b"b", b"c"])
+            proxy.answered.clear()
+            await store.append(grown, expected)
+            assert proxy.answered.count(b"Z\x00\x00\x00\x05I") == 1
+        finally:
+            await store.close()

@@ -1,0 +1,557 @@
+"""deploy/ and docker-compose.yml: hardened, pinned, consistent with the code; and the entry point run for real, without a container."""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from muniment.policy import Policy
+from muniment.receipt import Receipt
+from muniment_server.settings import PREFIX, Settings, read_settings
+from muniment_server.telemetry import Metrics
+from muniment_server.web.errors import CODES
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+SERVICE, POSTGRES = SERVICES["service"], SERVICES["postgres"]
+DOCKERFILE = re.sub(r"\\\n", " ", (DEPLOY / "Dockerfile").read_text())
+OPERATING = (ROOT / "docs" / "operating.md").read_text()
+
+
+def steps(word: str) -> list[str]:
+    """Return the arguments of every Dockerfile instruction called `word`."""
+    return re.findall(rf"^{word} (.*)$", DOCKERFILE, re.MULTILINE)
+
+
+def image_environment() -> dict[str, str]:
+    """Return what the Dockerfile sets in the last stage."""
+    return dict(pair.split("=", 1) for pair in steps("ENV")[-1].split())
+
+
+# --- docker-compose.yml -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_container_is_hardened(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert "privileged" not in service
+    assert "network_mode" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert int(service["user"].split(":")[0]) > 0
+    assert service["restart"] == "unless-stopped"
+    assert service["ulimits"]["core"] == 0
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert all(re.match("/(tmp|var/run/postgresql):.*noexec,nosuid,nodev", mount) for mount in service["tmpfs"])
+    volumes = [mount.split(":") for mount in service["volumes"]]
+    assert {source for source, _ in volumes} <= set(COMPOSE["volumes"]), "named volumes only"
+
+
+@pytest.mark.parametrize("image", [*(s["image"] for s in SERVICES.values()), *(f.split()[0] for f in steps("FROM"))])
+def test_images_are_pinned(image: str) -> None:
+    _, _, tag = image.partition(":")
+    assert re.match(r"\d+\.?\d*", tag), image
+
+
+def test_nothing_is_public_by_default() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["service"]
+    assert all(port.startswith("127.0.0.1:") for port in SERVICE["ports"])
+    assert COMPOSE["networks"]["database"]["internal"] is True
+    assert POSTGRES["networks"] == ["database"]
+
+
+def test_no_secret_in_the_files() -> None:
+    for service in SERVICES.values():
+        for name, value in service["environment"].items():
+            assert "PASSWORD" not in name or (name.endswith("_FILE") and value.startswith("/run/secrets/"))
+            assert not re.search(r"//[^/@]*:[^/@]*@", value), "a password in a URL"
+        assert "command" not in service
+    for secret in COMPOSE["secrets"].values():
+        assert secret["file"].startswith("deploy/secrets/")
+    assert "/secrets/" in (DEPLOY / ".gitignore").read_text().split()
+    assert "deploy/secrets" not in (ROOT / ".dockerignore").read_text()
+
+
+def test_postgres_is_new_enough_and_waited_for() -> None:
+    assert int(re.match(r"postgres:(\d+)", POSTGRES["image"])[1]) >= 15
+    assert SERVICE["depends_on"]["postgres"]["condition"] == "service_healthy"
+    assert "--host=127.0.0.1" in POSTGRES["healthcheck"]["test"]  # not the socket of the database being set up
+
+
+def test_volumes_are_where_the_image_writes() -> None:
+    mounts = dict(reversed(mount.split(":")) for mount in SERVICE["volumes"])
+    environment = image_environment()
+    assert mounts == {
+        environment["MUNIMENT_SERVER_DATA"]: "data",
+        environment["MUNIMENT_SERVER_GUARD_DIR"]: "guard",
+    }
+    for folder in mounts:
+        assert re.search(rf"install -d -o 10001 -g 10001 -m 0700 .*{folder}(\s|$)", DOCKERFILE)
+
+
+def test_variables_to_set_are_in_the_example() -> None:
+    wanted = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    offered = set(re.findall(r"^(\w+)=", (DEPLOY / "env.example").read_text(), re.MULTILINE))
+    assert wanted == offered
+    head = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    for source in re.findall(r"\bdeploy/[\w./]+", head):
+        assert (ROOT / source).exists() or source.startswith("deploy/secrets"), source
+
+
+def test_grace_is_longer_than_shutdown() -> None:
+    shutdown = Settings.model_fields["shutdown_seconds"].default
+    assert int(SERVICE["stop_grace_period"].rstrip("s")) > shutdown
+    assert int(unit()["Service"]["TimeoutStopSec"]) > shutdown
+
+
+def _variables() -> dict[str, str]:
+    """Return every MUNIMENT_SERVER_* variable of the image and the compose file, with its value."""
+    both = image_environment() | SERVICE["environment"]
+    return {name: value for name, value in both.items() if name.startswith(PREFIX)}
+
+
+def test_variables_are_settings() -> None:
+    settings = read_settings({}, _variables())
+    assert settings.host == "0.0.0.0"
+    assert settings.database == "postgresql://muniment@postgres:5432/muniment"
+    assert settings.metrics_port == 9090
+    assert settings.log_format == "json"
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted(path for path in DEPLOY.rglob("*") if path.is_file()), ROOT / "docs" / "operating.md"], ids=str
+)
+def test_every_variable_named_anywhere_exists(path: Path) -> None:
+    named = set(re.findall(rf"{PREFIX}([A-Z][A-Z_]*[A-Z])\b", path.read_text()))
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+# --- image --------------------------------------------------------------------------------------------------------------
+
+
+def test_image_runs_without_root_and_without_a_shell() -> None:
+    assert steps("USER") == ["10001:10001"]
+    assert DOCKERFILE.rindex("\nUSER ") > DOCKERFILE.rindex("\nRUN ")
+    assert json.loads(steps("ENTRYPOINT")[0]) == ["/usr/local/bin/entrypoint.sh"]
+    assert json.loads(steps("CMD")[0]) == ["serve"]
+    assert not steps("ADD")
+    assert SERVICE["user"] == steps("USER")[0]
+    assert len({image.split()[0] for image in steps("FROM")}) == 1
+
+
+def test_what_the_image_copies_is_there_and_let_through() -> None:
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {line[1:] for line in ignore if line.startswith("!")}
+    assert ignore[1] == "*"
+    copied = set()
+    for step in steps("COPY"):
+        words = [word for word in step.split() if not word.startswith("--")]
+        if "--from=" not in step:
+            copied |= set(words[:-1])
+    assert copied == allowed
+    for source in copied:
+        assert (ROOT / source).exists(), source
+
+
+def _pins(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", path.read_text(), re.MULTILINE))
+
+
+def test_image_installs_the_versions_that_were_tested() -> None:
+    tested = _pins(ROOT / "requirements" / "dev.txt")
+    for name in ("requirements.txt", "requirements-build.txt"):
+        text = (DEPLOY / name).read_text()
+        assert _pins(DEPLOY / name).items() <= tested.items(), f"make deploy/{name} again: its first lines say how"
+        assert text.count("--hash=sha256:") >= len(_pins(DEPLOY / name))
+        assert "http" not in re.sub(r"#.*|^(http\w*)==", "", text, flags=re.MULTILINE)
+
+
+def test_image_installs_all_that_is_needed() -> None:
+    wanted = {"muniment-server"}
+    pins = {canonicalize_name(name) for name in _pins(DEPLOY / "requirements.txt")}
+    seen: set[str] = set()
+    while wanted - seen:
+        name = (wanted - seen).pop()
+        seen.add(name)
+        for line in metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                wanted.add(canonicalize_name(requirement.name))
+    assert seen - {"muniment", "muniment-server"} <= pins
+
+
+# --- entry point --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_entry_point_parses(shell: str) -> None:
+    subprocess.run([shell, "-n", DEPLOY / "entrypoint.sh"], check=True)
+    assert os.access(DEPLOY / "entrypoint.sh", os.X_OK)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Container:
+    """What `docker compose run` and `up` would start, here as a process with the same variables."""
+
+    def __init__(self, folder: Path, database: str | None) -> None:
+        self.data, self.guard = folder / "data", folder / "guard"
+        secret = folder / "postgres_password"
+        secret.write_text("from-a-file\n")
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **{name: value for name, value in image_environment().items() if name != "PATH"},
+            **SERVICE["environment"],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "MUNIMENT_ORIGIN": "example.com/log",
+            "MUNIMENT_KIND": "event",
+            "MUNIMENT_SERVER_DATA": str(self.data),
+            "MUNIMENT_SERVER_GUARD_DIR": str(self.guard),
+            "MUNIMENT_SERVER_PORT": str(self.port),
+            "MUNIMENT_SERVER_METRICS_HOST": "127.0.0.1",
+            "MUNIMENT_SERVER_METRICS_PORT": str(_free_port()),
+            "PGPASSWORD_FILE": str(secret),
+        }
+        if database:
+            self.environment["MUNIMENT_SERVER_DATABASE"] = database
+        else:
+            del self.environment["MUNIMENT_SERVER_DATABASE"]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the entry point to its end."""
+        return subprocess.run(
+            [DEPLOY / "entrypoint.sh", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def server(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run muniment-server itself to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "muniment_server.cli", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def healthy(self) -> bool:
+        """Run the image's health check."""
+        command = json.loads(steps("HEALTHCHECK")[0].partition("CMD ")[2])
+        command[0] = sys.executable
+        return subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode == 0
+
+    @contextmanager
+    def up(self) -> Iterator[subprocess.Popen[str]]:
+        """Run the default command until the health check passes, and stop it with SIGTERM."""
+        process = subprocess.Popen(
+            [DEPLOY / "entrypoint.sh", *json.loads(steps("CMD")[0])],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            deadline = time.monotonic() + 30
+            while not self.healthy():
+                assert process.poll() is None, process.stderr.read() if process.stderr else ""
+                assert time.monotonic() < deadline, "not healthy within 30 s"
+                time.sleep(0.1)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+
+    def post(self, event: dict[str, Any], key: str | None = None) -> tuple[int, dict[str, Any]]:
+        """POST an event; return status and body."""
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        request = urllib.request.Request(f"{self.url}/entries", json.dumps(event).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def metrics(self) -> str:
+        """GET the metrics, on their own port."""
+        url = f"http://127.0.0.1:{self.environment['MUNIMENT_SERVER_METRICS_PORT']}/metrics"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return str(answer.read().decode())
+
+    def get(self, path: str) -> dict[str, Any]:
+        """GET a JSON document."""
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=20) as answer:
+            return dict(json.load(answer))
+
+
+def _first_commands() -> list[list[str]]:
+    """Return the arguments of the `docker compose run --rm service` commands that the compose file asks for, in order."""
+    head = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    return [line.partition("  #")[0].split() for line in re.findall(r"docker compose run --rm service (.*)", head)]
+
+
+def test_first_start_in_the_order_the_compose_file_says(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    container = Container(tmp_path, new_database())
+    (init, make_key) = _first_commands()
+
+    early = container.run("serve")
+    assert early.returncode == 2, early.stderr
+    assert "key create" in early.stderr, "the log is there, but nobody could append"
+
+    made = container.run(*init)  # a second time: changes nothing
+    assert made.returncode == 0, made.stderr
+    assert "example.com/log+" in made.stdout
+
+    created = container.run(*make_key)
+    assert created.returncode == 0, created.stderr
+    key = created.stdout.split()[0]
+
+    with container.up():
+        assert container.post({"action": "test"})[0] == 401
+        status, answer = container.post({"action": "test"}, key)
+        assert status == 201
+        assert Receipt.parse(json.dumps(answer)).verify(Policy.read(container.data / "policy")).complete
+        assert 'muniment_writable{log="default"} 1.0' in container.metrics()
+    assert sorted(path.name for path in container.data.iterdir()) == ["keys", "policy"]
+    assert [path.name for path in container.guard.iterdir()] == ["default.guard"]
+
+
+def test_restart_never_makes_a_lost_guard_again(tmp_path: Path) -> None:
+    container = Container(tmp_path, None)
+    (init, make_key) = _first_commands()
+    assert container.run(*init).returncode == 0
+    key = container.run(*make_key).stdout.split()[0]
+    shutil.rmtree(container.guard)
+    with container.up():
+        status, problem = container.post({"action": "test"}, key)
+        assert (status, problem["code"]) == (503, "guard_missing")
+        assert container.get("/readyz")["writes"] == {"default": False}
+        assert container.get("/entries/0")["index"] == 0  # reads go on
+    assert not container.guard.exists()
+
+
+def test_entry_point_asks_for_the_origin(tmp_path: Path) -> None:
+    container = Container(tmp_path, None)
+    del container.environment["MUNIMENT_ORIGIN"]
+    for command in (["init"], []):
+        run = container.run(*command)
+        assert run.returncode == 2
+        assert "MUNIMENT_ORIGIN" in run.stderr
+
+
+# --- roles in Postgres --------------------------------------------------------------------------------------------------
+
+
+def _as_owner(url: str, *statements: str, refused: bool = False) -> None:
+    """Run SQL on one connection; with `refused` every statement must be denied."""
+
+    async def work() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            if refused:
+                await connection.execute("SET ROLE muniment_serve")
+            for statement in statements:
+                if not refused:
+                    await connection.execute(statement)
+                    continue
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(work())
+
+
+def test_serve_role_can_append_and_cannot_change_history(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    owner = new_database()
+    container = Container(tmp_path, owner)
+    assert container.server("migrate").returncode == 0
+    grants = (DEPLOY / "postgres-serve-role.sql").read_text()
+    _as_owner(owner, grants, grants)  # it is run again after each migration
+    try:
+        serve = re.sub(r"//[^/@]*@", "//muniment_serve@", owner)
+        assert serve != owner
+        container.environment["MUNIMENT_SERVER_DATABASE"] = serve
+        # Not by the entry point: it would migrate first, which is the owner's. Genesis is an append like any other.
+        made = container.server("init", "--origin", "example.com/log")
+        assert made.returncode == 0, made.stderr
+        created = json.loads(container.server("key", "create", "--scope", "append", "--json").stdout)
+        assert container.server("key", "revoke", created["key_id"]).returncode == 0
+        _as_owner(owner, *_REWRITES, refused=True)
+    finally:
+        _as_owner(owner, "DROP OWNED BY muniment_serve", "DROP ROLE muniment_serve")
+
+
+_REWRITES = (
+    "UPDATE entries SET leaf = 'x' WHERE index = 1",
+    "DELETE FROM entries WHERE index = 1",
+    "TRUNCATE entries CASCADE",
+    "UPDATE payloads SET payload = 'x'",
+    "DELETE FROM payloads",
+    "DELETE FROM tiles",
+    "UPDATE checkpoints SET note = 'x'",
+    "DELETE FROM checkpoints",
+    "DELETE FROM heads",
+    "UPDATE heads SET guard_id = 'x'",
+    "UPDATE logs SET origin = 'x'",
+    "DELETE FROM api_keys",
+    "UPDATE api_keys SET scopes = 'append,read'",
+    "ALTER TABLE entries DISABLE TRIGGER ALL",
+    "ALTER TABLE entries DISABLE TRIGGER entries_append_only",
+    "DROP TABLE payloads",
+    "SET session_replication_role = replica",
+    "CREATE TABLE public.extra (x integer)",
+    "CREATE OR REPLACE FUNCTION muniment_refuse() RETURNS trigger LANGUAGE sql AS 'SELECT NULL'",
+)
+
+
+# --- systemd, Caddy -----------------------------------------------------------------------------------------------------
+
+
+def unit() -> configparser.ConfigParser:
+    """Return the systemd unit."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(DEPLOY / "muniment.service")
+    return parser
+
+
+def test_unit_never_gives_up_and_is_hardened() -> None:
+    service = unit()["Service"]
+    assert unit()["Unit"]["StartLimitIntervalSec"] == "0"
+    assert service["Restart"] == "always"
+    assert service["User"] not in ("", "root")
+    assert service["ExecStart"].endswith("muniment-server serve --data /var/lib/muniment")
+    assert service["StateDirectory"] == "muniment"
+    for name in ("NoNewPrivileges", "ProtectHome", "PrivateTmp", "PrivateDevices", "ProtectKernelTunables"):
+        assert service[name] == "yes"
+    assert service["ProtectSystem"] == "strict"
+    assert service["CapabilityBoundingSet"] == ""
+    assert service["LimitCORE"] == "0"
+
+
+def test_caddy_passes_the_largest_batch_on_to_loopback() -> None:
+    text = (DEPLOY / "Caddyfile").read_text()
+    size = re.search(r"max_size (\d+)MB", text)
+    assert size
+    assert int(size[1]) * 10**6 > Settings.model_fields["max_batch_bytes"].default
+    assert "reverse_proxy 127.0.0.1:{$MUNIMENT_PORT:8080}" in text
+
+
+LINTERS: dict[str, list[str]] = {
+    "shellcheck": ["shellcheck", "deploy/entrypoint.sh"],
+    "promtool": ["promtool", "check", "rules", "deploy/prometheus/rules.yml"],
+    "caddy": ["caddy", "validate", "--adapter", "caddyfile", "--config", "deploy/Caddyfile"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(LINTERS))
+def test_linters_that_happen_to_be_installed(name: str, tmp_path: Path) -> None:
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    run = subprocess.run(LINTERS[name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------------
+
+RULES = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+DASHBOARD = json.loads((DEPLOY / "grafana" / "muniment.json").read_text())
+_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
+
+
+def _series() -> dict[str, set[str]]:
+    """Return every time series the server can make, with its labels."""
+    metrics = Metrics()
+    found = {}
+    for collector in vars(metrics).values():
+        if collector is metrics.registry:
+            continue
+        (family,) = collector.describe()
+        for suffix in _SUFFIXES[family.type]:
+            found[family.name + suffix] = set(collector._labelnames) | ({"le"} if suffix == "_bucket" else set())
+    return found
+
+
+def _expressions() -> list[str]:
+    panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    queries = [variable["query"] for variable in DASHBOARD["templating"]["list"]]
+    return [*(rule["expr"] for rule in ALERTS), *panels, *(query for query in queries if "muniment" in query)]
+
+
+@pytest.mark.parametrize("expression", _expressions())
+def test_alerts_and_panels_use_what_is_measured(expression: str) -> None:
+    series = _series()
+    for name, selector in re.findall(r"\b(muniment_\w+)(?:\{(.*?)\})?", expression):
+        assert name in series
+        assert set(re.findall(r"(\w+)=", selector)) <= series[name] | {"instance", "job"}
+    for names in re.findall(r"\bby \((.*?)\)", expression):
+        known = set().union(*(series[name] for name in re.findall(r"muniment_\w+", expression)))
+        assert set(names.split(", ")) <= known | {"instance"}
+    for codes in re.findall(r'reason=~"(.*?)"', expression):
+        assert set(codes.split("|")) <= set(CODES)
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_alerts_say_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert set(rule["annotations"]) == {"summary", "action"}
+    for heading in re.findall(r'docs/operating\.md, "(.*?)"', rule["annotations"]["action"]):
+        assert f"## {heading}\n" in OPERATING
+
+
+def test_panels_are_different() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    assert all(panel["title"] for panel in DASHBOARD["panels"])
+
+
+def test_manual_names_every_metric_and_every_refusal_of_the_guard() -> None:
+    for name in {re.sub(r"_(bucket|count|sum)$", "", series) for series in _series()}:
+        assert f"`{name}`" in OPERATING
+    sources = [ROOT / "service" / "muniment_server" / f"{name}.py" for name in ("guard", "sequencer")]
+    codes = set()
+    for source in sources:
+        codes |= set(re.findall(r'(?:GuardRefused|_refuse)\(\s*"(\w+)"', source.read_text()))
+    assert {"guard_missing", "database_behind"} <= codes
+    for code in codes:
+        assert f"| `{code}` |" in OPERATING

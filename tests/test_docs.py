@@ -1,0 +1,138 @@
+"""The docs say what the code does: generated pages are current, and every command in them runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muniment_server.app import create_app
+from muniment_server.settings import Settings
+from muniment_server.web.errors import CODES
+from muniment_server.web.routes import ROUTES
+from tests import gendocs
+from tests.live import LiveServer, init, run
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("name", gendocs.PAGES)
+def test_generated_page_is_current(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text("utf-8") == gendocs.PAGES[name](), "run `make docs`"
+
+
+def test_every_route_is_in_the_openapi_document_and_has_a_curl_line(tmp_path: Path) -> None:
+    document: dict[str, Any] = create_app(Settings(data=tmp_path)).openapi()
+    served = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    for route in ROUTES:
+        for prefix in ("", "/logs/{log}"):
+            assert f"{route.method} {prefix}{route.path}".replace("{path:path}", "{path}") in {
+                name.replace("{path:path}", "{path}") for name in served
+            }
+        assert f"{route.method} {route.path}" in gendocs.CURL
+
+
+def test_every_error_code_in_the_code_is_in_the_catalogue() -> None:
+    used = set()
+    for path in (ROOT / "service" / "muniment_server").rglob("*.py"):
+        text = path.read_text("utf-8")
+        used |= set(
+            re.findall(
+                r"(?:Refused\(\s*\d{3},\s*|NotThere\(\s*|problem\(\s*\d{3},\s*|GuardRefused\(\s*|_refuse\(\s*)\"([a-z0-9_]+)\"",
+                text,
+            )
+        )
+    strict = (ROOT / "client" / "muniment" / "strictjson.py").read_text("utf-8")
+    events = (ROOT / "client" / "muniment" / "event.py").read_text("utf-8")
+    used |= set(re.findall(r'EventRefused\(\s*"([a-z0-9_]+)"', strict + events))
+    assert used - set(CODES) == set()
+    assert set(CODES) - used <= {"bad_parameter"}, "a code nothing uses"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = []
+    for page in [*PAGES, *ROOT.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+@pytest.fixture
+def two_logs(tmp_path: Path) -> LiveServer:
+    data = tmp_path / "data"
+    init(data)
+    run("log", "create", "releases", "--data", data, "--origin", "example.com/releases", "--kind", "raw")
+    with LiveServer(data) as server:
+        yield server
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_every_curl_line_of_the_api_page_runs(two_logs: LiveServer, tmp_path: Path) -> None:
+    env = {**os.environ, "URL": two_logs.url, "RAW": f"{two_logs.url}/logs/releases"}
+    for name, line in gendocs.CURL.items():
+        script = line.replace("'$URL", '"$URL').replace("10'", '10"').replace("=1'", '=1"').replace("=2'", '=2"')
+        script = script.replace("curl ", "curl -sS --fail-with-body --retry 3 --retry-all-errors --retry-delay 1 ")
+        done = subprocess.run(
+            ["bash", "-ec", f"set -o pipefail; {script}"], env=env, cwd=tmp_path, capture_output=True, timeout=60
+        )
+        assert done.returncode == 0, (name, line, done.stdout, done.stderr)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    _run_page(ROOT / "README.md", tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_commands_of_the_quickstart_run(tmp_path: Path) -> None:
+    _run_page(ROOT / "docs" / "quickstart.md", tmp_path)
+
+
+def _run_page(page: Path, folder: Path) -> None:
+    """Run the console blocks of a page, in order, with one server behind its `serve` line; then its Python blocks."""
+    text = page.read_text("utf-8")
+    server: LiveServer | None = None
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    try:
+        for block in re.findall(r"```(console|python)\n(.*?)```", text, re.S):
+            if block[0] == "python":
+                assert server, "the page has no serve line before its Python"
+                code = block[1].replace("http://127.0.0.1:8080", server.url)
+                _check([sys.executable, "-W", "error", "-c", code], folder, env)
+                continue
+            for line in _commands(block[1]):
+                if line.startswith("make ") or "pip install" in line:
+                    continue  # this test is what they run
+                if line.startswith("muniment-server serve"):
+                    data = re.search(r"--data (\S+)", line)
+                    assert data
+                    server = server or LiveServer(folder / data[1]).wait()
+                    continue
+                url = server.url if server else "http://127.0.0.1:8080"
+                wired = line.replace("http://127.0.0.1:8080", url).replace(
+                    "curl ", "curl -sS --fail-with-body --retry 3 --retry-all-errors "
+                )
+                _check(["bash", "-ec", wired], folder, env | {"MUNIMENT_URL": url})
+    finally:
+        if server:
+            server.stop()
+
+
+def _commands(block: str) -> list[str]:
+    lines = [line[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
+    return [re.sub(r"\s+# .*$", "", line) for line in lines]
+
+
+def _check(words: list[str], folder: Path, env: dict[str, str]) -> None:
+    done = subprocess.run(
+        words, cwd=folder, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
