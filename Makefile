@@ -57,9 +57,10 @@ dist: $(READY) ## Build sdists, and wheels from the sdists
 	$(BIN)/python -m build --no-isolation --outdir dist service
 
 lock: $(READY) ## Pin the newest allowed versions again (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev \
 	  --no-emit-package muniment --no-emit-package muniment-server --no-emit-package muniment-workspace \
 	  client/pyproject.toml service/pyproject.toml --upgrade --quiet -o requirements/dev.txt
+	@sed -n 's/^#    //p' deploy/requirements.txt deploy/requirements-build.txt | sh -x >/dev/null
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) var dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

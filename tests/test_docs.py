@@ -100,7 +100,7 @@ def _run_page(page: Path, folder: Path) -> None:
     """Run the console blocks of a page, in order, with one server behind its `serve` line; then its Python blocks."""
     text = page.read_text("utf-8")
     server: LiveServer | None = None
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "XDG_STATE_HOME": str(folder / "state")}
     try:
         for block in re.findall(r"```(console|python)\n(.*?)```", text, re.S):
             if block[0] == "python":

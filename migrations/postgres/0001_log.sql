@@ -123,6 +123,14 @@ BEGIN
     RETURN NEW;
 END $$;
 
+CREATE FUNCTION muniment_checkpoint_larger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM checkpoints c WHERE c.log_id = NEW.log_id AND c.size >= NEW.size) THEN
+        RAISE EXCEPTION 'muniment: a published checkpoint is larger than those before it' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+
 CREATE FUNCTION muniment_log_stays() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF (NEW.log_id, NEW.name, NEW.origin, NEW.kind, NEW.created_at)
@@ -141,6 +149,7 @@ CREATE TRIGGER payloads_no_truncate BEFORE TRUNCATE ON payloads EXECUTE FUNCTION
 CREATE TRIGGER tiles_grow BEFORE UPDATE ON tiles FOR EACH ROW EXECUTE FUNCTION muniment_tile_grows();
 CREATE TRIGGER tiles_append_only BEFORE DELETE ON tiles FOR EACH ROW EXECUTE FUNCTION muniment_refuse();
 CREATE TRIGGER tiles_no_truncate BEFORE TRUNCATE ON tiles EXECUTE FUNCTION muniment_refuse();
+CREATE TRIGGER checkpoints_larger BEFORE INSERT ON checkpoints FOR EACH ROW EXECUTE FUNCTION muniment_checkpoint_larger();
 CREATE TRIGGER checkpoints_append_only BEFORE UPDATE OR DELETE ON checkpoints FOR EACH ROW EXECUTE FUNCTION muniment_refuse();
 CREATE TRIGGER checkpoints_no_truncate BEFORE TRUNCATE ON checkpoints EXECUTE FUNCTION muniment_refuse();
 CREATE TRIGGER heads_advance BEFORE UPDATE ON heads FOR EACH ROW EXECUTE FUNCTION muniment_head_advances();
@@ -154,6 +163,6 @@ CREATE TRIGGER logs_no_truncate BEFORE TRUNCATE ON logs EXECUTE FUNCTION munimen
 ALTER TABLE entries ENABLE ALWAYS TRIGGER entries_append_only, ENABLE ALWAYS TRIGGER entries_no_truncate, ENABLE ALWAYS TRIGGER entries_dense;
 ALTER TABLE payloads ENABLE ALWAYS TRIGGER payloads_append_only, ENABLE ALWAYS TRIGGER payloads_no_truncate;
 ALTER TABLE tiles ENABLE ALWAYS TRIGGER tiles_grow, ENABLE ALWAYS TRIGGER tiles_append_only, ENABLE ALWAYS TRIGGER tiles_no_truncate;
-ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER checkpoints_append_only, ENABLE ALWAYS TRIGGER checkpoints_no_truncate;
+ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER checkpoints_larger, ENABLE ALWAYS TRIGGER checkpoints_append_only, ENABLE ALWAYS TRIGGER checkpoints_no_truncate;
 ALTER TABLE heads ENABLE ALWAYS TRIGGER heads_advance, ENABLE ALWAYS TRIGGER heads_no_delete, ENABLE ALWAYS TRIGGER heads_no_truncate;
 ALTER TABLE logs ENABLE ALWAYS TRIGGER logs_stay, ENABLE ALWAYS TRIGGER logs_no_delete, ENABLE ALWAYS TRIGGER logs_no_truncate;

@@ -97,11 +97,13 @@ BEGIN SELECT RAISE(ABORT, 'muniment: UPDATE on payloads is refused: the log is a
 CREATE TRIGGER payloads_no_delete BEFORE DELETE ON payloads
 BEGIN SELECT RAISE(ABORT, 'muniment: DELETE on payloads is refused: the log is append-only'); END;
 
+-- tiles has row ids (large rows are slow without): a tile may also be replaced through the row id of another one.
 CREATE TRIGGER tiles_once BEFORE INSERT ON tiles
 WHEN EXISTS (SELECT 1 FROM tiles WHERE log_id = NEW.log_id AND level = NEW.level AND "index" = NEW."index")
+    OR EXISTS (SELECT 1 FROM tiles WHERE rowid = NEW.rowid)
 BEGIN SELECT RAISE(ABORT, 'muniment: a tile is made once and then grows: the log is append-only'); END;
 CREATE TRIGGER tiles_grow BEFORE UPDATE ON tiles
-WHEN NEW.log_id IS NOT OLD.log_id OR NEW.level IS NOT OLD.level OR NEW."index" IS NOT OLD."index"
+WHEN NEW.log_id IS NOT OLD.log_id OR NEW.level IS NOT OLD.level OR NEW."index" IS NOT OLD."index" OR NEW.rowid IS NOT OLD.rowid
     OR length(NEW.data) <= length(OLD.data) OR substr(NEW.data, 1, length(OLD.data)) IS NOT OLD.data
 BEGIN SELECT RAISE(ABORT, 'muniment: a tile may only grow at its end'); END;
 CREATE TRIGGER tiles_no_delete BEFORE DELETE ON tiles

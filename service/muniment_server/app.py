@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from muniment_server.web.request import Access
 from muniment_server.web.routes import ROUTES, Route
 
 _MAX_BACKOFF = 5.0
+_FILES = 65_536
 _DESCRIPTION = (
     "A transparency log: every accepted entry is answered with a proof that a stranger can check offline. "
     "The default log is at the root, the others under /logs/{log}; JSON routes are mounted under /v1 as well. "
@@ -42,6 +45,7 @@ class Service:
 
     async def start(self) -> None:
         """Open the database and every log, waiting for a database that is not up yet. Raises SetupError, SchemaError."""
+        _raise_file_limit()
         delay = 0.1
         while True:
             try:
@@ -78,6 +82,15 @@ class Service:
             return response
 
         return endpoint
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system lets us: the usual soft limit of 1,024 files is less than 1,024 connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # some systems have a lower limit that they do not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:

@@ -152,7 +152,9 @@ class Batcher:
 def _failure(error: Exception) -> Refused:
     """Return what the waiters of a failed batch are told."""
     if isinstance(error, ReadOnly):
-        return Refused(503, error.code, "this log is read-only here", str(error), retry_after=30)
+        # The reason names files of this machine: it is for the operator, in the server's log.
+        hint = "The operator finds the reason in the server's log; reads go on."
+        return Refused(503, error.code, "this log is read-only here", hint, retry_after=30)
     if isinstance(error, ClockRefused):
         return Refused(
             503, "clock", str(error), "The operator must repair the clock; nothing was written.", retry_after=30

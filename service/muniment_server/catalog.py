@@ -16,7 +16,7 @@ from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
-from muniment_server.guard import Guard
+from muniment_server.guard import Guard, Guarded, GuardRefused
 from muniment_server.log import Log, TileCache
 from muniment_server.sequencer import OwnDraft, Sequencer, Submission
 from muniment_server.settings import Settings
@@ -114,8 +114,8 @@ async def create_log(
         check_origin(origin)
     except FormatError as error:
         raise SetupError(str(error)) from None
-    key = _key_for(settings, name, origin, await _existing(store, name, origin, kind))
-    guarded = await asyncio.to_thread(Guard(settings.guard_file(name)).create, origin, key.vkey.key_id)
+    existing = await _existing(store, name, origin, kind)
+    key, guarded = await asyncio.to_thread(_key_and_guard, settings, name, origin, exists=existing is not None)
     row = LogRow(0, name, origin, kind, public, open_payloads, time.time_ns() // 1_000_000)
     try:
         row = await store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
@@ -139,23 +139,47 @@ async def _existing(store: Store, name: str, origin: str, kind: str) -> LogRow |
     return None
 
 
-def _key_for(settings: Settings, name: str, origin: str, row: LogRow | None) -> SigningKey:
-    """Return the key of a log, made now only if nothing of the log exists: a second key would be a second log."""
-    path, guard = settings.key_file(name), settings.guard_file(name)
-    if path.exists():
-        key = read_key(path)
-        if key.vkey.name != origin:
-            raise SetupError(f"{path} is the key of {key.vkey.name!r}, not of {origin!r}")
-        return key
-    if row is not None:
-        raise SetupError(f"the database holds log {name!r}, but its key {path} is missing: put it back")
-    if guard.exists():
+def _key_and_guard(settings: Settings, name: str, origin: str, *, exists: bool) -> tuple[SigningKey, Guarded]:
+    """Return key and guard of a log, made now only if nothing was ever signed: a second of either could be a second history.
+
+    The guard is made before the key, so that a key without a guard can only mean that the guard was lost. `exists` says that the
+    database holds the log.
+    """
+    path, guard = settings.key_file(name), Guard(settings.guard_file(name))
+    if not path.exists():
+        return _new_key_and_guard(path, guard, origin, exists=exists)
+    key = read_key(path)
+    if key.vkey.name != origin:
+        raise SetupError(f"{path} is the key of {key.vkey.name!r}, not of {origin!r}")
+    guarded = _guarded(guard)
+    if guarded.size and not exists:
         raise SetupError(
-            f"{guard} guards a log whose key {path} is missing: put key and database back, or use a new name"
+            f"database_missing: {guard.path} says that {guarded.size} entries were signed, but the database does not hold log "
+            f"{name!r}: put the database back, or use a new name and origin"
         )
+    return key, guarded
+
+
+def _new_key_and_guard(path: Path, guard: Guard, origin: str, *, exists: bool) -> tuple[SigningKey, Guarded]:
+    if exists:
+        raise SetupError(f"the database holds this log, but its key {path} is missing: put it back")
+    if guard.path.exists():
+        if _guarded(guard).size:
+            raise SetupError(
+                f"{guard.path} guards a log whose key {path} is missing: put key and database back, or use a new name"
+            )
+        guard.path.unlink()  # of an init that was interrupted before it made the key: nothing was signed
     key = SigningKey.generate(origin)
+    guarded = guard.create(origin, key.vkey.key_id)
     write_new(path, key.reveal() + "\n", 0o600)
-    return key
+    return key, guarded
+
+
+def _guarded(guard: Guard) -> Guarded:
+    try:
+        return guard.read()
+    except GuardRefused as error:
+        raise SetupError(f"{error.code}: {error}") from error
 
 
 async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: SigningKey) -> None:

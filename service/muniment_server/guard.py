@@ -100,6 +100,7 @@ class Guard:
         finally:
             temporary.unlink()
         _sync_directory(self.path.parent)
+        _sync_directory(self.path.parent.parent)  # the folder may be new as well
         return first
 
     def read(self) -> Guarded:
@@ -136,7 +137,8 @@ class Guard:
         if size <= current.size:
             return
         new = replace(current, sequence=current.sequence + 1, size=size, root=root)
-        os.pwrite(descriptor, new.encode(), SLOT * (new.sequence % 2))
+        if os.pwrite(descriptor, new.encode(), SLOT * (new.sequence % 2)) != SLOT:
+            raise OSError("the slot was not written whole")
         os.fdatasync(descriptor)
 
     def _current(self, descriptor: int) -> Guarded:

@@ -22,7 +22,7 @@ from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
 from muniment.tree import Node, Plan, TileRows, expand, hash_in, place, plan_consistency, plan_inclusion, plan_root
 from muniment_server.admission import EventDraft, Refused
 from muniment_server.batcher import Batcher
-from muniment_server.sequencer import Outcome, Sequencer, Signed, Submission
+from muniment_server.sequencer import Outcome, ReadOnly, Sequencer, Signed, Submission
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Published, Store, StoredPayload, StoreError, leaf_key
 from muniment_server.telemetry import Metrics, get_logger
@@ -100,6 +100,10 @@ class Log:
         self._published = 0  # size of the last checkpoint this process published
         self._dirty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        if sequencer:
+            sequencer.on_refusal = self._refused
+            metrics.writable.labels(row.name).set_function(lambda: sequencer.refusal is None)
+            metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
         self.batcher = sequencer and Batcher(
             sequencer,
             row.name,
@@ -116,16 +120,7 @@ class Log:
         if not self.sequencer or not self.batcher:
             return
         await self.sequencer.start()
-        if self.sequencer.refusal:
-            self._metrics.guard_refusals.inc()
-            get_logger().error(
-                "log is read-only",
-                log=self.row.name,
-                code=self.sequencer.refusal.code,
-                detail=str(self.sequencer.refusal),
-            )
         await self._publish()
-        self._metrics.writable.labels(self.row.name).set(not self.sequencer.refusal)
         self.batcher.start()
         self._tasks = [
             asyncio.create_task(self._publisher(), name=f"publisher {self.row.name}"),
@@ -142,6 +137,10 @@ class Log:
                 await task
         with contextlib.suppress(StoreError):
             await self._publish()
+
+    def _refused(self, refusal: ReadOnly) -> None:
+        self._metrics.guard_refusals.inc()
+        get_logger().error("log is read-only", log=self.row.name, code=refusal.code, detail=str(refusal))
 
     async def _publisher(self) -> None:
         while True:
@@ -185,7 +184,6 @@ class Log:
         outcome = await self.batcher.submit(submission)
         if outcome.signed.size > self._published:
             self._dirty.set()
-        self._metrics.head_size.labels(self.row.name).set(outcome.signed.size)
         return outcome
 
     async def receipts(self, submission: Submission, outcome: Outcome) -> list[Receipt]:

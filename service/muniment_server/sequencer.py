@@ -166,6 +166,7 @@ class Sequencer:
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
         self.skew = 0  # milliseconds the database's clock is ahead of ours; set by the log's housekeeping
         self.signed: Signed | None = None  # the last head this process signed; never goes back
+        self.on_refusal: Callable[[ReadOnly], None] = lambda _: None  # tells the operator; set by the log
         self.refusal: ReadOnly | None = None  # once set, nothing is signed until a restart
 
     # --- recovery -------------------------------------------------------------------------------------------------------
@@ -262,6 +263,7 @@ class Sequencer:
     def _refuse(self, code: str, detail: str) -> ReadOnly:
         self._state = None
         self.refusal = ReadOnly(code, detail)
+        self.on_refusal(self.refusal)
         return self.refusal
 
     # --- sequencing -----------------------------------------------------------------------------------------------------

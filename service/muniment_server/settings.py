@@ -26,6 +26,7 @@ class Settings(BaseModel):
     data: Path = Field(description="Folder of this instance: embedded database, keys, guard, policy and muniment.toml.")
     database: str | None = Field(
         None,
+        min_length=1,  # an empty variable is a mistake, and must not mean the embedded database
         description=(
             "URL of a Postgres database, postgresql://user@host/name. Unset: the embedded SQLite in the data folder. Put the password in "
             "PGPASSWORD or PGPASSFILE, or set this in the environment, never on a command line."
@@ -36,9 +37,9 @@ class Settings(BaseModel):
         None,
         description="Folder of the guard files. Unset: DATA/guard. In production a volume that is not restored with the database.",
     )
-    host: str = Field("127.0.0.1", description="Address to serve on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to serve on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to serve on; 0 takes a free one and prints it.")
-    metrics_host: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address of the Prometheus metrics.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the Prometheus metrics; 0 turns them off.")
     read_only: bool = Field(
         default=False, description="Serve reads only: no key and no guard are opened, no log is written."
@@ -61,7 +62,9 @@ class Settings(BaseModel):
     max_commit_entries: int = Field(5_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
     idempotency_ttl: int = Field(86_400, ge=60, description="Seconds for which an Idempotency-Key is remembered.")
     tile_cache: int = Field(1_000, ge=16, description="Full tiles kept in memory, 16 KiB each.")
-    shutdown_seconds: float = Field(30.0, gt=0, description="Seconds to answer accepted requests after SIGTERM.")
+    shutdown_seconds: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="Seconds to answer accepted requests after SIGTERM."
+    )
     log_format: Literal["json", "console"] = Field("console", description="Form of the server's own log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important log line to write."

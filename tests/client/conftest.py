@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.client.cli_runner import Cli
 from tests.client.colours import COLOURS, Colours
 
 
@@ -21,3 +22,9 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
     for name in ("MUNIMENT_URL", "MUNIMENT_LOG", "MUNIMENT_POLICY", "MUNIMENT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line."""
+    return Cli(capsys, monkeypatch)

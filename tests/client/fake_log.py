@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -23,7 +24,7 @@ from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment.receipt import Receipt
 from muniment.tiles import Tile, decode_bundle, encode_bundle, parse_tile_path, width_at
-from muniment.tree import Edge, Plan, expand, grow, hash_in, place, plan_consistency, plan_inclusion, plan_root
+from muniment.tree import Edge, Plan, TileRows, expand, grow, hash_in, place, plan_consistency, plan_inclusion, plan_root
 
 ORIGIN = "example.com/log"
 URL = "http://log.test"
@@ -60,9 +61,11 @@ class FakeLog:
         self.edge = Edge()
         self.tiles: dict[tuple[int, int], bytes] = {}
         self.leaves: list[bytes] = []
+        self.index_of: dict[bytes, int] = {}
         self.payloads: dict[int, Payload] = {}
         self.keys: dict[str, tuple[bytes, list[int]]] = {}
         self.published_sizes: list[int] = []
+        self.notes: dict[int, str] = {}
         self._grow([genesis_leaf(self.origin, self.kind, [str(self.key.vkey)], format_time(NOON))])
         self.publish()
 
@@ -88,10 +91,16 @@ class FakeLog:
         """The same log with the same key, from here on with a life of its own."""
         faults, tamper, self.faults, self.tamper = self.faults, self.tamper, [], None
         twin = copy.copy(self)
-        for name in ("tiles", "leaves", "payloads", "keys", "published_sizes"):
+        for name in ("tiles", "leaves", "index_of", "payloads", "keys", "published_sizes", "notes"):
             setattr(twin, name, copy.copy(getattr(self, name)))
         twin.requests, twin.faults = [], []
         self.faults, self.tamper = faults, tamper
+        return twin
+
+    def fork_with(self, tamper: Tamper | None) -> FakeLog:
+        """A twin that lies in this way."""
+        twin = self.fork()
+        twin.tamper = tamper
         return twin
 
     def _grow(self, leaves: list[bytes]) -> None:
@@ -100,7 +109,9 @@ class FakeLog:
             assert tile.data.startswith(self.tiles.get((tile.level, tile.index), b"")), "a tile only grows by suffix"
             self.tiles[tile.level, tile.index] = tile.data
         self.edge = growth.edge
-        self.leaves += leaves
+        for leaf in leaves:
+            self.index_of.setdefault(leaf, len(self.leaves))
+            self.leaves.append(leaf)
 
     def add_events(self, events: list[dict[str, Any]]) -> list[int]:
         start, leaves = self.size, []
@@ -115,19 +126,24 @@ class FakeLog:
     def add_raw(self, leaves: list[bytes]) -> list[int]:
         indices = []
         for leaf in leaves:
-            if leaf not in self.leaves:
+            if leaf not in self.index_of:
                 self._grow([leaf])
-            indices.append(self.leaves.index(leaf))
+            indices.append(self.index_of[leaf])
         return indices
 
     def fold(self, plan: Plan) -> list[bytes]:
         def lookup(node: Any) -> bytes:
             level, index, row, position = place(node)
-            return hash_in(expand(self.tiles[level, index]), row, position)
+            return hash_in(_expanded(self.tiles[level, index]), row, position)
 
         return plan.fold(lookup)
 
     def note(self, size: int) -> str:
+        if size not in self.notes:
+            self.notes[size] = self._sign(size)
+        return self.notes[size]
+
+    def _sign(self, size: int) -> str:
         root = RootHash(self.fold(plan_root(size))[0])
         return str(sign_checkpoint(Checkpoint(self.origin, size, root), self.key))
 
@@ -219,7 +235,7 @@ class FakeLog:
         if size not in self.published_sizes:
             return problem(404, "no_checkpoint")
         if index >= size:
-            code = "not_published_yet" if index < self.size else "no_entry"
+            code = "not_published_yet" if size == self.published and index < self.size else "no_entry"
             return problem(404, code, retry_after=0 if code == "not_published_yet" else None)
         value = self.receipt(index, size).to_json()
         if not self.readable:
@@ -308,6 +324,11 @@ class FakeLog:
                 "idempotency_ttl_seconds": 86400,
             },
         )
+
+
+@lru_cache(maxsize=4096)
+def _expanded(data: bytes) -> TileRows:
+    return expand(data)
 
 
 def fresh(response: httpx.Response) -> httpx.Response:

@@ -289,12 +289,20 @@ def test_a_damaged_memory_does_not_accuse(colours: Colours, tmp_path: Any) -> No
         path.write_text(damage)
         with pytest.raises(StateError):
             colours.client(log, state=FileState(path)).checkpoint()
-    forged = SigningKey(ORIGIN, b"\x07" * 32)
-    evil = FakeLog(seed=7)
-    assert forged.vkey == evil.key.vkey
-    path.write_text(text.replace(text.split("— ")[1][:60], evil.note(1).split("— ")[1][:60]))
+    line = text.split("— ")[1]
+    flipped = line[:-20] + ("A" if line[-20] != "A" else "B") + line[-19:]
+    path.write_text(text.replace(line, flipped))
     with pytest.raises(StateError):
         colours.client(log, state=FileState(path)).checkpoint()
+
+
+def test_a_memory_of_another_log_of_the_same_name_is_no_contradiction(colours: Colours) -> None:
+    before, log = grown(4, seed=7), grown(2)
+    assert before.key.vkey == SigningKey(ORIGIN, b"\x07" * 32).vkey != log.key.vkey
+    state = MemoryState()
+    state.swap(ORIGIN, None, before.note(3))
+    assert colours.client(log, state=state).checkpoint().checkpoint.size == log.size
+    assert state.get(ORIGIN) == log.note(log.size)
 
 
 def test_a_note_remembered_under_another_name(colours: Colours) -> None:

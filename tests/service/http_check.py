@@ -130,7 +130,13 @@ def client(url: str, key: str | None = None, **kwargs: Any) -> httpx.Client:
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.Client(
-        base_url=url, timeout=TIMEOUT, headers=headers, event_hooks={"response": [hook]}, trust_env=False, **kwargs
+        base_url=url,
+        timeout=TIMEOUT,
+        headers=headers,
+        event_hooks={"response": [hook]},
+        trust_env=False,
+        verify=False,
+        **kwargs,
     )
 
 
@@ -143,7 +149,7 @@ def async_client(url: str, connections: int = 100) -> httpx.AsyncClient:
 
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     return httpx.AsyncClient(
-        base_url=url, timeout=TIMEOUT, event_hooks={"response": [hook]}, limits=limits, trust_env=False
+        base_url=url, timeout=TIMEOUT, event_hooks={"response": [hook]}, limits=limits, trust_env=False, verify=False
     )
 
 

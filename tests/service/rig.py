@@ -49,27 +49,26 @@ class Rig:
 
     async def sql(self, *statements: str) -> list[tuple[Any, ...]]:
         """Run statements in one transaction on a bare connection, not one of ours; return the rows of the last one."""
+        return (await self.fetch(*statements))[-1]
+
+    async def fetch(self, *statements: str) -> list[list[tuple[Any, ...]]]:
+        """Likewise, and return the rows of each."""
         if not self.database:
             return await asyncio.to_thread(self._sqlite, statements)
         connection = await asyncpg.connect(self.database)
         try:
             async with connection.transaction():
-                for statement in statements[:-1]:
-                    await connection.execute(statement)
-                return [tuple(row) for row in await connection.fetch(statements[-1])]
+                return [[tuple(row) for row in await connection.fetch(statement)] for statement in statements]
         finally:
             await connection.close()
 
-    def _sqlite(self, statements: Sequence[str]) -> list[tuple[Any, ...]]:
+    def _sqlite(self, statements: Sequence[str]) -> list[list[tuple[Any, ...]]]:
         # apsw and not sqlite3: two copies of SQLite in one process drop each other's locks on the file.
         connection = apsw.Connection(str(self.folder / "store.sqlite"))
         try:
             connection.set_busy_timeout(10_000)
-            connection.execute("PRAGMA foreign_keys = OFF")
             with connection:
-                for statement in statements[:-1]:
-                    connection.execute(statement)
-                return connection.execute(statements[-1]).fetchall()
+                return [connection.execute(statement).fetchall() for statement in statements]
         finally:
             connection.close()
 
@@ -85,7 +84,8 @@ class Rig:
 
     async def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """Every row of every table, in an order of its own."""
-        return {table: sorted(await self.sql(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+        rows = await self.fetch(*(f"SELECT * FROM {table}" for table in TABLES))
+        return {table: sorted(found, key=repr) for table, found in zip(TABLES, rows, strict=True)}
 
     async def log(self, kind: str = "event", origin: str | None = None) -> Bench:
         """Make a log with a key and a guard, and no entry."""

@@ -56,7 +56,6 @@ FOR_ALL = {"GET /healthz", "GET /readyz", "POST /verify"}
 CALLERS = ["none", "append", "read", "both", "own log", "other log", "revoked", "malformed"]
 MALFORMED = [
     "Bearer",
-    "Bearer ",
     "Bearer x",
     "Bearer mk_" + "A" * 42,
     "Bearer mk_" + "A" * 43,
@@ -75,6 +74,7 @@ class World:
 
     instance: Instance
     server: LiveServer
+    http: httpx.Client
 
     def call(self, operation: str, log: str, caller: str, v1: bool = False) -> httpx.Response:
         """Make the request of an operation as this caller."""
@@ -83,10 +83,9 @@ class World:
         path = path.replace("{index}", "1").replace("{path}", "entries/000.p/1")
         query = {"GET /proof/inclusion": "?index=1", "GET /proof/consistency": "?first=1"}.get(operation, "")
         content, headers = body_of(operation, log) if method == "POST" else (None, {})
-        with client(self.server.url) as http:
-            return http.request(
-                method, prefix + path + query, content=content, headers=headers | self.header(caller, log)
-            )
+        return self.http.request(
+            method, prefix + path + query, content=content, headers=headers | self.header(caller, log)
+        )
 
     def header(self, caller: str, log: str) -> dict[str, str]:
         if caller == "none":
@@ -115,8 +114,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with (
         instance_on("sqlite", request, folder, LOGS, KEYS) as instance,
         instance.server(env={"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.1"}) as server,
+        client(server.url) as http,
     ):
-        found = World(instance, server)
+        found = World(instance, server, http)
         for log in LOGS:
             assert found.call("POST /entries", log.name, "both").status_code == 201
         time.sleep(0.3)
@@ -180,7 +180,7 @@ def test_access_matrix(world: World, log: LogSpec, caller: str) -> None:
                     expect_problem(answer, wanted, codes[wanted])
             elif operation.startswith("POST"):
                 written += 1
-    assert _size(world, log) == size + written - (2 if caller == "nobody" else 0), "a refusal writes nothing"
+    assert _size(world, log) == size + written, "a refusal writes nothing"
 
 
 def _size(world: World, log: LogSpec) -> int:
@@ -201,8 +201,8 @@ def test_the_scheme_is_case_insensitive_and_the_key_is_not(world: World) -> None
     token = world.instance.keys["both"]
     with client(world.server.url) as http:
         assert http.get("/logs/private/log", headers={"Authorization": f"bEARER {token}"}).status_code == 200
-        for other in (token.swapcase(), token + " ", " " + token, token[:-1], f"{token},{token}"):
-            answer = http.get("/logs/private/log", headers={"Authorization": f"Bearer  {other}"})
+        for other in (token.swapcase(), " " + token, token[:-1], f"{token},{token}", f"{token}x"):
+            answer = http.get("/logs/private/log", headers={"Authorization": f"Bearer {other}"})
             expect_problem(answer, 401, "unauthorized")
 
 

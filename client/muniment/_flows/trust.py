@@ -85,13 +85,14 @@ class Trust:
         """Compare with the remembered checkpoint until the larger of the two is the remembered one, then accept."""
         settled = False
         while not settled:
-            known = yield from self._recall(seen.checkpoint.origin)
+            note = yield from self._recall(seen.checkpoint.origin)
+            known = None if note is None else self._remembered(seen.checkpoint.origin, note)
             if known is not None:
                 yield from self._compare(known, seen, receipts)
             if known is not None and seen.checkpoint.size <= known.checkpoint.size:
                 break
             # When somebody who shares the state was faster, compare again, with what they saw.
-            settled = yield from self._swap(known, seen)
+            settled = yield from self._swap(note, seen)
         self._accept(seen)
 
     def _compare(self, known: VerifiedCheckpoint, seen: VerifiedCheckpoint, receipts: Sequence[Receipt]) -> Flow[None]:
@@ -107,31 +108,35 @@ class Trust:
 
     # --- the state ------------------------------------------------------------------------------------------------------
 
-    def _recall(self, origin: str) -> Flow[VerifiedCheckpoint | None]:
-        note: str | None
-        if self._state.blocking:
-            note = yield Call(lambda: self._state.get(origin))
-        else:
-            note = self._state.get(origin)
-        return None if note is None else self._remembered(origin, note)
+    def _recall(self, origin: str) -> Flow[str | None]:
+        if not self._state.blocking:
+            return self._state.get(origin)
+        note: str | None = yield Call(lambda: self._state.get(origin))
+        return note
 
-    def _remembered(self, origin: str, note: str) -> VerifiedCheckpoint:
-        """Return a note from the state. It may have been damaged there, and then must not accuse the log."""
+    def _remembered(self, origin: str, note: str) -> VerifiedCheckpoint | None:
+        """Return the checkpoint in a remembered note, which may have been damaged, and then must not accuse the log.
+
+        None when only keys signed it that this policy does not list: it is of another log that had the same name, say one made
+        again for a trial. Nothing it says can contradict this one.
+        """
+        keys = {(key.name, key.key_id): key for key in (log.vkey for log in self.policy.logs) if key.name == origin}
         try:
             parsed = parse_note(note)
             checkpoint = parse_checkpoint(parsed.text)
-            verify_note(parsed, [log.vkey for log in self.policy.logs if log.vkey.name == origin])
+            if checkpoint.origin != origin:
+                raise FormatError(f"it is of {checkpoint.origin}")  # noqa: TRY301 - one message for every damage
+            if not any((line.name, line.key_id) in keys for line in parsed.signatures):
+                return None
+            verify_note(parsed, keys.values())
         except (FormatError, BadSignature) as error:
             raise StateError(
-                f"the checkpoint remembered for {origin} does not verify ({error}): the memory is damaged, or the log's key was"
-                " changed in the policy"
+                f"the checkpoint remembered for {origin} does not verify ({error}): the memory is damaged"
             ) from error
-        if checkpoint.origin != origin:
-            raise StateError(f"the checkpoint remembered for {origin} is of {checkpoint.origin}: the memory is damaged")
         return VerifiedCheckpoint(checkpoint, note)
 
-    def _swap(self, known: VerifiedCheckpoint | None, seen: VerifiedCheckpoint) -> Flow[bool]:
-        origin, expected = seen.checkpoint.origin, known.note if known else None
+    def _swap(self, expected: str | None, seen: VerifiedCheckpoint) -> Flow[bool]:
+        origin = seen.checkpoint.origin
         if not self._state.blocking:
             return self._state.swap(origin, expected, seen.note)
         swapped: bool = yield Call(lambda: self._state.swap(origin, expected, seen.note))

@@ -89,7 +89,7 @@ def load(path: Path) -> ImportState | None:
         raise CliError(EXIT_USAGE, "unreadable", f"cannot read {path}: {error.strerror}") from error
     try:
         return _parse(json.loads(data))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         hint = (
             "Without it nobody knows how much is logged already: look with `muniment export` before you import again."
         )

@@ -162,7 +162,10 @@ class Client(Base):
         return self._run(reads.checkpoint(self._session))
 
     def checkpoints(self, start: int = 0) -> Iterator[VerifiedCheckpoint]:
-        """Yield the published checkpoints of sizes >= `start`, in order of size, each of the same tree."""
+        """Yield the published checkpoints of sizes >= `start`, in order of size, each of the same tree.
+
+        A server may leave some out, and no proof can show it.
+        """
         pages = reads.CheckpointPages(self._session, start)
         while page := self._run(pages.next_page()):
             yield from page

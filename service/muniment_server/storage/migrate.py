@@ -93,8 +93,9 @@ async def migrate_postgres(connection: asyncpg.Connection[Any]) -> list[Migratio
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
         await connection.execute("SET client_min_messages = warning")
-        await connection.execute(_TABLE)
         todo = await pending_postgres(connection)
+        if todo:  # only then: a role that may not create anything can still find that nothing is to do
+            await connection.execute(_TABLE)
         for migration in todo:
             async with connection.transaction():
                 await connection.execute(migration.sql)

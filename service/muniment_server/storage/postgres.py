@@ -210,7 +210,9 @@ class PostgresStore:
 
     def _classify(self, log_id: int, error: BaseException) -> Exception:
         state = getattr(error, "sqlstate", None) or ""
-        if state.startswith("23") or state == "40001":  # 40001: lost the race in a database that isolates more than it must
+        if (
+            state.startswith("23") or state == "40001"
+        ):  # 40001: lost the race in a database that isolates more than it must
             return HeadMoved(f"Postgres: {error}")
         if state[:2] in _NOT_COMMITTED:
             return StoreUnavailable(f"Postgres: {error}")

@@ -87,9 +87,10 @@ class SqliteStore:
     @classmethod
     def _open(cls, path: Path) -> SqliteStore:
         try:
+            path.touch(mode=0o600)  # it holds payloads and seeds; SQLite gives its other files the same mode
             writer = connect(path)
             migrate_sqlite(writer)
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
         return cls(path, writer)
 

@@ -38,11 +38,11 @@ async def readyz(catalog: Catalog) -> Response:
         try:
             await log.published()
         except (StoreError, NotThere) as error:
-            reads, problems[name] = False, str(error)
+            reads, problems[name] = False, "database_unavailable" if isinstance(error, StoreError) else error.code
         refusal = log.sequencer.refusal if log.sequencer else None
         writes[name] = reads and log.sequencer is not None and refusal is None
         if refusal:
-            problems[name] = f"{refusal.code}: {refusal}"
+            problems[name] = refusal.code  # the sentence names files of this machine: it is in the server's log
     body = orjson.dumps({"reads": reads, "writes": writes, "problems": problems})
     return Response(body, 200 if reads else 503, {"Cache-Control": "no-store"}, media_type="application/json")
 

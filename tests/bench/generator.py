@@ -1,0 +1,202 @@
+"""Our own load generator, a process of its own: asyncio on uvloop, raw HTTP/1.1 over keep-alive connections, closed loop.
+
+Reads one JSON load a line and answers with two lines: the result, and then, with all clocks stopped, the verdict on a sample of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from array import array
+from collections import Counter
+from typing import Any
+
+import uvloop
+
+from muniment.errors import MunimentError
+from muniment.policy import Policy
+from tests.bench.bodies import request_maker
+from tests.bench.check import check_answer
+from tests.bench.plan import WORKLOADS, Load
+
+_GRACE = 60.0
+_SAMPLE_BYTES = 4 << 20
+
+
+class Run:
+    """One load in progress: what its connections share."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.make = request_maker(load.workload, load.seed, load.size)
+        self.number = 0
+        self.active = 0
+        self.started = 0.0
+        self.deadline = 0.0
+        self.last = 0.0  # when the last answer came
+        self.received = 0
+        self.latencies = array("d")
+        self.statuses: Counter[int] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.samples: list[tuple[bytes, bytes]] = []
+        self.next_sample = 0.0
+        self.done = asyncio.get_running_loop().create_future()
+
+    def next(self) -> bytes:
+        """Return the next request."""
+        number = self.number
+        self.number += 1
+        return self.make(number)
+
+    def more(self, now: float) -> bool:
+        """Tell whether to send another request."""
+        return now < self.deadline and not (self.load.requests and self.number >= self.load.requests)
+
+    def answered(self, sent: float, now: float, request: bytes, answer: bytes | bytearray, body_at: int) -> None:
+        """Count an answer."""
+        self.last = now
+        self.latencies.append(now - sent)
+        self.statuses[int(answer[9:12])] += 1
+        self.received += len(answer)
+        if len(self.latencies) >= self.next_sample:
+            self._keep(request, bytes(answer[body_at:]))
+
+    def _keep(self, request: bytes, body: bytes) -> None:
+        """Keep every answer at first, then ever fewer: a sample of the whole run that is cheap to take."""
+        if sum(len(kept) for _, kept in self.samples) < _SAMPLE_BYTES:
+            self.samples.append((request[request.index(b"\r\n\r\n") + 4 :] or request, body))
+        self.next_sample = len(self.latencies) * 1.3 + 1
+
+    def closed(self) -> None:
+        """Count a connection that is finished."""
+        self.active -= 1
+        if not self.active and not self.done.done():
+            self.done.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """A connection with one request in flight."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.transport: asyncio.WriteTransport
+        self.buffer = bytearray()
+        self.total = 0  # bytes of the answer, 0 while its head is not complete
+        self.body_at = 0
+        self.sent = 0.0
+        self.request = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        self.transport = transport  # type: ignore[assignment]
+        self.send()
+
+    def send(self) -> None:
+        """Send the next request."""
+        self.request = self.run.next()
+        self.sent = time.perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of the answer; when it is complete, go on."""
+        whole: bytes | bytearray = data
+        if self.buffer:
+            self.buffer += data
+            whole = self.buffer
+        if not self.total:
+            end = whole.find(b"\r\n\r\n")
+            if end >= 0:
+                self.body_at = end + 4
+                self.total = self.body_at + _length(whole, end)
+        if not self.total or len(whole) < self.total:
+            if whole is data:
+                self.buffer += data
+            return
+        now = time.perf_counter()
+        self.run.answered(self.sent, now, self.request, whole, self.body_at)
+        self.buffer, self.total = bytearray(), 0
+        if self.run.more(now):
+            self.send()
+        else:
+            self.request = b""
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the end of the connection, which is an error while a request waits for its answer."""
+        if self.request:
+            self.run.errors[type(exc).__name__ if exc else "closed by the server"] += 1
+        self.run.closed()
+
+
+def _length(head: bytes | bytearray, end: int) -> int:
+    at = head.lower().find(b"content-length: ", 0, end)
+    if at < 0:
+        raise ValueError(f"an answer without Content-Length: {bytes(head[:end])!r}")
+    return int(head[at + 16 : head.find(b"\r", at + 16)])
+
+
+async def generate(load: Load) -> tuple[Run, dict[str, Any]]:
+    """Run a load and return what came of it."""
+    run = Run(load)
+    run.active = load.connections
+    loop = asyncio.get_running_loop()
+    cpu = time.process_time()
+    run.started = time.perf_counter()
+    run.deadline = run.started + load.seconds
+    connect = (loop.create_connection(lambda: Connection(run), load.host, load.port) for _ in range(load.connections))
+    await asyncio.gather(*connect)
+    await asyncio.wait_for(run.done, load.seconds + _GRACE)
+    return run, _result(run, time.process_time() - cpu)
+
+
+def _result(run: Run, cpu: float) -> dict[str, Any]:
+    latencies = sorted(run.latencies)
+    elapsed = max(run.last - run.started, 1e-9)
+    return {
+        "requests": len(latencies),
+        "rate": len(latencies) / elapsed,
+        "seconds": elapsed,
+        "p50_ms": percentile(latencies, 0.50) * 1000,
+        "p99_ms": percentile(latencies, 0.99) * 1000,
+        "max_ms": latencies[-1] * 1000 if latencies else 0.0,
+        "bytes": run.received,
+        "statuses": {str(status): count for status, count in sorted(run.statuses.items())},
+        "errors": dict(run.errors),
+        "generator_cpu": cpu,
+    }
+
+
+def percentile(ordered: list[float], part: float) -> float:
+    """Return a percentile of ordered values, 0 when there are none."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
+
+
+def verify(run: Run) -> dict[str, Any]:
+    """Verify the sample of answers."""
+    if not run.load.policy:
+        return {"verified": 0, "wrong": []}
+    policy = Policy.read(run.load.policy)
+    wrong = []
+    for request, answer in run.samples:
+        try:
+            check_answer(WORKLOADS[run.load.workload], request, answer, policy)
+        except (MunimentError, AssertionError, KeyError, ValueError) as error:
+            wrong.append(f"{type(error).__name__}: {error}")
+    return {"verified": len(run.samples) - len(wrong), "wrong": wrong[:3]}
+
+
+def main() -> None:
+    """Serve loads from standard input until it ends."""
+    gc.set_threshold(50_000, 50, 1_000)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for line in sys.stdin:
+            run, result = runner.run(generate(Load(**json.loads(line))))
+            print(json.dumps(result), flush=True)
+            print(json.dumps(verify(run)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

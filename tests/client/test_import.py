@@ -1,0 +1,455 @@
+"""Imports: whatever goes wrong and wherever they stop, in the end every row is logged exactly once, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import muniment.client._sync
+from muniment.cli import importer
+from muniment.cli.import_state import state_path
+from muniment.client import Client
+from tests.client.cli_runner import Cli
+from tests.client.fake_log import FakeLog, answering, edit, fine, instead, lost_after, lost_before, problem
+from tests.client.served import served
+
+ROWS = [{"n": n, "text": f"row {n}"} for n in range(23)]
+
+
+class Crash(BaseException):
+    """The process ends here: nothing of ours catches it."""
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muniment.client._sync.time, "sleep", lambda _: None)
+    monkeypatch.setattr(importer, "MAX_ENTRIES", 5)
+
+
+@pytest.fixture(params=["event", "raw"])
+def log(request: pytest.FixtureRequest) -> FakeLog:
+    made = FakeLog(request.param)
+    made.add_events([{"before": 1}]) if made.kind == "event" else made.add_raw([b"before"])
+    made.publish()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def here(log: FakeLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "policy").write_text(str(log.policy))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MUNIMENT_POLICY", "policy")
+    with served(log) as url:
+        monkeypatch.setenv("MUNIMENT_URL", url)
+        yield tmp_path
+
+
+def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def logged(log: FakeLog) -> list[Any]:
+    """What is in the log after what was there before."""
+    if log.kind == "event":
+        return [log.payloads[index].event for index in range(2, log.size)]
+    return [json.loads(leaf) for leaf in log.leaves[2:]]
+
+
+def test_import(cli: Cli, log: FakeLog, here: Path) -> None:
+    write(here / "rows.jsonl")
+    done = cli("import", "rows.jsonl")
+    assert done.code == 0
+    assert "Imported 23 rows" in done.out
+    assert "from entry 2 to entry 24" in done.out
+    assert logged(log) == ROWS
+    again = cli("import", "rows.jsonl", "--json")
+    assert (again.json["rows"], again.json["new_rows"]) == (23, 0)
+    assert log.size == 25
+
+
+def test_rows_added_later(cli: Cli, log: FakeLog, here: Path) -> None:
+    path = here / "rows.jsonl"
+    write(path, ROWS[:7])
+    assert cli("import", path).code == 0
+    write(path)
+    assert cli("import", path, "--json").json["new_rows"] == 16
+    assert logged(log) == ROWS
+
+
+def test_blank_lines_and_a_missing_last_newline(cli: Cli, log: FakeLog, here: Path) -> None:
+    (here / "rows.jsonl").write_text("\n" + "\n\n".join(json.dumps(row) for row in ROWS))
+    assert cli("import", "rows.jsonl", "--json").json["rows"] == 23
+    assert logged(log) == ROWS
+
+
+def test_nothing_to_import(cli: Cli, here: Path) -> None:
+    (here / "empty.jsonl").write_text("\n\n")
+    done = cli("import", "empty.jsonl")
+    assert (done.code, "Nothing to import" in done.out) == (0, True)
+
+
+def test_stdin(cli: Cli, log: FakeLog, here: Path) -> None:
+    write(here / "rows.jsonl")
+    done = cli("import", "-", stdin=(here / "rows.jsonl").read_bytes())
+    assert (done.code, "Imported 23 rows" in done.out) == (0, True)
+    assert logged(log) == ROWS
+    assert not list(here.glob("*muniment-import"))
+
+
+# --- crashes ------------------------------------------------------------------------------------------------------------
+
+
+class Points:
+    """Crashes at the n-th of the moments around everything an import does that outlives it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = -1
+        self.count = 0
+        monkeypatch.setattr(importer, "save", self._around(importer.save))
+        monkeypatch.setattr(Client, "append_batch", self._around(Client.append_batch))
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._point()
+            result = function(*args, **kwargs)
+            self._point()
+            return result
+
+        return wrapped
+
+    def _point(self) -> None:
+        self.count += 1
+        if self.left == 0:
+            self.left = -1
+            raise Crash
+        self.left -= self.left > 0
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 8, 13])
+def test_a_crash_at_every_point(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    """Crash after so many points, run again, crash again after so many, until the import ends."""
+    write(here / "rows.jsonl")
+    points = Points(monkeypatch)
+    for _ in range(200):
+        points.left = every
+        try:
+            assert cli("import", "rows.jsonl").code == 0
+            break
+        except Crash:
+            pass
+    else:
+        assert every < 3, "an import that gets further each time ends"
+        points.left = -1
+        assert cli("import", "rows.jsonl").code == 0
+    assert logged(log) == ROWS
+
+
+def test_one_crash_at_each_point(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = Points(monkeypatch)
+    at = 0
+    while True:
+        log = FakeLog()
+        log.add_events([{"before": 1}])
+        (here / "policy").write_text(str(log.policy))
+        for path in here.glob("*muniment-import"):
+            path.unlink()
+        monkeypatch.setenv("XDG_STATE_HOME", str(here / f"state{at}"))
+        write(here / "rows.jsonl")
+        with served(log) as url:
+            points.left = at
+            try:
+                assert cli("import", "rows.jsonl", "--url", url).code == 0
+                break
+            except Crash:
+                assert cli("import", "rows.jsonl", "--url", url).code == 0
+        assert logged(log) == ROWS, f"crash at point {at}"
+        at += 1
+    assert at == 2 * 5 * 3  # before and after: begin, send, done of each of five batches
+
+
+@pytest.mark.parametrize("fault", [lost_before, lost_after])
+def test_a_server_that_goes_away(cli: Cli, log: FakeLog, here: Path, fault: Any) -> None:
+    write(here / "rows.jsonl")
+    for _ in range(10):
+        log.faults = [fine] * 3 + [fault] * 8
+        if cli("import", "rows.jsonl").code == 0:
+            break
+        log.faults = []
+    log.faults = []
+    assert cli("import", "rows.jsonl").code == 0
+    assert logged(log) == ROWS
+
+
+def test_ctrl_c(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here / "rows.jsonl")
+    real, calls = Client.append_batch, 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        result = real(*args, **kwargs)
+        if calls == 2:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Client, "append_batch", interrupted)
+    done = cli("import", "rows.jsonl", "--json")
+    assert (done.code, done.error["rows"]) == (130, 5)
+    assert cli("import", "rows.jsonl").code == 0
+    assert logged(log) == ROWS
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.Signals) -> None:
+    rows = [{"n": n} for n in range(4000)]
+    write(here / "rows.jsonl", rows)
+    command = [sys.executable, "-m", "muniment.cli", "import", "rows.jsonl"]
+    env = os.environ | {"PYTHONFAULTHANDLER": ""}
+    for attempt in range(6):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        size, deadline = log.size, time.monotonic() + 30
+        while log.size == size and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.003 * attempt)
+        process.send_signal(sig)
+        _, err = process.communicate(timeout=60)
+        assert b"Traceback" not in err
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert logged(log) == rows
+
+
+# --- a key that no longer holds -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+@pytest.mark.parametrize("happened", [True, False])
+@pytest.mark.parametrize("why", ["expired", "another caller", "clock went back"])
+def test_the_log_is_searched_when_the_key_does_not_hold(
+    cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, happened: bool, why: str
+) -> None:
+    write(here / "rows.jsonl")
+    points = Points(monkeypatch)
+    points.left = 9 if happened else 8  # around the sending of the second batch
+    with pytest.raises(Crash):
+        cli("import", "rows.jsonl")
+    assert log.size == (12 if happened else 7)
+    log.keys.clear()
+    if why == "another caller":
+        monkeypatch.setenv("MUNIMENT_API_KEY", "mk_other")
+    else:
+        shift = 90_000_000 if why == "expired" else -90_000_000
+        real = importer._now
+        monkeypatch.setattr(importer, "_now", lambda: real() + shift)
+    log.add_events([{"n": 5, "text": "row 5"}, {"other": 1}])
+    log.publish()
+    assert cli("import", "rows.jsonl").code == 0
+    rows = [row for row in logged(log) if row != {"other": 1}]
+    rows.remove({"n": 5, "text": "row 5"})
+    assert sorted(row["n"] for row in rows) == list(range(23))
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+def test_what_cannot_be_found_out_is_asked(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here / "rows.jsonl")
+    points = Points(monkeypatch)
+    points.left = 8
+    with pytest.raises(Crash):
+        cli("import", "rows.jsonl")
+    log.readable = False
+    log.add_events([{"other": 1}])
+    log.publish()
+    monkeypatch.setenv("MUNIMENT_API_KEY", "mk_other")
+    done = cli("import", "rows.jsonl", "--json")
+    assert (done.code, done.error["code"]) == (2, "outcome_unknown")
+    assert cli("import", "rows.jsonl", "--cut-off-batch", "lost").code == 0
+    assert [row for row in logged(log) if row != {"other": 1}] == ROWS
+
+
+def test_a_run_among_others() -> None:
+    assert importer._find_run([b"a", b"b"], [b"a", b"a", b"b", None], 10) == 11
+    assert importer._find_run([b"a", b"a", b"b"], [b"a", b"a", b"a", b"b"], 0) == 1
+    assert importer._find_run([b"a", b"b"], [b"a", None, b"b", b"a"], 0) is None
+    assert importer._find_run([b"a"], [], 0) is None
+
+
+# --- inputs that are wrong ----------------------------------------------------------------------------------------------
+
+
+def test_an_input_changed_where_it_is_logged(cli: Cli, log: FakeLog, here: Path) -> None:
+    path = here / "rows.jsonl"
+    write(path)
+    assert cli("import", path).code == 0
+    size = log.size
+    for changed in (ROWS[1:], [{"n": -1}, *ROWS[1:]], ROWS[:5]):
+        write(path, changed)
+        done = cli("import", path, "--json")
+        assert (done.code, done.error["code"]) == (2, "input_changed")
+    assert log.size == size
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("{", "invalid_json"),
+        ("[]", "not_an_object"),
+        ("{}", "empty_event"),
+        ('{"a":1,"a":2}', "duplicate_name"),
+        ('{"a":NaN}', "invalid_number"),
+        ("\xff", "invalid_utf8"),
+    ],
+)
+def test_a_bad_row_stops_after_what_precedes_it(cli: Cli, log: FakeLog, here: Path, line: str, code: str) -> None:
+    path = here / "rows.jsonl"
+    lines = [json.dumps(row) for row in ROWS]
+    path.write_text("\n".join([*lines[:7], line, *lines[8:]]), encoding="latin-1")
+    done = cli("import", path, "--json")
+    assert (done.code, done.error["code"]) == (2, code)
+    assert "line 8" in done.error["message"]
+    assert logged(log) == ROWS[:7]
+    path.write_text("\n".join(lines))
+    assert cli("import", path).code == 0
+    assert logged(log) == ROWS
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+def test_a_batch_the_server_refuses_is_not_under_way_any_more(cli: Cli, log: FakeLog, here: Path) -> None:
+    path = here / "rows.jsonl"
+    write(path)
+    log.faults = [fine, fine, answering(422, "too_many_members")]
+    assert cli("import", path).code == 6
+    write(path, [{"repaired": 1}, *ROWS])
+    assert cli("import", path).code == 0
+    assert logged(log) == [{"repaired": 1}, *ROWS]
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+def test_a_batch_refused_for_want_of_a_key_stays_under_way(cli: Cli, log: FakeLog, here: Path) -> None:
+    """It may have been logged by an earlier attempt; only its key can tell."""
+    path = here / "rows.jsonl"
+    write(path)
+    log.tamper = instead("/batch", lambda: problem(401, "unauthorized"))
+    assert cli("import", path).code == 6
+    assert json.loads(state_path(path).read_text())["pending"]
+    log.tamper = None
+    assert cli("import", path).code == 0
+    assert logged(log) == ROWS
+
+
+def test_an_answer_that_is_not_proved_stops_the_import(cli: Cli, log: FakeLog, here: Path) -> None:
+    write(here / "rows.jsonl")
+    log.tamper = edit("/batch", lambda value: value["receipts"].reverse())
+    assert cli("import", "rows.jsonl").code == 1
+    log.tamper = None
+    assert cli("import", "rows.jsonl").code == 0
+    assert logged(log) == ROWS
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"typ":"muniment/import@v1"}', "\0" * 50, '{"typ":"muniment/import@v1","origin":"a","form":"jsonl","offset":"x","digest":"","rows":0,"first":null,"last":null,"pending":null}'])
+def test_a_damaged_import_state(cli: Cli, log: FakeLog, here: Path, content: str) -> None:
+    write(here / "rows.jsonl")
+    state_path(here / "rows.jsonl").write_text(content)
+    done = cli("import", "rows.jsonl", "--json")
+    assert (done.code, done.error["code"]) == (2, "import_state")
+    assert log.size == 2
+
+
+def test_the_state_of_another_log(cli: Cli, log: FakeLog, here: Path) -> None:
+    write(here / "rows.jsonl")
+    assert cli("import", "rows.jsonl").code == 0
+    other = FakeLog(log.kind, origin="example.com/other")
+    (here / "other-policy").write_text(str(other.policy))
+    with served(other) as url:
+        done = cli("import", "rows.jsonl", "--url", url, "--policy", "other-policy", "--json")
+    assert (done.code, done.error["code"]) == (2, "import_state")
+    assert other.size == 1
+
+
+def test_two_imports_of_one_file(cli: Cli, here: Path) -> None:
+    import fcntl
+
+    write(here / "rows.jsonl")
+    with (here / "rows.jsonl").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert cli("import", "rows.jsonl", "--json").error["code"] == "busy"
+
+
+def test_a_folder_that_cannot_be_written(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here / "rows.jsonl")
+
+    def fail(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("muniment.state.replace_file", fail)
+    done = cli("import", "rows.jsonl", "--json")
+    assert (done.code, done.error["code"]) in ((2, "unwritable"), (70, "state_error"))
+    assert log.size == 2, "nothing is sent before it is noted"
+
+
+# --- CSV and lines ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+def test_csv(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '\ufeffname,note\r\n"Ann, B.","two\nlines"\r\n\r\nBob,\r\n"say ""hi""",x\r\n' + "".join(f"n{i},{i}\r\n" for i in range(12))
+    (here / "rows.csv").write_bytes(text.encode())
+    points = Points(monkeypatch)
+    expected = [
+        {"name": "Ann, B.", "note": "two\nlines"},
+        {"name": "Bob", "note": ""},
+        {"name": 'say "hi"', "note": "x"},
+        *({"name": f"n{i}", "note": f"{i}"} for i in range(12)),
+    ]
+    for _ in range(30):
+        points.left = 4
+        try:
+            assert cli("import", "rows.csv").code == 0
+            break
+        except Crash:
+            pass
+    assert logged(log) == expected
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+@pytest.mark.parametrize(
+    ("text", "code", "line"),
+    [
+        ("a,a\n1,2\n", "bad_header", 1),
+        ("a,\n1,2\n", "bad_header", 1),
+        ("a,b\n1\n", "bad_row", 2),
+        ("a,b\n1,2,3\n", "bad_row", 2),
+        ('a,b\n1,"x\n', "bad_row", 2),
+        ('a,b\n1,"x"y\n', "bad_row", 2),
+        ("a,b\n1,\xff\n", "invalid_utf8", 2),
+    ],
+)
+def test_bad_csv(cli: Cli, log: FakeLog, here: Path, text: str, code: str, line: int) -> None:
+    (here / "rows.csv").write_bytes(text.encode("latin-1"))
+    done = cli("import", "rows.csv", "--json")
+    assert (done.code, done.error["code"], done.error["line"]) == (2, code, line)
+    assert log.size == 2
+
+
+@pytest.mark.parametrize("log", ["raw"], indirect=True)
+def test_lines_are_leaves_byte_for_byte(cli: Cli, log: FakeLog, here: Path) -> None:
+    (here / "rows").write_bytes(b"a\r\n\xff\x00\n  b\na\r\n")
+    assert cli("import", "rows", "--json").json["rows"] == 4
+    assert log.leaves[2:] == [b"a\r", b"\xff\x00", b"  b"]
+
+
+def test_a_format_that_does_not_fit(cli: Cli, log: FakeLog, here: Path) -> None:
+    write(here / "rows.jsonl")
+    wrong = "jsonl" if log.kind == "raw" else "lines"
+    assert cli("import", "rows.jsonl", "--format", wrong).code == 2
+    assert cli("import", "missing").code == 2
+    assert cli("import", ".").code == 2

@@ -1,0 +1,262 @@
+"""Migrations: forward, whole or not at all, once, and never under a release that does not know them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import apsw
+import asyncpg
+import pytest
+
+from muniment_server.storage import SchemaError, StoreUnavailable
+from muniment_server.storage import migrate as module
+from muniment_server.storage import postgres, sqlite
+from muniment_server.storage.migrate import Migration, available, pending
+from muniment_server.storage.postgres import PostgresStore
+from muniment_server.storage.sqlite import SqliteStore
+from tests.live import ORIGIN, run
+from tests.service.audit import audit
+from tests.service.rig import TABLES, open_rig
+
+REPOSITORY = Path(__file__).parents[2]
+SECOND = Migration(2, "0002_more", "CREATE TABLE more (a integer); INSERT INTO more VALUES (7)")
+BROKEN = Migration(2, "0002_broken", "CREATE TABLE more (a integer); INSERT INTO nowhere VALUES (7)")
+
+
+class Database:
+    """An empty database of one engine, and how to migrate, open and look into it."""
+
+    def __init__(self, url: str | None, path: Path) -> None:
+        self.url, self.path = url, path
+
+    async def migrate(self) -> list[str]:
+        if self.url:
+            return await postgres.migrate(self.url)
+
+        def work() -> list[str]:
+            connection = sqlite.connect(self.path)
+            try:
+                return [migration.name for migration in module.migrate_sqlite(connection)]
+            finally:
+                connection.close()
+
+        return await asyncio.to_thread(work)
+
+    async def open(self) -> PostgresStore | SqliteStore:
+        return await (PostgresStore.open(self.url) if self.url else SqliteStore.open(self.path))
+
+    async def sql(self, statement: str) -> list[tuple]:
+        if self.url:
+            connection = await asyncpg.connect(self.url)
+            try:
+                return [tuple(row) for row in await connection.fetch(statement)]
+            finally:
+                await connection.close()
+        connection = apsw.Connection(str(self.path))
+        try:
+            return connection.execute(statement).fetchall()
+        finally:
+            connection.close()
+
+    async def tables(self) -> set[str]:
+        if self.url:
+            rows = await self.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        else:
+            rows = await self.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        return {name for (name,) in rows}
+
+
+@pytest.fixture
+def empty(database: str | None, tmp_path: Path) -> Database:
+    return Database(database, tmp_path / "store.sqlite")
+
+
+def release(monkeypatch: pytest.MonkeyPatch, *more: Migration) -> None:
+    """Pretend to be a release with these migrations after those of today."""
+    real = available
+    monkeypatch.setattr(module, "available", lambda engine: [*real(engine), *more])
+
+
+# --- what there is ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_versions_count_from_one_without_gap(kind: str):
+    found = available(kind)
+    assert [migration.version for migration in found] == list(range(1, len(found) + 1))
+    assert [migration.name for migration in found] == sorted(
+        file.stem for file in (REPOSITORY / "migrations" / kind).glob("*.sql")
+    )
+    assert all(re.fullmatch(r"[0-9]{4}_[a-z0-9_]+", migration.name) for migration in found)
+
+
+def test_both_engines_have_the_same_versions():
+    assert [m.name for m in available("sqlite")] == [m.name for m in available("postgres")]
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_both_engines_have_the_same_tables_and_columns(database: str, tmp_path: Path):
+    found = []
+    for url in (database, None):
+        opened = Database(url, tmp_path / "store.sqlite")
+        await opened.migrate()
+        tables = await opened.tables()
+        assert tables == {*TABLES, "schema_migrations"}
+        if url:
+            sql = "SELECT column_name, is_nullable = 'YES' FROM information_schema.columns WHERE table_name = '{}' ORDER BY ordinal_position"
+        else:
+            sql = "SELECT name, \"notnull\" = 0 AND pk = 0 FROM pragma_table_info('{}') ORDER BY cid"
+        found.append({table: [(name, bool(null)) for name, null in await opened.sql(sql.format(table))] for table in tables})
+    assert found[0] == found[1]
+
+
+# --- applying -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fresh_database_gets_everything_once(empty: Database, engine: str):
+    names = [migration.name for migration in available(engine)]
+    assert await empty.migrate() == names
+    assert await empty.migrate() == []
+    store = await empty.open()
+    await store.close()
+    rows = await empty.sql("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
+    assert rows == [(m.version, m.name, m.checksum) for m in available(engine)]
+
+
+async def test_a_migrated_database_works(empty: Database, engine: str, tmp_path: Path):
+    await empty.migrate()
+    store = await empty.open()
+    try:
+        async with open_rig(engine, empty.url, tmp_path, store) as rig:
+            bench = await rig.log("raw")
+            await bench.extend(*[b"%d" % n for n in range(300)])
+            assert len(await audit(bench)) == 300
+    finally:
+        await store.close()
+
+
+async def test_racing_migrators_apply_everything_once(empty: Database, engine: str):
+    done = await asyncio.gather(*(empty.migrate() for _ in range(4)))
+    assert sorted(done, key=len) == [[], [], [], [m.name for m in available(engine)]]
+    assert len(await empty.sql("SELECT 1 FROM schema_migrations")) == len(available(engine))
+
+
+async def test_a_later_release_applies_only_what_is_new(empty: Database, monkeypatch: pytest.MonkeyPatch):
+    await empty.migrate()
+    release(monkeypatch, SECOND)
+    assert await empty.migrate() == ["0002_more"]
+    assert await empty.sql("SELECT a FROM more") == [(7,)]
+
+
+async def test_a_migration_that_fails_leaves_nothing(empty: Database, engine: str, monkeypatch: pytest.MonkeyPatch):
+    first = [migration.name for migration in available(engine)]
+    release(monkeypatch, BROKEN)
+    with pytest.raises((SchemaError, apsw.Error)):
+        await empty.migrate()
+    with pytest.raises((SchemaError, StoreUnavailable)):
+        await empty.open()
+    assert "more" not in await empty.tables()
+    assert await empty.sql("SELECT name FROM schema_migrations") == [(name,) for name in first]
+    monkeypatch.undo()
+    release(monkeypatch, SECOND)  # the release that repairs it
+    assert await empty.migrate() == ["0002_more"]
+    await (await empty.open()).close()
+
+
+async def test_the_first_migration_fails_whole(empty: Database, monkeypatch: pytest.MonkeyPatch):
+    broken = Migration(1, "0001_log", BROKEN.sql)
+    monkeypatch.setattr(module, "available", lambda engine: [broken])
+    with pytest.raises((SchemaError, apsw.Error)):
+        await empty.migrate()
+    assert await empty.tables() <= {"schema_migrations"}
+    monkeypatch.undo()
+    assert await empty.migrate()
+
+
+# --- refusing -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_migration_that_was_changed_afterwards_is_refused(empty: Database, engine: str, monkeypatch: pytest.MonkeyPatch):
+    await empty.migrate()
+    before = await empty.sql("SELECT * FROM schema_migrations")
+    changed = [Migration(m.version, m.name, m.sql + "-- one more comment\n") for m in available(engine)]
+    monkeypatch.setattr(module, "available", lambda engine: changed)
+    for work in (empty.migrate, empty.open):
+        with pytest.raises(SchemaError, match="0001_log was applied with another content"):
+            await work()
+    assert await empty.sql("SELECT * FROM schema_migrations") == before
+
+
+async def test_a_newer_schema_is_refused(empty: Database, monkeypatch: pytest.MonkeyPatch):
+    release(monkeypatch, SECOND)
+    await empty.migrate()
+    monkeypatch.undo()
+    for work in (empty.migrate, empty.open):
+        with pytest.raises(SchemaError, match="schema version 2, this release knows up to 1: install the newer release"):
+            await work()
+    assert await empty.sql("SELECT a FROM more") == [(7,)]
+
+
+def test_what_is_pending_keeps_its_order():
+    known = [Migration(n, f"{n:04}", f"{n}") for n in (1, 2, 3)]
+    assert pending({}, known) == known
+    assert pending({1: known[0].checksum}, known) == known[1:]
+    assert pending({n.version: n.checksum for n in known}, known) == []
+    with pytest.raises(SchemaError):
+        pending({4: "x"}, known)
+    with pytest.raises(SchemaError):
+        pending({1: "x"}, known)
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_postgres_is_not_migrated_by_opening_it(empty: Database):
+    with pytest.raises(SchemaError, match="run `muniment-server migrate` first"):
+        await empty.open()
+    assert await empty.tables() == set()
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_a_dry_run_names_and_changes_nothing(empty: Database):
+    assert await postgres.migrate(empty.url, dry_run=True) == [m.name for m in available("postgres")]
+    assert await empty.tables() == set()
+    await postgres.migrate(empty.url)
+    assert await postgres.migrate(empty.url, dry_run=True) == []
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+def test_serve_and_init_on_an_unmigrated_postgres_name_the_command(empty: Database, tmp_path: Path):
+    (tmp_path / "policy").write_text("quorum none\n")
+    for command in (("init", "--origin", ORIGIN), ("serve", "--port", "0")):
+        done = run(command[0], "--data", tmp_path, *command[1:], database=empty.url, check=False)
+        assert done.returncode not in (0, 70), done
+        assert "run `muniment-server migrate` first" in done.stderr
+    assert asyncio.run(empty.tables()) == set()
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_a_role_that_may_not_look_is_told_so(empty: Database):
+    await empty.migrate()
+    role = "muniment_test_stranger"
+    await empty.sql(
+        f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} LOGIN; END IF; END $$"
+    )
+    stranger = re.sub(r"//[^@/]*@", f"//{role}@", empty.url)
+    with pytest.raises((SchemaError, StoreUnavailable), match="permission denied"):
+        await PostgresStore.open(stranger)
+
+
+async def test_the_oldest_postgres_works(oldest_postgres: str, tmp_path: Path):
+    """Run the whole suite on it with MUNIMENT_TEST_POSTGRES_MAJOR=15."""
+    database = Database(oldest_postgres, tmp_path)
+    assert await database.migrate() == [m.name for m in available("postgres")]
+    store = await database.open()
+    try:
+        async with open_rig("postgres", oldest_postgres, tmp_path, store) as rig:
+            bench = await rig.log("raw")
+            await bench.extend(*[b"%d" % n for n in range(300)])
+            await bench.extend(b"more")
+            assert len(await audit(bench)) == 301
+    finally:
+        await store.close()
