@@ -125,7 +125,7 @@ def _commands(command: click.Command, name: str, parent: click.Context | None = 
     context = click.Context(
         command, info_name=name.rsplit(" ", 1)[-1], parent=parent, max_content_width=WIDTH, terminal_width=WIDTH
     )
-    text = re.sub(r"[ \t]+$", "", command.get_help(context), flags=re.M)
+    text = re.sub(r"[ \t]+$", "", command.get_help(context), flags=re.MULTILINE)
     parts = [f"### `{name}`\n\n```\n{text}\n```\n"]
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from muniment.policy import Policy
 
@@ -34,6 +34,7 @@ def run(*words: str | Path, database: str | None = None, check: bool = True) -> 
     """Run one server command to its end."""
     done = subprocess.run(
         command(*words),
+        check=False,
         env=environment(database),
         capture_output=True,
         text=True,
@@ -102,7 +103,7 @@ class LiveServer:
                 raise AssertionError(f"server did not stop within {STOP_SECONDS} s: {self.stderr()}") from None
         return self.process.returncode
 
-    def __enter__(self) -> LiveServer:
+    def __enter__(self) -> Self:
         return self.wait()
 
     def __exit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -46,6 +47,7 @@ class Service:
     async def start(self) -> None:
         """Open the database and every log, waiting for a database that is not up yet. Raises SetupError, SchemaError."""
         _raise_file_limit()
+        _adopt_log_lines()
         delay = 0.1
         while True:
             try:
@@ -93,6 +95,18 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+class _Adopted(logging.Handler):
+    """Gives what libraries log the form of this server's own lines: one line for each event, escaped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        get_logger().log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def _adopt_log_lines() -> None:
+    if not logging.root.handlers:  # otherwise whoever runs this application has decided already
+        logging.root.addHandler(_Adopted(logging.WARNING))
+
+
 def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     """Return the application. Its logs open when its lifespan starts."""
     service = Service(settings, metrics or Metrics())
@@ -119,7 +133,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     _mount_system(app, service)
     app.add_exception_handler(HTTPException, errors.not_found)
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(HeaderLimit)
+    app.add_middleware(Gate)
     return app
 
 
@@ -223,23 +237,30 @@ def _mount_system(app: FastAPI, service: Service) -> None:
 _MAX_HEADERS = 32_768
 
 
-class HeaderLimit:
-    """Refuses requests whose header fields together are absurdly large: no client of ours needs a hundredth of it."""
+class Gate:
+    """Refuses what no route should see: absurdly large header fields, and paths with a line feed.
+
+    The router's patterns end in `$`, which matches before a final line feed: /checkpoint%0a would be another URL of /checkpoint.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
-        app = self._app
-        if scope["type"] == "http" and sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADERS:
-            app = errors.problem(
+        app = (scope["type"] == "http" and self._refusal(scope)) or self._app
+        await app(scope, receive, send)
+
+    @staticmethod
+    def _refusal(scope: Scope) -> Response | None:
+        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > _MAX_HEADERS:
+            return errors.problem(
                 431,
                 "headers_too_large",
                 f"the header fields have more than {_MAX_HEADERS} bytes",
                 "Send fewer or shorter header fields.",
             )
-        await app(scope, receive, send)
+        return errors.nowhere(scope["path"]) if "\n" in scope["path"] else None
 
 
 class HeadMiddleware:

@@ -126,7 +126,7 @@ class Batcher:
         """Run a batch; whatever goes wrong becomes the answer of everybody in it."""
         started = time.perf_counter()
         try:
-            answers = await self._sequencer.run([waiting.submission for waiting in batch])
+            answers = await self._run([waiting.submission for waiting in batch])
         except _EXPECTED as error:
             get_logger().warning("batch failed", log=self._name, error=str(error))
             return [_failure(error)] * len(batch)
@@ -135,6 +135,12 @@ class Batcher:
             return [_failure(error)] * len(batch)
         self._metrics.commit_seconds.labels(self._name).observe(time.perf_counter() - started)
         self._count(answers)
+        return answers
+
+    async def _run(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Refused]:
+        answers = await self._sequencer.run(submissions)
+        if len(answers) != len(submissions):  # would leave somebody waiting for good
+            raise AssertionError(f"{len(answers)} answers to {len(submissions)} submissions")
         return answers
 
     def _count(self, answers: Sequence[Outcome | Refused]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import secrets
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,14 +19,14 @@ from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
-from muniment_server.guard import Guard, Guarded, GuardRefused
+from muniment_server.guard import Guard, Guarded, GuardRefused, sync_directory
 from muniment_server.log import Log, TileCache
 from muniment_server.sequencer import OwnDraft, Sequencer, Submission
 from muniment_server.settings import Settings
 from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Store
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
-from muniment_server.telemetry import Metrics
+from muniment_server.telemetry import Metrics, get_logger
 
 DEFAULT_LOG = "default"
 SCOPES = frozenset({"append", "read"})
@@ -59,17 +62,14 @@ def write_new(path: Path, text: str, mode: int) -> None:
     finally:
         os.close(descriptor)
         temporary.unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
+    sync_directory(path.parent.parent)  # the folder may be new as well
 
 
 def read_key(path: Path) -> SigningKey:
     """Return the signing key in a file. Raises SetupError, never quoting the key."""
     try:
-        return SigningKey.parse(path.read_text("ascii").removesuffix("\n"))
+        return SigningKey.parse(path.read_text("utf-8").removesuffix("\n"))
     except FileNotFoundError:
         raise SetupError(
             f"the signing key {path} is missing: run `muniment-server init`, or put the file back"
@@ -80,15 +80,40 @@ def read_key(path: Path) -> SigningKey:
         raise SetupError(f"{path}: {error}") from None
 
 
+def _read_policy(settings: Settings) -> Policy | None:
+    """Return the policy of this instance, or None when there is none yet. Raises SetupError."""
+    try:
+        return Policy.read(settings.policy)
+    except FileNotFoundError:
+        return None
+    except (OSError, FormatError) as error:
+        raise SetupError(f"the policy file cannot be read: {error}") from error
+
+
 def _add_to_policy(settings: Settings, key: SigningKey) -> None:
-    """Make sure that the policy file of this instance trusts `key`."""
-    old = Policy.read(settings.policy) if settings.policy.exists() else Policy(())
-    if any(log.vkey == key.vkey for log in old.logs):
-        return
-    new = Policy((*old.logs, LogKey(key.vkey)), old.witnesses, old.groups, old.quorum)
-    temporary = settings.policy.with_name(f".policy.{secrets.token_hex(4)}")
-    write_new(temporary, str(new), 0o644)
-    temporary.replace(settings.policy)
+    """Make sure that the policy file of this instance trusts `key`. What else is in it stays, comments too."""
+    old = _read_policy(settings)
+    if old is None:
+        write_new(settings.policy, str(Policy((LogKey(key.vkey),))), 0o644)
+    elif not any(log.vkey == key.vkey for log in old.logs):
+        lines = settings.policy.read_text("utf-8").splitlines(keepends=True)
+        after = max((at for at, line in enumerate(lines, 1) if line.split()[:1] == ["log"]), default=0)
+        temporary = settings.policy.with_name(f".policy.{secrets.token_hex(4)}")
+        write_new(temporary, "".join((*lines[:after], f"log {key.vkey}\n", *lines[after:])), 0o644)
+        temporary.replace(settings.policy)
+        sync_directory(settings.policy.parent)
+
+
+@asynccontextmanager
+async def _alone(folder: Path) -> AsyncIterator[None]:
+    """Keep others who make a log in this folder out: two of them could take half of their files from each other."""
+    await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # --- logs ---------------------------------------------------------------------------------------------------------------
@@ -114,15 +139,21 @@ async def create_log(
         check_origin(origin)
     except FormatError as error:
         raise SetupError(str(error)) from None
-    existing = await _existing(store, name, origin, kind)
-    key, guarded = await asyncio.to_thread(_key_and_guard, settings, name, origin, exists=existing is not None)
     row = LogRow(0, name, origin, kind, public, open_payloads, time.time_ns() // 1_000_000)
+    async with _alone(settings.data):
+        return await _create_log(settings, store, row)
+
+
+async def _create_log(settings: Settings, store: Store, row: LogRow) -> SigningKey:
+    existing = await _existing(store, row.name, row.origin, row.kind)
+    _read_policy(settings)  # refused before anything is made
+    key, guarded = await asyncio.to_thread(_key_and_guard, settings, row.name, row.origin, exists=existing is not None)
     try:
         row = await store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
     except HeadMoved as error:
-        raise SetupError(f"another log has the name {name!r} or the origin {origin!r}: {error}") from error
-    _add_to_policy(settings, key)
+        raise SetupError(f"another log has the name {row.name!r} or the origin {row.origin!r}: {error}") from error
     await _write_genesis(settings, store, row, key)
+    _add_to_policy(settings, key)
     return key
 
 
@@ -152,6 +183,11 @@ def _key_and_guard(settings: Settings, name: str, origin: str, *, exists: bool) 
     if key.vkey.name != origin:
         raise SetupError(f"{path} is the key of {key.vkey.name!r}, not of {origin!r}")
     guarded = _guarded(guard)
+    if (guarded.origin, guarded.key_id) != (origin, key.vkey.key_id):
+        raise SetupError(
+            f"guard_foreign: {guard.path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log and key: "
+            "put the right files back"
+        )
     if guarded.size and not exists:
         raise SetupError(
             f"database_missing: {guard.path} says that {guarded.size} entries were signed, but the database does not hold log "
@@ -219,22 +255,37 @@ class Catalog:
         return list(self._logs.values())
 
     async def open(self) -> None:
-        """Open every log of the database. Raises SetupError when there is none, StoreError when it does not answer."""
-        await self._refresh()
+        """Open every log of the database. Raises SetupError when there is none, StoreError when it does not answer.
+
+        When it raises, everything is closed again, the store too.
+        """
+        try:
+            await self._refresh(strict=True)
+        except BaseException:
+            await self.close()
+            raise
         if not self._logs:
+            await self.close()
             raise SetupError("the database holds no log: run `muniment-server init` first")
 
     async def get(self, name: str) -> Log | None:
         """Return an open log, also one that was made since the last call."""
         if name not in self._logs and _NAME.fullmatch(name) and time.monotonic() - self._refreshed > _REFRESH_SECONDS:
-            await self._refresh()
+            await self._refresh(strict=False)
         return self._logs.get(name)
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, *, strict: bool) -> None:
         async with self._lock:
             for row in await self.store.logs():
-                if row.name not in self._logs:
+                # A log without genesis is still being made, and index 0 is not for others.
+                if row.name in self._logs or not (await self.store.head(row.log_id)).size:
+                    continue
+                try:
                     await self._open(row)
+                except SetupError as error:
+                    if strict:
+                        raise
+                    get_logger().error("a log cannot be opened", log=row.name, error=str(error))  # the others can
             self._refreshed = time.monotonic()
 
     async def _open(self, row: LogRow) -> None:
@@ -248,8 +299,10 @@ class Catalog:
 
     async def close(self) -> None:
         """Answer everything that was taken, publish, and close the database."""
-        await asyncio.gather(*(log.close() for log in self._logs.values()))
-        await self.store.close()
+        try:
+            await asyncio.gather(*(log.close() for log in self._logs.values()))
+        finally:
+            await self.store.close()
 
 
 # --- API keys -----------------------------------------------------------------------------------------------------------

@@ -99,8 +99,8 @@ class Guard:
             return self.read()
         finally:
             temporary.unlink()
-        _sync_directory(self.path.parent)
-        _sync_directory(self.path.parent.parent)  # the folder may be new as well
+        sync_directory(self.path.parent)
+        sync_directory(self.path.parent.parent)  # the folder may be new as well
         return first
 
     def read(self) -> Guarded:
@@ -163,7 +163,8 @@ class Guard:
             os.close(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make what was just created or renamed in a folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

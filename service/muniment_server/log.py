@@ -101,6 +101,7 @@ class Log:
         self._dirty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         if sequencer:
+            sequencer.on_signed = self._dirty.set  # not when a waiter is answered: it may have left
             sequencer.on_refusal = self._refused
             metrics.writable.labels(row.name).set_function(lambda: sequencer.refusal is None)
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
@@ -119,6 +120,7 @@ class Log:
         """Recover, publish what is signed, and begin to take entries. Raises StoreError when the database does not answer."""
         if not self.sequencer or not self.batcher:
             return
+        await self._compare_clocks()  # before the first time stamp, not some time after it
         await self.sequencer.start()
         await self._publish()
         self.batcher.start()
@@ -146,32 +148,41 @@ class Log:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            started = time.monotonic()
             try:
-                await self._publish()
-            except StoreError as error:
-                get_logger().warning("publishing failed", log=self.row.name, error=str(error))
+                if not await self._publish():
+                    continue
+            except Exception as error:  # noqa: BLE001 - whatever it was, a log that no longer publishes is worse
+                get_logger().warning("publishing failed", log=self.row.name, error=f"{type(error).__name__}: {error}")
                 self._dirty.set()
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
-                await asyncio.sleep(self.settings.publish_interval)
+                # What was signed just after this one is still to be out within the interval: leave time for its publication.
+                took = time.monotonic() - started
+                await asyncio.sleep(max(self.settings.publish_interval - 2 * took, 0))
 
-    async def _publish(self) -> None:
+    async def _publish(self) -> bool:
+        """Publish the last signed head, unless there is nothing new; tell whether there was."""
         signed = self.sequencer and self.sequencer.signed
         if not signed or signed.size <= self._published:
-            return
+            return False
         await self._store.publish(self.row.log_id, Published(signed.size, signed.note, _now()))
         self._published = signed.size  # also when another writer published a larger one
         self._metrics.published_size.labels(self.row.name).set(signed.size)
+        return True
 
     async def _housekeeper(self) -> None:
         while True:
             with contextlib.suppress(StoreError):
-                before = _now()
-                database = await self._store.clock()
-                if self.sequencer:
-                    self.sequencer.skew = database - (before + _now()) // 2
+                await self._compare_clocks()
                 await self._store.forget_expired(_now())
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+
+    async def _compare_clocks(self) -> None:
+        before = _now()
+        database = await self._store.clock()
+        if self.sequencer:
+            self.sequencer.skew = database - (before + _now()) // 2
 
     # --- append ---------------------------------------------------------------------------------------------------------
 
@@ -181,10 +192,7 @@ class Log:
             raise Refused(
                 503, "read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60
             )
-        outcome = await self.batcher.submit(submission)
-        if outcome.signed.size > self._published:
-            self._dirty.set()
-        return outcome
+        return await self.batcher.submit(submission)
 
     async def receipts(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
         """Return the receipt of every entry of a submission, at the signed head of its outcome."""

@@ -166,6 +166,7 @@ class Sequencer:
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
         self.skew = 0  # milliseconds the database's clock is ahead of ours; set by the log's housekeeping
         self.signed: Signed | None = None  # the last head this process signed; never goes back
+        self.on_signed: Callable[[], None] = lambda: None  # a new head to publish; set by the log
         self.on_refusal: Callable[[ReadOnly], None] = lambda _: None  # tells the operator; set by the log
         self.refusal: ReadOnly | None = None  # once set, nothing is signed until a restart
 
@@ -384,6 +385,7 @@ class Sequencer:
             raise self._refuse(error.code, str(error)) from error
         note = str(sign_checkpoint(Checkpoint(self._log.origin, head.size, head.root), self._key))
         self.signed = Signed(head.size, head.root, note)
+        self.on_signed()
         return self.signed
 
     @staticmethod

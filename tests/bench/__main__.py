@@ -117,7 +117,10 @@ def main() -> None:
     value = report.document(
         version=__version__,
         generator=generator.name,
-        options={name: getattr(options, name) for name in ("seconds", "warmup", "runs", "attempts", "preload")},
+        options={
+            name: getattr(options, name)
+            for name in ("seconds", "warmup", "echo_seconds", "runs", "attempts", "repeats", "preload")
+        },
         machine=facts,
         stores=about,
         series=series,

@@ -110,8 +110,11 @@ def has_fsck() -> bool:
     return not subprocess.run(command("fsck", "--help"), capture_output=True, check=False).returncode
 
 
-def fsck(data: Path, log: str, database: str | None) -> dict[str, Any] | None:
-    """Run `muniment-server fsck` on a log and return its verdict and how long it took; None where there is no such command."""
+def fsck(data: Path, log: str, database: str | None, at_least: int) -> dict[str, Any] | None:
+    """Run `muniment-server fsck` on a log and return its verdict and how long it took; None where there is no such command.
+
+    A check of fewer than `at_least` entries is not clean.
+    """
     if not has_fsck():
         return None
     started = time.perf_counter()
@@ -119,5 +122,8 @@ def fsck(data: Path, log: str, database: str | None) -> dict[str, Any] | None:
     done = subprocess.run(
         words, env=environment(database), capture_output=True, text=True, timeout=_FSCK_SECONDS, check=False
     )
-    verdict = {"clean": done.returncode == 0, "seconds": time.perf_counter() - started}
-    return verdict if verdict["clean"] else verdict | {"output": (done.stdout + done.stderr)[-2000:]}
+    seconds = time.perf_counter() - started
+    entries = sum(report["entries"] for report in json.loads(done.stdout)) if not done.returncode else 0
+    clean = not done.returncode and entries >= at_least
+    output = {} if clean else {"output": (done.stdout + done.stderr)[-2000:]}
+    return {"clean": clean, "entries": entries, "seconds": seconds} | output

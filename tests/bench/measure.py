@@ -17,7 +17,7 @@ import httpx
 from muniment.policy import Policy
 from tests.bench import check
 from tests.bench.machine import GENERATOR_CORE, Meter, pinned, pss_megabytes
-from tests.bench.plan import BATCH, ECHO, LOG_NAMES, WORKLOADS, Load, Options, Series, Workload
+from tests.bench.plan import BATCH, ECHO, LOG_NAMES, PREFIXES, WORKLOADS, Load, Options, Series, Workload
 from tests.bench.servers import Postgres, Target
 
 NOISE = 0.25
@@ -105,12 +105,12 @@ class Bench:
 
     def size(self, log: str) -> int:
         """Return the published size of a log."""
-        note = httpx.get(f"{self.target.url}{'/logs/raw' if log == 'raw' else ''}/checkpoint", timeout=30).text
+        note = httpx.get(f"{self.target.url}{PREFIXES[log]}/checkpoint", timeout=30).text
         return int(note.split("\n")[1])
 
-    def signed_size(self, prefix: str) -> int:
+    def signed_size(self, log: str) -> int:
         """Return the size of a log by its last signed head, published or not."""
-        answer = httpx.get(f"{self.target.url}{prefix}/proof/inclusion?index=0", timeout=30)
+        answer = httpx.get(f"{self.target.url}{PREFIXES[log]}/proof/inclusion?index=0", timeout=30)
         return int(answer.json()["tree_size"])
 
     def _load(self, target: Target, series: Series, seconds: float, requests: int = 0, size: int = 0) -> Load:
@@ -157,14 +157,14 @@ class Bench:
     def series(self, series: Series) -> dict[str, Any]:
         """Measure a series, an echo before each of its runs, and check the log it used."""
         workload = WORKLOADS[series.workload]
-        size, before, self.appended = self.size(workload.log), self.signed_size(workload.prefix), 0
+        size, before, self.appended = self.size(workload.log), self.signed_size(workload.log), 0
         echoes, runs = [], []
         for number in range(self.options.runs):
             echoes.append(self.run(self.echo, ECHO, self.options.echo_seconds))
             runs.append(self.run(self.target, series, self.options.seconds, size))
             self.step(f"{self.store}: {series.name}, run {number + 1}")
         memory = pss_megabytes(self.target.pid)
-        grown = self.signed_size(workload.prefix) - before
+        grown = self.signed_size(workload.log) - before
         return {
             **asdict(series),
             "series": series.name,
@@ -191,7 +191,7 @@ class Bench:
 
     def fsck(self, log: str) -> dict[str, Any] | None:
         """Check a whole log; None where the server has no such command."""
-        return check.fsck(self.data, LOG_NAMES[log], self.database)
+        return check.fsck(self.data, LOG_NAMES[log], self.database, self.signed_size(log))
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ ENTRY_SIZE = 308
 """Bytes of every entry posted: an event of 7 members. Raw logs get the same bytes, as a leaf."""
 BATCH = 1_000
 LOG_NAMES = {"event": "default", "raw": "raw"}
+PREFIXES = {"event": "", "raw": "/logs/raw", "": ""}
+"""Where a log is mounted; "" is the echo."""
 RAW_ORIGIN, EVENT_ORIGIN = "bench.example/raw", "bench.example/event"
 
 
@@ -34,7 +36,7 @@ class Workload:
     @property
     def prefix(self) -> str:
         """Where the log is mounted."""
-        return "/logs/raw" if self.log == "raw" else ""
+        return PREFIXES[self.log]
 
 
 _OCTETS, _JSON, _LINES = "application/octet-stream", "application/json", "application/x-ndjson"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tests.bench import bodies, report, wrk
+from muniment_server import cli
+from tests.bench import bodies, echo, report, wrk
 from tests.bench.plan import ENTRY_SIZE, SERIES, WORKLOADS, Load
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +44,7 @@ def test_quick_bench_of_sqlite(tmp_path: Path) -> None:
     assert set(store["ceiling"]) == {"raw-1", "raw-1000", "event-1", "event-1000"}
     assert all(found["entries_per_second"] > 0 for found in store["ceiling"].values())
     assert store["echo"]["rate"] > 0
-    assert all(verdict is None or verdict["clean"] for verdict in store["fsck"].values())
+    assert all(verdict["clean"] and verdict["entries"] > 1000 for verdict in store["fsck"].values())
     assert report.table(value) in done.stdout
 
 
@@ -55,6 +59,18 @@ def _check_series(one: dict) -> None:
     assert checks["verified_reads"] == 41
     assert checks["stored"] == checks["answered"]
     assert bool(checks["answered"]) is bool(one["entries_per_request"])
+
+
+def _uvicorn_settings(module: ModuleType) -> dict[str, str]:
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
+    (config,) = (call for call in calls if ast.unparse(call.func) == "uvicorn.Config")
+    return {word.arg or "": ast.unparse(word.value) for word in config.keywords}
+
+
+def test_the_echo_runs_under_the_settings_of_the_server() -> None:
+    own_only = {"host", "port", "timeout_graceful_shutdown"}
+    served = {name: value for name, value in _uvicorn_settings(cli).items() if name not in own_only}
+    assert _uvicorn_settings(echo) == served
 
 
 @pytest.mark.parametrize("name", ["raw", "event", "raw-batch", "event-batch"])

@@ -58,13 +58,12 @@ class Colours:
         options = {"policy": policy or (fake.policy if fake else None), "retries": QUICK} | options
         if fake is not None:
             options.setdefault("transport", fake.transport())
-        made: Any
-        if self.colour == "sync":
-            made = Client(url, **options)
-        else:
-            made = Blocking(AsyncClient(url, **options), self._runner)
+        made: Any = Client(url, **options) if self.colour == "sync" else self._blocking(url, options)
         self._open.append(made)
         return made
+
+    def _blocking(self, url: str, options: dict[str, Any]) -> Blocking:
+        return Blocking(AsyncClient(url, **options), self._runner)
 
     def trust_on_first_use(self, log: FakeLog, **options: Any) -> Policy:
         options |= {"transport": log.transport(), "retries": QUICK}

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from functools import cache
 
+import httpx
 import pytest
 
 from tests.client.cli_runner import Cli
@@ -22,6 +25,17 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
     for name in ("MUNIMENT_URL", "MUNIMENT_LOG", "MUNIMENT_POLICY", "MUNIMENT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the system's certificates for each of a thousand clients would take most of the time of these tests."""
+    monkeypatch.setattr(httpx._transports.default, "create_ssl_context", _tls_context)
+
+
+@cache
+def _tls_context(**_: object) -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 @pytest.fixture

@@ -24,7 +24,18 @@ from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment.receipt import Receipt
 from muniment.tiles import Tile, decode_bundle, encode_bundle, parse_tile_path, width_at
-from muniment.tree import Edge, Plan, TileRows, expand, grow, hash_in, place, plan_consistency, plan_inclusion, plan_root
+from muniment.tree import (
+    Edge,
+    Plan,
+    TileRows,
+    expand,
+    grow,
+    hash_in,
+    place,
+    plan_consistency,
+    plan_inclusion,
+    plan_root,
+)
 
 ORIGIN = "example.com/log"
 URL = "http://log.test"
@@ -340,7 +351,15 @@ def fresh(response: httpx.Response) -> httpx.Response:
 
 def problem(status: int, code: str, retry_after: float | None = None, **extra: Any) -> httpx.Response:
     """An error of the service."""
-    body = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": f"detail of {code}", "hint": "", **extra}
+    body = {
+        "type": "about:blank",
+        "title": code,
+        "status": status,
+        "code": code,
+        "detail": f"detail of {code}",
+        "hint": "",
+        **extra,
+    }
     headers = {"Content-Type": "application/problem+json"}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
@@ -377,14 +396,14 @@ def fine(request: httpx.Request, honest: Callable[[], httpx.Response]) -> httpx.
 
 
 def edit(path: str, change: Callable[[Any], Any]) -> Tamper:
-    """Change the JSON of answers to requests whose path ends in `path`; `change` edits the value or returns another."""
+    """Change the JSON of answers to requests whose path ends in `path`; `change` edits the value, or returns another object."""
 
     def tamper(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if not request.url.path.endswith(path) or response.status_code >= 300:
             return response
         value = json.loads(response.content)
         changed = change(value)
-        return httpx.Response(response.status_code, json=value if changed is None else changed)
+        return httpx.Response(response.status_code, json=changed if isinstance(changed, dict) else value)
 
     return tamper
 

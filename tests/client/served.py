@@ -22,7 +22,9 @@ def served(log: FakeLog) -> Iterator[str]:
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            request = httpx.Request(self.command, f"http://log.test{self.path}", headers=dict(self.headers), content=body)
+            request = httpx.Request(
+                self.command, f"http://log.test{self.path}", headers=dict(self.headers), content=body
+            )
             try:
                 with lock:
                     response = log.handle(request)
@@ -38,7 +40,7 @@ def served(log: FakeLog) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = _answer  # noqa: N815 - the names http.server looks for
+        do_GET = do_POST = _answer
 
         def log_message(self, *_: object) -> None:
             pass

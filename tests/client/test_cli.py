@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,7 +185,24 @@ def test_an_answer_that_asks_for_a_key_says_where_it_goes(cli: Cli, log: FakeLog
     assert "MUNIMENT_API_KEY" in cli("checkpoint").err
 
 
-@pytest.mark.parametrize("words", [["nope"], ["get"], ["get", "-1"], ["get", "01"], ["get", "1_0"], ["get", "x"], ["append"], ["--nope"], ["verify"], ["verify", "missing.json"], ["export", "--format", "xml"], ["checkpoint", "--url", "ftp://x"], ["get", "1", "--log", "UPPER"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nope"],
+        ["get"],
+        ["get", "-1"],
+        ["get", "01"],
+        ["get", "1_0"],
+        ["get", "x"],
+        ["append"],
+        ["--nope"],
+        ["verify"],
+        ["verify", "missing.json"],
+        ["export", "--format", "xml"],
+        ["checkpoint", "--url", "ftp://x"],
+        ["get", "1", "--log", "UPPER"],
+    ],
+)
 def test_usage(cli: Cli, words: list[str]) -> None:
     done = cli(*words)
     assert (done.code, done.out) == (2, "")
@@ -335,6 +354,15 @@ def test_log(cli: Cli, log: FakeLog) -> None:
     assert cli("log").code == 1
 
 
+def test_a_log_that_is_not_the_one_meant(cli: Cli, log: FakeLog, here: Path) -> None:
+    other = FakeLog(origin="example.com/other", seed=1)
+    (here / "policy").write_text(f"log {log.key.vkey}\nlog {other.key.vkey}\nquorum none\n")
+    assert cli("checkpoint").code == 0
+    assert cli("checkpoint", "--origin", ORIGIN).code == 0
+    done = cli("checkpoint", "--origin", "example.com/other", "--json")
+    assert (done.code, done.error["code"]) == (1, "policy_not_met")
+
+
 # --- trust on first use -------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +376,7 @@ def test_trust_on_first_use_pins_and_prints(cli: Cli, log: FakeLog, monkeypatch:
     path = done.err.rpartition("--policy ")[2].strip()
     assert cli("checkpoint", "--policy", path).code == 0
     log.key = FakeLog(seed=5).key
+    log.notes.clear()
     assert cli("checkpoint", "--trust-on-first-use", "--json").error["code"] == "bad_signature"
 
 
@@ -361,7 +390,9 @@ def test_trust_on_first_use_into_a_file(cli: Cli, log: FakeLog, here: Path, monk
 # --- API keys -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_api_key_comes_from_the_environment_or_a_file(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_comes_from_the_environment_or_a_file(
+    cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MUNIMENT_API_KEY", "mk_env\n")
     cli("checkpoint")
     (here / "key").write_text("mk_file\n")
@@ -405,13 +436,10 @@ def test_an_export_that_fails_leaves_no_file(cli: Cli, here: Path, log: FakeLog)
 
 
 def test_a_reader_that_goes_away(here: Path, log: FakeLog) -> None:
-    import subprocess
-    import sys
-
     log.add_events([{"text": "x" * 1000}] * 600)
     log.publish()
     command = f"{sys.executable} -m muniment.cli export | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith('{"index": 0')
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr

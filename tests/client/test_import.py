@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -135,11 +136,13 @@ class Points:
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 8, 13])
-def test_a_crash_at_every_point(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+def test_a_crash_at_every_point(
+    cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
     """Crash after so many points, run again, crash again after so many, until the import ends."""
     write(here / "rows.jsonl")
     points = Points(monkeypatch)
-    for _ in range(200):
+    for _ in range(20):
         points.left = every
         try:
             assert cli("import", "rows.jsonl").code == 0
@@ -153,7 +156,9 @@ def test_a_crash_at_every_point(cli: Cli, log: FakeLog, here: Path, monkeypatch:
     assert logged(log) == ROWS
 
 
+@pytest.mark.parametrize("log", ["event"], indirect=True)
 def test_one_crash_at_each_point(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of its own for each point, so the fixture's is left alone."""
     points = Points(monkeypatch)
     at = 0
     while True:
@@ -163,7 +168,7 @@ def test_one_crash_at_each_point(cli: Cli, here: Path, monkeypatch: pytest.Monke
         for path in here.glob("*muniment-import"):
             path.unlink()
         monkeypatch.setenv("XDG_STATE_HOME", str(here / f"state{at}"))
-        write(here / "rows.jsonl")
+        write(here / "rows.jsonl", ROWS[:8])
         with served(log) as url:
             points.left = at
             try:
@@ -171,9 +176,9 @@ def test_one_crash_at_each_point(cli: Cli, here: Path, monkeypatch: pytest.Monke
                 break
             except Crash:
                 assert cli("import", "rows.jsonl", "--url", url).code == 0
-        assert logged(log) == ROWS, f"crash at point {at}"
+        assert logged(log) == ROWS[:8], f"crash at point {at}"
         at += 1
-    assert at == 2 * 5 * 3  # before and after: begin, send, done of each of five batches
+    assert at == 2 * 2 * 3  # before and after: begin, send, done of each of two batches
 
 
 @pytest.mark.parametrize("fault", [lost_before, lost_after])
@@ -208,13 +213,17 @@ def test_ctrl_c(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPa
     assert logged(log) == ROWS
 
 
-@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("log", "sig"),
+    [("event", signal.SIGKILL), ("raw", signal.SIGKILL), ("event", signal.SIGINT)],
+    indirect=["log"],
+)
 def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.Signals) -> None:
-    rows = [{"n": n} for n in range(4000)]
+    rows = [{"n": n} for n in range(1500)]
     write(here / "rows.jsonl", rows)
     command = [sys.executable, "-m", "muniment.cli", "import", "rows.jsonl"]
     env = os.environ | {"PYTHONFAULTHANDLER": ""}
-    for attempt in range(6):
+    for attempt in range(3):
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         size, deadline = log.size, time.monotonic() + 30
         while log.size == size and process.poll() is None and time.monotonic() < deadline:
@@ -223,7 +232,7 @@ def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.
         process.send_signal(sig)
         _, err = process.communicate(timeout=60)
         assert b"Traceback" not in err
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert logged(log) == rows
 
@@ -355,7 +364,17 @@ def test_an_answer_that_is_not_proved_stops_the_import(cli: Cli, log: FakeLog, h
     assert logged(log) == ROWS
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"typ":"muniment/import@v1"}', "\0" * 50, '{"typ":"muniment/import@v1","origin":"a","form":"jsonl","offset":"x","digest":"","rows":0,"first":null,"last":null,"pending":null}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"typ":"muniment/import@v1"}',
+        "\0" * 50,
+        '{"typ":"muniment/import@v1","origin":"a","form":"jsonl","offset":"x","digest":"","rows":0,"first":null,"last":null,"pending":null}',
+    ],
+)
 def test_a_damaged_import_state(cli: Cli, log: FakeLog, here: Path, content: str) -> None:
     write(here / "rows.jsonl")
     state_path(here / "rows.jsonl").write_text(content)
@@ -376,8 +395,6 @@ def test_the_state_of_another_log(cli: Cli, log: FakeLog, here: Path) -> None:
 
 
 def test_two_imports_of_one_file(cli: Cli, here: Path) -> None:
-    import fcntl
-
     write(here / "rows.jsonl")
     with (here / "rows.jsonl").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -401,7 +418,9 @@ def test_a_folder_that_cannot_be_written(cli: Cli, log: FakeLog, here: Path, mon
 
 @pytest.mark.parametrize("log", ["event"], indirect=True)
 def test_csv(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = '\ufeffname,note\r\n"Ann, B.","two\nlines"\r\n\r\nBob,\r\n"say ""hi""",x\r\n' + "".join(f"n{i},{i}\r\n" for i in range(12))
+    text = '\ufeffname,note\r\n"Ann, B.","two\nlines"\r\n\r\nBob,\r\n"say ""hi""",x\r\n' + "".join(
+        f"n{i},{i}\r\n" for i in range(12)
+    )
     (here / "rows.csv").write_bytes(text.encode())
     points = Points(monkeypatch)
     expected = [

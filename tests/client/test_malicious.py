@@ -79,14 +79,14 @@ def test_a_genesis_entry_for_an_event(colours: Colours) -> None:
 @pytest.mark.parametrize("member", ["commitment", "disclosures"])
 def test_an_answer_that_hides_what_was_logged(colours: Colours, member: str) -> None:
     log = grown()
-    log.tamper = edit("/entries", lambda value: value.pop(member) and None)
+    log.tamper = edit("/entries", lambda value: [value.pop(member)])
     with pytest.raises((NotWhatWasSent, BadDisclosure)):
         colours.client(log).append(EVENT)
 
 
 def test_one_hidden_member(colours: Colours) -> None:
     log = grown()
-    log.tamper = edit("/entries", lambda value: value["disclosures"].pop() and None)
+    log.tamper = edit("/entries", lambda value: value["disclosures"].pop())
     with pytest.raises(NotWhatWasSent, match="hides"):
         colours.client(log).append(EVENT)
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_signed_by_somebody_else(colours: Colours) -> None:
 
 def test_a_checkpoint_of_another_log(colours: Colours) -> None:
     log, other = FakeLog(), FakeLog(origin="example.com/other")
-    with pytest.raises(PolicyNotMet, match="example.com/other"):
+    with pytest.raises(PolicyNotMet, match=r"example\.com/other"):
         colours.client(other, policy=log.policy).append(EVENT)
 
 
@@ -142,15 +142,15 @@ def test_a_receipt_at_another_size(colours: Colours) -> None:
 
 BATCH_LIES: dict[str, Callable[[Any], Any]] = {
     "swapped": lambda v: v["receipts"].reverse(),
-    "swapped with indices": lambda v: (v["receipts"].reverse(), v["indices"].reverse()) and None,
+    "swapped with indices": lambda v: (v["receipts"].reverse(), v["indices"].reverse()),
     "repeated": lambda v: v.update(receipts=[v["receipts"][0]] * 3),
     "repeated with indices": lambda v: v.update(receipts=[v["receipts"][0]] * 3, indices=[v["indices"][0]] * 3),
-    "one fewer": lambda v: v["receipts"].pop() and None,
-    "one fewer everywhere": lambda v: (v["receipts"].pop(), v["indices"].pop()) and None,
+    "one fewer": lambda v: v["receipts"].pop(),
+    "one fewer everywhere": lambda v: (v["receipts"].pop(), v["indices"].pop()),
     "one more": lambda v: v["receipts"].append(v["receipts"][0]),
     "none": lambda v: v.update(receipts=[], indices=[]),
-    "no receipts": lambda v: v.pop("receipts") and None,
-    "no indices": lambda v: v.pop("indices") and None,
+    "no receipts": lambda v: v.pop("receipts"),
+    "no indices": lambda v: v.pop("indices"),
     "a huge range": lambda v: v.update(indices=[[0, 2**62]]),
     "an empty range": lambda v: v["indices"].append([5, 5]),
     "a reversed range": lambda v: v["indices"].append([5, 4]),
@@ -183,7 +183,9 @@ READ_LIES: dict[str, Callable[[Any], Any]] = {
     "two leaves swapped": rows(lambda r: (r[3].update(leaf=r[4]["leaf"]), r[4].update(leaf=r[3]["leaf"]))),
     "a gap": rows(lambda r: r.pop(3)),
     "a shifted page": rows(lambda r: [row.update(index=row["index"] + 1) for row in r]),
-    "another event's commitment": rows(lambda r: r[3].update(commitment=r[4]["commitment"], disclosures=r[4]["disclosures"])),
+    "another event's commitment": rows(
+        lambda r: r[3].update(commitment=r[4]["commitment"], disclosures=r[4]["disclosures"])
+    ),
     "a changed disclosure": rows(lambda r: r[3].update(disclosures=r[4]["disclosures"])),
     "an empty page": lambda value: value.update(entries=[]),
     "one row of junk": rows(lambda r: r.insert(0, "x")),
@@ -278,7 +280,14 @@ def test_a_feed_out_of_order(colours: Colours) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"origin": "example.com/other"}, {"vkeys": []}, {"vkeys": ["x"]}, {"kind": "scitt"}, {"limits": None}, {"open": 1}],
+    [
+        {"origin": "example.com/other"},
+        {"vkeys": []},
+        {"vkeys": ["x"]},
+        {"kind": "scitt"},
+        {"limits": None},
+        {"open": 1},
+    ],
 )
 def test_lies_about_the_log(colours: Colours, change: dict[str, Any]) -> None:
     log = grown()
@@ -329,7 +338,9 @@ NOT_OURS: dict[str, Callable[[], httpx.Response]] = {
     "redirect that keeps the method": lambda: httpx.Response(307, headers={"Location": "http://evil.test/"}),
     "permanent redirect": lambda: httpx.Response(308, headers={"Location": "/elsewhere"}),
     "teapot": lambda: httpx.Response(418, content=b"\x1b[2J\x00 short and stout"),
-    "compressed": lambda: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(gzip.compress(b"{}"))),
+    "compressed": lambda: httpx.Response(
+        200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(gzip.compress(b"{}"))
+    ),
 }
 
 
@@ -400,7 +411,8 @@ def test_a_truncated_answer(colours: Colours) -> None:
     honest = log._honest(httpx.Request("GET", "http://log.test/entries/5/receipt")).content
     for cut in range(0, len(honest), 97):
         log.tamper = instead(
-            "/receipt", lambda cut=cut: httpx.Response(200, content=honest[:cut], headers={"Content-Type": "application/json"})
+            "/receipt",
+            lambda cut=cut: httpx.Response(200, content=honest[:cut], headers={"Content-Type": "application/json"}),
         )
         with pytest.raises(FormatError):
             colours.client(log).receipt(5)
@@ -483,7 +495,8 @@ def test_every_place_of_every_answer_replaced(route: str) -> None:
         twin = log.fork_with(
             lambda request, response, content=content: (
                 httpx.Response(200, content=content, headers={"Content-Type": "application/json"})
-                if request.url.path.endswith(route) and request.method == ("POST" if route in ("/entries", "/batch") else "GET")
+                if request.url.path.endswith(route)
+                and request.method == ("POST" if route in ("/entries", "/batch") else "GET")
                 else response
             )
         )
@@ -520,7 +533,10 @@ def test_every_place_of_a_page_of_entries_replaced(listed: bool) -> None:
     page = json.loads(log._list(0, 4).content)
     for changed in mutations(page):
         content = json.dumps(changed).encode()
-        log.tamper = instead("/entries", lambda content=content: httpx.Response(200, content=content, headers={"Content-Type": "application/json"}))
+        log.tamper = instead(
+            "/entries",
+            lambda content=content: httpx.Response(200, content=content, headers={"Content-Type": "application/json"}),
+        )
         found = outcome(lambda: list(colours.client(log).entries()))
         if isinstance(found, list):
             assert [entry.leaf for entry in found] == honest

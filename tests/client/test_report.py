@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from muniment.errors import BadProof, EventRefused, Inconsistent, NotWhatWasSent, PolicyNotMet, Refused, StateError, Unavailable
+from muniment.errors import (
+    BadProof,
+    EventRefused,
+    Inconsistent,
+    NotWhatWasSent,
+    PolicyNotMet,
+    Refused,
+    StateError,
+    Unavailable,
+)
 from muniment.verify import code_of, failure_json, printable, verify_receipt
 from tests.client.fake_log import ORIGIN, FakeLog
 
@@ -129,6 +138,8 @@ def test_the_verify_command_loads_neither_client_nor_network(log: FakeLog, tmp_p
         "sys.argv = ['muniment', 'verify', 'receipt.json', '--policy', 'policy']\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", guard], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", guard], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "OK" in done.stdout

@@ -109,7 +109,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
 def test_bytes_are_durable_before_the_name_points_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     real_fsync, real_replace = os.fsync, Path.replace
-    monkeypatch.setattr(state.os, "fsync", lambda fd: (order.append("fsync"), real_fsync(fd)) and None)
+    monkeypatch.setattr(state.os, "fsync", lambda fd: (order.append("fsync"), real_fsync(fd))[1])
     monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("rename"), real_replace(self, to))[1])
     FileState(tmp_path / "s").swap("a", None, "x")
     assert order == ["fsync", "rename", "fsync"]

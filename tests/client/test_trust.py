@@ -11,7 +11,9 @@ import pytest
 
 from muniment import AsyncClient, Client, Policy
 from muniment._flows.trust import prefix_root
+from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.errors import BadProof, Inconsistent, PolicyNotMet, Refused, StateError, Unavailable, Unproven
+from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey
 from muniment.state import FileState, MemoryState
@@ -78,9 +80,6 @@ def test_the_empty_tree_is_consistent_with_everything(colours: Colours) -> None:
     log = grown(3)
     log.published_sizes = [1]
     state = MemoryState()
-    from muniment.checkpoint import Checkpoint, sign_checkpoint
-    from muniment.hashing import EMPTY_ROOT
-
     state.swap(ORIGIN, None, str(sign_checkpoint(Checkpoint(ORIGIN, 0, EMPTY_ROOT), log.key)))
     client = colours.client(log, state=state)
     assert client.append(EVENT).index == 4
@@ -193,7 +192,7 @@ def test_neither_proof_nor_tiles(colours: Colours) -> None:
     log.add_events([EVENT] * 3)
     log.publish()
     log.tamper = lambda request, response: response if request.url.path == "/checkpoint" else problem(404, "not_found")
-    with pytest.raises(Unproven, match="sizes? 5 and 8"):
+    with pytest.raises(Unproven, match="size 5 and 8"):
         client.checkpoint()
 
 
@@ -262,6 +261,15 @@ def test_another_log_of_the_same_policy_is_not_this_log(colours: Colours) -> Non
     with pytest.raises(PolicyNotMet, match="is for the log"):
         colours.client(log, policy=both, origin=ORIGIN).checkpoint()
     assert colours.client(other, policy=both, origin="example.com/other").checkpoint()
+
+
+def test_a_policy_that_says_where_each_log_is(colours: Colours) -> None:
+    log, other = grown(3), grown(5, origin="example.com/other", seed=1)
+    both = Policy((LogKey(log.key.vkey, URL), LogKey(other.key.vkey, "http://other.test/")))
+    assert colours.client(log, policy=both).checkpoint()
+    with pytest.raises(PolicyNotMet, match="is for the log"):
+        colours.client(other, policy=both).checkpoint()
+    assert colours.client(other, policy=both, url="http://other.test").checkpoint()
 
 
 # --- memory -------------------------------------------------------------------------------------------------------------

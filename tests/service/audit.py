@@ -68,19 +68,22 @@ async def audit(bench: Bench) -> list[bytes]:
     """Check a whole log and return its leaves. Raises AssertionError naming what is wrong."""
     rig, log_id, origin = bench.rig, bench.log_id, bench.row.origin
     public_key = bench.key.vkey.public_key
-    entries = await rig.sql(f'SELECT "index", leaf_key, leaf FROM entries WHERE log_id = {log_id} ORDER BY "index"')
+    entries, heads, stored, payloads, published = await rig.fetch(
+        f'SELECT "index", leaf_key, leaf FROM entries WHERE log_id = {log_id} ORDER BY "index"',
+        f"SELECT size, root, logged_at, guard_id, published_size FROM heads WHERE log_id = {log_id}",
+        f'SELECT level, "index", data FROM tiles WHERE log_id = {log_id}',
+        f'SELECT "index", payload, seed FROM payloads WHERE log_id = {log_id} ORDER BY "index"',
+        f"SELECT size, note FROM checkpoints WHERE log_id = {log_id} ORDER BY size",
+    )
     leaves = [leaf for _, _, leaf in entries]
     tree = Naive(leaves)
-    ((size, root, logged_at, _, guard_id, published_size),) = await rig.sql(
-        f"SELECT size, root, logged_at, epoch, guard_id, published_size FROM heads WHERE log_id = {log_id}"
-    )
+    ((size, root, logged_at, guard_id, published_size),) = heads
 
     assert [index for index, _, _ in entries] == list(range(size)), "indices are not dense up to the head"
     for (index, key, _), value in zip(entries, tree.rows[0], strict=True):
         assert key == int.from_bytes(value[:8], "big", signed=True), f"leaf key of entry {index}"
     assert root == tree.root(size), f"root of the head at size {size}"
 
-    stored = await rig.sql(f'SELECT level, "index", data FROM tiles WHERE log_id = {log_id}')
     expected = tree.tiles(size)
     assert {(level, index) for level, index, _ in stored} == set(expected), "tiles missing, or tiles nobody needs"
     for level, index, data in stored:
@@ -88,12 +91,11 @@ async def audit(bench: Bench) -> list[bytes]:
 
     if bench.row.kind == "raw":
         assert len(set(leaves)) == len(leaves), "a raw leaf is in the log twice"
-    await _check_payloads(bench, leaves)
+    _check_payloads(bench, leaves, payloads)
     times = [json.loads(leaf)["logged_at"] for leaf in leaves if leaf.startswith(b'{"') and b'"typ":"muniment/' in leaf]
     assert times == sorted(times), "time went back"
     assert not times or definition.parse_time(times[-1]) <= logged_at
 
-    published = await rig.sql(f"SELECT size, note FROM checkpoints WHERE log_id = {log_id} ORDER BY size")
     assert (published[-1][0] if published else 0) == published_size
     for at, note in published:
         assert 0 < at <= size, f"checkpoint of {at}, head of {size}"
@@ -113,11 +115,8 @@ async def audit(bench: Bench) -> list[bytes]:
     return leaves
 
 
-async def _check_payloads(bench: Bench, leaves: Sequence[bytes]) -> None:
+def _check_payloads(bench: Bench, leaves: Sequence[bytes], rows: Sequence[tuple[int, bytes, bytes]]) -> None:
     """Every payload opens the commitment in its leaf, and belongs to an event."""
-    rows = await bench.rig.sql(
-        f'SELECT "index", payload, seed FROM payloads WHERE log_id = {bench.log_id} ORDER BY "index"'
-    )
     events = [at for at, leaf in enumerate(leaves) if b'"typ":"muniment/event@v1"' in leaf]
     assert [index for index, _, _ in rows] == (events if bench.row.kind == "event" else [])
     for index, payload, seed in rows:

@@ -5,7 +5,7 @@ Nothing of muniment.tree or muniment.tiles is used here: paths, widths and hashe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -50,6 +50,27 @@ def merkle(hashes: list[bytes]) -> bytes:
         pairs = zip(hashes[::2], hashes[1::2], strict=False)
         hashes = [sha256(b"\x01" + left + right).digest() for left, right in pairs] + odd
     return hashes[0]
+
+
+class Roots:
+    """The root of every size of one tree, from rows of complete subtrees."""
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self._rows = [[sha256(b"\x00" + leaf).digest() for leaf in leaves]]
+        while len(self._rows[-1]) > 1:
+            row = self._rows[-1]
+            pairs = zip(row[::2], row[1::2], strict=False)
+            self._rows.append([sha256(b"\x01" + left + right).digest() for left, right in pairs])
+
+    def at(self, size: int) -> bytes:
+        """MTH(D[0:size])."""
+        root, at = b"", size
+        for height, row in enumerate(self._rows):  # the smallest complete subtree is the rightmost one
+            if size >> height & 1:
+                at -= 1 << height
+                left = row[at >> height]
+                root = sha256(b"\x01" + left + root).digest() if root else left
+        return root
 
 
 def split_bundle(data: bytes) -> list[bytes]:

@@ -44,7 +44,10 @@ class Proxy:
                 back = await asyncio.open_unix_connection(f"{self._folder}/.s.PGSQL.{self._port}")
             else:
                 back = await asyncio.open_connection(self._host, self._port)
-            pumps = [asyncio.create_task(self._pump(reader, back[1])), asyncio.create_task(self._pump(back[0], writer, True))]
+            pumps = [
+                asyncio.create_task(self._pump(reader, back[1])),
+                asyncio.create_task(self._pump(back[0], writer, True)),
+            ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -52,12 +52,12 @@ class Rig:
         return (await self.fetch(*statements))[-1]
 
     async def fetch(self, *statements: str) -> list[list[tuple[Any, ...]]]:
-        """Likewise, and return the rows of each."""
+        """Likewise, and return the rows of each: of one and the same moment."""
         if not self.database:
             return await asyncio.to_thread(self._sqlite, statements)
         connection = await asyncpg.connect(self.database)
         try:
-            async with connection.transaction():
+            async with connection.transaction(isolation="repeatable_read"):
                 return [[tuple(row) for row in await connection.fetch(statement)] for statement in statements]
         finally:
             await connection.close()

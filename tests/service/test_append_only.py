@@ -92,7 +92,7 @@ SQLITE = {
     "move a tile by UPDATE OR REPLACE": "UPDATE OR REPLACE tiles SET level = 1, data = {grown}",
     "replace a tile by moving another over it": (
         "INSERT INTO tiles VALUES ({log}, 0, 7, {zero}); "
-        "UPDATE OR REPLACE tiles SET rowid = 1, data = CAST(data || {zero} AS BLOB) WHERE level = 0 AND \"index\" = 7"
+        'UPDATE OR REPLACE tiles SET rowid = 1, data = CAST(data || {zero} AS BLOB) WHERE level = 0 AND "index" = 7'
     ),
     "ignore the refusal": "UPDATE OR IGNORE entries SET leaf = {zero}",
 }
@@ -112,9 +112,7 @@ POSTGRES = {
         "DO $$ DECLARE c CURSOR FOR SELECT * FROM entries FOR UPDATE; r record; "
         "BEGIN OPEN c; FETCH c INTO r; UPDATE entries SET leaf = {zero} WHERE CURRENT OF c; END $$"
     ),
-    "leave a gap within one statement": (
-        "INSERT INTO entries VALUES ({log}, 3, 0, {zero}), ({log}, 5, 0, {zero})"
-    ),
+    "leave a gap within one statement": ("INSERT INTO entries VALUES ({log}, 3, 0, {zero}), ({log}, 5, 0, {zero})"),
 }
 REPLICA = "SET LOCAL session_replication_role = replica"
 
@@ -178,7 +176,9 @@ async def test_every_trigger_fires_always(rig: Rig):
 
 async def test_every_table_of_the_log_has_its_triggers(rig: Rig):
     if rig.database:
-        sql = "SELECT DISTINCT c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal"
+        sql = (
+            "SELECT DISTINCT c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal"
+        )
     else:
         sql = "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'trigger'"
     assert {name for (name,) in await rig.sql(sql)} == {"logs", "heads", "entries", "payloads", "tiles", "checkpoints"}

@@ -187,7 +187,8 @@ def test_processes_that_record_at_once_keep_the_largest(guard: Guard, made: Guar
     shuffled = random.Random(7).sample(sizes, len(sizes))
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=record_all, args=(str(guard.path), made.guard_id, shuffled[part::3])) for part in range(3)
+        context.Process(target=record_all, args=(str(guard.path), made.guard_id, shuffled[part::3]))
+        for part in range(3)
     ]
     for worker in workers:
         worker.start()
@@ -282,13 +283,26 @@ def test_no_slot_decodes_from_other_bytes(made: Guarded):
     assert len(slot) == SLOT
     assert Guarded.decode(slot) == made
     text = slot.rstrip(b"\0")
-    for other in (b"", bytes(SLOT), text, slot + b"\0", slot[:-1], b"\xff" * SLOT, text + b"\n", slot.replace(b"v1", b"v2")):
+    for other in (
+        b"",
+        bytes(SLOT),
+        text,
+        slot + b"\0",
+        slot[:-1],
+        b"\xff" * SLOT,
+        text + b"\n",
+        slot.replace(b"v1", b"v2"),
+    ):
         with pytest.raises(FormatError):
             Guarded.decode(other)
 
 
 def test_numbers_in_another_spelling_are_no_slot(made: Guarded):
-    for old, new in ((b"\n0\nexample", b"\n00\nexample"), (b"\n0\nexample", b"\n+0\nexample"), (b"\n01020304\n", b"\n0102030A\n")):
+    for old, new in (
+        (b"\n0\nexample", b"\n00\nexample"),
+        (b"\n0\nexample", b"\n+0\nexample"),
+        (b"\n01020304\n", b"\n0102030A\n"),
+    ):
         text = made.encode().rstrip(b"\0")
         assert old in text
         body = text.replace(old, new).rsplit(b"\n", 2)[0] + b"\n"

@@ -649,8 +649,24 @@ def test_an_unknown_log_is_404_for_every_route(world: World, prefix: str) -> Non
 
 
 def test_what_is_not_there_is_404(world: World) -> None:
-    for path in ("/", "/nope", "/entries/", "/v1", "/v1/checkpoint", "/v1/tile/0/000", "/logs", "//log", "/v1/healthz"):
+    for path in (
+        "/",
+        "/nope",
+        "/entries/",
+        "/v1",
+        "/v1/checkpoint",
+        "/logs",
+        "//log",
+        "/v1/healthz",
+        "/tile",
+        "/log%0a",
+    ):
         expect_problem(world.http.get(path), 404, "not_found")
+    for path in ("/v1/tile/0/000", "/logs/raw/tile/", "/nope/tile/0/000", "/logs/a%0ab/tile/0/000"):
+        assert (world.http.get(path).status_code, world.http.get(path).text) == (404, "not found\n")
+    for path, operations in document()["paths"].items():
+        for method in operations:  # one resource, one URL: a pattern that ends in `$` also takes a line feed more
+            assert world.http.request(method, f"{concrete(path).partition('?')[0]}%0a").status_code == 404, path
 
 
 # --- methods ------------------------------------------------------------------------------------------------------------
@@ -689,8 +705,7 @@ def test_other_methods_are_405_and_allow_names_all_that_work(world: World, metho
         for prefix in ("", "/v1") if f"/v1{path}" in _v1_paths() else ("",):
             answer = world.http.request(method, prefix + concrete(path))
             known = {name.upper() for name in operations}
-            if "GET" in known or "/batch" in path:  # the path of an entry called "batch", too
-                known |= {"GET", "HEAD"}
+            known |= {"HEAD"} if "GET" in known else set()
             found = expect_problem(answer, 405, "method_not_allowed")
             assert set(answer.headers["allow"].split(", ")) == known, path
             assert answer.headers["allow"] in found["detail"]

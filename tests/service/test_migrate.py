@@ -10,9 +10,8 @@ import apsw
 import asyncpg
 import pytest
 
-from muniment_server.storage import SchemaError, StoreUnavailable
+from muniment_server.storage import SchemaError, StoreUnavailable, postgres, sqlite
 from muniment_server.storage import migrate as module
-from muniment_server.storage import postgres, sqlite
 from muniment_server.storage.migrate import Migration, available, pending
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
@@ -108,7 +107,9 @@ async def test_both_engines_have_the_same_tables_and_columns(database: str, tmp_
             sql = "SELECT column_name, is_nullable = 'YES' FROM information_schema.columns WHERE table_name = '{}' ORDER BY ordinal_position"
         else:
             sql = "SELECT name, \"notnull\" = 0 AND pk = 0 FROM pragma_table_info('{}') ORDER BY cid"
-        found.append({table: [(name, bool(null)) for name, null in await opened.sql(sql.format(table))] for table in tables})
+        found.append(
+            {table: [(name, bool(null)) for name, null in await opened.sql(sql.format(table))] for table in tables}
+        )
     assert found[0] == found[1]
 
 
@@ -178,7 +179,9 @@ async def test_the_first_migration_fails_whole(empty: Database, monkeypatch: pyt
 # --- refusing -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_migration_that_was_changed_afterwards_is_refused(empty: Database, engine: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_migration_that_was_changed_afterwards_is_refused(
+    empty: Database, engine: str, monkeypatch: pytest.MonkeyPatch
+):
     await empty.migrate()
     before = await empty.sql("SELECT * FROM schema_migrations")
     changed = [Migration(m.version, m.name, m.sql + "-- one more comment\n") for m in available(engine)]
@@ -194,7 +197,9 @@ async def test_a_newer_schema_is_refused(empty: Database, monkeypatch: pytest.Mo
     await empty.migrate()
     monkeypatch.undo()
     for work in (empty.migrate, empty.open):
-        with pytest.raises(SchemaError, match="schema version 2, this release knows up to 1: install the newer release"):
+        with pytest.raises(
+            SchemaError, match="schema version 2, this release knows up to 1: install the newer release"
+        ):
             await work()
     assert await empty.sql("SELECT a FROM more") == [(7,)]
 

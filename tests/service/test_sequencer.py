@@ -95,7 +95,16 @@ async def test_an_empty_batch_and_an_empty_log(rig: Rig):
 async def test_the_largest_and_strangest_leaves(rig: Rig):
     bench = await rig.log("raw")
     sequencer = await started(bench)
-    leaves = [b"\x00", b"\x00" * 65_535, b"\xff" * 65_535, bytes(range(256)) * 255, b"\n", b"null", b"{}", b'{"typ":"other/x"}']
+    leaves = [
+        b"\x00",
+        b"\x00" * 65_535,
+        b"\xff" * 65_535,
+        bytes(range(256)) * 255,
+        b"\n",
+        b"null",
+        b"{}",
+        b'{"typ":"other/x"}',
+    ]
     assert placed(await sequencer.run([raw(*leaves)])) == [list(range(len(leaves)))]
     assert placed(await sequencer.run([raw(leaf) for leaf in leaves])) == [[n] for n in range(len(leaves))]
     assert await audit(bench) == leaves
@@ -120,7 +129,9 @@ async def audit_without_uniqueness(bench: Bench) -> list[bytes]:
 async def test_equal_leaves_are_one_entry(rig: Rig):
     bench = await rig.log("raw")
     sequencer = await started(bench)
-    one, two, three, four = await sequencer.run([raw(b"a", b"b", b"a"), raw(b"b"), raw(b"c", b"c", b"a"), raw(b"a", b"b")])
+    one, two, three, four = await sequencer.run(
+        [raw(b"a", b"b", b"a"), raw(b"b"), raw(b"c", b"c", b"a"), raw(b"a", b"b")]
+    )
     assert [list(o.indices) for o in (one, two, three, four)] == [[0, 1, 0], [1], [2, 2, 0], [0, 1]]
     assert [o.new for o in (one, two, three, four)] == [2, 0, 1, 0]
     assert list(one.leaves) == [b"a", b"b", b"a"]
@@ -264,7 +275,10 @@ async def test_equal_keys_race_between_sequencers(rig: Rig):
     sequencers = [await started(bench), await started(bench, store=await rig.open())]
     for number in range(30):
         results = await asyncio.gather(
-            *(s.run([event(number, key=f"k{number}", seed=bytes([w]) * 32), event(99)]) for w, s in enumerate(sequencers))
+            *(
+                s.run([event(number, key=f"k{number}", seed=bytes([w]) * 32), event(99)])
+                for w, s in enumerate(sequencers)
+            )
         )
         keyed = [outcomes[0] for outcomes in results]
         assert list(keyed[0].indices) == list(keyed[1].indices)
@@ -636,7 +650,10 @@ REFUSALS = {
     "another origin": ("guard_foreign", lambda b: rewrite(b, origin="example.com/other")),
     "another key": ("guard_foreign", lambda b: rewrite(b, key_id=b"abcd")),
     "another guard id": ("guard_foreign", lambda b: rewrite(b, guard_id="f" * 32)),
-    "a new guard": ("guard_foreign", lambda b: (b.guard.path.unlink(), b.guard.create(b.row.origin, b.key.vkey.key_id))),
+    "a new guard": (
+        "guard_foreign",
+        lambda b: (b.guard.path.unlink(), b.guard.create(b.row.origin, b.key.vkey.key_id)),
+    ),
     "missing": ("guard_missing", lambda b: b.guard.path.unlink()),
     "empty": ("guard_unreadable", lambda b: b.guard.path.write_bytes(b"")),
     "torn in both slots": ("guard_unreadable", lambda b: b.guard.path.write_bytes(b"x" * 2048)),

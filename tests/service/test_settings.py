@@ -129,7 +129,13 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path):
 
 
 def test_text_in_the_environment_is_read_as_what_it_means(tmp_path: Path):
-    given = {"READ_ONLY": "true", "METRICS_PORT": "9100", "PUBLISH_INTERVAL": "0.5", "GUARD_DIR": "/guards", "LOG_LEVEL": "debug"}
+    given = {
+        "READ_ONLY": "true",
+        "METRICS_PORT": "9100",
+        "PUBLISH_INTERVAL": "0.5",
+        "GUARD_DIR": "/guards",
+        "LOG_LEVEL": "debug",
+    }
     found = read_settings({"data": tmp_path}, {PREFIX + name: value for name, value in given.items()})
     assert (found.read_only, found.metrics_port, found.publish_interval, found.log_level) == (True, 9100, 0.5, "debug")
     assert found.guard_file("x") == Path("/guards/x.guard")

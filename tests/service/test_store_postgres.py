@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 
 import asyncpg
 import pytest
 
-from muniment_server.storage import HeadMoved, OutcomeUnknown, Published, SchemaError, StoreError, StoreUnavailable
-from muniment_server.storage import postgres
+from muniment_server.storage import (
+    HeadMoved,
+    OutcomeUnknown,
+    Published,
+    SchemaError,
+    StoreError,
+    StoreUnavailable,
+    postgres,
+)
 from muniment_server.storage.postgres import PostgresStore
 from tests.service.audit import audit
 from tests.service.proxy import proxy_before
@@ -22,13 +30,14 @@ def engine() -> str:
     return "postgres"
 
 
-
 def raising(level: str, code: str = "", table: str = "entries", when: str = "INSERT") -> list[str]:
     """SQL for a trigger that raises something whenever a statement touches a table."""
     using = f" USING ERRCODE = '{code}'" if code else ""
     return [
-        f"CREATE FUNCTION test_raise() RETURNS trigger LANGUAGE plpgsql AS $$ "
-        f"BEGIN RAISE {level} 'test'{using}; RETURN NULL; END $$",
+        (
+            "CREATE FUNCTION test_raise() RETURNS trigger LANGUAGE plpgsql AS $$ "
+            f"BEGIN RAISE {level} 'test'{using}; RETURN NULL; END $$"
+        ),
         f"CREATE TRIGGER test_raise AFTER {when} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION test_raise()",
     ]
 
@@ -155,7 +164,9 @@ async def test_answers_wait_for_the_disk_whatever_the_default_is(rig: Rig, given
 async def test_a_backend_killed_between_appends(rig: Rig):
     bench = await rig.log("raw")
     await appended(bench, b"a")
-    await rig.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()")
+    await rig.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
     with contextlib.suppress(OutcomeUnknown, StoreUnavailable):  # or it was noticed in time, and nothing is lost
         await appended(bench, b"b")
     await eventually(bench, b"c")
@@ -310,3 +321,16 @@ async def test_an_append_is_one_round_trip(rig: Rig):
             assert proxy.answered.count(b"Z\x00\x00\x00\x05I") == 1
         finally:
             await store.close()
+
+
+async def test_many_logs_share_few_connections(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(postgres, "_WRITERS", 4)
+    benches = [await rig.log("raw") for _ in range(12)]
+    for number in range(3):
+        for bench in random.sample(benches, 12):
+            await appended(bench, b"%d" % number)
+        assert len(rig.store._writers) <= 4
+    await asyncio.gather(*(appended(bench, b"all at once") for bench in benches))
+    await asyncio.gather(*(appended(bench, b"and again") for bench in benches))
+    for bench in benches:
+        assert len(await audit(bench)) == 5

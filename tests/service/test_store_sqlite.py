@@ -9,8 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from muniment_server.storage import OutcomeUnknown, SchemaError, StoreUnavailable
-from muniment_server.storage import sqlite
+from muniment_server.storage import OutcomeUnknown, SchemaError, StoreUnavailable, sqlite
+from muniment_server.storage.migrate import migrate_sqlite
 from muniment_server.storage.sqlite import SqliteStore
 from tests.service.audit import audit
 from tests.service.rig import Rig
@@ -159,18 +159,20 @@ async def test_a_damaged_page_is_unavailable_not_a_crash(rig: Rig):
         data[at : at + 64] = bytes(64)
     path.write_bytes(data)
     with pytest.raises((StoreUnavailable, SchemaError)):
-        store = await SqliteStore.open(path)
-        try:
-            await store.leaves(bench.log_id, 0, 100)
-        finally:
-            await store.close()
+        await read_all(path, bench.log_id)
+
+
+async def read_all(path: Path, log_id: int) -> None:
+    store = await SqliteStore.open(path)
+    try:
+        await store.leaves(log_id, 0, 100)
+    finally:
+        await store.close()
 
 
 def test_the_leaf_key_is_looked_up_by_its_index(tmp_path: Path):
     """The planner may not walk the log for a look-up: with one log, log_id alone selects nothing."""
     connection = sqlite.connect(tmp_path / "db")
-    from muniment_server.storage.migrate import migrate_sqlite
-
     migrate_sqlite(connection)
     sql = 'SELECT "index", leaf FROM entries INDEXED BY entries_leaf_key WHERE log_id = 1 AND leaf_key = 2'
     plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}"))

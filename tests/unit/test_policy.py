@@ -79,7 +79,7 @@ BAD = {
     f"{LOG}\n{LOG}\nquorum none": "line 2: this public key",
     f"log {log_vkey(1)}\nlog {log_vkey(1, 'log.example/m')}\nquorum none": "line 2: this public key",
     f"witness a {W1}\nwitness b {W1}\nquorum none": "line 2: this public key",
-    f"log {log_vkey(1)}\nwitness a {vkey('w', 0, 1).replace('w', 'w')}\nwitness b {vkey('v', 0, 4)}\nquorum none": "public key",
+    f"witness a {vkey('w', 0, 1)}\nwitness b {vkey('v', 0, 4)}\nquorum none": "line 2: this public key",
     f"witness a {W1}\nwitness a {W2}\nquorum none": "line 2: name 'a' is reserved or taken",
     f"witness none {W1}\nquorum none": "name 'none' is reserved",
     "witness a\nquorum none": "takes 2 to 3 words",
@@ -90,6 +90,8 @@ BAD = {
     f"witness a {vkey('w', 1, 6, 32)}\nquorum none": "with a key of its length",
     f"witness a {vkey('w', 1, 2)}\nquorum none": "not of type",
     "witness a b\nquorum none": "not a vkey",
+    f"witness a {vkey('', 1)}\nquorum none": "not a vkey",
+    f"witness a {vkey('w' + chr(0xA0), 1)}\nquorum none": "not a vkey",
     "witness a b+00000000+\nquorum none": "not of type",
     THREE + "group g all\nquorum none": "takes 3 to",
     THREE + "group g\nquorum none": "takes 3 to",
@@ -128,6 +130,18 @@ def test_good_policies(text: str, policy: Policy) -> None:
 def test_bad_policies(text: str, problem: str) -> None:
     with pytest.raises(FormatError, match=problem):
         Policy.parse(text)
+
+
+def test_keys_are_compared_whole() -> None:
+    """Two keys are one when every byte is the same, and not before; names and types do not make them two."""
+    publics = [bytes([1]) + bytes(31), bytes([2]) + bytes(31), bytes(31) + bytes([1])]
+    vkeys = [f"w+{key_id_of('w', 4, public).hex()}+{b64(bytes([4]) + public)}" for public in publics]
+    lines = "".join(f"witness w{number} {text}\n" for number, text in enumerate(vkeys))
+    assert len(Policy.parse(f"{lines}quorum none").witnesses) == 3
+    cosigner = f"other+{key_id_of('other', 4, KEY.vkey.public_key).hex()}+{b64(bytes([4]) + KEY.vkey.public_key)}"
+    for text in (f"{LOG}\nwitness w {cosigner}\nquorum none", f"witness w {cosigner}\n{LOG}\nquorum none"):
+        with pytest.raises(FormatError, match="line 2: this public key"):
+            Policy.parse(text)
 
 
 def test_a_policy_holds_many_names() -> None:

@@ -170,7 +170,8 @@ def test_noncharacters(point: int) -> None:
 def test_depth() -> None:
     good = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
     assert strictjson.canonical(strictjson.parse(good)) == good
-    assert strictjson.parse(b"[" * MAX_DEPTH + b"1" + b"]" * MAX_DEPTH)
+    for scalar in (b"1", b"null", b"true", b'"a"', b"1.5"):
+        assert strictjson.parse(b"[" * MAX_DEPTH + scalar + b"]" * MAX_DEPTH)
     assert refusal(b"[" + good + b"]") == ("too_deep", "/0" * MAX_DEPTH)
     objects = b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH
     assert strictjson.parse(objects)

@@ -40,13 +40,14 @@ ACCEPTED = 1024
 class Trust:
     """What one client believes of one log.
 
-    `origin` is the log's name once it is known: given, the only one the policy lists, or that of the first checkpoint accepted.
+    `origin` is the log's name once it is known: given, the one the policy lists for this URL, the only one it lists, or that of the
+    first checkpoint accepted.
     `largest` is the largest checkpoint accepted so far. Anyone may read these; nobody but this class changes them.
     """
 
-    def __init__(self, policy: Policy, state: State, origin: str | None, retries: Retries) -> None:
+    def __init__(self, policy: Policy, state: State, url: str, origin: str | None, retries: Retries) -> None:
         self.policy: Policy = _Once(policy.logs, policy.witnesses, policy.groups, policy.quorum)
-        self.origin = origin if origin is not None else _only_origin(policy)
+        self.origin = origin if origin is not None else _origin_at(policy, url)
         self._state = state
         self._retries = retries
         self._accepted: OrderedDict[int, VerifiedCheckpoint] = OrderedDict()
@@ -202,8 +203,10 @@ def prefix_root(index: int, size: int, proof: Sequence[bytes]) -> RootHash:
     return RootHash(fold(left[::-1]))
 
 
-def _only_origin(policy: Policy) -> str | None:
-    origins = {log.vkey.name for log in policy.logs}
+def _origin_at(policy: Policy, url: str) -> str | None:
+    """Return the origin that a policy expects at a URL, or None when it leaves that open."""
+    here = {log.vkey.name for log in policy.logs if log.url is not None and log.url.rstrip("/") == url}
+    origins = here or {log.vkey.name for log in policy.logs}
     return origins.pop() if len(origins) == 1 else None
 
 

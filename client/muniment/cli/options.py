@@ -50,6 +50,7 @@ class Target:
 
     url: str
     log: str | None
+    origin: str | None
     policy_file: Path | None
     api_key_file: Path | None
     trust_on_first_use: bool
@@ -114,6 +115,7 @@ class Target:
             return Client(
                 self.url,
                 log=self.log,
+                origin=self.origin,
                 policy=policy,
                 api_key=self.api_key(),
                 state=FileState(),
@@ -176,6 +178,7 @@ _OPTIONS = (
         "--log", envvar="MUNIMENT_LOG", metavar="NAME", help="One of several logs of the server. [env: MUNIMENT_LOG]"
     ),
     policy_option,
+    click.option("--origin", help="Which log of the policy it must be. [default: any of them]"),
     click.option(
         "--api-key-file",
         type=click.Path(dir_okay=False, path_type=Path),
@@ -197,6 +200,7 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         *,
         url: str,
         log: str | None,
+        origin: str | None,
         policy_file: Path | None,
         api_key_file: Path | None,
         trust_on_first_use: bool,
@@ -204,7 +208,7 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         **rest: Any,
     ) -> None:
         flags = _given(click.get_current_context())
-        command(Target(url, log or None, policy_file, api_key_file, trust_on_first_use, as_json, flags), **rest)
+        command(Target(url, log or None, origin, policy_file, api_key_file, trust_on_first_use, as_json, flags), **rest)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
@@ -213,7 +217,13 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _given(ctx: click.Context) -> str:
     """Return those of the shared options that were given on the command line, to be repeated in a suggestion."""
-    flags = {"url": "--url", "log": "--log", "policy_file": "--policy", "api_key_file": "--api-key-file"}
+    flags = {
+        "url": "--url",
+        "log": "--log",
+        "origin": "--origin",
+        "policy_file": "--policy",
+        "api_key_file": "--api-key-file",
+    }
     given = ""
     for name, flag in flags.items():
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -66,11 +66,9 @@ def report(error: CliError, as_json: bool) -> int:
         body = {"code": error.code, "message": error.message, "hint": error.hint, **error.extra}
         note(json.dumps({"error": body}, ensure_ascii=False))
     else:
-        # The message may quote a server; line breaks are ours.
-        for line in f"muniment: {error.message}".split("\n"):
-            note(printable(line))
-        if error.hint:
-            note(printable(error.hint))
+        text = f"muniment: {error.message}" + (f"\n{error.hint}" if error.hint else "")
+        for line in text.split("\n"):
+            note(printable(line))  # it may quote a server, or a file
     return error.exit_code
 
 

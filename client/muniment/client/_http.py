@@ -33,7 +33,7 @@ class Options(TypedDict, total=False):
     log: str | None
     """Name of one of several logs of the server; by default the default log."""
     origin: str | None
-    """Which log of the policy this must be. By default the only one there, or else the first one that answers."""
+    """Which log of the policy this must be. By default the one with this URL, or the only one, or else the first that answers."""
     api_key: str | None
     """Sent as a bearer token."""
     state: State | None
@@ -59,7 +59,8 @@ class Base:
         self.policy = policy
         self._retries = options.get("retries") or Retries()
         memory: State | None = options.get("state")
-        trust = Trust(policy, MemoryState() if memory is None else memory, options.get("origin"), self._retries)
+        known = MemoryState() if memory is None else memory
+        trust = Trust(policy, known, self.url, options.get("origin"), self._retries)
         self._session = Session(trust, TileReader(self._retries), self._retries)
         self._patience = 10 * timeout
         self._options = options_of(options.get("api_key"), timeout)

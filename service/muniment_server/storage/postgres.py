@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from muniment_server.storage.migrate import migrate_postgres, pending_postgres
 
 OLDEST = 15
 _POOL = 8
+_WRITERS = 32
 _COMMAND_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -186,6 +188,9 @@ class PostgresStore:
                 row = await connection.fetchrow(sql, *values)
             except _FAILED as error:
                 raise self._classify(log_id, error) from error
+            except BaseException:  # cancelled, or a bug: nobody knows what this connection will say next
+                self._writers.pop(log_id).terminate()
+                raise
             if id(connection) in self._warned:
                 # A cancelled wait for a synchronous replica is committed here, perhaps not there, and shows only so.
                 raise OutcomeUnknown("Postgres warned during the commit")
@@ -194,6 +199,7 @@ class PostgresStore:
     async def _writer(self, log_id: int) -> asyncpg.Connection[Any]:
         connection = self._writers.get(log_id)
         if connection is None or connection.is_closed():
+            await self._make_room()
             connection = await connect(self._url)
             try:
                 await connection.execute(_WRITER_SETTINGS)
@@ -203,6 +209,15 @@ class PostgresStore:
             connection.add_log_listener(self._on_message)
             self._writers[log_id] = connection
         return connection
+
+    async def _make_room(self) -> None:
+        """Close the connections of logs that write nothing at the moment, when there are too many."""
+        for log_id in list(self._writers):
+            if len(self._writers) < _WRITERS:
+                return
+            if not self._locks[log_id].locked() and (connection := self._writers.pop(log_id, None)):
+                with contextlib.suppress(*_FAILED):
+                    await connection.close(timeout=_CONNECT_SECONDS)
 
     def _on_message(self, connection: Any, message: Any) -> None:
         if message.sqlstate == "01000":

@@ -121,11 +121,17 @@ def plain(error: Exception) -> Response:
 
 def _allowed(request: Request) -> str:
     """Return every method of a path: two routes may share one, and the router names those of the first alone."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    literal = [route for route in matching if "{index}" not in route.path]  # "batch" is no index
+    methods: set[str] = set().union(*(route.methods for route in literal or matching))
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+def nowhere(path: str) -> Response:
+    """Return the answer for a path that no route takes; as C2SP clients expect it where one of them may have asked."""
+    if "/tile/" in path or path.endswith(("/checkpoint", "/add")):
+        return plain(NotThere("not_found", "no such file", "The latest checkpoint says which tiles there are."))
+    return problem(404, "not_found", f"there is no {path[:200]!r} here", "GET /docs lists every resource.")
 
 
 async def not_found(request: Request, error: Exception) -> Response:
@@ -137,7 +143,5 @@ async def not_found(request: Request, error: Exception) -> Response:
         found.headers["Allow"] = allowed
         return found
     if status == 404:
-        return problem(
-            404, "not_found", f"there is no {request.url.path[:200]!r} here", "GET /docs lists every resource."
-        )
+        return nowhere(request.scope["path"])
     return problem(status, "invalid_request", str(getattr(error, "detail", "malformed request")), "See /docs.")

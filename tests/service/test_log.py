@@ -1,0 +1,626 @@
+"""A log as the routes see it: published in time, proved at every size, and honest about what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+
+from muniment.event import parse_leaf
+from muniment.hashing import LeafHash, RootHash, leaf_hash
+from muniment.policy import LogKey, Policy
+from muniment.tiles import Bundle, Tile, decode_bundle
+from muniment.tree import TileRows, verify_consistency, verify_inclusion
+from muniment_server import log as module
+from muniment_server.admission import Refused, draft_event
+from muniment_server.log import Damaged, Log, NotThere, TileCache
+from muniment_server.sequencer import Submission
+from muniment_server.settings import Settings
+from muniment_server.storage import NewEntry, OutcomeUnknown, Store, StoreError, StoreUnavailable
+from muniment_server.telemetry import Metrics
+from tests.oracle import Tree
+from tests.service.audit import Naive, audit
+from tests.service.faulty import Fault, Faulty
+from tests.service.rig import Bench, Rig, event, genesis, raw
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+async def make(tmp_path) -> AsyncIterator[Make]:
+    """Open logs of a bench as a server would; closed after the test."""
+    made: list[Log] = []
+
+    async def start(
+        bench: Bench,
+        *,
+        store: Store | None = None,
+        read_only: bool = False,
+        cache: TileCache | None = None,
+        **settings: Any,
+    ) -> Log:
+        store = store or bench.rig.store
+        sequencer = None if read_only else bench.sequencer(store=store)
+        parts = {"publish_interval": 0.05} | settings
+        log = Log(store, bench.row, Settings(data=tmp_path, **parts), Metrics(), cache or TileCache(16), sequencer)
+        made.append(log)
+        await log.start()
+        return log
+
+    yield start
+    for log in made:
+        await log.close()
+
+
+async def crash(log: Log) -> None:
+    """Stop a log as kill -9 does: nothing is answered, nothing is published."""
+    for task in (*log._tasks, log.batcher._task):
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    log._tasks, log.batcher, log.sequencer = [], None, None
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def published_size(bench: Bench, store: Store | None = None) -> int:
+    found = await (store or bench.rig.store).checkpoint(bench.log_id)
+    return found.size if found else 0
+
+
+def trusting(bench: Bench) -> Policy:
+    return Policy((LogKey(bench.key.vkey),))
+
+
+async def not_there(awaitable: Any) -> NotThere:
+    with pytest.raises(NotThere) as caught:
+        await awaitable
+    assert caught.value.hint
+    return caught.value
+
+
+# --- publication --------------------------------------------------------------------------------------------------------
+
+
+async def test_every_answer_is_published_within_the_interval(rig: Rig, make: Make):
+    interval = 0.4
+    bench = await rig.log("raw")
+    log = await make(bench, publish_interval=interval)
+    answered: list[tuple[float, int]] = []
+    seen: list[tuple[float, int]] = []
+    done = asyncio.Event()
+
+    async def watch() -> None:
+        while not done.is_set() or await published_size(bench) < answered[-1][1]:
+            size = await published_size(bench)
+            if not seen or size > seen[-1][1]:
+                seen.append((time.monotonic(), size))
+            await asyncio.sleep(0.01)
+        seen.append((time.monotonic(), await published_size(bench)))
+
+    watching = asyncio.create_task(watch())
+    for number in range(60):
+        outcome = await log.append(raw(b"%d" % number))
+        answered.append((time.monotonic(), outcome.signed.size))
+        await asyncio.sleep(random.uniform(0, 0.06))
+    done.set()
+    await watching
+    assert [size for _, size in seen] == sorted(size for _, size in seen)
+    for at, size in answered:
+        waited = next(when for when, published in seen if published >= size) - at
+        assert waited < interval + 0.3, "the slack is for a busy machine"
+    assert len(seen) <= (seen[-1][0] - answered[0][0]) / interval * 1.5 + 4, "and not for every batch"
+    await audit(bench)
+
+
+async def test_the_first_answer_is_published_at_once(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench, publish_interval=60)
+    await log.append(raw(b"a"))
+    await until(lambda: is_published(bench, 1), 5)
+    await log.append(raw(b"b"))
+    await asyncio.sleep(0.1)
+    assert await published_size(bench) == 1, "and the second one after the interval"
+
+
+async def is_published(bench: Bench, size: int) -> bool:
+    return await published_size(bench) >= size
+
+
+async def test_an_entry_whose_waiter_left_is_published_too(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench)
+    task = asyncio.create_task(log.append(raw(b"a")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until(lambda: is_published(bench, 1))
+    await audit(bench)
+
+
+async def test_what_a_crash_left_unpublished_is_published_at_start(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench, publish_interval=60)
+    await log.append(raw(b"a"))
+    await until(lambda: is_published(bench, 1))
+    await log.append(raw(b"b", b"c"))
+    await crash(log)
+    assert await published_size(bench) == 1
+    again = await make(bench, publish_interval=60)
+    assert await published_size(bench) == 3, "before it takes anything"
+    assert (await again.published()).note == again.sequencer.signed.note
+    await audit(bench)
+
+
+async def test_close_publishes_what_was_answered(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench, publish_interval=60)
+    for leaf in (b"a", b"b", b"c"):
+        await log.append(raw(leaf))
+    await log.close()
+    assert await published_size(bench) == 3
+    await log.close()
+    assert (await refused(log.append(raw(b"d")))).code == "shutting_down"
+    await audit(bench)
+
+
+async def refused(awaitable: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await awaitable
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(StoreUnavailable("test")),
+        Fault(OutcomeUnknown("test")),
+        Fault(OutcomeUnknown("test"), after=True),
+        Fault(RuntimeError("a bug")),
+    ],
+    ids=["unavailable", "lost", "stored and lost", "bug"],
+)
+async def test_a_publication_that_fails_is_tried_again(
+    rig: Rig, make: Make, fault: Fault, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.02)
+    bench = await rig.log("raw")
+    faulty = Faulty(rig.store)
+    log = await make(bench, store=faulty)
+    faulty.plan("publish", fault, fault)
+    await log.append(raw(b"a"))
+    await until(lambda: is_published(bench, 1))
+    await log.append(raw(b"b"))
+    await until(lambda: is_published(bench, 2))
+    await audit(bench)
+
+
+async def test_writers_publish_for_each_other(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    logs = [await make(bench), await make(bench, store=await rig.open())]
+    for number in range(30):
+        await logs[number % 2].append(raw(b"%d" % number))
+    await until(lambda: is_published(bench, 30))
+    sizes = [found.size for found in await rig.store.checkpoints(bench.log_id, 0, 100)]
+    assert sizes == sorted(set(sizes))
+    for log in logs:
+        assert (await log.published()).size == 30
+        assert (await log.latest(30)).size == 30
+    await audit(bench)
+
+
+# --- clocks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [6_000, -6_000])
+async def test_a_clock_off_the_databases_stamps_nothing_from_the_start(rig: Rig, make: Make, off: int):
+    bench = await rig.log("event")
+    faulty = Faulty(rig.store)
+    faulty.always["clock"] = Fault(change=lambda now: now + off)
+    log = await make(bench, store=faulty)
+    answer = await refused(log.append(event(1)))
+    assert (answer.status, answer.code) == (503, "clock")
+    assert (await rig.store.head(bench.log_id)).size == 0
+
+
+# --- heads --------------------------------------------------------------------------------------------------------------
+
+
+async def test_before_anything_is_published(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench, read_only=True)
+    assert (await not_there(log.published())).code == "no_checkpoint"
+    assert (await not_there(log.latest())).code == "no_checkpoint"
+    assert await log.checkpoints(0, 10) == []
+
+
+async def test_another_size_than_a_published_one_names_the_next(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench, publish_interval=60)
+    for size in (2, 5, 6):
+        while log.sequencer.signed.size < size:
+            await log.append(raw(b"%d" % log.sequencer.signed.size))
+        await log._publish()
+    assert [found.size for found in await log.checkpoints(0, 9)][-2:] == [5, 6]
+    absent = await not_there(log.published(3))
+    assert (absent.code, absent.extra) == ("no_checkpoint", {"next_size": 5})
+    assert "5" in absent.hint
+    absent = await not_there(log.published(7))
+    assert (absent.code, absent.extra) == ("no_checkpoint", {})
+    for index in (0, 1):
+        assert (await not_there(log.receipt(index, 4, secrets=False))).extra == {"next_size": 5}
+    assert (await not_there(log.receipt(2, 2, secrets=False))).code == "no_entry"
+    await log.append(raw(b"unpublished"))
+    assert (await not_there(log.receipt(6, None, secrets=False))).code == "not_published_yet"
+    assert (await not_there(log.receipt(7, None, secrets=False))).code == "no_entry"
+
+
+# --- proofs -------------------------------------------------------------------------------------------------------------
+
+SIZE = 600
+
+
+@pytest.fixture
+async def grown(rig: Rig) -> Bench:
+    """A raw log of 600 entries, written by somebody else."""
+    bench = await rig.log("raw")
+    await bench.sequencer().run([raw(*[b"leaf %d" % n for n in range(SIZE)])])
+    return bench
+
+
+def oracle() -> Tree:
+    return Tree([b"leaf %d" % n for n in range(SIZE)])
+
+
+@pytest.mark.parametrize("how", ["edge and cache", "cold"])
+async def test_proofs_at_every_size_are_those_of_the_oracle(rig: Rig, grown: Bench, make: Make, how: str):
+    tree = oracle()
+    log = await make(grown)
+    if how == "cold":
+        log._cache = NoCache(16)
+        log.sequencer.edge = lambda: None
+    exhaustive = {1, 2, 3, 255, 256, 257, 511, 512, 513, SIZE}
+    for size in range(1, SIZE + 1):
+        if how == "cold" and size not in exhaustive:
+            continue
+        indices = range(size) if size in exhaustive and how != "cold" else {0, size - 1, *random.sample(range(size), 1)}
+        for index in indices:
+            proof = await log.prove_inclusion(index, size)
+            assert proof.hashes == tree.path(index, size), (index, size)
+            assert proof.root == tree.root(size)
+            assert proof.size == size
+            assert proof.tie == tree.proof(size, SIZE)
+            assert (proof.signed.size, proof.signed.root) == (SIZE, tree.root(SIZE))
+        for first in {1, size, *random.sample(range(1, size + 1), min(size, 2))}:
+            proof = await log.prove_consistency(first, size)
+            assert proof.hashes == tree.proof(first, size), (first, size)
+            assert (proof.root, proof.tie) == (tree.root(size), tree.proof(size, SIZE))
+
+
+class NoCache(TileCache):
+    def put(self, log_id: int, level: int, index: int, rows: TileRows) -> None:
+        pass
+
+
+async def test_sizes_and_indices_that_are_not_there(grown: Bench, make: Make):
+    log = await make(grown)
+    assert (await not_there(log.prove_inclusion(SIZE, None))).code == "no_entry"
+    assert (await not_there(log.prove_inclusion(5, 5))).code == "no_entry"
+    for work in (
+        log.prove_inclusion(0, SIZE + 1),
+        log.prove_consistency(1, SIZE + 1),
+        log.prove_consistency(SIZE + 1, None),
+    ):
+        absent = await not_there(work)
+        assert (absent.code, absent.extra) == ("no_such_size", {"tree_size": SIZE})
+    assert (await not_there(log.prove_inclusion(2**63 - 1, 2**63 - 1))).code == "no_such_size"
+    assert (await refused(log.prove_consistency(7, 6))).code == "sizes_reversed"
+    assert (await log.prove_inclusion(0, None)).size == SIZE
+    assert (await log.prove_consistency(SIZE, SIZE)).hashes == []
+
+
+async def test_proofs_hold_while_the_log_grows(rig: Rig, make: Make):
+    """Each proof verifies against the head served with it, whichever moment it was made in."""
+    bench = await rig.log("raw")
+    writer = await make(bench)
+    await writer.append(raw(b"0"))
+    await until(lambda: is_published(bench, 1))
+    readers = [writer, await make(bench, store=await rig.open(), read_only=True)]
+    done, proofs = asyncio.Event(), 0
+
+    async def write() -> None:
+        for number in range(1, 150):
+            await writer.append(raw(*[b"%d %d" % (number, n) for n in range(1 + number % 9)]))
+        done.set()
+
+    async def read(log: Log) -> None:
+        nonlocal proofs
+        last = 0
+        while not done.is_set():
+            signed = await log.latest()
+            assert signed.size >= last
+            last = signed.size
+            trusting(bench).verify(signed.note)
+            index, size = random.randrange(signed.size), random.randrange(1, signed.size + 1)
+            if index < size:
+                proof = await log.prove_inclusion(index, size)
+                (leaf,) = await rig.store.leaves(bench.log_id, index, index + 1)
+                verify_inclusion(index, size, leaf_hash(leaf), proof.hashes, RootHash(proof.root))
+            else:
+                proof = await log.prove_consistency(size, None)
+            trusting(bench).verify(proof.signed.note)
+            verify_consistency(proof.size, proof.signed.size, RootHash(proof.root), proof.signed.root, proof.tie)
+            proofs += 1
+
+    await asyncio.gather(write(), *(read(log) for log in readers for _ in range(2)))
+    assert proofs > 20
+    await audit(bench)
+
+
+# --- tiles and bundles --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_tiles_of_any_width_up_to_the_signed_size(grown: Bench, make: Make, read_only: bool):
+    writer = await make(grown)
+    log = await make(grown, read_only=True) if read_only else writer
+    expected = Naive([b"leaf %d" % n for n in range(SIZE)]).tiles(SIZE)
+    for (level, index), data in expected.items():
+        stored = len(data) // 32
+        for width in range(1, 257) if level else {1, 2, 87, 88, 89, 128, 255, 256}:
+            found = await log.tile(Tile(level, index, width))
+            assert found == (data[: 32 * width] if width <= stored else None), (level, index, width)
+    for level, index in [(0, 3), (1, 1), (2, 0), (3, 0), (63, 0), (0, 2**55), (63, 2**55 - 1), (8, 1)]:
+        for width in (1, 256):
+            assert await log.tile(Tile(level, index, width)) is None
+
+
+async def test_bundles_of_any_width_up_to_the_signed_size(grown: Bench, make: Make):
+    log = await make(grown)
+    leaves = [b"leaf %d" % n for n in range(SIZE)]
+    for index in range(3):
+        part = leaves[256 * index : 256 * index + 256]
+        for width in (1, 2, 88, 89, 255, 256):
+            found = await log.bundle(Bundle(index, width))
+            if width > len(part):
+                assert found is None
+            else:
+                assert decode_bundle(found) == part[:width]
+                assert found == b"".join(len(leaf).to_bytes(2, "big") + leaf for leaf in part[:width])
+    assert await log.bundle(Bundle(3, 1)) is None
+    assert await log.bundle(Bundle(2**55, 256)) is None
+
+
+async def test_a_cold_and_a_warm_cache_say_the_same(grown: Bench, make: Make):
+    log = await make(grown, cache=TileCache(2))
+    wanted = [Tile(0, 0), Tile(0, 1), Tile(0, 2, 88), Tile(1, 0, 2), Tile(0, 0, 5)]
+    rounds = [[await log.tile(tile) for tile in wanted] for _ in range(3)]
+    assert rounds[0] == rounds[1] == rounds[2]
+
+
+def test_the_cache_forgets_what_was_used_least_recently():
+    cache = TileCache(3)
+    rows: list[TileRows] = [[bytearray([n])] for n in range(5)]
+    for n in range(3):
+        cache.put(1, 0, n, rows[n])
+    assert cache.get(1, 0, 0) is rows[0]
+    cache.put(1, 0, 3, rows[3])
+    assert cache.get(1, 0, 1) is None
+    assert [cache.get(1, 0, n) is rows[n] for n in (0, 2, 3)] == [True] * 3
+    assert cache.get(2, 0, 0) is None, "logs share a cache, not its entries"
+    assert cache.get(1, 1, 0) is None
+
+
+async def test_a_tile_that_grows_is_never_served_as_it_was(rig: Rig, make: Make):
+    """Partial tiles are not cached: what was asked for early must not stand in the way later."""
+    bench = await rig.log("raw")
+    writer = await make(bench)
+    reader = await make(bench, store=await rig.open(), read_only=True)
+    leaves = []
+    for number in range(300):
+        leaves.append(b"%d" % number)
+        if number in (0, 5, 200, 255, 256, 299):
+            await writer.append(raw(*leaves))
+            await until(lambda: is_published(bench, len(leaves)))
+            tree = Naive(leaves)
+            for log in (writer, reader):
+                for (level, index), data in tree.tiles(len(leaves)).items():
+                    assert await log.tile(Tile(level, index, len(data) // 32)) == data
+
+
+# --- damage -------------------------------------------------------------------------------------------------------------
+
+
+async def damage(rig: Rig, table: str, where: str) -> None:
+    off = f"ALTER TABLE {table} DISABLE TRIGGER ALL" if rig.database else f"DROP TRIGGER {table}_no_delete"
+    await rig.sql(off, f"DELETE FROM {table} WHERE {where}", "SELECT 1")
+
+
+async def test_a_missing_tile_is_damage_not_absence(rig: Rig, grown: Bench, make: Make):
+    log = await make(grown)
+    await damage(rig, "tiles", 'level = 0 AND "index" = 1')
+    for work in (
+        log.tile(Tile(0, 1)),
+        log.tile(Tile(0, 1, 3)),
+        log.prove_inclusion(300, None),
+        log.prove_inclusion(2, 300),
+    ):
+        with pytest.raises(Damaged):
+            await work
+    assert await log.tile(Tile(0, 0)) is not None
+    assert (await log.prove_inclusion(3, 256)).hashes == oracle().path(3, 256)
+
+
+async def test_missing_entries_are_damage_not_absence(rig: Rig, grown: Bench, make: Make):
+    log = await make(grown)
+    await damage(rig, "entries", '"index" = 300')
+    for work in (
+        log.bundle(Bundle(1)),
+        log.entry(300, secrets=True),
+        log.entries(290, 20, secrets=True),
+        log.receipt(300, None, secrets=False),
+    ):
+        with pytest.raises(Damaged):
+            await work
+    assert (await log.entry(299, secrets=False))["index"] == 299
+    assert len(decode_bundle(await log.bundle(Bundle(1, 44)))) == 44
+
+
+async def test_damage_is_an_error_of_the_store():
+    assert issubclass(Damaged, StoreError)
+
+
+# --- receipts and entries -----------------------------------------------------------------------------------------------
+
+
+async def test_receipts_of_an_answer_prove_every_entry(rig: Rig, make: Make):
+    bench = await rig.log("event")
+    log = await make(bench)
+    await log.append(genesis(bench))
+    values = [{"actor": "alice", "n": 1}, {"ü": [None, True, 1.5], "n": {"a": "\x7f"}}, {"n": 0}]
+    bodies = [b'{"actor":"alice","n":1}', '{"ü":[null,true,1.5],"n":{"a":"\x7f"}}'.encode(), b'{"n":-0}']
+    submission = Submission([draft_event(body) for body in bodies], "alice", "key")
+    outcome = await log.append(submission)
+    receipts = await log.receipts(submission, outcome)
+    for at, (receipt, value) in enumerate(zip(receipts, values, strict=True)):
+        verified = receipt.verify(trusting(bench))
+        assert (verified.index, verified.complete, verified.opened) == (1 + at, True, value)
+        assert verified.checkpoint.size == 4
+    await log.append(event(9))
+    again = Submission([draft_event(body) for body in bodies], "alice", "key")
+    outcome = await log.append(again)
+    assert outcome.replayed
+    for receipt, value in zip(await log.receipts(again, outcome), values, strict=True):
+        verified = receipt.verify(trusting(bench))
+        assert (verified.complete, verified.opened, verified.checkpoint.size) == (True, value, 5)
+    await audit(bench)
+
+
+async def test_receipts_of_old_and_new_raw_entries(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench)
+    await log.append(raw(*[b"%d" % n for n in range(700)]))
+    for request in (raw(b"3", b"new", b"699", b"new", b"256"), raw(b"0"), raw(b"700", b"701")):
+        outcome = await log.append(request)
+        for draft, receipt in zip(request.drafts, await log.receipts(request, outcome), strict=True):
+            verified = receipt.verify(trusting(bench))
+            assert verified.leaf == draft.leaf
+            assert receipt.commitment is None
+    assert len(await audit(bench)) == 703
+
+
+async def test_stored_receipts_at_every_published_size(rig: Rig, make: Make):
+    bench = await rig.log("event")
+    log = await make(bench, publish_interval=60)
+    for number in range(9):
+        await log.append(event(number))
+        await log._publish()
+    for published in await log.checkpoints(0, 99):
+        for index in range(published.size):
+            receipt = await log.receipt(index, published.size, secrets=True)
+            verified = receipt.verify(trusting(bench))
+            assert (verified.opened, verified.complete) == ({"n": index}, True)
+            assert receipt.checkpoint == published.note
+            closed = await log.receipt(index, published.size, secrets=False)
+            assert closed.disclosures is None
+            assert closed.verify(trusting(bench)).hidden == ("*",)
+    assert (await log.receipt(0, None, secrets=False)).tree_size == 9
+    await audit(bench)
+
+
+async def test_entries_show_what_the_caller_may_see(rig: Rig, make: Make):
+    bench = await rig.log("event")
+    log = await make(bench)
+    await log.append(genesis(bench))
+    await log.append(event(5, 6))
+    (first, second, third), size = await log.entries(0, 10, secrets=True)
+    assert size == 3
+    assert (first["typ"], "event" in first) == ("muniment/genesis@v1", False)
+    assert orjson.dumps(second["event"]) == b'{"n":5}'
+    assert third["leaf_hash"] == leaf_hash((await rig.store.leaves(bench.log_id, 2, 3))[0]).hex()
+    assert second["logged_at"].endswith("Z")
+    found, _ = await log.entries(1, 1, secrets=False)
+    assert "event" not in found[0]
+    assert await log.entries(3, 10, secrets=True) == ([], 3)
+    assert (await not_there(log.entry(3, secrets=True))).code == "no_entry"
+    assert (await log.entry(2, secrets=True))["index"] == 2
+
+
+async def test_entries_end_at_the_signed_head(rig: Rig, make: Make):
+    """What is stored but not signed is nobody's business yet."""
+    bench = await rig.log("raw")
+    log = await make(bench)
+    await log.append(raw(b"a"))
+    await until(lambda: is_published(bench, 1))
+    await bench.extend(b"stored by a writer that died")
+    for view in (log, await make(bench, read_only=True)):
+        found, size = await view.entries(0, 10, secrets=True)
+        assert (len(found), size) == (1, 1)
+        assert await view.tile(Tile(0, 0, 2)) is None
+        assert await view.bundle(Bundle(0, 2)) is None
+        assert (await not_there(view.prove_inclusion(1, None))).code == "no_entry"
+
+
+async def test_find_compares_the_whole_hash(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    wanted = leaf_hash(b"c")
+    key = int.from_bytes(wanted[:8], "big", signed=True)
+    await bench.extend(NewEntry(b"a", key), NewEntry(b"b", key), NewEntry(b"c", key), NewEntry(b"c", key))
+    log = await make(bench)
+    assert await log.find(wanted) == 2, "the lowest index"
+    absent = LeafHash(wanted[:8] + bytes(24))
+    assert (await not_there(log.find(absent))).code == "no_entry"
+    assert (await not_there(log.find(leaf_hash(b"nowhere")))).code == "no_entry"
+
+
+# --- one that only reads ------------------------------------------------------------------------------------------------
+
+
+async def test_a_log_that_only_reads(rig: Rig, make: Make):
+    bench = await rig.log("event")
+    writer = await make(bench)
+    await writer.append(genesis(bench))
+    await writer.append(event(*range(20)))
+    await until(lambda: is_published(bench, 21))
+    before = await rig.dump()
+    reader = await make(bench, store=await rig.open(), read_only=True)
+    answer = await refused(reader.append(event(1)))
+    assert (answer.status, answer.code) == (503, "read_only")
+    assert (await reader.latest()).note == (await writer.published()).note
+    assert (await reader.receipt(7, None, secrets=True)).verify(trusting(bench)).opened == {"n": 6}
+    assert (await reader.prove_inclusion(3, 9)).hashes == (await writer.prove_inclusion(3, 9)).hashes
+    assert await reader.tile(Tile(0, 0, 21)) == await writer.tile(Tile(0, 0, 21))
+    assert parse_leaf(decode_bundle(await reader.bundle(Bundle(0, 1)))[0]).typ == "muniment/genesis@v1"
+    await reader.close()
+    assert await rig.dump() == before
+    await writer.append(event(99))
+    await until(lambda: is_published(bench, 22))
+    assert (await reader.latest()).size == 22, "it follows"
+
+
+async def test_a_log_whose_guard_refuses_still_reads(rig: Rig, make: Make):
+    bench = await rig.log("raw")
+    log = await make(bench)
+    await log.append(raw(*[b"%d" % n for n in range(10)]))
+    await log.close()
+    bench.guard.path.unlink()
+    log = await make(bench)
+    answer = await refused(log.append(raw(b"new")))
+    assert (answer.status, answer.code) == (503, "guard_missing")
+    assert str(bench.guard.path) not in answer.detail + answer.hint
+    assert (await log.latest()).size == 10
+    assert (await log.prove_inclusion(3, None)).hashes == Tree([b"%d" % n for n in range(10)]).path(3, 10)
+    assert (await log.receipt(3, None, secrets=False)).verify(trusting(bench)).leaf == b"3"
+    assert len(decode_bundle(await log.bundle(Bundle(0, 10)))) == 10
