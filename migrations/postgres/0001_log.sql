@@ -22,8 +22,9 @@ CREATE TABLE heads (
     published_size bigint   NOT NULL CHECK (published_size <= size)
 );
 
+-- No foreign key: rows are only added in the statement that moves the head, whose row has one; checking it again for each entry costs.
 CREATE TABLE entries (
-    log_id   integer NOT NULL REFERENCES logs,
+    log_id   integer NOT NULL,
     index    bigint  NOT NULL,
     leaf_key bigint  NOT NULL,  -- first 8 bytes of the leaf hash, as a signed integer: finds candidates, proves nothing
     leaf     bytea   NOT NULL CHECK (octet_length(leaf) <= 65535),

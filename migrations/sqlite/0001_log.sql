@@ -21,8 +21,9 @@ CREATE TABLE heads (
     published_size INTEGER NOT NULL CHECK (published_size <= size)
 ) STRICT;
 
+-- No foreign key: rows are only added in the statement that moves the head, whose row has one; checking it again for each entry costs.
 CREATE TABLE entries (
-    log_id   INTEGER NOT NULL REFERENCES logs,
+    log_id   INTEGER NOT NULL,
     "index"  INTEGER NOT NULL,
     leaf_key INTEGER NOT NULL,  -- first 8 bytes of the leaf hash, as a signed integer: finds candidates, proves nothing
     leaf     BLOB    NOT NULL CHECK (length(leaf) <= 65535),

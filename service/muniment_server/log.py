@@ -14,13 +14,13 @@ import orjson
 
 from muniment.checkpoint import parse_checkpoint
 from muniment.encoding import b64
-from muniment.event import Commitment, EventLeaf, OwnLeaf, disclose, format_time, parse_leaf
+from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
 from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
 from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
 from muniment.tree import Node, Plan, TileRows, expand, hash_in, place, plan_consistency, plan_inclusion, plan_root
-from muniment_server.admission import EventDraft, Refused
+from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.batcher import Batcher
 from muniment_server.sequencer import Outcome, ReadOnly, Sequencer, Signed, Submission
 from muniment_server.settings import Settings
@@ -382,8 +382,8 @@ class Log:
         commitment, disclosures = None, None
         if secrets and isinstance(parse_leaf(leaves[0]), EventLeaf):
             for stored in await self._store.payloads(self.row.log_id, index, index + 1):
-                opened = disclose(stored.seed, orjson.loads(stored.payload))
-                commitment, disclosures = Commitment.to(opened), tuple(opened)
+                opened = _open(stored)
+                commitment, disclosures = Commitment(opened.members), tuple(opened.disclosures)
         return Receipt(
             self.row.origin, index, leaves[0], signed.size, tuple(proof), signed.note, commitment, disclosures
         )
@@ -444,6 +444,10 @@ def _find(rows: dict[tuple[int, int], TileRows], node: Node) -> bytes:
     return hash_in(rows[level, index], row, position)
 
 
+def _open(stored: StoredPayload) -> EventDraft:
+    return commit(orjson.loads(stored.payload), stored.payload, stored.seed)
+
+
 def _entry(index: int, leaf: bytes, stored: StoredPayload | None) -> dict[str, Any]:
     value: dict[str, Any] = {"index": index, "leaf": b64(leaf), "leaf_hash": LeafHash(leaf_hash(leaf)).hex()}
     content = parse_leaf(leaf)
@@ -453,5 +457,8 @@ def _entry(index: int, leaf: bytes, stored: StoredPayload | None) -> dict[str, A
         value["typ"] = content.typ
         value["logged_at"] = content.value["logged_at"]
     if stored:
+        opened = _open(stored)
         value["event"] = orjson.Fragment(stored.payload)
+        value["commitment"] = Commitment(opened.members).value()
+        value["disclosures"] = opened.disclosures
     return value

@@ -110,6 +110,9 @@ def _notes(one: dict[str, Any]) -> str:
         notes.append("FSCK NOT CLEAN")
     if one["noisy_runs"]:
         notes.append(f"noisy x{one['noisy_runs']}")
+    rates = [run["rate"] for run in one["runs"]]
+    if max(rates) > 2 * min(rates):
+        notes.append("unsteady")
     if one["generator_cores"] > 0.9 and one["server_cores"] < 0.9:
         notes.append("generator-bound")
     return ", ".join(notes)

@@ -360,7 +360,7 @@ def test_add_answers_the_index_and_nothing_else(world: World) -> None:
 def test_add_is_for_raw_logs_and_has_one_url(world: World) -> None:
     refused = world.http.post("/add", content=b'{"a":1}')
     assert (refused.status_code, refused.headers["content-type"]) == (422, "text/plain; charset=utf-8")
-    expect_problem(world.http.post("/v1/logs/raw/add", content=b"x"), 404, "not_found")
+    assert world.http.post("/v1/logs/raw/add", content=b"x").status_code == 404
 
 
 # --- entries ------------------------------------------------------------------------------------------------------------
@@ -649,20 +649,9 @@ def test_an_unknown_log_is_404_for_every_route(world: World, prefix: str) -> Non
 
 
 def test_what_is_not_there_is_404(world: World) -> None:
-    for path in (
-        "/",
-        "/nope",
-        "/entries/",
-        "/v1",
-        "/v1/checkpoint",
-        "/logs",
-        "//log",
-        "/v1/healthz",
-        "/tile",
-        "/log%0a",
-    ):
+    for path in ("/", "/nope", "/entries/", "/v1", "/logs", "//log", "/v1/healthz", "/tile", "/log%0a"):
         expect_problem(world.http.get(path), 404, "not_found")
-    for path in ("/v1/tile/0/000", "/logs/raw/tile/", "/nope/tile/0/000", "/logs/a%0ab/tile/0/000"):
+    for path in ("/v1/checkpoint", "/v1/tile/0/000", "/logs/raw/tile/", "/nope/tile/0/000", "/logs/a%0ab/tile/0/000"):
         assert (world.http.get(path).status_code, world.http.get(path).text) == (404, "not found\n")
     for path, operations in document()["paths"].items():
         for method in operations:  # one resource, one URL: a pattern that ends in `$` also takes a line feed more

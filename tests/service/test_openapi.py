@@ -26,7 +26,7 @@ from tests.service.http_audit import audit
 from tests.service.http_check import JSON, NDJSON, bundle, client, document, head_size
 from tests.service.http_world import DEFAULT, Instance, LogSpec, instance_on
 
-EXAMPLES = 40
+EXAMPLES = 25
 LOG_PREFIXES = ("", "/logs/{log}")
 schema = schemathesis.openapi.from_dict(document())
 

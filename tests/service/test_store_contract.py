@@ -221,16 +221,17 @@ async def test_published_sizes_never_go_back(rig: Rig):
     bench = await rig.log("raw")
     await bench.extend(*[b"%d" % n for n in range(40)])
     stores = [rig.store, await rig.open()]
-    seen: list[int] = []
 
     async def publish(store, sizes) -> set[int]:
-        stored = set()
+        stored: set[int] = set()
+        seen: list[int] = []
         for size in sizes:
             if await store.publish(bench.log_id, Published(size, f"note of {size}", NOW + size)):
                 stored.add(size)
             latest = await store.checkpoint(bench.log_id)
             assert latest.size >= size, "a reader sees at least what was published before it asked"
             seen.append(latest.size)
+        assert seen == sorted(seen)
         return stored
 
     for _ in range(3):
@@ -241,7 +242,6 @@ async def test_published_sizes_never_go_back(rig: Rig):
             assert sum(map(len, results)) == len(kept), "two publishers stored one size"
         else:
             assert not any(results)
-    assert seen == sorted(seen)
     found = await rig.store.checkpoints(bench.log_id, 0, 100)
     assert found == [Published(size, f"note of {size}", NOW + size) for size in kept]
     assert await rig.store.checkpoint(bench.log_id) == found[-1] == Published(40, "note of 40", NOW + 40)

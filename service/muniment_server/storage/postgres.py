@@ -31,8 +31,12 @@ OLDEST = 15
 _POOL = 8
 _WRITERS = 32
 _COMMAND_SECONDS = 30.0
+# Every statement here, and those of the triggers, finds its rows by primary key. A plan is kept as long as its connection, so one that
+# was made while a table was empty would go on reading the whole table while it grows, until somebody analyzes it.
+_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
 _CONNECT_SECONDS = 10.0
-_FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# InternalClientError: what asyncpg says when a connection dies between two steps of its own.
+_FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 # Errors of these classes are raised before the commit record: bad data, constraints, rollback, no resources, own triggers.
 _NOT_COMMITTED = ("21", "22", "23", "25", "40", "42", "53", "54", "55", "P0")
 
@@ -85,7 +89,9 @@ _KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at F
 async def connect(url: str, command_timeout: float | None = _COMMAND_SECONDS) -> asyncpg.Connection[Any]:
     """Open one connection. Raises StoreUnavailable."""
     try:
-        return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, command_timeout=command_timeout)
+        return await asyncpg.connect(
+            url, timeout=_CONNECT_SECONDS, command_timeout=command_timeout, server_settings=_PLANS
+        )
     except (*_FAILED, ValueError) as error:
         raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
 
@@ -140,7 +146,12 @@ class PostgresStore:
             )
         try:
             pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=_POOL, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS
+                url,
+                min_size=1,
+                max_size=_POOL,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=_COMMAND_SECONDS,
+                server_settings=_PLANS,
             )
         except _FAILED as error:
             raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error

@@ -64,7 +64,7 @@ class Batch(_Model):
 
 
 class Entry(_Model):
-    """An entry. `event` is there when the caller may see the payload; `typ` for entries the log made itself."""
+    """An entry. `event`, and what ties it to the leaf, is there when the caller may see it; `typ` for the log's own entries."""
 
     index: int = Size
     leaf: str = Field(description="base64")
@@ -72,6 +72,8 @@ class Entry(_Model):
     typ: str | None = None
     logged_at: str | None = None
     event: dict[str, Any] | None = None
+    commitment: CommitmentModel | None = None
+    disclosures: list[str] | None = None
 
 
 class Entries(_Model):
