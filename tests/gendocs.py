@@ -122,8 +122,9 @@ def cli_page() -> str:
 
 
 def _commands(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:
+    width = {"max_content_width": WIDTH, "terminal_width": WIDTH}
     context = click.Context(
-        command, info_name=name.rsplit(" ", 1)[-1], parent=parent, max_content_width=WIDTH, terminal_width=WIDTH
+        command, info_name=name.rsplit(" ", 1)[-1], parent=parent, **(command.context_settings | width)
     )
     text = re.sub(r"[ \t]+$", "", command.get_help(context), flags=re.MULTILINE)
     parts = [f"### `{name}`\n\n```\n{text}\n```\n"]

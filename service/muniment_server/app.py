@@ -43,9 +43,15 @@ class Service:
         self.metrics = metrics
         self.catalog: Catalog
         self.access: Access
+        self._started = False
 
     async def start(self) -> None:
-        """Open the database and every log, waiting for a database that is not up yet. Raises SetupError, SchemaError."""
+        """Open the database and every log, waiting for a database that is not up yet. Raises SetupError, SchemaError.
+
+        Once it has done so, further calls do nothing.
+        """
+        if self._started:
+            return
         _raise_file_limit()
         _adopt_log_lines()
         delay = 0.1
@@ -59,6 +65,7 @@ class Service:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_BACKOFF)
         self.access = Access(self.catalog)
+        self._started = True
 
     async def _handle(self, route: Route, request: Request) -> Response:
         name = request.path_params.get("log", DEFAULT_LOG)

@@ -27,13 +27,14 @@ def _fail(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def _run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Run a coroutine; turn the errors a user can act on into a message and an exit code."""
     from muniment_server.catalog import SetupError
     from muniment_server.storage import SchemaError, StoreError
 
     try:
-        return asyncio.run(work)
+        with asyncio.Runner(loop_factory=loop) as runner:
+            return runner.run(work)
     except (SettingsError, SchemaError) as error:
         _fail(EXIT_USAGE, str(error))
     except SetupError as error:
@@ -206,6 +207,7 @@ async def _check_public(settings: Settings) -> None:
 
 def _serve(settings: Settings, metrics: Any) -> None:
     import uvicorn
+    import uvloop
 
     from muniment_server.app import create_app
 
@@ -226,11 +228,17 @@ def _serve(settings: Settings, metrics: Any) -> None:
         backlog=2048,
     )
     server = _announcing_server(config)
-    # After start-up nearly everything lives for good: keep the collector from walking it again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 1_000)
-    server.run()
+
+    async def work() -> None:
+        # Before the HTTP server: what is wrong with the instance then ends in a sentence, not in a failed lifespan.
+        await app.state.service.start()
+        # After start-up nearly everything lives for good: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 1_000)
+        await server.serve()
+
+    _run(work(), uvloop.new_event_loop)
     if not server.started:
         sys.exit(EXIT_USAGE)
 

@@ -13,8 +13,12 @@ import httpx
 
 from muniment.checkpoint import Checkpoint
 from muniment.policy import Policy
+from muniment_server.fsck import fsck as check
+from muniment_server.guard import Guard
+from muniment_server.settings import Settings
+from muniment_server.storage import Store
 from tests.live import run
-from tests.service.http_world import Instance
+from tests.service.http_world import Instance, in_store
 
 
 def tile_name(index: int) -> str:
@@ -123,7 +127,18 @@ def _get(http: httpx.Client, path: str) -> bytes:
     return answer.content
 
 
-def fsck(instance: Instance) -> None:
-    """The server's own check must agree."""
-    done = run("fsck", "--data", instance.data, database=instance.database, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+def fsck(instance: Instance, *, command: bool = False) -> None:
+    """The server's own check must agree: in this process, or as the command that operators run."""
+    if command:
+        done = run("fsck", "--data", instance.data, database=instance.database, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return
+
+    async def work(settings: Settings, store: Store) -> None:
+        for row in await store.logs():
+            guard = Guard(settings.guard_file(row.name))
+            policy = Policy.read(settings.policy)  # with the logs that were made since
+            report = await check(store, row, policy, guard, lambda _done, _all: None)
+            assert report.clean, report.findings
+
+    in_store(instance, work)

@@ -39,7 +39,7 @@ def _templates() -> list[tuple[re.Pattern[str], str]]:
     patterns = []
     for path in paths:
         escaped = re.sub(r"\\\{path\\\}", ".*", re.escape(path))
-        patterns.append((re.compile(re.sub(r"\\\{[a-z]+\\\}", "[^/]*", escaped)), path))
+        patterns.append((re.compile(re.sub(r"\\\{[a-z]+\\\}", "[^/\\n]*", escaped)), path))
     return patterns
 
 

@@ -76,55 +76,64 @@ async def _at_once(url: str, requests: list[tuple[str, str, bytes, dict[str, str
             await connection.close()
 
 
-def test_200_identical_raw_appends_are_one_entry(instance: Instance) -> None:
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Instance, LiveServer]]:
+    """One server for the tests that need none of their own."""
+    folder = tmp_path_factory.mktemp("shared")
+    with instance_on(request.param, request, folder, (DEFAULT, RAW)) as made, made.server() as server:
+        yield made, server
+        assert free_of_tracebacks(server.stderr())
+        fsck(made)
+
+
+def test_200_identical_raw_appends_are_one_entry(shared: tuple[Instance, LiveServer]) -> None:
+    instance, server = shared
     verifier = Verifier(instance.policy)
-    with instance.server() as server:
-        for round_ in range(3):
-            leaf = b"the same leaf %d" % round_
-            plain = [("POST", "/logs/raw/add", leaf, {})] * 120
-            full = [("POST", "/logs/raw/entries", leaf, {})] * 70
-            batch = [("POST", "/logs/raw/entries/batch?receipts=true", bundle(leaf, leaf), {})] * 10
-            requests = plain + full + batch
-            answers = asyncio.run(_at_once(server.url, requests))
-            indices: set[int] = set()
-            created = 0
-            for (_, path, _, _), answer in zip(requests, answers, strict=True):
-                assert answer.status in (200, 201), answer
-                created += answer.status == 201
-                if path.endswith("/add"):
-                    indices.add(int(answer.body))
-                elif path.endswith("/entries"):
-                    indices.add(verifier.receipt(answer.body).index)
-                else:
-                    value = orjson.loads(answer.body)
-                    indices |= set(spread(value["indices"]))
-                    indices |= {verifier.receipt(receipt).index for receipt in value["receipts"]}
-            assert indices == {round_ + 1}
-            assert created <= 1
-        leaves = audit_all(instance, server, verifier, "/logs/raw", RAW)
-        assert len(leaves) == 4
-    fsck(instance)
+    for round_ in range(3):
+        leaf = b"the same leaf %d" % round_
+        plain = [("POST", "/logs/raw/add", leaf, {})] * 120
+        full = [("POST", "/logs/raw/entries", leaf, {})] * 70
+        batch = [("POST", "/logs/raw/entries/batch?receipts=true", bundle(leaf, leaf), {})] * 10
+        requests = plain + full + batch
+        answers = asyncio.run(_at_once(server.url, requests))
+        indices: set[int] = set()
+        created = 0
+        for (_, path, _, _), answer in zip(requests, answers, strict=True):
+            assert answer.status in (200, 201), answer
+            created += answer.status == 201
+            if path.endswith("/add"):
+                indices.add(int(answer.body))
+            elif path.endswith("/entries"):
+                indices.add(verifier.receipt(answer.body).index)
+            else:
+                value = orjson.loads(answer.body)
+                indices |= set(spread(value["indices"]))
+                indices |= {verifier.receipt(receipt).index for receipt in value["receipts"]}
+        assert indices == {round_ + 1}
+        assert created <= 1
+    assert len(audit_all(instance, server, verifier, "/logs/raw", RAW)) == 4
 
 
-def test_200_identical_keys_are_one_entry(instance: Instance) -> None:
+def test_200_identical_keys_are_one_entry(shared: tuple[Instance, LiveServer]) -> None:
     """The same Idempotency-Key and body: one 201, the others its replay, or 409 while it is being stored."""
+    instance, server = shared
     verifier = Verifier(instance.policy)
-    with instance.server() as server:
-        headers = JSON | {"Idempotency-Key": "two-hundred"}
-        request = ("POST", "/entries", b'{"pay":"once"}', headers)
-        answers = asyncio.run(_at_once(server.url, [request] * 200))
-        statuses = Counter(answer.status for answer in answers)
-        assert set(statuses) <= {201, 200, 409}
-        assert statuses[201] == 1
-        assert {verifier.receipt(a.body).index for a in answers if a.status != 409} == {1}
-        for answer in answers:
-            if answer.status == 409:
-                assert orjson.loads(answer.body)["code"] == "idempotency_running"
-                assert int(answer.headers["retry-after"]) > 0
-        again = asyncio.run(_at_once(server.url, [request] * 5))
-        assert [answer.status for answer in again if answer.status != 409].count(200) >= 1
-        assert len(audit_all(instance, server, verifier, "", DEFAULT)) == 2
-        print(f"200 equal keys at once: {dict(statuses)}")
+    request = ("POST", "/entries", b'{"pay":"once"}', JSON | {"Idempotency-Key": "two-hundred"})
+    answers = asyncio.run(_at_once(server.url, [request] * 200))
+    statuses = Counter(answer.status for answer in answers)
+    assert set(statuses) <= {201, 200, 409}
+    assert statuses[201] == 1
+    assert {verifier.receipt(answer.body).index for answer in answers if answer.status != 409} == {1}
+    for answer in answers:
+        if answer.status == 409:
+            assert orjson.loads(answer.body)["code"] == "idempotency_running"
+            assert int(answer.headers["retry-after"]) > 0
+    again = asyncio.run(_at_once(server.url, [request] * 5))
+    assert 200 in [answer.status for answer in again]
+    assert len(audit_all(instance, server, verifier, "", DEFAULT)) == 2
+    print(f"200 equal keys at once: {dict(statuses)}")
 
 
 # --- appenders and readers ----------------------------------------------------------------------------------------------
@@ -201,8 +210,9 @@ async def _read_one(crowd: Crowd, rng: random.Random, get: Any, index: int) -> N
             verifier.consistency(value, verifier.roots[head])
             crowd.kinds["consistency proofs"] += 1
         case 3:
+            before = crowd.published
             size = verifier.checkpoint((await get("/checkpoint")).decode()).size
-            assert size >= crowd.published, "a checkpoint went back"
+            assert size >= before, "a checkpoint went back"
             crowd.published = max(crowd.published, size)
             receipt = verifier.quick_receipt(orjson.loads(await get(f"/entries/{rng.randrange(size)}/receipt")))
             assert crowd.leaves.get(receipt.index, receipt.leaf) == receipt.leaf
@@ -243,7 +253,7 @@ def test_64_clients_append_while_8_read(instance: Instance) -> None:
     assert crowd.kinds["single receipts"] >= 10_000
     heads = len(crowd.verifier.roots)
     print(f"{crowd.verifier.proofs} proofs in {took:.1f} s under {heads} heads: {dict(crowd.kinds)}")
-    fsck(instance)
+    fsck(instance, command=True)
 
 
 # --- two servers, one log -----------------------------------------------------------------------------------------------
@@ -341,7 +351,7 @@ def test_two_servers_write_one_log(instance: Instance) -> None:
         with client(one.url) as first, client(two.url) as second:
             for prefix in ("", "/logs/raw"):
                 assert first.get(f"{prefix}/checkpoint").text == second.get(f"{prefix}/checkpoint").text
-            opened = [entry["event"] for entry in _all_entries(first) if "event" in entry]
+            opened = [entry["event"] for entry in _all_entries(first, len(events)) if "event" in entry]
         assert free_of_tracebacks(one.stderr() + two.stderr())
     assert all(len(indices) == 1 for indices in contest.leaves.values()), "one leaf has two indices"
     assert sorted(leaves[1:]) == sorted(contest.leaves), "a gap or a duplicate"
@@ -358,17 +368,31 @@ def test_two_servers_write_one_log(instance: Instance) -> None:
         f"{LEAVES} leaves and {KEYS} keys contested by 2 servers x {CLIENTS} clients in {took:.1f} s; "
         f"{contest.running} times 409; {contest.verifier.proofs} receipts under {len(contest.verifier.roots)} heads"
     )
-    fsck(instance)
+    fsck(instance, command=True)
 
 
-def _all_entries(http: Any) -> list[dict[str, Any]]:
+def _all_entries(http: Any, size: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    start: int | None = 0
-    while start is not None:
-        page = http.get("/entries", params={"start": start, "limit": 1000}).json()
-        found += page["entries"]
-        start = page["next"]
+    while len(found) < size:
+        found += http.get("/entries", params={"start": len(found), "limit": 1000}).json()["entries"]
     return found
+
+
+@pytest.mark.xfail(
+    strict=True, reason="log: latest() is this process's own head, however old, unless a size is asked for"
+)
+def test_a_server_shows_what_its_sibling_published(instance: Instance) -> None:
+    """Behind a load balancer nobody knows which of two servers answers: a list must not end where one of them last wrote."""
+    with instance.server() as one, instance.server() as two, client(one.url) as first, client(two.url) as second:
+        assert second.post("/entries/batch", content=ndjson({"n": 1}, {"n": 2}), headers=NDJSON).status_code == 201
+        deadline = time.monotonic() + 5
+        while first.get("/log").json()["tree_size"] < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1)
+        assert first.get("/proof/consistency?first=1").json()["second"] == 3
+        page = first.get("/entries").json()
+        assert (len(page["entries"]), page["tree_size"]) == (3, 3)
 
 
 def test_one_of_two_servers_is_killed(instance: Instance) -> None:
@@ -407,4 +431,4 @@ def test_one_of_two_servers_is_killed(instance: Instance) -> None:
     unanswered = len(leaves) - 1 - len(acknowledged)
     assert 0 <= unanswered <= 8, "at most one entry of each client of the killed server"
     print(f"{len(acknowledged)} acknowledged, {unanswered} stored without an answer")
-    fsck(instance)
+    fsck(instance, command=True)

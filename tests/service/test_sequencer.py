@@ -152,6 +152,14 @@ async def test_leaves_with_equal_keys_are_not_equal(rig: Rig, monkeypatch: pytes
     assert await rig.store.leaves(bench.log_id, 0, 99) == [*leaves, b"new"]
 
 
+async def test_of_leaves_that_are_stored_twice_the_first_counts(rig: Rig):
+    """No writer of ours does that, but a reader may rely on it."""
+    bench = await rig.log("raw")
+    await bench.extend(b"x", b"y", b"x")
+    (outcome,) = await (await started(bench)).run([raw(b"x")])
+    assert (list(outcome.indices), outcome.new) == ([0], 0)
+
+
 async def test_a_stale_sequencer_answers_with_the_entry_of_another(rig: Rig):
     bench = await rig.log("raw")
     one, two = await started(bench), await started(bench, store=await rig.open())
@@ -474,6 +482,22 @@ async def test_without_a_reload_nothing_is_sequenced(rig: Rig):
     del faulty.always["head"]
     assert placed(await sequencer.run([raw(b"b")])) == [[0]]
     assert await audit(bench) == [b"b"]
+
+
+async def test_a_fence_with_unknown_outcome_is_followed_by_a_reload(rig: Rig):
+    bench = await rig.log("raw")
+    await bench.extend(b"a")
+    faulty = Faulty(rig.store)
+    faulty.plan("fence", Fault(UNKNOWN, after=True))
+    sequencer = bench.sequencer(store=faulty)
+    with pytest.raises(OutcomeUnknown):
+        await sequencer.start()
+    assert sequencer.signed is None
+    faulty.calls.clear()
+    (outcome,) = await sequencer.run([raw(b"a")])
+    assert faulty.calls[:2] == [("head", True), ("tiles", True)]
+    assert (list(outcome.indices), outcome.signed.size) == ([0], 1)
+    await audit(bench)
 
 
 @pytest.mark.parametrize("kind", ["raw", "event"])

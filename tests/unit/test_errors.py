@@ -60,7 +60,11 @@ def test_a_refused_event_carries_code_and_pointer() -> None:
     assert str(refused) == "too large (at '/a/0')"
 
 
-def test_evidence_of_a_fork_keeps_both_notes() -> None:
-    error = errors.Inconsistent("two roots of size 5", ("note one", "note two"))
-    assert error.notes == ("note one", "note two")
-    assert str(error) == "two roots of size 5"
+def test_evidence_keeps_both_notes() -> None:
+    for error in (
+        errors.Inconsistent("two roots of size 5", ("note one", "note two")),
+        errors.Unproven("two roots of size 5", ("note one", "note two")),
+    ):
+        assert error.notes == ("note one", "note two")
+        assert str(error) == "two roots of size 5"
+    assert not issubclass(errors.Unproven, errors.Inconsistent), "a lagging replica is not accused"
