@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 from hashlib import sha256
 from typing import Any
 
@@ -251,7 +250,7 @@ def test_every_refusal_of_the_definition_has_a_hint():
 
 @pytest.mark.parametrize(
     "leaf",
-    [b"\x00", b"x", b"{", b"{}", b"null", bytes(65_535), os.urandom(65_535), b"\n", b'{"typ":"other"}', b'{"typ":1}', b'{"TYP":["muniment/"]}',
+    [b"\x00", b"x", b"{", b"{}", b"null", bytes(65_535), bytes(range(1, 256)) * 257, b"\n", b'{"typ":"other"}', b'{"typ":1}', b'{"TYP":["muniment/"]}',
      b'["muniment/event@v1"]', b'"muniment/"', b"muniment/event@v1", b'{"a":{"typ":"muniment/x"}}', b'{"typ":"muniment"}', b'{"typ":"a muniment/"}',
      b'{"type":"muniment/x"}', b'x{"typ":"muniment/x"}', b'{"typ":"Muniment/x"}'],
     ids=lambda leaf: str(leaf[:24]),
