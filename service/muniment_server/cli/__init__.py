@@ -1,0 +1,45 @@
+"""The `muniment-server` command. The only package of the server that prints or exits."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from muniment_server import __version__
+
+_COMMANDS = ("init", "serve", "migrate", "fsck", "log", "key")
+
+
+class _Lazy(click.Group):
+    """A group that imports a command when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order in which an operator meets them."""
+        _ = ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None when there is none of this name."""
+        _ = ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"muniment_server.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Run a transparency log: every accepted entry is answered with a proof that a stranger can check offline.
+
+    \b
+    First time:
+      muniment-server init --data ./log-data --origin example.com/log
+      muniment-server serve --data ./log-data
+
+    Settings come from flags, MUNIMENT_SERVER_* variables and DATA/muniment.toml, in this order.
+
+    \b
+    Exit codes: 0 good, 1 a check failed, 2 usage or set-up, 4 database not reachable, 5 refused by the guard, 70 a bug.
+    """

@@ -1,0 +1,82 @@
+"""What every command shares: reading the settings, printing, and turning errors into exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from muniment_server.settings import Settings, SettingsError, read_settings
+
+T = TypeVar("T")
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_GUARD, EXIT_BUG = 1, 2, 4, 5, 70
+
+
+def fail(code: int, message: str) -> NoReturn:
+    """Say what is wrong on standard error, and exit."""
+    click.echo(f"muniment-server: {message}", err=True)
+    sys.exit(code)
+
+
+def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
+    """Run a coroutine; turn the errors a user can act on into a message and an exit code."""
+    from muniment_server.catalog import SetupError
+    from muniment_server.storage import SchemaError, StoreError
+
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            return runner.run(work)
+    except (SettingsError, SchemaError) as error:
+        fail(EXIT_USAGE, str(error))
+    except SetupError as error:
+        guard = str(error).startswith(("database_", "guard_"))
+        fail(EXIT_GUARD if guard else EXIT_USAGE, str(error))
+    except StoreError as error:
+        fail(EXIT_UNREACHABLE, str(error))
+
+
+def settings_from(**flags: Any) -> Settings:
+    """Return the settings as of these flags, or exit saying which one is wrong."""
+    database = flags.get("database")
+    if database and "@" in database and ":" in database.split("//", 1)[-1].split("@", 1)[0]:
+        fail(
+            EXIT_USAGE,
+            "no password on a command line: others on this machine can read it. "
+            "Set MUNIMENT_SERVER_DATABASE, or PGPASSWORD or PGPASSFILE",
+        )
+    try:
+        return read_settings(flags)
+    except SettingsError as error:
+        fail(EXIT_USAGE, str(error))
+
+
+def data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name an instance."""
+    data = click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of this instance.")
+    database = click.option("--database", metavar="URL", help="Postgres URL instead of the embedded SQLite.")
+    return data(database(command))
+
+
+def json_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def print_result(as_json: bool, value: Any, text: str) -> None:
+    """Print a result: as JSON, or the text for people."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text)
+
+
+def need_instance(settings: Settings) -> None:
+    """Exit unless `init` has made this folder an instance."""
+    if not settings.policy.exists():
+        fail(
+            EXIT_USAGE,
+            f"{settings.data} is not an instance: run `muniment-server init --data {settings.data} --origin NAME` first",
+        )

@@ -1,0 +1,136 @@
+"""`muniment-server serve`: the HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from muniment_server.cli.common import EXIT_USAGE, data_options, need_instance, run, settings_from
+from muniment_server.settings import Settings
+
+
+@click.command()
+@data_options
+@click.option("--host", help="Address to serve on. [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to serve on; 0 takes a free one. [default: 8080]")
+@click.option("--read-only", is_flag=True, default=None, help="Serve reads only.")
+@click.option("--allow-anonymous-writes", is_flag=True, default=None, help="Take appends without a key from anywhere.")
+def serve(**flags: Any) -> None:
+    """Serve the logs of an instance over HTTP until SIGTERM or Ctrl-C.
+
+    \b
+    Example: muniment-server serve --data ./log-data --port 8080
+    """
+    from muniment_server.telemetry import Metrics, configure_logging
+
+    settings = settings_from(**flags)
+    need_instance(settings)
+    configure_logging(settings.log_format, settings.log_level)
+    run(_check_public(settings))
+    metrics = Metrics()
+    if settings.metrics_port:
+        from prometheus_client import start_http_server
+
+        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    _serve(settings, metrics)
+
+
+async def _check_public(settings: Settings) -> None:
+    """Refuse to offer appends to the world by accident."""
+    from muniment_server.catalog import SetupError, open_store
+    from muniment_server.storage import StoreUnavailable
+    from muniment_server.web.request import is_loopback
+
+    if settings.read_only or settings.allow_anonymous_writes or is_loopback(settings.host):
+        return
+    delay = 0.1
+    while True:  # like the server itself: a database that is not up yet is waited for
+        try:
+            store = await open_store(settings)
+            break
+        except StoreUnavailable:
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 5.0)
+    try:
+        keys = [row for row in await store.api_keys() if row.revoked_at is None and "append" in row.scopes]
+    finally:
+        await store.close()
+    if not keys:
+        raise SetupError(
+            f"{settings.host} can be reached from outside and there is no API key: run "
+            f"`muniment-server key create --scope append --data {settings.data}`, or pass --allow-anonymous-writes"
+        )
+
+
+def _serve(settings: Settings, metrics: Any) -> None:
+    import uvicorn
+    import uvloop
+
+    from muniment_server.app import create_app
+
+    app = create_app(settings, metrics)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",  # "auto" would serve on after a failed start
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+        backlog=2048,
+    )
+    server = _announcing_server(config)
+
+    async def work() -> None:
+        # Before the HTTP server: what is wrong with the instance then ends in a sentence, not in a failed lifespan.
+        await app.state.service.start()
+        # After start-up nearly everything lives for good: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 1_000)
+        await server.serve()
+
+    run(work(), uvloop.new_event_loop)
+    if not server.started:
+        sys.exit(EXIT_USAGE)
+
+
+def _announcing_server(config: Any) -> Any:
+    import uvicorn
+
+    from muniment_server.telemetry import get_logger
+
+    class Server(uvicorn.Server):
+        """Says where it listens once it does, which with port 0 nobody knows before; exits with 0 when told to stop."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn's own version ends by raising the signal again, so that a clean stop looks like a crash to scripts.
+            handled = (signal.SIGINT, signal.SIGTERM)
+            before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
+            try:
+                yield
+            finally:
+                for sig, handler in before.items():
+                    signal.signal(sig, handler)
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            for server in self.servers if self.started else ():
+                for socket in server.sockets:
+                    host, port = socket.getsockname()[:2]
+                    get_logger().info("serving", url=f"http://{host}:{port}")
+
+    return Server(config)
