@@ -7,7 +7,7 @@ DEMO := var/demo
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format bench fuzz docs dist lock clean
+.PHONY: help setup demo serve test lint format bench faults faults-quick rig-tools fuzz docs dist lock clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -44,6 +44,16 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Measure throughput and latency against a raw ASGI echo, on both stores
 	$(BIN)/python -m tests.bench
+
+faults: $(READY) ## Run fault rigs to their full count: all, or RIG=name SEEDS=a..b; adds to REPORT
+	$(BIN)/python -m tests.faults $(if $(RIG),--rig $(RIG)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(REPORT),--report $(REPORT))
+
+faults-quick: $(READY) ## Run the quick lane of every fault rig (at most 20 minutes)
+	$(BIN)/python -m tests.faults --quick $(if $(REPORT),--report $(REPORT))
+
+rig-tools: ## Install what fault rigs need beside Python (Debian and Ubuntu, as root)
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends strace faketime xfsprogs e2fsprogs wrk
 
 fuzz: $(READY) ## Fuzz every parser, 15 seconds each
 	$(BIN)/python -m tests.fuzz --seconds 15
