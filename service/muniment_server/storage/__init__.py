@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from muniment.hashing import RootHash
 from muniment.tiles import Tile
@@ -189,6 +189,28 @@ class Read(Protocol):
         """Return the database's clock."""
 
 
+class Inspect(Protocol):
+    """Reads for whoever checks what is stored: rows as they are, wrong ones too."""
+
+    async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
+        """Return (index, leaf_key, leaf) of the entries that are stored in [start, stop), in order."""
+
+    async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
+        """Return (level, index, bytes) of up to `limit` tiles beyond `after`, a (level, index), in that order."""
+
+    async def key_rows(self, log_id: int, after: tuple[str, str], limit: int) -> list[IdempotencyRow]:
+        """Return up to `limit` idempotency rows beyond `after`, a (caller, key), in that order; expired ones too."""
+
+    async def beyond(self, log_id: int, size: int) -> int | None:
+        """Return the lowest index, `size` or larger, that an entry or a payload is stored under."""
+
+    async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
+        """Return the leaf keys in [low, high] that more than one entry has."""
+
+    async def integrity(self) -> list[str]:
+        """Return what the database itself finds wrong with its pages and indexes; empty also where it has no such check."""
+
+
 class Catalog(Protocol):
     """Logs and API keys."""
 
@@ -217,7 +239,7 @@ class Catalog(Protocol):
         """Delete idempotency rows that expired before `now`; return how many."""
 
 
-class Store(Append, Read, Catalog, Protocol):
+class Store(Append, Read, Inspect, Catalog, Protocol):
     """A database."""
 
     async def close(self) -> None:

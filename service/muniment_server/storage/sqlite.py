@@ -251,6 +251,50 @@ class SqliteStore:
         """See storage.Read."""
         return time.time_ns() // 1_000_000  # the database is in this process
 
+    # --- inspect --------------------------------------------------------------------------------------------------------
+
+    async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
+        """See storage.Inspect."""
+        sql = 'SELECT "index", leaf_key, leaf FROM entries WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
+        return await self._all(sql, (log_id, start, stop))
+
+    async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
+        """See storage.Inspect."""
+        sql = (
+            'SELECT level, "index", length(data) FROM tiles WHERE log_id = ? AND (level, "index") > (?, ?) '
+            'ORDER BY level, "index" LIMIT ?'
+        )
+        return [(level, index, width) for level, index, width in await self._all(sql, (log_id, *after, limit))]
+
+    async def key_rows(self, log_id: int, after: tuple[str, str], limit: int) -> list[IdempotencyRow]:
+        """See storage.Inspect."""
+        sql = (
+            "SELECT caller, key, fingerprint, first_index, count, expires_at FROM idempotency "
+            "WHERE log_id = ? AND (caller, key) > (?, ?) ORDER BY caller, key LIMIT ?"
+        )
+        return [IdempotencyRow(*row) for row in await self._all(sql, (log_id, *after, limit))]
+
+    async def beyond(self, log_id: int, size: int) -> int | None:
+        """See storage.Inspect."""
+        sql = (
+            'SELECT min(i) FROM (SELECT min("index") AS i FROM entries WHERE log_id = ?1 AND "index" >= ?2 '
+            'UNION ALL SELECT min("index") FROM payloads WHERE log_id = ?1 AND "index" >= ?2)'
+        )
+        row = await self._one(sql, (log_id, size))
+        return None if row is None else row[0]
+
+    async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
+        """See storage.Inspect."""
+        sql = (
+            "SELECT leaf_key FROM entries INDEXED BY entries_leaf_key WHERE log_id = ? AND leaf_key BETWEEN ? AND ? "
+            "GROUP BY leaf_key HAVING count(*) > 1"
+        )
+        return [key for (key,) in await self._all(sql, (log_id, low, high))]
+
+    async def integrity(self) -> list[str]:
+        """See storage.Inspect."""
+        return [str(row[0]) for row in await self._all("PRAGMA integrity_check(20)", ()) if row[0] != "ok"]
+
     # --- catalog --------------------------------------------------------------------------------------------------------
 
     async def logs(self) -> list[LogRow]:
