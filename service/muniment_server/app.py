@@ -26,7 +26,7 @@ from muniment_server.web import errors, models, read, system
 from muniment_server.web.request import Access
 from muniment_server.web.routes import ROUTES, Route
 
-_MAX_BACKOFF = 5.0
+_MAX_BACKOFF = 2.0  # a database that is back is to be used within five seconds
 _FILES = 65_536
 _DESCRIPTION = (
     "A transparency log: every accepted entry is answered with a proof that a stranger can check offline. "

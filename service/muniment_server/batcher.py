@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from muniment_server.admission import Refused
-from muniment_server.sequencer import ClockRefused, Outcome, ReadOnly, Sequencer, Submission
+from muniment_server.sequencer import ClockRefused, ReadOnly, Sequencer
 from muniment_server.storage import OutcomeUnknown, StoreError
+from muniment_server.submission import Outcome, Submission
 from muniment_server.telemetry import Metrics, get_logger
 
 _EXPECTED = (StoreError, ReadOnly, ClockRefused)
+_RETRY_SECONDS = 0.1
+_MAX_RETRY_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -110,7 +114,7 @@ class Batcher:
 
     async def _loop(self) -> None:
         while True:
-            await self._wake.wait()
+            await self._wait()
             self._wake.clear()
             while self._queue:
                 batch = self._take()
@@ -121,6 +125,19 @@ class Batcher:
                     waiting.answer.set_result(answer)
             if self._closing:
                 return
+
+    async def _wait(self) -> None:
+        """Wait for a submission. Meanwhile, after an error, recover: so that what was committed is signed, and the next one answered."""
+        delay = _RETRY_SECONDS
+        while self._sequencer.lost and not self._wake.is_set():
+            try:
+                await self._sequencer.start()
+            except Exception as error:  # noqa: BLE001 - whatever it was, only a successful reload ends this
+                get_logger().warning("recovery failed", log=self._name, error=f"{type(error).__name__}: {error}")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), delay)
+                delay = min(2 * delay, _MAX_RETRY_SECONDS)
+        await self._wake.wait()
 
     async def _answers(self, batch: Sequence[_Waiting]) -> Sequence[Outcome | Refused]:
         """Run a batch; whatever goes wrong becomes the answer of everybody in it."""

@@ -19,19 +19,24 @@ from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
+from muniment_server.disk import Disk
+from muniment_server.failpoints import step
 from muniment_server.guard import Guard, Guarded, GuardRefused, sync_directory
 from muniment_server.log import Log, TileCache
-from muniment_server.sequencer import OwnDraft, Sequencer, Submission
+from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Store
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.submission import OwnDraft, Submission
 from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.trace import Trace
 
 DEFAULT_LOG = "default"
 SCOPES = frozenset({"append", "read"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _REFRESH_SECONDS = 1.0
+_DISK_SECONDS = 1.0
 
 
 class SetupError(Exception):
@@ -50,6 +55,7 @@ async def open_store(settings: Settings) -> Store:
 # --- keys and policy on disk --------------------------------------------------------------------------------------------
 
 
+@step("catalog.write_file")
 def write_new(path: Path, text: str, mode: int) -> None:
     """Make a file with this text, durably, or leave nothing. Raises FileExistsError when there is one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,6 +96,7 @@ def _read_policy(settings: Settings) -> Policy | None:
         raise SetupError(f"the policy file cannot be read: {error}") from error
 
 
+@step("catalog.policy")
 def _add_to_policy(settings: Settings, key: SigningKey) -> None:
     """Make sure that the policy file of this instance trusts `key`. What else is in it stays, comments too."""
     old = _read_policy(settings)
@@ -144,6 +151,7 @@ async def create_log(
         return await _create_log(settings, store, row)
 
 
+@step("catalog.create")
 async def _create_log(settings: Settings, store: Store, row: LogRow) -> SigningKey:
     existing = await _existing(store, row.name, row.origin, row.kind)
     _read_policy(settings)  # refused before anything is made
@@ -218,6 +226,7 @@ def _guarded(guard: Guard) -> Guarded:
         raise SetupError(f"{error.code}: {error}") from error
 
 
+@step("catalog.genesis")
 async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: SigningKey) -> None:
     log = Log(store, row, settings, Metrics(), TileCache(16), _sequencer(settings, store, row, key))
     await log.start()
@@ -232,10 +241,11 @@ async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: Sig
         await log.close()
 
 
-def _sequencer(settings: Settings, store: Store, row: LogRow, key: SigningKey) -> Sequencer:
+def _sequencer(settings: Settings, store: Store, row: LogRow, key: SigningKey, trace: Trace | None = None) -> Sequencer:
     if key.vkey.name != row.origin:
         raise SetupError(f"{settings.key_file(row.name)} is the key of {key.vkey.name!r}, not of {row.origin!r}")
-    return Sequencer(store, row, key, Guard(settings.guard_file(row.name)), settings.idempotency_ttl)
+    guard = Guard(settings.guard_file(row.name))
+    return Sequencer(store, row, key, guard, settings.idempotency_ttl, trace=trace)
 
 
 class Catalog:
@@ -249,6 +259,9 @@ class Catalog:
         self._logs: dict[str, Log] = {}
         self._refreshed = 0.0
         self._lock = asyncio.Lock()
+        self._trace = Trace(settings.trace) if settings.trace else None
+        self._disk = Disk((settings.data, settings.guards), settings.min_free_percent)
+        self._watch: asyncio.Task[None] | None = None
 
     def logs(self) -> list[Log]:
         """Return the open logs."""
@@ -266,7 +279,28 @@ class Catalog:
             raise
         if not self._logs:
             await self.close()
-            raise SetupError("the database holds no log: run `muniment-server init` first")
+            raise self._no_log()
+        self._watch = asyncio.create_task(self._watch_disk(), name="disk watch")
+
+    def _no_log(self) -> SetupError:
+        """Guards without a log: the database is another one, or empty. A new genesis under an old key would be a second history."""
+        guards = sorted(self.settings.guards.glob("*.guard"))
+        if not guards:
+            return SetupError("the database holds no log: run `muniment-server init` first")
+        return SetupError(
+            f"database_missing: {self.settings.guards} guards {len(guards)} log(s), the first is {guards[0].stem!r}, but the database "
+            "holds none: put the database back, or run init again if it was interrupted"
+        )
+
+    async def _watch_disk(self) -> None:
+        while True:
+            was = self._disk.low
+            self._disk.measure()
+            self._metrics.disk_free_ratio.set(self._disk.free_ratio)
+            if self._disk.low != was:
+                say = get_logger().error if self._disk.low else get_logger().info
+                say("disk is nearly full: appends are refused" if self._disk.low else "disk has room again")
+            await asyncio.sleep(_DISK_SECONDS)
 
     async def get(self, name: str) -> Log | None:
         """Return an open log, also one that was made since the last call."""
@@ -289,20 +323,39 @@ class Catalog:
             self._refreshed = time.monotonic()
 
     async def _open(self, row: LogRow) -> None:
-        sequencer = None
+        sequencer, unwritable = None, None
         if not self.settings.read_only:
-            key = await asyncio.to_thread(read_key, self.settings.key_file(row.name))
-            sequencer = _sequencer(self.settings, self.store, row, key)
-        log = Log(self.store, row, self.settings, self._metrics, self._cache, sequencer)
+            try:
+                key = await asyncio.to_thread(read_key, self.settings.key_file(row.name))
+                sequencer = _sequencer(self.settings, self.store, row, key, self._trace)
+            except SetupError as error:  # no route signs: what is there can still be read and proved
+                unwritable = ReadOnly("key_unreadable", str(error))
+                get_logger().error("log is read-only", log=row.name, code=unwritable.code, detail=str(error))
+        log = Log(
+            self.store,
+            row,
+            self.settings,
+            self._metrics,
+            self._cache,
+            sequencer,
+            unwritable=unwritable,
+            disk=self._disk,
+            trace=self._trace,
+        )
         await log.start()
         self._logs[row.name] = log
 
     async def close(self) -> None:
         """Answer everything that was taken, publish, and close the database."""
+        if self._watch:
+            self._watch.cancel()
         try:
             await asyncio.gather(*(log.close() for log in self._logs.values()))
         finally:
             await self.store.close()
+            if self._trace:
+                self._trace.close()
+                self._trace = None
 
 
 # --- API keys -----------------------------------------------------------------------------------------------------------

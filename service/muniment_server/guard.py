@@ -11,6 +11,7 @@ them. Slots are written in turn, so a torn write leaves the other one, and the v
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -23,8 +24,10 @@ from pathlib import Path
 from muniment.encoding import parse_decimal, parse_hex
 from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE, RootHash
+from muniment_server.failpoints import step
 
 SLOT = 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORMAT = "muniment-guard v1"
 
 
@@ -34,6 +37,10 @@ class GuardRefused(Exception):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
         self.code = code
+
+
+class GuardUnavailable(Exception):
+    """The guard cannot be written at the moment, and nothing was: its disk is full. The same call may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +88,17 @@ class Guard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._durable = -1  # sequence number of the slot that this process made durable last
 
+    @step("guard.create")
     def create(self, origin: str, key_id: bytes) -> Guarded:
         """Make the file for a log that has signed nothing, or return what is there already. Durable when it returns."""
         if self.path.exists():
             return self.read()
-        first = Guarded(secrets.token_hex(16), 0, origin, key_id, 0, EMPTY_ROOT)
+        return self.create_at(Guarded(secrets.token_hex(16), 0, origin, key_id, 0, EMPTY_ROOT))
+
+    def create_at(self, first: Guarded) -> Guarded:
+        """Make the file with this content, or return what is there already. Durable when it returns."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".{secrets.token_hex(4)}.tmp")
         with temporary.open("xb") as file:
@@ -103,6 +115,7 @@ class Guard:
         sync_directory(self.path.parent.parent)  # the folder may be new as well
         return first
 
+    @step("guard.read")
     def read(self) -> Guarded:
         """Return the last head that may have been signed. Raises GuardRefused when the file is missing or unreadable."""
         try:
@@ -117,15 +130,20 @@ class Guard:
         except OSError as error:
             raise GuardRefused("guard_unreadable", f"the guard file {self.path} cannot be read: {error}") from error
 
+    @step("guard.record")
     def record(self, guard_id: str, size: int, root: RootHash) -> None:
         """Remember, durably, that (size, root) may be signed. Never lowered.
 
-        A smaller head than the recorded one is fine when another writer, who extended ours, was quicker. Raises GuardRefused.
+        A smaller head than the recorded one is fine when another writer, who extended ours, was quicker. Raises GuardRefused, or
+        GuardUnavailable when the disk is full.
         """
         try:
             with self._locked(os.O_RDWR) as descriptor:
                 self._record(descriptor, guard_id, size, root)
         except OSError as error:
+            if error.errno in _FULL:
+                raise GuardUnavailable(f"no space for the guard file {self.path}: {error}") from error
+            # Anything else may have lost what was written, and trying again would not tell: the kernel reports such an error once.
             raise GuardRefused("guard_unwritable", f"the guard file {self.path} cannot be written: {error}") from error
 
     def _record(self, descriptor: int, guard_id: str, size: int, root: RootHash) -> None:
@@ -134,11 +152,22 @@ class Guard:
             raise GuardRefused("guard_foreign", f"{self.path} is not the guard that the database names")
         if size == current.size and root != current.root:
             raise GuardRefused("guard_root", f"a different root of size {size} may have been signed already")
-        if size <= current.size:
+        if size > current.size:
+            current = replace(current, sequence=current.sequence + 1, size=size, root=root)
+        elif current.sequence == self._durable:
             return
-        new = replace(current, sequence=current.sequence + 1, size=size, root=root)
-        if os.pwrite(descriptor, new.encode(), SLOT * (new.sequence % 2)) != SLOT:
-            raise OSError("the slot was not written whole")
+        # Also what another process wrote: it may have been killed before its write was durable.
+        self._write(descriptor, current)
+        self._durable = current.sequence
+
+    @step("guard.write")
+    def _write(self, descriptor: int, slot: Guarded) -> None:
+        if os.pwrite(descriptor, slot.encode(), SLOT * (slot.sequence % 2)) != SLOT:
+            raise OSError(errno.ENOSPC, "the slot was not written whole")
+        self._sync(descriptor)
+
+    @step("guard.sync")
+    def _sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
 
     def _current(self, descriptor: int) -> Guarded:

@@ -7,7 +7,8 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -22,10 +23,14 @@ from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
 from muniment.tree import Node, Plan, TileRows, expand, hash_in, place, plan_consistency, plan_inclusion, plan_root
 from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.batcher import Batcher
-from muniment_server.sequencer import Outcome, ReadOnly, Sequencer, Signed, Submission
+from muniment_server.disk import Disk
+from muniment_server.failpoints import step
+from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Published, Store, StoredPayload, StoreError, leaf_key
+from muniment_server.submission import Outcome, Signed, Submission
 from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.trace import Trace
 
 _HOUSEKEEPING_SECONDS = 10.0
 _RETRY_SECONDS = 0.25
@@ -80,7 +85,7 @@ class Proof:
 
 
 class Log:
-    """A log. `sequencer` and `batcher` are None in a read-only process."""
+    """A log. `sequencer` and `batcher` are None in a read-only process, and where `unwritable` says why it cannot be written."""
 
     def __init__(
         self,
@@ -90,10 +95,17 @@ class Log:
         metrics: Metrics,
         cache: TileCache,
         sequencer: Sequencer | None,
+        *,
+        unwritable: ReadOnly | None = None,
+        disk: Disk | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.row = row
         self.settings = settings
         self.sequencer = sequencer
+        self._unwritable = unwritable
+        self._disk = disk
+        self._trace = trace
         self._store = store
         self._metrics = metrics
         self._cache = cache
@@ -103,8 +115,9 @@ class Log:
         if sequencer:
             sequencer.on_signed = self._dirty.set  # not when a waiter is answered: it may have left
             sequencer.on_refusal = self._refused
-            metrics.writable.labels(row.name).set_function(lambda: sequencer.refusal is None)
+            metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
+        metrics.writable.labels(row.name).set_function(lambda: self.sequencer is not None and self.refusal is None)
         self.batcher = sequencer and Batcher(
             sequencer,
             row.name,
@@ -140,6 +153,21 @@ class Log:
         with contextlib.suppress(StoreError):
             await self._publish()
 
+    @property
+    def refusal(self) -> ReadOnly | None:
+        """Why this log cannot be written here, or None."""
+        return self.sequencer.refusal if self.sequencer else self._unwritable
+
+    def note(self, event: str, **values: Any) -> None:
+        """Write a line of the trace, if there is one."""
+        if self._trace:
+            self._trace(self.row.name, event, **values)
+
+    @property
+    def traced(self) -> bool:
+        """Tell whether :meth:`note` does anything."""
+        return self._trace is not None
+
     def _refused(self, refusal: ReadOnly) -> None:
         self._metrics.guard_refusals.inc()
         get_logger().error("log is read-only", log=self.row.name, code=refusal.code, detail=str(refusal))
@@ -161,12 +189,14 @@ class Log:
                 took = time.monotonic() - started
                 await asyncio.sleep(max(self.settings.publish_interval - 2 * took, 0))
 
+    @step("log.publish")
     async def _publish(self) -> bool:
         """Publish the last signed head, unless there is nothing new; tell whether there was."""
         signed = self.sequencer and self.sequencer.signed
         if not signed or signed.size <= self._published:
             return False
-        await self._store.publish(self.row.log_id, Published(signed.size, signed.note, _now()))
+        larger = await self._store.publish(self.row.log_id, Published(signed.size, signed.note, _now()))
+        self.note("publish", size=signed.size, root=signed.root, larger=larger)
         self._published = signed.size  # also when another writer published a larger one
         self._metrics.published_size.labels(self.row.name).set(signed.size)
         return True
@@ -188,11 +218,39 @@ class Log:
 
     async def append(self, submission: Submission) -> Outcome:
         """Append, or find, the entries of a submission. Raises Refused."""
-        if not self.batcher or not self.sequencer:
-            raise Refused(
-                503, "read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60
+        if not self.batcher:
+            raise self._not_writing()
+        if self._disk and self._disk.low:
+            hint = "Nothing was written. The operator must make room; retry later."
+            raise Refused(503, "disk_low", "the disk is nearly full", hint, retry_after=10)
+        outcome = await self.batcher.submit(submission)
+        if self._trace:
+            await self._note_answers(submission, outcome)
+        return outcome
+
+    def _not_writing(self) -> Refused:
+        if self._unwritable:
+            hint = "The operator finds the reason in the server's log; reads go on."
+            return Refused(503, self._unwritable.code, "this log is read-only here", hint, retry_after=30)
+        return Refused(503, "read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60)
+
+    async def _note_answers(self, submission: Submission, outcome: Outcome) -> None:
+        """Write the trace lines of an acknowledgement: for the first and the last entry of a submission."""
+        ends = sorted({0, len(outcome.indices) - 1})
+        indices = [outcome.indices[at] for at in ends]
+        leaves = [outcome.leaves[at] for at in ends] if outcome.leaves else ()
+        some = Submission([submission.drafts[at] for at in ends])
+        for receipt in await self.receipts(some, replace(outcome, indices=indices, leaves=leaves)):
+            self.note(
+                "answer",
+                index=receipt.index,
+                leaf_hash=receipt.leaf_hash,
+                size=receipt.tree_size,
+                root=outcome.signed.root,
+                hashes=receipt.proof,
+                key=submission.key and sha256(f"{submission.caller}/{submission.key}".encode()).digest(),
+                first=outcome.indices[0],
             )
-        return await self.batcher.submit(submission)
 
     async def receipts(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
         """Return the receipt of every entry of a submission, at the signed head of its outcome."""

@@ -7,40 +7,40 @@ and recompute, record in the guard, sign. Nothing signed leaves before commit an
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from muniment import strictjson
-from muniment.checkpoint import Checkpoint, sign_checkpoint
-from muniment.errors import BadProof
-from muniment.event import RESERVED_PREFIX, format_time
-from muniment.hashing import EMPTY_ROOT, HASH_SIZE, LeafHash, RootHash, leaf_hash, node_hash
-from muniment.note import SigningKey
-from muniment.tiles import Tile
-from muniment.tree import Edge, Growth, expand, grow, hash_in, partial_tiles, place, plan_root
-from muniment_server.admission import EventDraft, RawDraft, Refused
-from muniment_server.guard import Guard, Guarded, GuardRefused
+from muniment.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
+from muniment.errors import FormatError, VerificationError
+from muniment.event import format_time
+from muniment.note import SigningKey, parse_note, verify_note
+from muniment.tree import Edge, Growth, grow, partial_tiles, plan_root
+from muniment_server import recheck
+from muniment_server.admission import RawDraft, Refused
+from muniment_server.failpoints import step
+from muniment_server.guard import Guard, Guarded, GuardRefused, GuardUnavailable
 from muniment_server.storage import (
     Grown,
     Head,
     HeadMoved,
-    IdempotencyRow,
     LogRow,
-    NewEntry,
     OutcomeUnknown,
     Store,
     StoredKey,
     StoreError,
     leaf_key,
 )
+from muniment_server.submission import Outcome, Round, Signed, Submission
+from muniment_server.trace import Trace
 
 MAX_SKEW = 5_000
 """Milliseconds this clock and the database's may differ."""
 MAX_BEHIND = 60_000
 """Milliseconds this clock may be behind the last entry's time; beyond, time would stand still for too long."""
 _TRIES = 100
+_PAGE = 4096
 
 
 class ReadOnly(Exception):
@@ -55,97 +55,21 @@ class ClockRefused(Exception):
     """This clock is not to be trusted with time stamps."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnDraft:
-    """An entry the log makes itself: `typ` after ``muniment/``, and its members but typ and logged_at."""
-
-    typ: str
-    members: dict[str, object]
-
-    def leaf(self, logged_at: str) -> bytes:
-        """Return the leaf as of `logged_at` (24 characters)."""
-        return strictjson.canonical({**self.members, "logged_at": logged_at, "typ": RESERVED_PREFIX + self.typ})
-
-
-Draft = RawDraft | EventDraft | OwnDraft
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What one request wants appended, all or nothing. `key` is its Idempotency-Key, unique for `caller`."""
-
-    drafts: Sequence[Draft]
-    caller: str = ""
-    key: str | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes this submission holds in memory, roughly."""
-        return sum(
-            len(d.leaf) if isinstance(d, RawDraft) else 4 * len(d.payload)
-            for d in self.drafts
-            if not isinstance(d, OwnDraft)
-        )
-
-    def fingerprint(self, seed: bytes) -> bytes:
-        """Return what tells this body from another one, keyed so that it says nothing without the seed."""
-        return hmac.digest(seed, b"\n".join(d.payload for d in self.drafts if isinstance(d, EventDraft)), "sha256")
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A signed head."""
-
-    size: int
-    root: RootHash
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Where the entries of one submission are, at a signed head that holds them all.
-
-    `indices` and `leaves` have one element for each draft; `new` counts the entries this submission added. `growth` has the hashes
-    for proofs of new entries; `replayed` says that an Idempotency-Key led to entries of an earlier submission.
-    """
-
-    indices: Sequence[int]
-    leaves: Sequence[bytes]
-    new: int
-    signed: Signed
-    growth: Growth | None = None
-    replayed: bool = False
-
-
 @dataclass(slots=True)
 class _State:
-    """What this process knows of the log. `signed` is None for a head that no clean reply of ours made durable."""
+    """What this process knows of the log. `signed` is None for a head that no clean reply of ours made durable.
+
+    `stored` is the right edge as it was read back and found to hash to the head's root.
+    """
 
     head: Head
     edge: Edge
+    stored: recheck.StoredTiles
     signed: Signed | None
 
 
-@dataclass(slots=True)
-class _Round:
-    """One try to append a batch."""
-
-    first: int
-    stamp: str
-    entries: list[NewEntry] = field(default_factory=list)
-    hashes: list[LeafHash] = field(default_factory=list)
-    keys: list[IdempotencyRow] = field(default_factory=list)
-    known: dict[bytes, int] = field(default_factory=dict)  # raw leaves by their bytes: where they are
-
-    def add(self, leaf: bytes, value: LeafHash, draft: Draft) -> int:
-        payload, seed = (draft.payload, draft.seed) if isinstance(draft, EventDraft) else (None, None)
-        self.entries.append(NewEntry(leaf, leaf_key(value), payload, seed))
-        self.hashes.append(value)
-        return self.first + len(self.entries) - 1
-
-
 class Sequencer:
-    """Owns the head of one log in this process. Only the task that calls :meth:`run` touches its state."""
+    """Owns the head of one log in this process. Only the task that calls :meth:`run` and :meth:`start` touches its state."""
 
     def __init__(
         self,
@@ -155,6 +79,7 @@ class Sequencer:
         guard: Guard,
         idempotency_ttl: int = 86_400,
         clock: Callable[[], float] = time.time,
+        trace: Trace | None = None,
     ) -> None:
         self._store = store
         self._log = log
@@ -162,15 +87,22 @@ class Sequencer:
         self._guard = guard
         self._ttl = idempotency_ttl * 1000
         self._clock = clock
+        self._trace = trace
         self._state: _State | None = None
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
         self.skew = 0  # milliseconds the database's clock is ahead of ours; set by the log's housekeeping
+        self.races_lost = 0  # how often another writer was quicker
         self.signed: Signed | None = None  # the last head this process signed; never goes back
         self.on_signed: Callable[[], None] = lambda: None  # a new head to publish; set by the log
         self.on_refusal: Callable[[ReadOnly], None] = lambda _: None  # tells the operator; set by the log
         self.refusal: ReadOnly | None = None  # once set, nothing is signed until a restart
 
     # --- recovery -------------------------------------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the state was dropped after an error, and :meth:`start` has to read it again."""
+        return self._state is None and self.refusal is None
 
     async def start(self) -> None:
         """Check the stored log against the guard, make its head durable, and sign it. Sets `refusal` instead of raising it.
@@ -187,15 +119,14 @@ class Sequencer:
         state = await self._current()
         while state.signed is None:
             try:
+                self._state = None  # until the fence is known to be up
                 state.head = await self._store.fence(self._log.log_id, state.head)
             except HeadMoved:
                 state = await self._load()
                 continue
-            except OutcomeUnknown:
-                self._state = None
-                raise
+            self._note("fence", size=state.head.size, root=state.head.root, epoch=state.head.epoch)
             state.signed = await self._sign(state.head)
-            self._signed_edge = state.edge
+            self._state, self._signed_edge = state, state.edge
         return state, state.signed
 
     async def _current(self) -> _State:
@@ -203,69 +134,67 @@ class Sequencer:
             raise self.refusal
         return self._state or await self._load()
 
+    @step("sequencer.load")
     async def _load(self) -> _State:
         """Read guard, head and edge, and prove that the stored tree extends the guarded one. Raises ReadOnly, StoreError."""
         self._state = None
         try:
-            guarded = await asyncio.to_thread(
-                self._guard.read
-            )  # before the head: it may only fall behind, never run ahead
+            # The guard before the head: so the head may only seem to run ahead, never to fall behind.
+            guarded = await asyncio.to_thread(self._guard.read)
             head = await self._store.head(self._log.log_id)
-            self._check_guard(guarded, head)
-            edge = await self._checked_edge(head, guarded.size, guarded.root)
+            check_guard(self._guard, guarded, self._log.origin, self._key.vkey.key_id, head)
+            state = await self._checked(head, guarded)
         except GuardRefused as error:
             raise self._refuse(error.code, str(error)) from error
-        self._state = _State(head, edge, None)
-        return self._state
+        except GuardUnavailable as error:
+            raise StoreError(str(error)) from error
+        except recheck.Mismatch as error:
+            detail = f"{error} (from entry {error.index}): run `muniment-server fsck`"
+            raise self._refuse("database_damaged", detail) from error
+        self._note("load", size=head.size, root=head.root, epoch=head.epoch)
+        self._state = state
+        return state
 
-    def _check_guard(self, guarded: Guarded, head: Head) -> None:
-        path = self._guard.path
-        if (guarded.origin, guarded.key_id) != (self._log.origin, self._key.vkey.key_id):
-            raise GuardRefused(
-                "guard_foreign",
-                f"{path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log and key: put the right files back",
-            )
-        if guarded.guard_id != head.guard_id:
-            raise GuardRefused(
-                "guard_foreign", f"the database names another guard than {path}: put the right guard or database back"
-            )
-        if guarded.size > head.size:
-            raise GuardRefused(
-                "database_behind",
-                f"the database has {head.size} entries, but a head of {guarded.size} may have been signed: "
-                "it is an old copy. Restore a newer one; signing now would fork the log",
-            )
-
-    async def _checked_edge(self, head: Head, guarded_size: int, guarded_root: RootHash) -> Edge:
+    @step("sequencer.check")
+    async def _checked(self, head: Head, guarded: Guarded) -> _State:
+        """Prove that the stored tree hashes to its root, extends the guarded one, and holds what was added since."""
+        log_id = self._log.log_id
         wanted = set(partial_tiles(head.size))
-        if guarded_size:
-            wanted.update(plan_root(guarded_size).tiles(guarded_size))
-        stored = await self._store.tiles(self._log.log_id, sorted(wanted))
-        try:
-            edge = Edge.of(head.size, stored)
-            old_root = _root_at(guarded_size, stored)
-        except (BadProof, AssertionError, KeyError, IndexError) as error:
-            raise GuardRefused(
-                "database_damaged", f"tiles are missing or too short ({error}): run `muniment-server fsck`"
-            ) from error
-        if edge.root() != head.root:
-            raise GuardRefused(
-                "database_damaged",
-                "the stored tiles do not hash to the stored root: run `muniment-server fsck`",
-            )
-        if old_root != guarded_root:
+        if guarded.size:
+            wanted.update(plan_root(guarded.size).tiles(guarded.size))
+        stored = await self._store.tiles(log_id, sorted(wanted))
+        recheck.check_root(head.size, head.root, stored)
+        if recheck.root_of_nodes(guarded.size, stored) != guarded.root:
             raise GuardRefused(
                 "guard_root",
-                f"the stored tree of size {guarded_size} is not the one that was signed: another history. "
+                f"the stored tree of size {guarded.size} is not the one that was signed: another history. "
                 "Restore the right database; signing now would fork the log",
             )
-        return edge
+        for start in range(guarded.size, head.size, _PAGE):
+            stop = min(start + _PAGE, head.size)
+            leaves, tiles = await self._store.reread(log_id, start, stop, recheck.tiles_between(start, stop))
+            recheck.check_new(start, stop, leaves, tiles)
+        await self._check_end(head)
+        edge = recheck.edge_bytes(head.size, stored)
+        return _State(head, Edge.of(head.size, edge), edge, None)
+
+    async def _check_end(self, head: Head) -> None:
+        """Entries beyond the head belong to no history: appending over them would fail for ever, or adopt what nobody signed."""
+        if not await self._store.leaves(self._log.log_id, head.size, head.size + 1):
+            return
+        if (await self._store.head(self._log.log_id)).size == head.size:  # otherwise another writer was just here
+            raise recheck.Mismatch(head.size, "entries beyond the head are stored")
 
     def _refuse(self, code: str, detail: str) -> ReadOnly:
         self._state = None
         self.refusal = ReadOnly(code, detail)
+        self._note("refuse", code=code)
         self.on_refusal(self.refusal)
         return self.refusal
+
+    def _note(self, event: str, **values: Any) -> None:
+        if self._trace:
+            self._trace(self._log.name, event, **values)
 
     # --- sequencing -----------------------------------------------------------------------------------------------------
 
@@ -280,20 +209,24 @@ class Sequencer:
             if found is None:
                 await self._load()  # an entry beyond our head: another writer was here
                 continue
+            leaves, keys = found
             stamp = self._stamp(state.head)
-            round_ = _Round(state.head.size, format_time(stamp), known=found[0])
-            answers = [self._assign(round_, submission, found[1], stamp) for submission in batch]
+            round_ = Round(state.head.size, stamp, format_time(stamp), leaves)
+            answers = [round_.assign(one, keys.get((one.caller, one.key or "")), self._ttl) for one in batch]
             if not round_.entries:
                 _, signed = await self._signed_state()
-                return [self._outcome(answer, signed, None) for answer in answers]
+                return [_outcome(answer, signed, None) for answer in answers]
             try:
-                signed, growth = await self._commit(state, round_, stamp)
+                signed, growth = await self._commit(state, round_)
             except HeadMoved:
+                self.races_lost += 1
+                self._note("moved", size=state.head.size)
                 await self._load()
                 continue
-            return [self._outcome(answer, signed, growth) for answer in answers]
+            return [_outcome(answer, signed, growth) for answer in answers]
         raise StoreError(f"other writers won {_TRIES} times in a row")
 
+    @step("sequencer.look_up")
     async def _look_up(
         self, batch: Sequence[Submission], head: Head
     ) -> tuple[dict[bytes, int], dict[tuple[str, str], StoredKey]] | None:
@@ -324,58 +257,51 @@ class Sequencer:
             raise ClockRefused(f"this clock is {(head.logged_at - now) / 1000:.0f} s behind the last entry")
         return max(now, head.logged_at)
 
-    def _assign(
-        self, round_: _Round, submission: Submission, used: dict[tuple[str, str], StoredKey], stamp: int
-    ) -> Outcome | Refused:
-        """Give each draft its index. The Outcome still lacks its signed head."""
-        stored = used.get((submission.caller, submission.key)) if submission.key is not None else None
-        if stored is not None:
-            return _replay(submission, stored)
-        before = len(round_.entries)
-        placed = [self._place(round_, draft) for draft in submission.drafts]
-        new = len(round_.entries) - before
-        first = submission.drafts[0]
-        if submission.key is not None and isinstance(first, EventDraft):
-            mark = submission.fingerprint(first.seed)
-            row = IdempotencyRow(submission.caller, submission.key, mark, placed[0][0], new, stamp + self._ttl)
-            round_.keys.append(row)
-        return Outcome([index for index, _ in placed], [leaf for _, leaf in placed], new, _UNSIGNED)
-
-    @staticmethod
-    def _place(round_: _Round, draft: Draft) -> tuple[int, bytes]:
-        if isinstance(draft, RawDraft):
-            index = round_.known.get(draft.leaf)
-            if index is None:
-                index = round_.known[draft.leaf] = round_.add(draft.leaf, draft.hash, draft)
-            return index, draft.leaf
-        leaf = draft.leaf(round_.stamp)
-        return round_.add(leaf, leaf_hash(leaf), draft), leaf
-
-    async def _commit(self, state: _State, round_: _Round, stamp: int) -> tuple[Signed, Growth]:
+    async def _commit(self, state: _State, round_: Round) -> tuple[Signed, Growth]:
         """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""
         growth = grow(state.edge, round_.hashes)
         old = state.head
-        head = Head(growth.edge.size, growth.edge.root(), stamp, old.epoch, old.guard_id)
-        grown = Grown(self._log.log_id, head, round_.entries, growth.tiles, round_.keys)
+        head = Head(growth.edge.size, growth.edge.root(), round_.stamp, old.epoch, old.guard_id)
         self._state = None
-        await self._store.append(grown, old)
+        await self._append(Grown(self._log.log_id, head, round_.entries, growth.tiles, round_.keys), old, round_)
         try:
-            await self._read_back(head)
+            stored = await self._read_back(state, head)
             signed = await self._sign(head)
         except StoreError as error:
             raise OutcomeUnknown(f"stored, but not read back: {error}") from error
-        self._state = _State(head, growth.edge, signed)
+        self._state = _State(head, growth.edge, stored, signed)
         self._signed_edge = growth.edge
         return signed, growth
 
-    async def _read_back(self, head: Head) -> None:
-        """Recompute the root from the stored right edge, by another path than the one that made it. Raises ReadOnly."""
-        stored = await self._store.tiles(self._log.log_id, [tile for tile in partial_tiles(head.size) if tile.width])
-        if _root_by_pairs(head.size, stored) != head.root:
-            raise self._refuse(
-                "database_damaged",
-                "what was stored does not hash to the root that was to be signed: nothing was signed",
+    async def _append(self, grown: Grown, old: Head, round_: Round) -> None:
+        new = {"size": grown.head.size, "root": grown.head.root, "epoch": grown.head.epoch}
+        self._note("append", old_size=old.size, old_root=old.root, leaf_hashes=round_.hashes, **new)
+        try:
+            await self._store.append(grown, old)
+        except OutcomeUnknown:
+            self._note("unknown", size=grown.head.size)
+            raise
+        self._note("commit", **new)
+
+    @step("sequencer.read_back")
+    async def _read_back(self, state: _State, head: Head) -> recheck.StoredTiles:
+        """Read what was just stored, and recompute every new hash and the root by another path. Raises ReadOnly.
+
+        The leaves come from the database, too: a bit that flipped in a leaf hash is in the tiles and in the root as well.
+        """
+        old = state.head.size
+        wanted = recheck.tiles_between(old, head.size)
+        leaves, stored = await self._store.reread(self._log.log_id, old, head.size, wanted)
+        try:
+            recheck.check_kept(state.stored, stored)
+            recheck.check_new(old, head.size, leaves, stored)
+            recheck.check_root(head.size, head.root, stored)
+            return recheck.edge_bytes(head.size, stored)
+        except recheck.Mismatch as error:
+            detail = (
+                f"what was stored is not what was to be signed: {error} (from entry {error.index}); nothing was signed"
             )
+            raise self._refuse("database_damaged", detail) from error
 
     async def _sign(self, head: Head) -> Signed:
         """Sign a durable head, once the guard has it. Raises ReadOnly."""
@@ -383,65 +309,56 @@ class Sequencer:
             await asyncio.to_thread(self._guard.record, head.guard_id, head.size, head.root)
         except GuardRefused as error:
             raise self._refuse(error.code, str(error)) from error
-        note = str(sign_checkpoint(Checkpoint(self._log.origin, head.size, head.root), self._key))
+        except GuardUnavailable as error:
+            raise OutcomeUnknown(str(error)) from error
+        note = self._signed_note(head)
+        self._note("sign", size=head.size, root=head.root)
         self.signed = Signed(head.size, head.root, note)
         self.on_signed()
         return self.signed
 
-    @staticmethod
-    def _outcome(answer: Outcome | Refused, signed: Signed, growth: Growth | None) -> Outcome | Refused:
-        if isinstance(answer, Refused):
-            return answer
-        return Outcome(answer.indices, answer.leaves, answer.new, signed, growth, answer.replayed)
+    @step("sequencer.sign")
+    def _signed_note(self, head: Head) -> str:
+        """Return the checkpoint of a head, checked like anybody else's: a fault while signing can also give away the key."""
+        note = str(sign_checkpoint(Checkpoint(self._log.origin, head.size, head.root), self._key))
+        try:
+            parsed = parse_note(note)
+            verify_note(parsed, [self._key.vkey])
+            found = parse_checkpoint(parsed.text)
+        except (FormatError, VerificationError) as error:
+            raise self._refuse("signature", f"the signed note does not verify: {error}") from error
+        if (found.origin, found.size, found.root) != (self._log.origin, head.size, head.root):
+            raise self._refuse("signature", "the signed note is not of the head that was to be signed")
+        return note
 
     def edge(self) -> Edge | None:
         """Return the right edge as of the last head signed here, or None while there is none."""
         return self._signed_edge
 
 
-_UNSIGNED = Signed(0, EMPTY_ROOT, "")
-
-
-def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:
-    row = stored.row
-    if stored.seed is None or not hmac.compare_digest(submission.fingerprint(stored.seed), row.fingerprint):
-        return Refused(
-            422,
-            "idempotency_mismatch",
-            "this Idempotency-Key was used for another body",
-            "Use a new key for a new event; repeat a request with exactly the same body.",
+def check_guard(guard: Guard, guarded: Guarded, origin: str, key_id: bytes, head: Head) -> None:
+    """Check that the guard is this log's and that the stored head is not behind it. Raises GuardRefused."""
+    path = guard.path
+    if (guarded.origin, guarded.key_id) != (origin, key_id):
+        raise GuardRefused(
+            "guard_foreign",
+            f"{path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log and key: put the right files back",
         )
-    return Outcome(range(row.first_index, row.first_index + row.count), (), 0, _UNSIGNED, replayed=True)
+    if guarded.guard_id != head.guard_id:
+        raise GuardRefused(
+            "guard_foreign",
+            f"the database names another guard than {path}: put the right guard or database back; "
+            "if the log's writer moved to this host, see `muniment-server guard adopt --help`",
+        )
+    if guarded.size > head.size:
+        raise GuardRefused(
+            "database_behind",
+            f"the database has {head.size} entries, but a head of {guarded.size} may have been signed: "
+            "it is an old copy. Restore a newer one; signing now would fork the log",
+        )
 
 
-def _root_at(size: int, stored: dict[tuple[int, int], bytes]) -> RootHash:
-    """Return the root of `size` from stored tiles, which may be wider by now."""
-    if not size:
-        return EMPTY_ROOT
-    rows = {where: expand(data) for where, data in stored.items()}
-
-    def lookup_in(node: tuple[int, int]) -> bytes:
-        level, index, row, position = place(node)  # type: ignore[arg-type]
-        return hash_in(rows[level, index], row, position)
-
-    return RootHash(plan_root(size).fold(lookup_in)[0])
-
-
-def _root_by_pairs(size: int, stored: dict[tuple[int, int], bytes]) -> bytes:
-    """Return the root of `size` by pairing hashes level by level: another path than that of grow and Edge.root.
-
-    Takes the partial tiles; at each tile level what the levels below amount to stands behind the tile's own hashes.
-    """
-    below: list[bytes] = []
-    for tile in partial_tiles(size):
-        data = _cut(stored.get((tile.level, tile.index), b""), tile)
-        hashes = [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)] + below
-        while len(hashes) > 1:
-            odd = hashes[-1:] if len(hashes) % 2 else []
-            hashes = [node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=False)] + odd
-        below = hashes
-    return below[0] if below else b""
-
-
-def _cut(data: bytes, tile: Tile) -> bytes:
-    return data[: tile.width * HASH_SIZE]
+def _outcome(answer: Outcome | Refused, signed: Signed, growth: Growth | None) -> Outcome | Refused:
+    if isinstance(answer, Refused):
+        return answer
+    return Outcome(answer.indices, answer.leaves, answer.new, signed, growth, answer.replayed)

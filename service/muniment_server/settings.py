@@ -62,8 +62,47 @@ class Settings(BaseModel):
     max_commit_entries: int = Field(5_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
     idempotency_ttl: int = Field(86_400, ge=60, description="Seconds for which an Idempotency-Key is remembered.")
     tile_cache: int = Field(1_000, ge=16, description="Full tiles kept in memory, 16 KiB each.")
+    max_connections: int = Field(
+        4096, ge=1, description="Open HTTP connections, at the most; further ones are answered 503 and closed."
+    )
+    max_connections_per_address: int = Field(
+        1024,
+        ge=1,
+        description=(
+            "Open HTTP connections from one IPv4 address or one IPv6 /64 network, at the most. Connections from this machine do not "
+            "count. Behind a proxy on another host all come from the proxy: then set it to max_connections."
+        ),
+    )
+    client_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description=(
+            "Seconds a client has to send the header of a request, and the longest pause in sending a body or reading an answer. After "
+            "them it must keep up 8 KiB a second. Who is slower is answered 408 where possible, and cut off."
+        ),
+    )
+    keep_alive_seconds: float = Field(
+        15.0,
+        gt=0,
+        le=600,
+        description="Seconds a connection stays open without a request. More than a proxy in front keeps it.",
+    )
     shutdown_seconds: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds to answer accepted requests after SIGTERM."
+    )
+    min_free_percent: float = Field(
+        10.0,
+        ge=0,
+        lt=100,
+        description=(
+            "Free space, in percent of the volumes of data folder and guard, below which appends get 503 disk_low; 4 GiB are always enough. "
+            "0 turns this off."
+        ),
+    )
+    trace: Path | None = Field(
+        None,
+        description="File to which every step of the write path is written, for tests. Unset: none. It grows without bound.",
     )
     log_format: Literal["json", "console"] = Field("console", description="Form of the server's own log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

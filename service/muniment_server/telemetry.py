@@ -60,7 +60,22 @@ class Metrics:
         self.refused = Counter(
             "muniment_refused", "Requests refused, by error code.", ["reason"], registry=self.registry
         )
+        self.connections = Gauge("muniment_connections", "Open HTTP connections.", registry=self.registry)
+        self.connections_refused = Counter(
+            "muniment_connections_refused",
+            "HTTP connections and requests ended for being too many, too slow or malformed.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.writable = Gauge("muniment_writable", "1 while the log takes entries.", ["log"], registry=self.registry)
+        self.races_lost = Gauge(
+            "muniment_races_lost", "Times another writer of the log was quicker.", ["log"], registry=self.registry
+        )
+        self.disk_free_ratio = Gauge(
+            "muniment_disk_free_ratio",
+            "Free part of the fullest volume this server writes to, in [0, 1].",
+            registry=self.registry,
+        )
         self.guard_refusals = Counter(
             "muniment_guard_refusals",
             "Times the guard refused a head: somebody must look.",

@@ -17,10 +17,11 @@ from muniment.note import SigningKey
 from muniment.tree import Edge, grow, partial_tiles
 from muniment_server.admission import RawDraft, commit, draft_raw
 from muniment_server.guard import Guard
-from muniment_server.sequencer import OwnDraft, Sequencer, Submission
+from muniment_server.sequencer import Sequencer
 from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, NewEntry, Store, leaf_key
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.submission import OwnDraft, Submission
 
 TABLES = ("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys")
 NOW = 1_800_000_000_000

@@ -11,8 +11,9 @@ import pytest
 from muniment.hashing import EMPTY_ROOT
 from muniment_server.admission import Refused
 from muniment_server.batcher import Batcher
-from muniment_server.sequencer import ClockRefused, Outcome, ReadOnly, Signed, Submission
+from muniment_server.sequencer import ClockRefused, ReadOnly
 from muniment_server.storage import HeadMoved, OutcomeUnknown, StoreError, StoreUnavailable
+from muniment_server.submission import Outcome, Signed, Submission
 from muniment_server.telemetry import Metrics
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
@@ -21,6 +22,8 @@ from tests.service.rig import Rig, event, raw
 
 class Sequencer:
     """Answers each batch when the test says so."""
+
+    lost = False  # its state: the batcher would recover
 
     def __init__(self) -> None:
         self.batches: list[list[Submission]] = []

@@ -18,6 +18,7 @@ from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.policy import Policy
 from muniment_server import catalog as module
+from muniment_server.admission import Refused
 from muniment_server.catalog import Catalog, SetupError, create_api_key, create_log, digest_of_key, open_store, read_key
 from muniment_server.guard import Guard
 from muniment_server.settings import Settings
@@ -455,12 +456,12 @@ async def test_a_log_that_is_still_being_made_is_not_served(instance: Instance):
 
 @pytest.mark.usefixtures("at_once")
 async def test_a_log_of_another_instance_spoils_nothing(instance: Instance):
-    """Its row is in our database, its key is not in our folder: that is its business."""
+    """Its row is in our database, its key is not in our folder: we can read it."""
     await instance.create("a")
     async with opened(instance) as catalog:
         bench = await instance.rig.log()
         await bench.extend(b"x")
-        assert await catalog.get(bench.row.name) is None
+        assert (await catalog.get(bench.row.name)).refusal.code == "key_unreadable"
         assert await catalog.get("nobody") is None
         assert await catalog.get("a") is not None
         await instance.create("later")
@@ -475,13 +476,30 @@ async def test_a_server_without_logs_says_what_to_do(instance: Instance):
         await store.logs()  # closed again
 
 
-async def test_a_server_that_cannot_open_a_log_opens_none(instance: Instance):
-    await instance.create("a")
-    await instance.create("b")
-    instance.settings.key_file("b").unlink()
-    before = asyncio.all_tasks()
-    await refused(Catalog(instance.settings, await instance.rig.open(), Metrics()).open(), "b.key", "put the file back")
-    assert asyncio.all_tasks() == before, "nothing of log a runs on"
+@pytest.mark.parametrize("spoil", ["missing", "unreadable", "of another log"])
+async def test_without_its_key_a_log_can_be_read(instance: Instance, spoil: str):
+    await instance.create("a", kind="raw")
+    await instance.create("b", kind="raw")
+    path = instance.settings.key_file("b")
+    if spoil == "missing":
+        path.unlink()
+    else:
+        path.write_text("PRIVATE+KEY" if spoil == "unreadable" else instance.settings.key_file("a").read_text())
+    async with opened(instance) as catalog:
+        log = await catalog.get("b")
+        assert log.refusal.code == "key_unreadable"
+        assert str(path) in str(log.refusal)
+        assert (await log.prove_inclusion(0, None)).size == 1
+        with pytest.raises(Refused) as caught:
+            await log.append(raw(b"x"))
+        assert (caught.value.status, caught.value.code) == (503, "key_unreadable")
+        assert (await (await catalog.get("a")).append(raw(b"x"))).new == 1
+
+
+async def test_guards_without_a_log_mean_another_database(instance: Instance):
+    """The key of a log on an empty database would make a second history (Izenpe 2016): nothing is made, nothing is signed."""
+    Guard(instance.settings.guard_file("a")).create("example.com/a", b"abcd")
+    await refused(Catalog(instance.settings, await instance.rig.open(), Metrics()).open(), "database_missing", "'a'")
 
 
 async def test_a_server_that_only_reads_needs_no_key_and_no_guard(instance: Instance):

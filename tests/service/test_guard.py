@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment_server import guard as module
-from muniment_server.guard import SLOT, Guard, Guarded, GuardRefused
+from muniment_server.guard import SLOT, Guard, Guarded, GuardRefused, GuardUnavailable
 
 ORIGIN, KEY_ID = "example.com/log", b"\x01\x02\x03\x04"
 
@@ -179,7 +180,49 @@ def test_a_disk_that_fails_refuses(guard: Guard, made: Guarded, monkeypatch: pyt
 def test_a_short_write_refuses(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch):
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: real(descriptor, data[:100], at))
+    with pytest.raises(GuardUnavailable):
+        guard.record(made.guard_id, 1, root_of(1))
+    monkeypatch.undo()
+    assert guard.read() == made, "the other slot is as it was"
+    guard.record(made.guard_id, 1, root_of(1))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_not_for_good(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch, number: int):
+    def full(*_: object) -> int:
+        raise OSError(number, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(GuardUnavailable):
+        guard.record(made.guard_id, 1, root_of(1))
+    monkeypatch.undo()
+    guard.record(made.guard_id, 1, root_of(1))
+    assert guard.read().size == 1
+
+
+def test_a_failed_sync_is_for_good(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch):
+    def lost(_: int) -> None:
+        raise OSError(errno.EIO, "lost")
+
+    monkeypatch.setattr(os, "fdatasync", lost)
     assert code_of(lambda: guard.record(made.guard_id, 1, root_of(1))) == "guard_unwritable"
+
+
+def test_what_another_process_wrote_is_made_durable_again(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch):
+    """It may have been killed between writing and syncing: its slot is read from memory, and gone at a power cut."""
+    calls: list[str] = []
+    write, sync = os.pwrite, os.fdatasync
+    monkeypatch.setattr(os, "pwrite", lambda *a: (calls.append("write"), write(*a))[1])
+    monkeypatch.setattr(os, "fdatasync", lambda *a: (calls.append("sync"), sync(*a))[1])
+    guard.record(made.guard_id, 1, root_of(1))
+    assert calls == ["write", "sync"]
+    guard.record(made.guard_id, 1, root_of(1))
+    assert calls == ["write", "sync"], "its own slot is durable"
+    calls.clear()
+    other = Guard(guard.path)
+    other.record(made.guard_id, 1, root_of(1))
+    assert calls == ["write", "sync"]
+    assert guard.read().sequence == 1
 
 
 def test_processes_that_record_at_once_keep_the_largest(guard: Guard, made: Guarded):

@@ -20,9 +20,9 @@ from muniment.tree import TileRows, verify_consistency, verify_inclusion
 from muniment_server import log as module
 from muniment_server.admission import Refused, draft_event
 from muniment_server.log import Damaged, Log, NotThere, TileCache
-from muniment_server.sequencer import Submission
 from muniment_server.settings import Settings
 from muniment_server.storage import NewEntry, OutcomeUnknown, Store, StoreError, StoreUnavailable
+from muniment_server.submission import Submission
 from muniment_server.telemetry import Metrics
 from tests.oracle import Tree
 from tests.service.audit import Naive, audit

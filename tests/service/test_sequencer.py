@@ -15,10 +15,12 @@ from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.tree import Edge
 from muniment_server import sequencer as module
+from muniment_server import submission as submissions
 from muniment_server.admission import Refused
 from muniment_server.guard import Guard, Guarded, GuardRefused
-from muniment_server.sequencer import ClockRefused, Outcome, OwnDraft, ReadOnly, Sequencer, Submission
+from muniment_server.sequencer import ClockRefused, ReadOnly, Sequencer
 from muniment_server.storage import HeadMoved, OutcomeUnknown, StoreError, StoreUnavailable
+from muniment_server.submission import Outcome, OwnDraft, Submission
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, Bench, Rig, event, genesis, new_entry, raw
@@ -143,7 +145,8 @@ async def test_equal_leaves_are_one_entry(rig: Rig):
 
 async def test_leaves_with_equal_keys_are_not_equal(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     """The stored key is 8 bytes of the hash, so an attacker can make two leaves share it. Here all share one."""
-    monkeypatch.setattr(module, "leaf_key", lambda value: 0)
+    for part in (module, submissions):
+        monkeypatch.setattr(part, "leaf_key", lambda value: 0)
     bench = await rig.log("raw")
     sequencer = await started(bench)
     leaves = [b"%d" % n for n in range(20)]
@@ -364,10 +367,10 @@ async def test_nothing_is_signed_before_commit_read_back_and_guard(rig: Rig, mon
     monkeypatch.setattr(Faulty, "__getattr__", lambda self, name: watched(name))
     sequencer = bench.sequencer(store=faulty)
     await sequencer.start()
-    assert steps == ["head", "tiles", "fence", "guard", "sign"]
+    assert steps == ["head", "tiles", "leaves", "fence", "guard", "sign"]
     for batch, expected in (
-        ([raw(b"a")], ["find_leaves", "append", "tiles", "guard", "sign"]),
-        ([raw(b"b"), raw(b"c")], ["find_leaves", "append", "tiles", "guard", "sign"]),
+        ([raw(b"a")], ["find_leaves", "append", "reread", "guard", "sign"]),
+        ([raw(b"b"), raw(b"c")], ["find_leaves", "append", "reread", "guard", "sign"]),
         ([raw(b"a"), raw(b"c")], ["find_leaves"]),
     ):
         steps.clear()
@@ -613,7 +616,7 @@ async def test_what_reads_back_differently_is_not_signed(rig: Rig, spoiled: str)
     sequencer = await started(bench, store=faulty)
     await sequencer.run([raw(*[b"%d" % n for n in range(size)])])
     signed, guarded = sequencer.signed, bench.guard.read()
-    faulty.plan("tiles", Fault(change=change))
+    faulty.plan("reread", Fault(change=lambda found: (found[0], change(found[1]))))
     with pytest.raises(ReadOnly) as caught:
         await sequencer.run([raw(b"new")])
     assert caught.value.code == "database_damaged"

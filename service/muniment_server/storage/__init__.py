@@ -151,6 +151,9 @@ class Append(Protocol):
         When it returns, the head it returned is durable, and no append that expects an older epoch can succeed. Raises as append.
         """
 
+    async def adopt(self, log_id: int, expected: Head, guard_id: str) -> Head:
+        """As fence, and the head names another guard: no writer with the old one can append any more."""
+
     async def publish(self, log_id: int, checkpoint: Published) -> bool:
         """Store a checkpoint if it is larger than every published one. Durable when it returns True.
 
@@ -169,6 +172,11 @@ class Read(Protocol):
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """Return the leaves [start, stop), in order, as far as there are any."""
+
+    async def reread(
+        self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]
+    ) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+        """Return what leaves() and tiles() do, in one round trip."""
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """Return the payloads of [start, stop), in order; raw and erased entries have none."""

@@ -11,6 +11,7 @@ import asyncpg
 
 from muniment.hashing import RootHash
 from muniment.tiles import Tile
+from muniment_server.failpoints import step
 from muniment_server.storage import (
     ApiKeyRow,
     Grown,
@@ -35,6 +36,10 @@ _COMMAND_SECONDS = 30.0
 # was made while a table was empty would go on reading the whole table while it grows, until somebody analyzes it.
 _PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
 _CONNECT_SECONDS = 10.0
+# Without these a commit that was answered may be gone, or half there, after a power cut or a failed fsync.
+_DURABLE = {"fsync": "on", "full_page_writes": "on", "data_sync_retry": "off", "zero_damaged_pages": "off"}
+# What a connection says that died while it lay in the pool.
+_GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, ConnectionError)
 # InternalClientError: what asyncpg says when a connection dies between two steps of its own.
 _FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 # Errors of these classes are raised before the commit record: bad data, constraints, rollback, no resources, own triggers.
@@ -71,6 +76,16 @@ WITH moved AS (
 SELECT 1 FROM moved
 """  # noqa: S608 - composed of constants
 _FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
+_ADOPT = f"UPDATE heads SET epoch = epoch + 1, guard_id = $7 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
+_LEAVES = "SELECT leaf FROM entries WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
+_TILES = (
+    "SELECT level, index, data FROM tiles JOIN unnest($2::smallint[], $3::bigint[]) AS u (level, index) "
+    "USING (level, index) WHERE log_id = $1"
+)
+_REREAD = (
+    "SELECT -1::smallint AS level, index, leaf AS data FROM entries WHERE log_id = $1 AND index >= $4 AND index < $5 "
+    f"UNION ALL {_TILES}"
+)  # noqa: S608 - likewise
 # A role or database may have other defaults: an answer before the commit is on disk, or no word of a replica that was not waited for.
 _WRITER_SETTINGS = """
 SELECT set_config('client_min_messages', 'warning', false),
@@ -112,9 +127,22 @@ async def migrate(url: str, *, dry_run: bool = False) -> list[str]:
 
 
 async def _check_server(connection: asyncpg.Connection[Any]) -> None:
+    """Raise SchemaError on a server that is too old, or set so that what it answers may not survive a power cut."""
     version = connection.get_server_version().major
     if version < OLDEST:
         raise SchemaError(f"Postgres {version} is too old: {OLDEST} or newer is needed")
+    rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE name = ANY($1)", list(_DURABLE))
+    wrong = sorted(f"{row['name']} = {row['setting']}" for row in rows if row["setting"] != _DURABLE[row["name"]])
+    if wrong:
+        raise SchemaError(
+            f"Postgres runs with {', '.join(wrong)}: acknowledged entries could be lost. "
+            f"Set {', '.join(f'{name} = {value}' for name, value in _DURABLE.items())}"
+        )
+
+
+@step("postgres.statement")
+async def _execute(connection: asyncpg.Connection[Any], sql: str, values: Sequence[Any]) -> Any:
+    return await connection.fetchrow(sql, *values)
 
 
 class PostgresStore:
@@ -168,6 +196,7 @@ class PostgresStore:
 
     # --- append ---------------------------------------------------------------------------------------------------------
 
+    @step("store.append")
     async def append(self, grown: Grown, expected: Head) -> None:
         """See storage.Append."""
         row = await self._write(grown.log_id, _APPEND, _append_values(grown, expected))
@@ -176,6 +205,7 @@ class PostgresStore:
                 f"the head of log {grown.log_id} is no longer at size {expected.size}, epoch {expected.epoch}"
             )
 
+    @step("store.fence")
     async def fence(self, log_id: int, expected: Head) -> Head:
         """See storage.Append."""
         row = await self._write(log_id, _FENCE, _expected_values(log_id, expected))
@@ -183,6 +213,14 @@ class PostgresStore:
             raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
         return Head(expected.size, expected.root, expected.logged_at, row["epoch"], expected.guard_id)
 
+    async def adopt(self, log_id: int, expected: Head, guard_id: str) -> Head:
+        """See storage.Append."""
+        row = await self._write(log_id, _ADOPT, (*_expected_values(log_id, expected), guard_id))
+        if row is None:
+            raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
+        return Head(expected.size, expected.root, expected.logged_at, row["epoch"], guard_id)
+
+    @step("store.publish")
     async def publish(self, log_id: int, checkpoint: Published) -> bool:
         """See storage.Append."""
         values = (log_id, checkpoint.size, checkpoint.note, checkpoint.published_at)
@@ -196,7 +234,7 @@ class PostgresStore:
             connection = await self._writer(log_id)
             self._warned.discard(id(connection))
             try:
-                row = await connection.fetchrow(sql, *values)
+                row = await _execute(connection, sql, values)
             except _FAILED as error:
                 raise self._classify(log_id, error) from error
             except BaseException:  # cancelled, or a bug: nobody knows what this connection will say next
@@ -207,6 +245,7 @@ class PostgresStore:
                 raise OutcomeUnknown("Postgres warned during the commit")
             return row
 
+    @step("postgres.connect")
     async def _writer(self, log_id: int) -> asyncpg.Connection[Any]:
         connection = self._writers.get(log_id)
         if connection is None or connection.is_closed():
@@ -250,7 +289,11 @@ class PostgresStore:
 
     async def _all(self, sql: str, *values: Any) -> list[Any]:
         try:
-            return list(await self._pool.fetch(sql, *values))
+            try:
+                return list(await self._pool.fetch(sql, *values))
+            except _GONE:  # the server was restarted, and every connection of the pool would say so once
+                await self._pool.expire_connections()
+                return list(await self._pool.fetch(sql, *values))
         except _FAILED as error:
             raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
 
@@ -258,6 +301,7 @@ class PostgresStore:
         rows = await self._all(sql, *values)
         return rows[0] if rows else None
 
+    @step("store.head")
     async def head(self, log_id: int) -> Head:
         """See storage.Read."""
         row = await self._one(_HEAD, log_id)
@@ -267,17 +311,21 @@ class PostgresStore:
 
     async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
         """See storage.Read."""
-        sql = (
-            "SELECT level, index, data FROM tiles JOIN unnest($2::smallint[], $3::bigint[]) AS u (level, index) "
-            "USING (level, index) WHERE log_id = $1"
-        )
-        rows = await self._all(sql, log_id, [tile.level for tile in tiles], [tile.index for tile in tiles])
+        rows = await self._all(_TILES, log_id, [tile.level for tile in tiles], [tile.index for tile in tiles])
         return {(row["level"], row["index"]): row["data"] for row in rows}
+
+    async def reread(
+        self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]
+    ) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+        """See storage.Read."""
+        levels, indices = [tile.level for tile in tiles], [tile.index for tile in tiles]
+        rows = await self._all(_REREAD, log_id, levels, indices, start, stop)
+        leaves = sorted((row["index"], row["data"]) for row in rows if row["level"] < 0)
+        return [leaf for _, leaf in leaves], {(r["level"], r["index"]): r["data"] for r in rows if r["level"] >= 0}
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""
-        sql = "SELECT leaf FROM entries WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
-        return [row["leaf"] for row in await self._all(sql, log_id, start, stop)]
+        return [row["leaf"] for row in await self._all(_LEAVES, log_id, start, stop)]
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """See storage.Read."""

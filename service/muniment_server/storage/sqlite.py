@@ -15,6 +15,7 @@ import apsw
 from muniment.hashing import RootHash
 from muniment.tiles import Tile
 from muniment.tree import TileGrowth
+from muniment_server.failpoints import step
 from muniment_server.storage import (
     ApiKeyRow,
     Grown,
@@ -40,9 +41,11 @@ _READERS = 4
 
 _HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = ?"
 _SWAP = (
-    "UPDATE heads SET size = ?, root = ?, logged_at = ?, epoch = ? "
+    "UPDATE heads SET size = ?, root = ?, logged_at = ?, epoch = ?, guard_id = ? "
     "WHERE log_id = ? AND size = ? AND root = ? AND logged_at = ? AND epoch = ? AND guard_id = ?"
 )
+_LEAVES = 'SELECT leaf FROM entries WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
+_TILE = 'SELECT data FROM tiles WHERE log_id = ? AND level = ? AND "index" = ?'
 _CHECKPOINT = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size = ?"
 _LATEST = (
     "SELECT c.size, note, published_at FROM heads h JOIN checkpoints c "
@@ -60,11 +63,22 @@ def connect(path: Path) -> apsw.Connection:
     connection.set_busy_timeout(_BUSY_MILLISECONDS)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged entries at a power cut
+    _check_durable(connection)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA recursive_triggers = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA secure_delete = ON")
     return connection
+
+
+def _check_durable(connection: apsw.Connection) -> None:
+    """Raise SchemaError unless the settings took: SQLite answers a mode that it cannot have with the one it keeps."""
+    mode, level = connection.pragma("journal_mode"), connection.pragma("synchronous")
+    if (mode, level) != ("wal", 2):
+        raise SchemaError(
+            f"SQLite runs with journal_mode={mode}, synchronous={level} instead of wal, 2 (FULL): acknowledged entries could be "
+            "lost. The file system may not allow shared memory: move the data folder to a local disk"
+        )
 
 
 class SqliteStore:
@@ -132,7 +146,7 @@ class SqliteStore:
     def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
         connection = self._writer
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            _begin(connection)
         except apsw.Error as error:
             raise StoreUnavailable(f"SQLite: {error}") from error
         try:
@@ -145,7 +159,7 @@ class SqliteStore:
                 raise StoreUnavailable(f"SQLite: {error}") from error
             raise
         try:
-            connection.execute("COMMIT")
+            _end(connection)
         except apsw.Error as error:
             self._roll_back()
             # The WAL frame may have reached the disk although its fsync failed.
@@ -158,16 +172,25 @@ class SqliteStore:
 
     # --- append ---------------------------------------------------------------------------------------------------------
 
+    @step("store.append")
     async def append(self, grown: Grown, expected: Head) -> None:
         """See storage.Append."""
         await self._write(lambda connection: _append(connection, grown, expected))
 
+    @step("store.fence")
     async def fence(self, log_id: int, expected: Head) -> Head:
         """See storage.Append."""
         fenced = Head(expected.size, expected.root, expected.logged_at, expected.epoch + 1, expected.guard_id)
         await self._write(lambda connection: _swap(connection, log_id, expected, fenced))
         return fenced
 
+    async def adopt(self, log_id: int, expected: Head, guard_id: str) -> Head:
+        """See storage.Append."""
+        adopted = Head(expected.size, expected.root, expected.logged_at, expected.epoch + 1, guard_id)
+        await self._write(lambda connection: _swap(connection, log_id, expected, adopted))
+        return adopted
+
+    @step("store.publish")
     async def publish(self, log_id: int, checkpoint: Published) -> bool:
         """See storage.Append."""
 
@@ -186,6 +209,7 @@ class SqliteStore:
 
     # --- read -----------------------------------------------------------------------------------------------------------
 
+    @step("store.head")
     async def head(self, log_id: int) -> Head:
         """See storage.Read."""
         row = await self._one(_HEAD, (log_id,))
@@ -195,21 +219,22 @@ class SqliteStore:
 
     async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
         """See storage.Read."""
+        return await self._read(lambda connection: _tiles(connection, log_id, tiles))
 
-        def work(connection: apsw.Connection) -> dict[tuple[int, int], bytes]:
-            found = {}
-            for tile in tiles:
-                sql = 'SELECT data FROM tiles WHERE log_id = ? AND level = ? AND "index" = ?'
-                for (data,) in connection.execute(sql, (log_id, tile.level, tile.index)):
-                    found[tile.level, tile.index] = data
-            return found
+    async def reread(
+        self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]
+    ) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+        """See storage.Read."""
+
+        def work(connection: apsw.Connection) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+            leaves = [leaf for (leaf,) in connection.execute(_LEAVES, (log_id, start, stop))]
+            return leaves, _tiles(connection, log_id, tiles)
 
         return await self._read(work)
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""
-        sql = 'SELECT leaf FROM entries WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
-        return [leaf for (leaf,) in await self._all(sql, (log_id, start, stop))]
+        return [leaf for (leaf,) in await self._all(_LEAVES, (log_id, start, stop))]
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """See storage.Read."""
@@ -370,22 +395,52 @@ class SqliteStore:
         return await self._read(lambda connection: connection.execute(sql, values).fetchone())
 
 
+@step("sqlite.begin")
+def _begin(connection: apsw.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+@step("sqlite.commit")
+def _end(connection: apsw.Connection) -> None:
+    connection.execute("COMMIT")
+
+
+@step("sqlite.swap")
 def _swap(connection: apsw.Connection, log_id: int, expected: Head, new: Head) -> None:
     old = (log_id, expected.size, expected.root, expected.logged_at, expected.epoch, expected.guard_id)
-    connection.execute(_SWAP, (new.size, new.root, new.logged_at, new.epoch, *old))
+    connection.execute(_SWAP, (new.size, new.root, new.logged_at, new.epoch, new.guard_id, *old))
     if not connection.changes():
         raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
 
 
+def _tiles(connection: apsw.Connection, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
+    found = {}
+    for tile in tiles:
+        for (data,) in connection.execute(_TILE, (log_id, tile.level, tile.index)):
+            found[tile.level, tile.index] = data
+    return found
+
+
 def _append(connection: apsw.Connection, grown: Grown, expected: Head) -> None:
-    log_id, first = grown.log_id, expected.size
-    _swap(connection, log_id, expected, grown.head)
+    _swap(connection, grown.log_id, expected, grown.head)
+    _store_entries(connection, grown, expected.size)
+    for tile in grown.tiles:
+        _store_tile(connection, grown.log_id, tile)
+    _store_keys(connection, grown)
+
+
+@step("sqlite.entries")
+def _store_entries(connection: apsw.Connection, grown: Grown, first: int) -> None:
+    log_id = grown.log_id
     rows = [(log_id, first + at, entry.leaf_key, entry.leaf) for at, entry in enumerate(grown.entries)]
     connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
     payloads = [(log_id, first + at, e.payload, e.seed) for at, e in enumerate(grown.entries) if e.payload is not None]
     connection.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?)", payloads)
-    for tile in grown.tiles:
-        _store_tile(connection, log_id, tile)
+
+
+@step("sqlite.keys")
+def _store_keys(connection: apsw.Connection, grown: Grown) -> None:
+    log_id = grown.log_id
     for key in grown.idempotency:
         connection.execute(
             "DELETE FROM idempotency WHERE log_id = ? AND caller = ? AND key = ? AND expires_at <= ?",
@@ -395,6 +450,7 @@ def _append(connection: apsw.Connection, grown: Grown, expected: Head) -> None:
         connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
+@step("sqlite.tile")
 def _store_tile(connection: apsw.Connection, log_id: int, tile: TileGrowth) -> None:
     # Not an upsert: the trigger that refuses INSERT OR REPLACE cannot tell it from one.
     if tile.old_width:

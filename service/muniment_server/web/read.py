@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from hashlib import sha256
 from typing import Any
 
@@ -88,6 +89,9 @@ async def prove_inclusion(request: Request, log: Log, caller: Caller) -> Respons
         index = await log.find(parse_hex(wanted or "", HASH_SIZE, "leaf_hash"))
     proof = await log.prove_inclusion(index, query.number("tree_size"))
     leaf = (await log.entry(index, secrets=False))["leaf_hash"]
+    log.note(
+        "proof", kind="inclusion", first=index, leaf_hash=leaf, second=proof.size, hashes=proof.hashes, root=proof.root
+    )
     return _json(log, {"index": index, "leaf_hash": leaf, "tree_size": proof.size} | _proof(log, proof))
 
 
@@ -99,6 +103,7 @@ async def prove_consistency(request: Request, log: Log, caller: Caller) -> Respo
     if not first:
         raise FormatError("first is the size of the smaller tree, at least 1: everything extends the empty tree")
     proof = await log.prove_consistency(first, query.number("second"))
+    log.note("proof", kind="consistency", first=first, second=proof.size, hashes=proof.hashes, root=proof.root)
     return _json(log, {"first": first, "second": proof.size} | _proof(log, proof))
 
 
@@ -134,7 +139,10 @@ async def list_checkpoints(request: Request, log: Log, caller: Caller) -> Respon
 async def get_checkpoint(request: Request, log: Log, caller: Caller) -> Response:
     """GET /checkpoint: the latest published checkpoint, never smaller than before."""
     check_readable(log, caller)
-    note = (await log.published()).note
+    since = time.monotonic_ns()
+    found = await log.published()
+    note = found.note
+    log.note("served", size=found.size, since=since)
     tag = f'"{sha256(note.encode()).hexdigest()[:32]}"'
     headers = _cors(log) | {"Cache-Control": "no-cache", "ETag": tag}
     if any(tag in value or value.strip() == "*" for value in request.headers.getlist("if-none-match")):

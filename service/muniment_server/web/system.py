@@ -39,7 +39,7 @@ async def readyz(catalog: Catalog) -> Response:
             await log.published()
         except (StoreError, NotThere) as error:
             reads, problems[name] = False, "database_unavailable" if isinstance(error, StoreError) else error.code
-        refusal = log.sequencer.refusal if log.sequencer else None
+        refusal = log.refusal
         writes[name] = reads and log.sequencer is not None and refusal is None
         if refusal:
             problems[name] = refusal.code  # the sentence names files of this machine: it is in the server's log

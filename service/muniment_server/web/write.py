@@ -14,7 +14,7 @@ from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, decode_bundle
 from muniment_server.admission import Draft, Refused, draft_event, draft_raw
 from muniment_server.log import Log
-from muniment_server.sequencer import Outcome, Submission
+from muniment_server.submission import Outcome, Submission
 from muniment_server.web.request import Caller, Query, idempotency_key, media_type, read_body, too_large, wants_text
 
 _JSON = ("application/json", "text/json")

@@ -1,0 +1,135 @@
+"""The check before a signature: what is stored, recomputed by another path than the one that made it. Pure.
+
+:func:`muniment.tree.grow` makes hashes and roots from leaf hashes in memory. Here they are made again from the leaves and tiles as
+they were read back, so that a bit that flips anywhere on the way, in memory or in the database, is found before it is signed.
+Yeti 2022 signed one flipped bit of a leaf hash, and the log could not be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+
+from muniment.hashing import EMPTY_ROOT, HASH_SIZE
+from muniment.tiles import TILE_WIDTH, Tile, width_at
+from muniment.tree import Node, expand, hash_in, partial_tiles, place, plan_root
+
+StoredTiles = Mapping[tuple[int, int], bytes]
+"""Bytes of tiles by (level, index), as wide as they are stored by now: 32 to 8,192 bytes."""
+
+FULL = TILE_WIDTH * HASH_SIZE
+
+
+class Mismatch(Exception):
+    """What is stored contradicts itself. `index` is the first leaf it concerns."""
+
+    def __init__(self, index: int, detail: str) -> None:
+        super().__init__(detail)
+        self.index = index
+
+
+def tiles_between(old: int, size: int) -> list[Tile]:
+    """Return the tiles of the tree of `size` that are not full, or hold a hash that the tree of `old` <= size has not."""
+    found = {(tile.level, tile.index): tile for tile in partial_tiles(size) if tile.width}
+    level = 0
+    while size >> 8 * level:
+        low, high = old >> 8 * level, size >> 8 * level
+        if low < high:
+            for index in range(low // TILE_WIDTH, (high - 1) // TILE_WIDTH + 1):
+                found[level, index] = Tile(level, index, width_at(level, index, size))
+        level += 1
+    return [found[where] for where in sorted(found)]
+
+
+def edge_bytes(size: int, stored: StoredTiles) -> dict[tuple[int, int], bytes]:
+    """Return the tiles of the right edge of `size`, cut to their width then. Raises Mismatch when one is missing or too short."""
+    found = {}
+    for tile in partial_tiles(size):
+        if tile.width:
+            found[tile.level, tile.index] = _cut(tile, stored)
+    return found
+
+
+def check_kept(before: StoredTiles, after: StoredTiles) -> None:
+    """Check that tiles only grew at their end. Raises Mismatch."""
+    for (level, index), data in before.items():
+        if after.get((level, index), b"")[: len(data)] != data:
+            raise Mismatch(index * TILE_WIDTH << 8 * level, f"tile {level}/{index} is no longer what it was")
+
+
+def check_new(old: int, size: int, leaves: Sequence[bytes], stored: StoredTiles) -> None:
+    """Check every hash that the tree of `size` has and that of `old` has not, from the leaves [old, size) up. Raises Mismatch."""
+    if len(leaves) != size - old:
+        raise Mismatch(old + len(leaves), f"{size - old - len(leaves)} entries from {old + len(leaves)} on are missing")
+    made = b"".join([sha256(b"\x00" + leaf).digest() for leaf in leaves])
+    level = 0
+    while made:
+        _compare(level, old >> 8 * level, made, stored)
+        level += 1
+        complete = range(old >> 8 * level, size >> 8 * level)
+        made = b"".join([root_by_pairs(stored[level - 1, index][:FULL]) for index in complete])
+
+
+def check_root(size: int, root: bytes, stored: StoredTiles) -> None:
+    """Check the root of `size` against its right edge. Raises Mismatch."""
+    if root_of_edge(size, stored) != root:
+        raise Mismatch(max(size - 1, 0), f"the stored tiles do not hash to the root of size {size}")
+
+
+def root_of_edge(size: int, stored: StoredTiles) -> bytes:
+    """Return the root of `size` by pairing hashes level by level. Raises Mismatch when a tile is missing or too short.
+
+    At each tile level what the levels below amount to stands behind the tile's own hashes.
+    """
+    below = b""
+    for tile in partial_tiles(size):
+        own = _cut(tile, stored) if tile.width else b""
+        below = root_by_pairs(own + below)
+    return below or bytes(EMPTY_ROOT)
+
+
+def root_by_pairs(hashes: bytes) -> bytes:
+    """Return the Merkle tree hash over hashes that stand one behind the other; nothing for none."""
+    while len(hashes) > HASH_SIZE:
+        paired = len(hashes) // 64 * 64
+        made = [sha256(b"\x01" + hashes[at : at + 64]).digest() for at in range(0, paired, 64)]
+        hashes = b"".join(made) + hashes[paired:]
+    return hashes
+
+
+def _cut(tile: Tile, stored: StoredTiles) -> bytes:
+    data = stored.get((tile.level, tile.index), b"")[: tile.width * HASH_SIZE]
+    if len(data) != tile.width * HASH_SIZE:
+        first = tile.index * TILE_WIDTH + len(data) // HASH_SIZE << 8 * tile.level
+        raise Mismatch(first, f"tile {tile.level}/{tile.index} has {len(data) // HASH_SIZE} hashes, not {tile.width}")
+    return data
+
+
+def _compare(level: int, first: int, made: bytes, stored: StoredTiles) -> None:
+    """Compare the hashes from position `first` of a level on with what its tiles hold."""
+    at = 0
+    while at < len(made):
+        index, skip = divmod(first + at // HASH_SIZE, TILE_WIDTH)
+        part = made[at : at + (TILE_WIDTH - skip) * HASH_SIZE]
+        found = stored.get((level, index), b"")[skip * HASH_SIZE : skip * HASH_SIZE + len(part)]
+        if found != part:
+            wrong = next(n for n in range(0, len(part), HASH_SIZE) if found[n : n + 32] != part[n : n + 32])
+            position = index * TILE_WIDTH + skip + wrong // HASH_SIZE
+            raise Mismatch(position << 8 * level, f"hash {position} of level {level} is not that of what it stands for")
+        at += len(part)
+
+
+def root_of_nodes(size: int, stored: StoredTiles) -> bytes:
+    """Return the root of `size` from any tiles that hold its complete subtrees. Raises Mismatch when one is missing or too short."""
+    if not size:
+        return bytes(EMPTY_ROOT)
+    rows = {where: expand(data) for where, data in stored.items()}
+
+    def lookup(node: Node) -> bytes:
+        level, index, row, position = place(node)
+        try:
+            return hash_in(rows[level, index], row, position)
+        except (KeyError, AssertionError):
+            raise Mismatch(node.index << node.height, f"tile {level}/{index} is missing or too short") from None
+
+    return plan_root(size).fold(lookup)[0]

@@ -1,0 +1,137 @@
+"""What goes into the sequencer and what comes out: submissions, the round that places them, and their outcome."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from muniment import strictjson
+from muniment.event import RESERVED_PREFIX
+from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
+from muniment.tree import Growth
+from muniment_server.admission import EventDraft, RawDraft, Refused
+from muniment_server.storage import IdempotencyRow, NewEntry, StoredKey, leaf_key
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDraft:
+    """An entry the log makes itself: `typ` after ``muniment/``, and its members but typ and logged_at."""
+
+    typ: str
+    members: dict[str, object]
+
+    def leaf(self, logged_at: str) -> bytes:
+        """Return the leaf as of `logged_at` (24 characters)."""
+        return strictjson.canonical({**self.members, "logged_at": logged_at, "typ": RESERVED_PREFIX + self.typ})
+
+
+Draft = RawDraft | EventDraft | OwnDraft
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What one request wants appended, all or nothing. `key` is its Idempotency-Key, unique for `caller`."""
+
+    drafts: Sequence[Draft]
+    caller: str = ""
+    key: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes this submission holds in memory, roughly."""
+        return sum(
+            len(d.leaf) if isinstance(d, RawDraft) else 4 * len(d.payload)
+            for d in self.drafts
+            if not isinstance(d, OwnDraft)
+        )
+
+    def fingerprint(self, seed: bytes) -> bytes:
+        """Return what tells this body from another one, keyed so that it says nothing without the seed."""
+        return hmac.digest(seed, b"\n".join(d.payload for d in self.drafts if isinstance(d, EventDraft)), "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed head."""
+
+    size: int
+    root: RootHash
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where the entries of one submission are, at a signed head that holds them all.
+
+    `indices` and `leaves` have one element for each draft; `new` counts the entries this submission added. `growth` has the hashes
+    for proofs of new entries; `replayed` says that an Idempotency-Key led to entries of an earlier submission.
+    """
+
+    indices: Sequence[int]
+    leaves: Sequence[bytes]
+    new: int
+    signed: Signed
+    growth: Growth | None = None
+    replayed: bool = False
+
+
+UNSIGNED = Signed(0, EMPTY_ROOT, "")
+"""Stands in an Outcome until its round is signed."""
+
+
+@dataclass(slots=True)
+class Round:
+    """One try to append a batch: gives each draft its index. `known` has raw leaves by their bytes, and where they are."""
+
+    first: int
+    stamp: int
+    logged_at: str
+    known: dict[bytes, int]
+    entries: list[NewEntry] = field(default_factory=list)
+    hashes: list[LeafHash] = field(default_factory=list)
+    keys: list[IdempotencyRow] = field(default_factory=list)
+
+    def assign(self, submission: Submission, stored: StoredKey | None, ttl: int) -> Outcome | Refused:
+        """Place the drafts of a submission, or find them through its Idempotency-Key. The Outcome still lacks its signed head.
+
+        `ttl` is the milliseconds for which the key is remembered.
+        """
+        if stored is not None:
+            return _replay(submission, stored)
+        before = len(self.entries)
+        placed = [self._place(draft) for draft in submission.drafts]
+        new = len(self.entries) - before
+        first = submission.drafts[0]
+        if submission.key is not None and isinstance(first, EventDraft):
+            mark = submission.fingerprint(first.seed)
+            row = IdempotencyRow(submission.caller, submission.key, mark, placed[0][0], new, self.stamp + ttl)
+            self.keys.append(row)
+        return Outcome([index for index, _ in placed], [leaf for _, leaf in placed], new, UNSIGNED)
+
+    def _place(self, draft: Draft) -> tuple[int, bytes]:
+        if isinstance(draft, RawDraft):
+            index = self.known.get(draft.leaf)
+            if index is None:
+                index = self.known[draft.leaf] = self._add(draft.leaf, draft.hash, draft)
+            return index, draft.leaf
+        leaf = draft.leaf(self.logged_at)
+        return self._add(leaf, leaf_hash(leaf), draft), leaf
+
+    def _add(self, leaf: bytes, value: LeafHash, draft: Draft) -> int:
+        payload, seed = (draft.payload, draft.seed) if isinstance(draft, EventDraft) else (None, None)
+        self.entries.append(NewEntry(leaf, leaf_key(value), payload, seed))
+        self.hashes.append(value)
+        return self.first + len(self.entries) - 1
+
+
+def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:
+    row = stored.row
+    if stored.seed is None or not hmac.compare_digest(submission.fingerprint(stored.seed), row.fingerprint):
+        return Refused(
+            422,
+            "idempotency_mismatch",
+            "this Idempotency-Key was used for another body",
+            "Use a new key for a new event; repeat a request with exactly the same body.",
+        )
+    return Outcome(range(row.first_index, row.first_index + row.count), (), 0, UNSIGNED, replayed=True)
