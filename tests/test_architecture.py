@@ -59,6 +59,7 @@ ORDER = {
         "log",
         "catalog",
         "fsck",
+        "backup",
         "anchorer",
         "web",
         "app",

@@ -1,0 +1,101 @@
+"""`muniment-server restore`: a log from a folder that `backup` wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from muniment_server.cli.backup import progress_bar, refusals
+from muniment_server.cli.common import data_options, json_option, print_result, run, settings_from
+from muniment_server.settings import FILE, Settings
+
+
+@click.command()
+@data_options
+@click.option(
+    "--from",
+    "folder",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of one log's backup.",
+)
+@click.option(
+    "--policy", type=click.Path(dir_okay=False, path_type=Path), help="Policy to check it by; default: DATA/policy."
+)
+@click.option("--name", help="Name of the log in this instance; default: the name it had.")
+@click.option("--no-payloads", is_flag=True, help="Leave out the payloads that the backup may hold.")
+@json_option
+def restore(**flags: Any) -> None:
+    """Rebuild a log from a backup: the same entries, indices, root and published checkpoints.
+
+    Before the database is touched everything is checked against the signed checkpoint, and that against the policy. Exit
+    code 1 names the file that is missing or wrong. Payloads that an erasure entry names are not brought back. A restore that
+    was interrupted is completed by running it again.
+
+    To be extended, the log needs its signing key in DATA/keys and its guard, and the backup must hold all that was signed: exit
+    code 5 when it does not. Without them it can be read.
+
+    \b
+    Example: muniment-server restore --from ./backup/default --data ./log-data --policy ./policy
+    """
+    settings = settings_from(data=flags["data"], database=flags["database"])
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with refusals():
+        done = run(_restore(settings, flags))
+    if flags["database"] and not (settings.data / FILE).exists():
+        from muniment_server.catalog import write_new
+
+        write_new(settings.data / FILE, f"database = {json.dumps(flags['database'])}\n", 0o600)
+    print_result(flags["as_json"], asdict(done), _text(settings, done))
+
+
+def _text(settings: Settings, done: Any) -> str:
+    text = f"Log {done.log} is back with {done.tree_size} entries ({done.entries_added} added), root {done.root}."
+    if done.payloads or done.payloads_erased:
+        text += f"\n{done.payloads} payloads came back, {done.payloads_erased} stay erased."
+    serve = f"muniment-server serve --data {settings.data}"
+    if done.writable:
+        return f"{text}\n\nNext:\n  {serve}"
+    return (
+        f"{text}\n\nKey or guard of this log are not here, so it can only be read:\n  {serve} --read-only\n"
+        f"To extend it, put {settings.key_file(done.log)} and {settings.guard_file(done.log)} in place and restore again, into an "
+        "empty database."
+    )
+
+
+async def _restore(settings: Settings, flags: dict[str, Any]) -> Any:
+    from muniment_server.backup.restore import check, rebuild
+    from muniment_server.catalog import open_store
+
+    policy = _policy(settings, flags["policy"])
+    store = await open_store(settings)
+    try:
+        with progress_bar() as progress:
+            checked = await check(
+                settings, flags["folder"], policy, progress, flags["name"], payloads=not flags["no_payloads"]
+            )
+            return await rebuild(settings, store, checked, progress)
+    finally:
+        await store.close()
+
+
+def _policy(settings: Settings, given: Path | None) -> Any:
+    """Return the policy to trust: never the one in the backup by itself. Raises SetupError."""
+    from muniment.errors import FormatError
+    from muniment.policy import Policy
+    from muniment_server.catalog import SetupError
+
+    path = given or settings.policy
+    try:
+        return Policy.read(path)
+    except FileNotFoundError:
+        raise SetupError(
+            f"{path} is missing. Give --policy FILE with the policy that you got when the log was made: a policy from the backup "
+            "itself would prove nothing"
+        ) from None
+    except (OSError, FormatError) as error:
+        raise SetupError(f"the policy file cannot be read: {error}") from error
