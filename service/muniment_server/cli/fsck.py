@@ -1,15 +1,19 @@
-"""`muniment-server fsck`: check a stored log from the ground up."""
+"""`muniment-server fsck`: check a stored log from the ground up, mend its tiles, or compare it with a copy."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from muniment_server.cli.common import (
     EXIT_FAILED,
+    EXIT_USAGE,
     data_options,
+    fail,
     json_option,
     need_instance,
     print_result,
@@ -18,60 +22,139 @@ from muniment_server.cli.common import (
 )
 from muniment_server.settings import Settings
 
+_ALONE = 20_000  # entries that are checked before another process has started
+
 
 @click.command()
 @data_options
 @click.option("--log", "log_name", help="Check only this log; default: all.")
+@click.option("--from", "start", type=click.IntRange(0), metavar="INDEX", help="Recompute entries from this one on.")
+@click.option(
+    "--to", "stop", type=click.IntRange(1), metavar="INDEX", help="Recompute entries up to, not with, this one."
+)
+@click.option("--jobs", type=click.IntRange(1, 64), help="Processes that check; default: one for each core.")
+@click.option(
+    "--repair", is_flag=True, help="Make wrong tiles again from the entries, if these hash to a signed checkpoint."
+)
+@click.option(
+    "--against", metavar="URL|DIR", help="Compare with a mirror, or a static tlog-tiles tree; nothing else is checked."
+)
 @json_option
 def fsck(**flags: Any) -> None:
-    """Recompute every leaf hash, tile, root and signature from the stored entries; name the first bad index.
+    """Recompute every entry, payload, tile, root and signature of a log; name the first bad index.
 
-    Reads only, so it may run beside a server. Exit code 1 when something is wrong.
+    Reads only, so it may run beside a server. --repair writes tiles, and nothing else. With --from or --to the rest of the log
+    counts as its stored tiles say, and the report says so.
+
+    Exit code 1 when something is wrong, or a copy differs; 4 when database or copy cannot be reached.
 
     \b
-    Example: muniment-server fsck --data ./log-data
+    Examples:
+      muniment-server fsck --data ./log-data
+      muniment-server fsck --data ./log-data --from 1000000 --to 1010000 --json
+      muniment-server fsck --data ./log-data --against https://mirror.example.com/log
+      muniment-server fsck --data ./log-data --repair
     """
+    if sum((flags["repair"], bool(flags["against"]), flags["start"] is not None or flags["stop"] is not None)) > 1:
+        fail(EXIT_USAGE, "--repair, --against and --from/--to are different runs: give one of them")
+    if flags["stop"] is not None and (flags["start"] or 0) >= flags["stop"]:
+        fail(EXIT_USAGE, "--from must be smaller than --to")
     settings = settings_from(data=flags["data"], database=flags["database"])
     need_instance(settings)
-    reports = run(_fsck(settings, flags["log_name"]))
-    lines = [line for report in reports for line in _fsck_lines(report)]
+    work = _against if flags["against"] else _repair if flags["repair"] else _fsck
+    reports = run(work(settings, flags))
+    lines = [line for report in reports for line in report.lines()]
     print_result(flags["as_json"], [report.to_json() for report in reports], "\n".join(lines))
     if not all(report.clean for report in reports):
         sys.exit(EXIT_FAILED)
 
 
-def _fsck_lines(report: Any) -> list[str]:
-    counts = f"{report.entries} entries, {report.tiles} tiles, {report.checkpoints} checkpoints"
-    if report.clean:
-        return [f"{report.log}: clean ({counts})"]
-    problems = [f"  {finding.code} at {finding.index}: {finding.detail}" for finding in report.findings]
-    return [f"{report.log}: NOT clean, first at index {report.first_bad_index} ({counts})", *problems]
-
-
-async def _fsck(settings: Settings, name: str | None) -> list[Any]:
+@contextmanager
+def _bar() -> Iterator[Any]:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from muniment.policy import Policy
-    from muniment_server.catalog import SetupError, open_store
-    from muniment_server.fsck import fsck as check
-    from muniment_server.guard import Guard
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        yield bar
+
+
+async def _rows(store: Any, name: str | None) -> list[Any]:
+    from muniment_server.catalog import SetupError
+
+    rows = [row for row in await store.logs() if name in (None, row.name)]
+    if not rows:
+        raise SetupError(f"there is no log {name!r}")
+    return rows
+
+
+async def _fsck(settings: Settings, flags: dict[str, Any]) -> list[Any]:
+    from muniment_server.catalog import open_store
 
     store = await open_store(settings)
     try:
-        rows = [row for row in await store.logs() if name in (None, row.name)]
-        if not rows:
-            raise SetupError(f"there is no log {name!r}")
-        reports = []
-        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-            for row in rows:
-                task = bar.add_task(row.name, total=None)
+        with _bar() as bar:
+            return [
+                (await _check(settings, store, row, flags, bar)).report for row in await _rows(store, flags["log_name"])
+            ]
+    finally:
+        await store.close()
 
-                def progress(done: int, total: int, task: Any = task) -> None:
-                    bar.update(task, completed=done, total=total)
 
-                guard = Guard(settings.guard_file(row.name))
-                reports.append(await check(store, row, Policy.read(settings.policy), guard, progress))
-        return reports
+async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any], bar: Any) -> Any:
+    from muniment.policy import Policy
+    from muniment_server.fsck.whole import Whole
+    from muniment_server.fsck.workers import Database, Workers, check_here
+    from muniment_server.guard import Guard
+
+    task = bar.add_task(row.name, total=None)
+
+    def progress(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
+    guard, policy = Guard(settings.guard_file(row.name)), Policy.read(settings.policy)
+    whole = Whole(store, row, policy, guard, flags.get("start") or 0, flags.get("stop"))
+    if flags.get("jobs") == 1 or (await store.head(row.log_id)).size < _ALONE:
+        return await whole.run(progress, check_here)
+    workers = Workers(Database(settings.sqlite, settings.database), flags.get("jobs"))
+    try:
+        return await whole.run(progress, workers.check)
+    finally:
+        workers.close()
+
+
+async def _repair(settings: Settings, flags: dict[str, Any]) -> list[Any]:
+    from muniment_server.catalog import open_store
+    from muniment_server.fsck.repair import RepairRefused, repair
+
+    store = await open_store(settings)
+    done = []
+    try:
+        with _bar() as bar:
+            for row in await _rows(store, flags["log_name"]):
+                before = await _check(settings, store, row, flags, bar)
+                try:
+                    mended = await repair(before, settings.sqlite, settings.database)
+                except RepairRefused as error:
+                    before.report.add_one("repair_refused", before.report.first_bad_index or 0, str(error))
+                    mended = []
+                after = await _check(settings, store, row, flags, bar) if mended else before
+                after.report.repaired = mended
+                done.append(after.report)
+        return done
+    finally:
+        await store.close()
+
+
+async def _against(settings: Settings, flags: dict[str, Any]) -> list[Any]:
+    from muniment.policy import Policy
+    from muniment_server.catalog import open_store
+    from muniment_server.fsck.against import compare, open_copy
+
+    store = await open_store(settings)
+    try:
+        async with open_copy(flags["against"]) as copy:
+            rows = await _rows(store, flags["log_name"])
+            return [await compare(store, rows, Policy.read(settings.policy), copy)]
     finally:
         await store.close()

@@ -1,0 +1,63 @@
+"""What the guard file says against the database: every state it can be in, and damage that a start would not notice."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from muniment.errors import FormatError
+from muniment.hashing import RootHash
+from muniment.policy import Policy
+from muniment_server.fsck.report import Finding, Report
+from muniment_server.guard import SLOT, Guard, Guarded, GuardRefused
+from muniment_server.storage import Head, LogRow
+
+
+def read_guard(report: Report, guard: Guard) -> Guarded | None:
+    """Return what the guard remembers, or None; note what is wrong with the file itself. Blocks on the disk."""
+    try:
+        found = guard.read()
+    except GuardRefused as error:
+        report.add_one(error.code, 0, str(error))
+        return None
+    report.add(*_slots(guard.path))
+    return found
+
+
+def _slots(path: Path) -> list[Finding]:
+    """Check both slots: a start takes the intact one, and would not say that the other one is not."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a writer fills a slot only with the other kind of lock
+        data = os.pread(descriptor, 2 * SLOT + 1, 0)
+    finally:
+        os.close(descriptor)
+    if len(data) != 2 * SLOT:
+        return [Finding("guard_slot", 0, f"{path} has {len(data)} bytes, not {2 * SLOT}")]
+    findings = []
+    for slot in range(2):
+        content = data[slot * SLOT : (slot + 1) * SLOT]
+        try:
+            if content.strip(b"\0"):  # one slot is empty until the first record
+                Guarded.decode(content)
+        except FormatError as error:
+            findings.append(
+                Finding("guard_slot", 0, f"slot {slot} of {path} is damaged ({error}); the next append mends it")
+            )
+    return findings
+
+
+def check_guard(report: Report, log: LogRow, policy: Policy, guarded: Guarded, head: Head) -> dict[int, RootHash]:
+    """Compare a guard that was read before the head with it; return the root it remembers, by size."""
+    keys = {key.vkey.key_id for key in policy.logs if key.vkey.name == log.origin}
+    if guarded.origin != log.origin or guarded.key_id not in keys:
+        report.add_one("guard_foreign", 0, f"the guard is that of {guarded.origin!r} with key {guarded.key_id.hex()}")
+        return {}
+    if guarded.guard_id != head.guard_id:
+        report.add_one("guard_foreign", 0, "the database names another guard than the one that is there")
+    if guarded.size > head.size:
+        report.add_one(
+            "database_behind", head.size, f"the guard remembers a head of {guarded.size} entries: an old database"
+        )
+    return {guarded.size: guarded.root}
