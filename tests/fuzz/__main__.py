@@ -8,9 +8,9 @@ import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 
+from tests.fuzz.everything import TARGETS
 from tests.fuzz.flips import LARGEST, flips_expected, flips_of
 from tests.fuzz.runner import Failure, Result, run_for, run_one
-from tests.fuzz.targets import TARGETS
 
 FLIPS = "flips"
 

@@ -33,15 +33,20 @@ class Target:
 TARGETS: dict[str, Target] = {}
 
 
-def fuzzed(name: str, seeds: Sequence[str | bytes], words: Sequence[bytes] = ()) -> Callable[..., None]:
-    """Register a target whose inputs are mutated bytes; its function raises for a refused input."""
+def fuzzed(
+    name: str,
+    seeds: Sequence[str | bytes],
+    words: Sequence[bytes] = (),
+    refusals: tuple[type[Exception], ...] = (FormatError, VerificationError),
+) -> Callable[..., None]:
+    """Register a target whose inputs are mutated bytes; its function raises one of `refusals` for a refused input."""
     raw = [seed.encode() if isinstance(seed, str) else seed for seed in seeds]
 
     def register(function: Callable[[bytes], None]) -> None:
         def run(data: bytes) -> bool:
             try:
                 function(data)
-            except (FormatError, VerificationError):
+            except refusals:
                 return False
             return True
 

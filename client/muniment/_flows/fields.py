@@ -40,9 +40,9 @@ def boolean(value: dict[str, Any], name: str) -> bool:
 
 
 def number(value: dict[str, Any], name: str) -> float:
-    """Return a member that is a number."""
+    """Return a member that is a finite number."""
     found = value.get(name)
-    if not isinstance(found, int | float) or isinstance(found, bool):
+    if not isinstance(found, int | float) or isinstance(found, bool) or not abs(found) <= MAX_SIZE:  # nor is NaN
         raise FormatError(f"answer: {name} is not a number")
     return float(found)
 

@@ -21,6 +21,7 @@ from muniment_server.storage import ApiKeyRow
 _KEYS_SECONDS = 0.5
 _TOKEN = re.compile(r"mk_[A-Za-z0-9_-]{43}")
 _IDEMPOTENCY = re.compile(r'"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x5b\x5d-\x7e]{1,255})')
+_LENGTH = re.compile(r"[0-9]{1,19}")  # isdigit() also takes digits that int() does not
 _FALSE_TRUE = {"false": False, "true": True}
 
 
@@ -138,7 +139,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refused(415, "content_encoding", "compressed bodies are not taken", "Send the body as it is.")
     length = request.headers.get("content-length")
-    if length is not None and (not length.isdigit() or int(length) > limit):
+    if length is not None and (not _LENGTH.fullmatch(length) or int(length) > limit):
         raise too_large(limit)
     parts: list[bytes] = []
     size = 0
