@@ -5,6 +5,7 @@ beside a server.
 
     report     findings, and what was looked at
     entries    rows of entries, payloads and Idempotency-Keys. Pure
+    commitment commitments of payloads, recomputed. Pure
     chunk      a chunk of a log: what can be said of it without the rest of the tree
     tree       from the roots of tiles to every signed root
     guards     the guard against the database

@@ -11,7 +11,7 @@ from typing import Any
 
 from muniment.errors import EventRefused, FormatError
 from muniment.event import GENESIS_TYPE, SEED_SIZE, EventLeaf, event_leaf, may_be_reserved, parse_leaf, parse_time
-from muniment_server.admission import canonicalize, commit
+from muniment_server.fsck.commitment import commitment_of
 from muniment_server.fsck.report import Finding
 from muniment_server.storage import IdempotencyRow, LogRow, StoredPayload, leaf_key
 
@@ -109,13 +109,13 @@ def _check_payload(checked: Checked, index: int, commitment: str, stored: Stored
         checked.add("payload", index, f"the seed of event {index} has {len(stored.seed)} bytes, not {SEED_SIZE}")
         return
     try:
-        value, canonical = canonicalize(stored.payload)
+        made = commitment_of(stored.payload, stored.seed)
     except EventRefused as error:
         checked.add("payload", index, f"the payload of event {index} is not an event: {error.detail}")
         return
-    if canonical != stored.payload:
+    if made is None:
         checked.add("payload", index, f"the payload of event {index} is not in canonical form")
-    elif commit(value, canonical, stored.seed).commitment != commitment:
+    elif made != commitment:
         checked.add("commitment", index, f"payload and seed of event {index} do not make the commitment in its leaf")
 
 
