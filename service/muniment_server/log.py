@@ -25,6 +25,7 @@ from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.batcher import Batcher
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
+from muniment_server.scrub import Scrub
 from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Published, Store, StoredPayload, StoreError, leaf_key
@@ -131,16 +132,18 @@ class Log:
 
     async def start(self) -> None:
         """Recover, publish what is signed, and begin to take entries. Raises StoreError when the database does not answer."""
-        if not self.sequencer or not self.batcher:
-            return
-        await self._compare_clocks()  # before the first time stamp, not some time after it
-        await self.sequencer.start()
-        await self._publish()
-        self.batcher.start()
-        self._tasks = [
-            asyncio.create_task(self._publisher(), name=f"publisher {self.row.name}"),
-            asyncio.create_task(self._housekeeper(), name=f"housekeeper {self.row.name}"),
-        ]
+        if self.sequencer and self.batcher:
+            await self._compare_clocks()  # before the first time stamp, not some time after it
+            await self.sequencer.start()
+            await self._publish()
+            self.batcher.start()
+            self._tasks = [
+                asyncio.create_task(self._publisher(), name=f"publisher {self.row.name}"),
+                asyncio.create_task(self._housekeeper(), name=f"housekeeper {self.row.name}"),
+            ]
+        if self.settings.scrub_rate:
+            scrub = Scrub(self._store, self.row, self._metrics, self.settings.scrub_rate)
+            self._tasks.append(asyncio.create_task(scrub.run(), name=f"scrub {self.row.name}"))
 
     async def close(self) -> None:
         """Answer everything that was taken, publish the last head, and stop."""

@@ -88,6 +88,12 @@ class Settings(BaseModel):
         le=600,
         description="Seconds a connection stays open without a request. More than a proxy in front keeps it.",
     )
+    scrub_rate: float = Field(
+        1_000.0,
+        ge=0,
+        le=100_000,
+        description="Entries of each log that are recomputed every second, all the time, to find damage at rest; 0 turns it off.",
+    )
     shutdown_seconds: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds to answer accepted requests after SIGTERM."
     )

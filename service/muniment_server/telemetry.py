@@ -82,6 +82,24 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.scrub_entries = Counter(
+            "muniment_scrub_entries", "Entries recomputed by the scrub.", ["log"], registry=self.registry
+        )
+        self.scrub_position = Gauge(
+            "muniment_scrub_position", "Entries the scrub has recomputed in this pass.", ["log"], registry=self.registry
+        )
+        self.scrub_last_pass = Gauge(
+            "muniment_scrub_last_pass_seconds",
+            "When the scrub last got to the end, in seconds since 1970.",
+            ["log"],
+            registry=self.registry,
+        )
+        self.scrub_mismatches = Counter(
+            "muniment_scrub_mismatches",
+            "Places where what is stored contradicts itself: somebody must look.",
+            ["log"],
+            registry=self.registry,
+        )
 
 def configure_logging(form: Literal["json", "console"], level: str) -> None:
     """Send structured log lines to standard error. Values are escaped, so that no submitter can forge a line."""
