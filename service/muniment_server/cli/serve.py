@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import signal
 import sys
@@ -57,7 +58,7 @@ async def _check_public(settings: Settings) -> None:
             break
         except StoreUnavailable:
             await asyncio.sleep(delay)
-            delay = min(2 * delay, 5.0)
+            delay = min(2 * delay, 2.0)
     try:
         keys = [row for row in await store.api_keys() if row.revoked_at is None and "append" in row.scopes]
     finally:
@@ -74,20 +75,24 @@ def _serve(settings: Settings, metrics: Any) -> None:
     import uvloop
 
     from muniment_server.app import create_app
+    from muniment_server.web.connections import Connections
+    from muniment_server.web.protocol import Protocol
 
     app = create_app(settings, metrics)
+    connections = Connections(settings, metrics)
+    protocol: Any = functools.partial(Protocol, connections=connections)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=protocol,
+        ws="none",  # otherwise a WebSocket library that happens to be installed would take connections past every limit
         lifespan="on",  # "auto" would serve on after a failed start
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
         backlog=2048,
     )
@@ -100,7 +105,11 @@ def _serve(settings: Settings, metrics: Any) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 1_000)
-        await server.serve()
+        connections.start()
+        try:
+            await server.serve()
+        finally:
+            connections.stop()
 
     run(work(), uvloop.new_event_loop)
     if not server.started:

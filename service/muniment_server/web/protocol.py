@@ -1,0 +1,259 @@
+"""HTTP/1.1 with deadlines: uvicorn's protocol, which has none for a client that sends or reads slowly.
+
+What a client must do in time, with `client_seconds` (S) and MIN_RATE:
+
+- send the whole header block within S of the opening, or of the first byte of a later request;
+- send the body without a pause longer than S, and at MIN_RATE bytes per second or more after that;
+- read the answer the same way;
+- on a connection kept open, begin the next request within `keep_alive_seconds`.
+
+What comes too late is answered 408 where the client still waits for an answer, and the connection is closed. A refusal never
+overtakes the answers of requests before it: a client would take it for theirs, and log again what was logged.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import httptools
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from muniment_server.web.connections import Connections
+from muniment_server.web.errors import problem
+
+MIN_RATE = 8192
+"""Bytes per second a client must send or read, on average over `client_seconds`: 16 MiB may take 35 minutes."""
+MAX_PIPELINED = 100
+MAX_URL = 16_384
+MAX_HEADERS = 32_768
+"""Bytes of header fields; larger blocks are refused before they are complete."""
+_LINGER = 2.0
+_FOREVER = float("inf")
+
+
+class Phase(IntEnum):
+    """What the client is to send next."""
+
+    OPENED = 0  # anything at all
+    HEAD = 1  # the rest of a request line and header
+    BODY = 2  # the rest of a body
+    ANSWER = 3  # nothing: it waits for its answer
+    IDLE = 4  # another request, if it likes
+    REFUSED = 5  # nothing that is looked at
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. The sweep of `connections` calls `check` about once a second; nothing here has a timer of its own."""
+
+    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._all = connections
+        self._grace = connections.client_seconds
+        self._phase = Phase.OPENED
+        self._deadline = _FOREVER  # of what the client is to send, on the event loop's clock
+        self._head_bytes = 0  # of a header block that is not complete
+        self._busy = False  # whether a request is being answered
+        self._refusal: bytes | None = None  # sent after the answers before it; nothing is read any more
+        self._unsent = 0  # bytes of answers at the last check
+        self._read_by = _FOREVER  # when more of them must have left
+
+    # --- the connection ---
+
+    def connection_made(self, transport: Any) -> None:
+        """Count the connection, or answer 503 and close it."""
+        super().connection_made(transport)
+        self._deadline = self.loop.time() + self._grace
+        reason = self._all.admit(self, self.client[0] if self.client else None)
+        if reason:
+            self._all.refused(reason)
+            self._refusal = _problem(503, "too_many_connections", "no more connections", "Retry later.", 1)
+            transport.write(self._refusal)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take it off the count."""
+        self._all.closed(self, self.client[0] if self.client else None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came. Never raises; whatever is not HTTP is refused."""
+        if self._refusal is not None:
+            return
+        before = self._phase
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.cycle.keep_alive = False  # the parser reads no further, and no protocol to change to is offered
+        except httptools.HttpParserError:
+            if self._refusal is None:
+                self._reject(
+                    "bad_request", _problem(400, "invalid_request", "the request is malformed", "See RFC 9112.")
+                )
+        else:
+            if self._phase is Phase.HEAD and before is Phase.HEAD:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEADERS:
+                    self._refuse_head()
+
+    # --- what the parser calls ---
+
+    def on_message_begin(self) -> None:
+        """Start the clock of a request."""
+        super().on_message_begin()
+        if self._phase is not Phase.OPENED:
+            self._deadline = self.loop.time() + self._grace
+        self._phase = Phase.HEAD
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application, or queue it behind the one being answered."""
+        if len(self.url) > MAX_URL:
+            self._refuse_head()
+            raise ValueError("url_too_long")  # the parser stops for nothing else
+        if len(self.pipeline) >= MAX_PIPELINED:
+            detail = f"more than {MAX_PIPELINED} requests wait on this connection"
+            self._reject("pipelining", _problem(503, "overloaded", detail, "Wait for answers before asking more.", 1))
+            raise ValueError("pipelining")
+        super().on_headers_complete()
+        self._busy = True
+        self._phase = Phase.BODY
+        self._deadline = self.loop.time() + self._grace
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body for the application, and give the client time for the next."""
+        if self.cycle.response_complete:
+            return  # whoever was answered already is not given more time to go on sending
+        super().on_body(body)
+        self._deadline = min(self._deadline + len(body) / MIN_RATE, self.loop.time() + self._grace)
+
+    def on_message_complete(self) -> None:
+        """Stop the clock: now the client waits for this server."""
+        super().on_message_complete()
+        if self._busy:
+            self._phase = Phase.ANSWER
+            self._deadline = _FOREVER
+        else:
+            self._rest()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request. Instead of uvicorn's own, which makes a timer for each answer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.flow.resume_reading()
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._busy = False
+        if self._refusal is not None:
+            self._send_refusal()
+            return
+        self.flow.resume_reading()
+        if self._phase is Phase.ANSWER:
+            self._rest()
+        elif self._phase is Phase.BODY:
+            self._deadline = (
+                self.loop.time() + self._grace
+            )  # answered before the body was here: it is dropped, but not for ever
+
+    def _rest(self) -> None:
+        self._phase = Phase.IDLE
+        self._deadline = self.loop.time() + self._all.keep_alive_seconds
+
+    # --- deadlines ---
+
+    def check(self, now: float) -> None:
+        """End what took too long."""
+        if now > self._deadline:
+            self._late(now)
+        unsent = self.transport.get_write_buffer_size()
+        if unsent or self._unsent:
+            self._check_reader(unsent, now)
+
+    def _late(self, now: float) -> None:
+        late = "the request was not here in time"
+        hint = f"Send it without pauses of {self._grace:g} s, and at {MIN_RATE} bytes per second or more."
+        if self._phase is Phase.IDLE:
+            self.transport.close()
+        elif self._phase is Phase.REFUSED:
+            self.transport.abort()
+        elif self._phase is Phase.OPENED:
+            self._all.refused("silent")
+            self.transport.close()
+        elif self._phase is Phase.HEAD:
+            self._reject("header_timeout", _problem(408, "request_timeout", late, hint))
+        elif self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            self._deadline = now + self._grace  # it is this server that takes its time
+        else:
+            self._reject("body_timeout", _problem(408, "request_timeout", late, hint))
+
+    def _check_reader(self, unsent: int, now: float) -> None:
+        if not unsent:
+            self._read_by = _FOREVER
+        elif not self._unsent:
+            self._read_by = now + self._grace
+        else:
+            read = max(0, self._unsent - unsent)
+            self._read_by = min(self._read_by + read / MIN_RATE, now + self._grace)
+        self._unsent = unsent
+        if now > self._read_by:
+            self._all.refused("slow_reader")
+            self.transport.abort()
+
+    # --- refusals ---
+
+    def _refuse_head(self) -> None:
+        if len(self.url) > MAX_URL:
+            detail = f"the URL has more than {MAX_URL} bytes"
+            self._reject("url_too_long", _problem(414, "url_too_long", detail, "No resource has such a URL."))
+        else:
+            detail = f"the header fields have more than {MAX_HEADERS} bytes"
+            hint = "Send fewer or shorter header fields."
+            self._reject("headers_too_large", _problem(431, "headers_too_large", detail, hint))
+
+    def _reject(self, reason: str, answer: bytes) -> None:
+        """Refuse what is being received, and read nothing more. Requests before it get their answers first."""
+        self._all.refused(reason)
+        self._refusal = answer
+        self._deadline = _FOREVER
+        if self._phase is Phase.BODY and not self._drop_request():
+            return
+        if self._busy:
+            self.flow.pause_reading()
+        else:
+            self._send_refusal()
+
+    def _drop_request(self) -> bool:
+        """Forget the request whose body does not come. False when it was answered already: then there is nothing to say."""
+        cycle = self.cycle
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()  # it has not begun
+            return True
+        self._busy = False
+        if cycle.response_started:
+            self.transport.abort()
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return True
+
+    def _send_refusal(self) -> None:
+        """Send it, and drop what still comes for a while: closing at once would reset the connection, and the answer be lost."""
+        self._phase = Phase.REFUSED
+        self._deadline = self.loop.time() + min(_LINGER, self._grace)
+        self.transport.write(self._refusal or b"")
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+
+def _problem(status: int, code: str, detail: str, hint: str, retry_after: int | None = None) -> bytes:
+    extra = {} if retry_after is None else {"retry_after": retry_after}
+    return _wire(problem(status, code, detail, hint, **extra))
+
+
+def _wire(response: Response) -> bytes:
+    lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
+    return b"".join([STATUS_LINE[response.status_code], *lines, b"connection: close\r\n\r\n", bytes(response.body)])
