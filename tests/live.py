@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from muniment.policy import Policy
+from tests.tracecheck import Checker
 
 ORIGIN = "example.com/log"
 START_SECONDS = 60
@@ -27,15 +28,36 @@ def command(*words: str | Path) -> list[str]:
 def environment(database: str | None = None) -> dict[str, str]:
     """The environment for a server: nothing of ours but the database."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MUNIMENT_SERVER_")}
-    return clean | ({"MUNIMENT_SERVER_DATABASE": database} if database else {}) | {"PYTHONWARNINGS": "default"}
+    always = {"PYTHONWARNINGS": "default", "MUNIMENT_SERVER_MIN_FREE_PERCENT": "0"}  # a full disk is not what is tested
+    return clean | ({"MUNIMENT_SERVER_DATABASE": database} if database else {}) | always
+
+
+_checkers: dict[Path, Checker] = {}
+
+
+def trace_of(data: Path) -> Path:
+    """The trace of an instance: in its folder, so that a copy of the folder has a copy of the trace."""
+    return data / "trace"
+
+
+def check_trace(data: Path) -> None:
+    """Check what the servers of an instance wrote down since the last call. Raises Violated."""
+    path = trace_of(data)
+    if not path.exists():
+        return  # nothing was written
+    if path not in _checkers or path.stat().st_size < _checkers[path].offset:
+        _checkers[path] = Checker(path)
+    _checkers[path].check()
 
 
 def run(*words: str | Path, database: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run one server command to its end."""
+    data = Path(words[words.index("--data") + 1]) if "--data" in words else None
+    traced = {"MUNIMENT_SERVER_TRACE": str(trace_of(data))} if data and words[0] in ("init", "log") else {}
     done = subprocess.run(
         command(*words),
         check=False,
-        env=environment(database),
+        env=environment(database) | traced,
         capture_output=True,
         text=True,
         timeout=120,
@@ -55,14 +77,27 @@ def init(data: Path, database: str | None = None, kind: str = "event", origin: s
 
 
 class LiveServer:
-    """A running server. `url` is where it listens; `lines` are the log lines read so far."""
+    """A running server. `url` is where it listens; `lines` are the log lines read so far.
 
-    def __init__(self, data: Path, *flags: str, database: str | None = None, env: dict[str, str] | None = None) -> None:
+    It writes a trace, which is checked whenever a server of its folder stops; `traced` False is for those who measure speed.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *flags: str,
+        database: str | None = None,
+        env: dict[str, str] | None = None,
+        traced: bool = True,
+    ) -> None:
         self.data = data
+        self.traced = traced
         self.lines: list[dict[str, Any]] = []
         self.url = ""
         self._stderr = data.with_name(f"{data.name}-{time.monotonic_ns()}.stderr")
         settings = {"MUNIMENT_SERVER_LOG_FORMAT": "json"} | (env or {})
+        if traced:
+            settings.setdefault("MUNIMENT_SERVER_TRACE", str(trace_of(data)))
         with self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 command("serve", "--data", data, "--port", "0", *flags),
@@ -101,6 +136,8 @@ class LiveServer:
                 self.process.kill()
                 self.process.wait()
                 raise AssertionError(f"server did not stop within {STOP_SECONDS} s: {self.stderr()}") from None
+        if self.traced:
+            check_trace(self.data)
         return self.process.returncode
 
     def __enter__(self) -> Self:

@@ -228,17 +228,20 @@ def _guarded(guard: Guard) -> Guarded:
 
 @step("catalog.genesis")
 async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: SigningKey) -> None:
-    log = Log(store, row, settings, Metrics(), TileCache(16), _sequencer(settings, store, row, key))
+    trace = Trace(settings.trace) if settings.trace else None
+    sequencer = _sequencer(settings, store, row, key, trace)
+    log = Log(store, row, settings, Metrics(), TileCache(16), sequencer, trace=trace)
     await log.start()
     try:
-        refusal = log.sequencer and log.sequencer.refusal
-        if refusal:
-            raise SetupError(f"{refusal.code}: {refusal}")
+        if log.refusal:
+            raise SetupError(f"{log.refusal.code}: {log.refusal}")
         if not (await store.head(row.log_id)).size:
             genesis = OwnDraft("genesis@v1", {"kind": row.kind, "origin": row.origin, "vkeys": [str(key.vkey)]})
             await log.append(Submission([genesis]))
     finally:
         await log.close()
+        if trace:
+            trace.close()
 
 
 def _sequencer(settings: Settings, store: Store, row: LogRow, key: SigningKey, trace: Trace | None = None) -> Sequencer:

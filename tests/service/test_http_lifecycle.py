@@ -243,12 +243,19 @@ def test_a_reader_holds_no_key_and_no_guard(embedded: Instance, tmp_path: Path) 
         assert audit(http, embedded.policy).checkpoint.size == 1
 
 
-def test_a_missing_key_is_said_and_fatal(embedded: Instance) -> None:
+def test_reads_work_without_the_signing_key(embedded: Instance) -> None:
+    """No route signs: a missing key stops appends, not proofs."""
+    with embedded.server() as server, client(server.url) as http:
+        before = http.get("/checkpoint").text
     (embedded.data / "keys" / "default.key").unlink()
-    refused = run("serve", "--data", embedded.data, "--port", "0", check=False)
-    assert "key" in refused.stderr
-    assert refused.returncode == 2
-    assert "Traceback" not in refused.stderr
+    with embedded.server() as server, client(server.url) as http:
+        assert http.get("/checkpoint").text == before
+        assert http.get("/proof/inclusion?index=0").status_code == 200
+        assert http.get("/readyz").json()["problems"] == {"default": "key_unreadable"}
+        refused = http.post("/entries", content=b'{"a":1}', headers=JSON)
+        expect_problem(refused, 503, "key_unreadable")
+        assert "default.key" not in refused.text, "names of files are for the operator"
+        assert "default.key" in server.stderr()
 
 
 # --- logs made while serving --------------------------------------------------------------------------------------------

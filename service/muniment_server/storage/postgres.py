@@ -85,7 +85,7 @@ _TILES = (
 _REREAD = (
     "SELECT -1::smallint AS level, index, leaf AS data FROM entries WHERE log_id = $1 AND index >= $4 AND index < $5 "
     f"UNION ALL {_TILES}"
-)  # noqa: S608 - likewise
+)
 # A role or database may have other defaults: an answer before the commit is on disk, or no word of a replica that was not waited for.
 _WRITER_SETTINGS = """
 SELECT set_config('client_min_messages', 'warning', false),
