@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,11 +66,16 @@ def test_container_is_hardened(name: str) -> None:
     assert "network_mode" not in service
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert int(service["user"].split(":")[0]) > 0
-    assert service["restart"] == "unless-stopped"
     assert service["ulimits"]["core"] == 0
-    assert service["healthcheck"]["test"][0] == "CMD"
+    if name == "migrate":  # runs to its end before the server starts
+        assert service["restart"] == "no"
+        assert service["command"] == ["migrate"]
+        assert SERVICE["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+    else:
+        assert service["restart"] == "unless-stopped"
+        assert service["healthcheck"]["test"][0] == "CMD"
     assert all(re.match("/(tmp|var/run/postgresql):.*noexec,nosuid,nodev", mount) for mount in service["tmpfs"])
-    volumes = [mount.split(":") for mount in service["volumes"]]
+    volumes = [mount.split(":") for mount in service.get("volumes", ())]
     assert {source for source, _ in volumes} <= set(COMPOSE["volumes"]), "named volumes only"
 
 
@@ -91,7 +97,7 @@ def test_no_secret_in_the_files() -> None:
         for name, value in service["environment"].items():
             assert "PASSWORD" not in name or (name.endswith("_FILE") and value.startswith("/run/secrets/"))
             assert not re.search(r"//[^/@]*:[^/@]*@", value), "a password in a URL"
-        assert "command" not in service
+        assert service.get("command", ["migrate"]) == ["migrate"]
     for secret in COMPOSE["secrets"].values():
         assert secret["file"].startswith("deploy/secrets/")
     assert "/secrets/" in (DEPLOY / ".gitignore").read_text().split()
@@ -139,7 +145,7 @@ def _variables() -> dict[str, str]:
 def test_variables_are_settings() -> None:
     settings = read_settings({}, _variables())
     assert settings.host == "0.0.0.0"
-    assert settings.database == "postgresql://muniment@postgres:5432/muniment"
+    assert settings.database == "postgresql://muniment_app@postgres:5432/muniment"
     assert settings.metrics_port == 9090
     assert settings.log_format == "json"
 
@@ -376,70 +382,65 @@ def test_entry_point_asks_for_the_origin(tmp_path: Path) -> None:
         assert "MUNIMENT_ORIGIN" in run.stderr
 
 
-# --- roles in Postgres --------------------------------------------------------------------------------------------------
+# --- roles in Postgres (what they can do: tests/test_roles.py) -----------------------------------------------------------
 
 
-def _as_owner(url: str, *statements: str, refused: bool = False) -> None:
-    """Run SQL on one connection; with `refused` every statement must be denied."""
+def test_each_container_connects_as_the_least_role_that_will_do() -> None:
+    roles = (DEPLOY / "postgres-roles.sql").read_text()
+    for name, role in (("service", "muniment_app"), ("migrate", "muniment_migrate")):
+        environment = SERVICES[name]["environment"]
+        assert environment["MUNIMENT_SERVER_DATABASE"] == f"postgresql://{role}@postgres:5432/muniment"
+        assert f"CREATE ROLE {role} LOGIN" in roles
+        secret = environment["PGPASSWORD_FILE"].rpartition("/")[2]
+        assert SERVICES[name]["secrets"] == [secret], "no other role's password"
+        assert secret == f"{role}_password"
+        assert secret in POSTGRES["secrets"]
 
-    async def work() -> None:
+
+def test_roles_are_made_when_the_database_is() -> None:
+    places = {each["source"]: each["target"] for each in POSTGRES["configs"]}
+    files = {name: COMPOSE["configs"][name]["file"] for name in places}
+    assert files == {"roles": "deploy/postgres-roles.sql", "passwords": "deploy/postgres-passwords.sh"}
+    assert places["roles"] == "/docker-entrypoint-initdb.d/1-roles.sql"  # run in the order of their names
+    assert places["passwords"] == "/docker-entrypoint-initdb.d/2-passwords.sh"
+    for file in files.values():
+        assert (ROOT / file).exists()
+
+
+def test_passwords_go_from_files_into_the_database(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    if not shutil.which("psql"):
+        pytest.skip("psql is not installed")
+    url = new_database()
+    parsed = urllib.parse.urlsplit(url)
+    place = dict(urllib.parse.parse_qsl(parsed.query))
+    for role in ("muniment_app", "muniment_migrate"):
+        (tmp_path / f"{role}_password").write_text(f"it's {role}\n")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PGHOST": place.get("host") or parsed.hostname or "",
+        "PGPORT": str(parsed.port or place.get("port") or 5432),
+        "POSTGRES_USER": parsed.username or "postgres",
+        "POSTGRES_DB": parsed.path.removeprefix("/"),
+        "SECRETS": str(tmp_path),
+    }
+    for words in (
+        ["psql", "--dbname", url, "--file", str(DEPLOY / "postgres-roles.sql")],
+        ["sh", "-eu", str(DEPLOY / "postgres-passwords.sh")],
+    ):
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+    async def passwords() -> list[str]:
         connection = await asyncpg.connect(url)
         try:
-            if refused:
-                await connection.execute("SET ROLE muniment_serve")
-            for statement in statements:
-                if not refused:
-                    await connection.execute(statement)
-                    continue
-                with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                    await connection.execute(statement)
+            rows = await connection.fetch("SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'SCRAM-SHA-256$%'")
+            for role in ("muniment_app", "muniment_reader", "muniment_migrate", "muniment_owner"):
+                await connection.execute(f"DROP OWNED BY {role} CASCADE")
+            return sorted(row["rolname"] for row in rows if row["rolname"].startswith("muniment"))
         finally:
             await connection.close()
 
-    asyncio.run(work())
-
-
-def test_serve_role_can_append_and_cannot_change_history(tmp_path: Path, new_database: Callable[[], str]) -> None:
-    owner = new_database()
-    container = Container(tmp_path, owner)
-    assert container.server("migrate").returncode == 0
-    grants = (DEPLOY / "postgres-serve-role.sql").read_text()
-    _as_owner(owner, grants, grants)  # it is run again after each migration
-    try:
-        serve = re.sub(r"//[^/@]*@", "//muniment_serve@", owner)
-        assert serve != owner
-        container.environment["MUNIMENT_SERVER_DATABASE"] = serve
-        # Not by the entry point: it would migrate first, which is the owner's. Genesis is an append like any other.
-        made = container.server("init", "--origin", "example.com/log")
-        assert made.returncode == 0, made.stderr
-        created = json.loads(container.server("key", "create", "--scope", "append", "--json").stdout)
-        assert container.server("key", "revoke", created["key_id"]).returncode == 0
-        _as_owner(owner, *_REWRITES, refused=True)
-    finally:
-        _as_owner(owner, "DROP OWNED BY muniment_serve", "DROP ROLE muniment_serve")
-
-
-_REWRITES = (
-    "UPDATE entries SET leaf = 'x' WHERE index = 1",
-    "DELETE FROM entries WHERE index = 1",
-    "TRUNCATE entries CASCADE",
-    "UPDATE payloads SET payload = 'x'",
-    "DELETE FROM payloads",
-    "DELETE FROM tiles",
-    "UPDATE checkpoints SET note = 'x'",
-    "DELETE FROM checkpoints",
-    "DELETE FROM heads",
-    "UPDATE heads SET guard_id = 'x'",
-    "UPDATE logs SET origin = 'x'",
-    "DELETE FROM api_keys",
-    "UPDATE api_keys SET scopes = 'append,read'",
-    "ALTER TABLE entries DISABLE TRIGGER ALL",
-    "ALTER TABLE entries DISABLE TRIGGER entries_append_only",
-    "DROP TABLE payloads",
-    "SET session_replication_role = replica",
-    "CREATE TABLE public.extra (x integer)",
-    "CREATE OR REPLACE FUNCTION muniment_refuse() RETURNS trigger LANGUAGE sql AS 'SELECT NULL'",
-)
+    assert asyncio.run(passwords()) == ["muniment_app", "muniment_migrate"]
 
 
 # --- systemd, Caddy -----------------------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from tests.service.audit import audit
 from tests.service.rig import TABLES, open_rig
 
 REPOSITORY = Path(__file__).parents[2]
-SECOND = Migration(2, "0002_more", "CREATE TABLE more (a integer); INSERT INTO more VALUES (7)")
-BROKEN = Migration(2, "0002_broken", "CREATE TABLE more (a integer); INSERT INTO nowhere VALUES (7)")
+NEXT = len(available("sqlite")) + 1
+LATER = Migration(NEXT, f"{NEXT:04}_more", "CREATE TABLE more (a integer); INSERT INTO more VALUES (7)")
+BROKEN = Migration(NEXT, f"{NEXT:04}_broken", "CREATE TABLE more (a integer); INSERT INTO nowhere VALUES (7)")
 
 
 class Database:
@@ -146,8 +147,8 @@ async def test_racing_migrators_apply_everything_once(empty: Database, engine: s
 
 async def test_a_later_release_applies_only_what_is_new(empty: Database, monkeypatch: pytest.MonkeyPatch):
     await empty.migrate()
-    release(monkeypatch, SECOND)
-    assert await empty.migrate() == ["0002_more"]
+    release(monkeypatch, LATER)
+    assert await empty.migrate() == [LATER.name]
     assert await empty.sql("SELECT a FROM more") == [(7,)]
 
 
@@ -161,8 +162,8 @@ async def test_a_migration_that_fails_leaves_nothing(empty: Database, engine: st
     assert "more" not in await empty.tables()
     assert await empty.sql("SELECT name FROM schema_migrations") == [(name,) for name in first]
     monkeypatch.undo()
-    release(monkeypatch, SECOND)  # the release that repairs it
-    assert await empty.migrate() == ["0002_more"]
+    release(monkeypatch, LATER)  # the release that repairs it
+    assert await empty.migrate() == [LATER.name]
     await (await empty.open()).close()
 
 
@@ -193,12 +194,12 @@ async def test_a_migration_that_was_changed_afterwards_is_refused(
 
 
 async def test_a_newer_schema_is_refused(empty: Database, monkeypatch: pytest.MonkeyPatch):
-    release(monkeypatch, SECOND)
+    release(monkeypatch, LATER)
     await empty.migrate()
     monkeypatch.undo()
     for work in (empty.migrate, empty.open):
         with pytest.raises(
-            SchemaError, match="schema version 2, this release knows up to 1: install the newer release"
+            SchemaError, match=f"schema version {NEXT}, this release knows up to {NEXT - 1}: install the newer release"
         ):
             await work()
     assert await empty.sql("SELECT a FROM more") == [(7,)]
