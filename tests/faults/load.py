@@ -60,11 +60,13 @@ class Load:
         self.counts: Counter[str] = Counter()
         self.acks: list[tuple[float, str, int]] = []  # when, which log, and the size that covers it
         self.shown: list[tuple[float, str, int]] = []  # when, which log, and the published size that somebody saw
+        self.failed_reads: list[float] = []  # when
         self._seed = seed
         self._rng = random.Random(seed)
         self.dice = random.Random(-1 - seed)
         self._writers, self._readers, self._largest = writers, readers, largest
-        self._pace = pace
+        self.pace = pace
+        self.reading = True
         self._behind = behind
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,8 +144,8 @@ class Load:
             await self.append(wire, worker, op)
             self.counts["repeats"] += repeat is not None
             last = op if last is None or self._rng.random() < 0.05 else last
-            if self._pace:
-                due = max(due + self._writers / self._pace, time.monotonic() - 1)
+            if self.pace:
+                due = max(due + self._writers / self.pace, time.monotonic() - 1)
                 await asyncio.sleep(max(due - time.monotonic(), 0))
         wire.close()
 
@@ -210,12 +212,13 @@ class Load:
         while not self._stopping:
             if url != self.where(worker):
                 url, newest = self.where(worker), dict.fromkeys(ORIGINS, 0)
-            for kind in ORIGINS:
+            for kind in ORIGINS if self.reading else ():
                 try:
                     newest[kind] = await self._look(wire, url, kind, newest[kind], rng)
                     self.counts["reads"] += 3
                 except (Lost, _Unavailable):
                     self.counts["reads that failed"] += 1
+                    self.failed_reads.append(time.monotonic())
             await asyncio.sleep(_PAUSE)
         wire.close()
 
