@@ -83,8 +83,8 @@ _TILES = (
     "USING (level, index) WHERE log_id = $1"
 )
 _REREAD = (
-    "SELECT -1::smallint AS level, index, leaf AS data FROM entries WHERE log_id = $1 AND index >= $4 AND index < $5 "
-    f"UNION ALL {_TILES}"
+    f"{_TILES} "  # noqa: S608 - composed of constants
+    "UNION ALL SELECT -1, index, leaf FROM entries WHERE log_id = $1 AND index >= $4 AND index < $5"
 )
 # A role or database may have other defaults: an answer before the commit is on disk, or no word of a replica that was not waited for.
 _WRITER_SETTINGS = """
@@ -320,8 +320,8 @@ class PostgresStore:
         """See storage.Read."""
         levels, indices = [tile.level for tile in tiles], [tile.index for tile in tiles]
         rows = await self._all(_REREAD, log_id, levels, indices, start, stop)
-        leaves = sorted((row["index"], row["data"]) for row in rows if row["level"] < 0)
-        return [leaf for _, leaf in leaves], {(r["level"], r["index"]): r["data"] for r in rows if r["level"] >= 0}
+        leaves = sorted((index, data) for level, index, data in rows if level < 0)
+        return [leaf for _, leaf in leaves], {(level, index): data for level, index, data in rows if level >= 0}
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""

@@ -1,0 +1,176 @@
+"""Crashes of a writer in its own process, at every step of the write path and of recovery; and every pair of them.
+
+``crash-*``: a seed is a chain of random faults on one log: any step, before or after, fail, kill or hang, at any call.
+``pairs-*``: a seed is one step at which the writer is hit first; then, for every step and every action, the recovery is hit too.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from muniment.hashing import EMPTY_ROOT
+from muniment.note import SigningKey
+from muniment.policy import LogKey, Policy
+from muniment_server import failpoints
+from muniment_server.guard import Guard
+from muniment_server.storage import Head, LogRow, Store
+from muniment_server.storage.postgres import PostgresStore, migrate
+from muniment_server.storage.sqlite import SqliteStore
+from tests.faults.chain import Chain, Point, finish, run
+from tests.faults.rig import Context, Rig
+from tests.service.rig import NOW, Bench, genesis
+from tests.service.rig import Rig as Database
+
+LINKS = 20
+"""Crashes in one chain."""
+ENV = {failpoints.VARIABLE: ""}
+_NOT_HERE = ("catalog.",)  # steps of making a log
+
+
+def steps(engine: str) -> list[str]:
+    """Return the steps that a writer on this engine reaches."""
+    other = "postgres." if engine == "sqlite" else "sqlite."
+    return sorted(name for name in failpoints.steps if not name.startswith((other, *_NOT_HERE)))
+
+
+@dataclass
+class Maker:
+    """Makes logs to crash: on SQLite each in a copy of one empty database, on Postgres all in one."""
+
+    engine: str
+    context: Context
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        # A crash of the process leaves the page cache as it is, so memory does: what a power cut leaves is another rig's business.
+        shared = Path("/dev/shm")
+        self.root = Path(
+            tempfile.mkdtemp(prefix="muniment-crash-", dir=shared if shared.is_dir() else self.context.folder)
+        )
+        self.context.stack.callback(shutil.rmtree, self.root, ignore_errors=True)
+        if self.engine == "postgres":
+            self.url = self.context.postgres()
+            run(migrate(self.url))
+
+    def make(self, seed: int, name: str) -> Chain:
+        """Make a log of some kind and size."""
+        rng = random.Random(seed)
+        folder = self.root / name
+        folder.mkdir()
+        kind = rng.choice(("event", "raw"))
+        key, guard = SigningKey.generate(f"example.com/{name}"), Guard(folder / "guard" / "log.guard")
+        guarded = guard.create(key.vkey.name, key.vkey.key_id)
+        row = LogRow(1, name, key.vkey.name, kind, True, False, NOW)
+        chain = Chain(self.engine, self.url, folder, row, key, guard, rng)
+        size = rng.choice((1, 1, 2, 100, 250, 254, 255, 256, 257, 300))
+        run(self._fill(chain, guarded.guard_id, size))
+        chain.row = self._row(chain)
+        return chain
+
+    def _row(self, chain: Chain) -> LogRow:
+        number = int((chain.folder / "log_id").read_text())
+        return LogRow(number, chain.row.name, chain.row.origin, chain.row.kind, True, False, NOW)
+
+    async def _fill(self, chain: Chain, guard_id: str, size: int) -> None:
+        store: Store
+        if self.url:
+            store = await PostgresStore.open(self.url)
+        else:
+            store = await SqliteStore.open(chain.folder / "store.sqlite")
+        try:
+            row = await store.create_log(chain.row, Head(0, EMPTY_ROOT, 0, 0, guard_id))
+            (chain.folder / "log_id").write_text(str(row.log_id))
+            database = Database(self.engine, self.url, chain.folder, store, None)  # type: ignore[arg-type]
+            bench = Bench(database, row, chain.key, chain.guard)
+            sequencer = bench.sequencer()
+            await sequencer.start()
+            await sequencer.run([genesis(bench)])
+            if size > 1:
+                await sequencer.run([_filler(chain.row.kind, size - 1)])
+        finally:
+            await store.close()
+
+    def finish(self, chain: Chain) -> None:
+        """Check a chain to the ground, and throw it away."""
+        run(finish(chain, Policy((LogKey(chain.key.vkey),))))
+        shutil.rmtree(chain.folder, ignore_errors=True)
+
+
+def _filler(kind: str, count: int):
+    from tests.service.rig import event, raw  # noqa: PLC0415
+
+    return raw(*[b"filler %d" % n for n in range(count)]) if kind == "raw" else event(*range(count))
+
+
+def _crash(engine: str):
+    def work(context: Context) -> None:
+        maker = Maker(engine, context)
+        known = steps(engine)
+        for seed in context.each():
+            chain = maker.make(seed, f"c{seed}")
+            try:
+                for link in range(LINKS):
+                    rng = chain.rng = random.Random(f"{seed}/{link}")
+                    action = rng.choice(("fail", "fail", "kill", "kill", "hang"))
+                    nth = rng.choice((1, 1, 1, 2, 3))
+                    chain.crash(Point(rng.choice(known), action, rng.choice(failpoints.MOMENTS), nth))
+                chain.rng = random.Random(f"{seed}/last")
+                chain.crash(None)
+                maker.finish(chain)
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+            context.done(chain.fired, unreached=chain.unreached, acknowledged=len(chain.acked))
+
+    return work
+
+
+def _firsts(engine: str) -> list[tuple[str, str]]:
+    return [(step, moment) for step in steps(engine) for moment in failpoints.MOMENTS]
+
+
+def _pairs(engine: str):
+    def work(context: Context) -> None:
+        maker = Maker(engine, context)
+        firsts = _firsts(engine)
+        for seed in context.each():
+            if seed >= len(firsts):
+                continue
+            chain = maker.make(seed, f"p{seed}")
+            try:
+                for number, (first, second) in enumerate(_both(engine, *firsts[seed])):
+                    chain.rng = random.Random(f"{seed}/{number}/1")
+                    chain.crash(first)
+                    chain.rng = random.Random(f"{seed}/{number}/2")
+                    before = chain.fired
+                    chain.crash(second)
+                    context.done(chain.fired - before)
+                chain.rng = random.Random(f"{seed}/last")
+                chain.crash(None)
+                maker.finish(chain)
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}, {firsts[seed]}: {error}") from error
+            context.done(0, unreached=chain.unreached, acknowledged=len(chain.acked))
+
+    return work
+
+
+def _both(engine: str, step: str, moment: str) -> Iterator[tuple[Point, Point]]:
+    for action in failpoints.ACTIONS:
+        for second, when in _firsts(engine):
+            yield Point(step, action, moment), Point(second, action, when)
+
+
+PAIRS = 48
+"""Seeds that hold every first step on either engine; more do nothing."""
+GOAL = "in-process crash points"
+RIGS = [
+    Rig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 200, 4000, env=ENV),
+    Rig("crash-postgres", GOAL, "crash points", _crash("postgres"), 120, 2000, env=ENV),
+    Rig("pairs-sqlite", "pairs of faults", "pairs", _pairs("sqlite"), PAIRS, PAIRS, env=ENV),
+    Rig("pairs-postgres", "pairs of faults", "pairs", _pairs("postgres"), PAIRS, PAIRS, env=ENV),
+]
