@@ -132,13 +132,13 @@ def private_postgres(*settings: str) -> Iterator[Postgres]:
 
 
 class Instance:
-    """An instance with an event log and a raw log, and the servers on it. `environment` holds settings for servers to come."""
+    """An instance with an event log and a raw log, and the servers on it. `traced` False is for who measures speed."""
 
-    def __init__(self, folder: Path, database: str | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, database: str | None = None, *, traced: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self.database = database
-        self.environment = environment or {}
+        self.traced = traced
         self.servers: list[LiveServer] = []
         init(self.data, database, "event", ORIGINS["event"])
         words = ("log", "create", "raw", "--data", self.data, "--origin", ORIGINS["raw"], "--kind", "raw")
@@ -156,7 +156,8 @@ class Instance:
 
     def launch(self, database: str | None = None, **environment: str) -> LiveServer:
         """Begin to start a server; `wait` on it to see it serve."""
-        server = LiveServer(self.data, database=database or self.database, env={**self.environment, **environment})
+        chosen = database or self.database
+        server = LiveServer(self.data, database=chosen, env=environment, traced=self.traced)
         self.servers.append(server)
         return server
 
