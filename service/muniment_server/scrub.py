@@ -38,7 +38,7 @@ class Scrub:
         self._metrics = metrics
         self._rate = rate
         self._delay = delay  # before the first pass: a start has better things to do
-        self._known: set[tuple[str, int]] = set()  # what was reported already
+        self._known: set[tuple[str, int | None]] = set()  # what was reported already
         self._lacking: list[int] = []
         self._erased: set[int] = set()
         self._last_time: str | None = None

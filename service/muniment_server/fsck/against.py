@@ -136,7 +136,7 @@ class Comparison:
     @property
     def first_bad_index(self) -> int | None:
         """The first index in which they differ."""
-        return min((finding.index for finding in self.findings), default=None)
+        return min((finding.index for finding in self.findings if finding.index is not None), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON value."""
@@ -146,7 +146,7 @@ class Comparison:
     def lines(self) -> list[str]:
         """Return the comparison for people."""
         sizes = f"{self.size} entries here, {self.copy_size} in {self.copy}; compared {self.compared} with {self.fetches} fetches"
-        found = [f"  {finding.code} at {finding.index}: {finding.detail}" for finding in self.findings]
+        found = [f"  {finding}" for finding in self.findings]
         verdict = "same" if self.clean else f"DIFFERENT, first at index {self.first_bad_index}"
         return [f"{self.log}: {verdict} ({sizes})", *found]
 

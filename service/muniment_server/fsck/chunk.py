@@ -11,9 +11,24 @@ from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH, Tile
 from muniment.tree import expand
 from muniment_server.fsck.entries import Checked, check_entries, check_keys
+from muniment_server.fsck.report import Finding
 from muniment_server.storage import IdempotencyRow, LogRow, Store, StoredPayload, StoreUnavailable
 
 _PAGE = 1000
+_REACH = 20_000  # twice the entries of the largest batch
+
+
+UNREADABLE = (UnicodeDecodeError, TypeError, ValueError, OverflowError)
+"""What values of a wrong type raise: a flipped bit in a page can turn a blob into text or a number."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell whether a store failed because its own pages are damaged, and not because it is away."""
+    if isinstance(error, UNREADABLE):
+        return True
+    cause = error.__cause__
+    state = getattr(cause, "sqlstate", None) or ""
+    return type(cause).__name__ in {"CorruptError", "NotADBError", "FormatError"} or state.startswith("XX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,7 @@ async def check_chunk(store: Store, task: Task) -> Chunk:
     payloads = {stored.index: stored for stored in await store.payloads(log_id, start, stop)}
     checked = check_entries(task.log, start, stop, rows, payloads)
     if task.keys:
-        checked.findings += check_keys(task.log, task.size, task.keys, await _reach(store, task, payloads))
+        checked.findings += await _check_keys(store, task, payloads, checked)
     chunk = Chunk(start, stop, checked, empty=not rows)
     await _check_checkpoints(store, task, chunk)
     await _check_tiles(store, task, chunk)
@@ -64,19 +79,29 @@ async def check_chunk(store: Store, task: Task) -> Chunk:
     return chunk
 
 
-async def _reach(store: Store, task: Task, payloads: dict[int, StoredPayload]) -> dict[int, StoredPayload]:
-    """Return the payloads of this chunk and of those behind it that its Idempotency-Keys reach."""
-    stop = min(max(row.first_index + row.count for row in task.keys), task.size, task.stop + 2 * _PAGE * 10)
-    if stop <= task.stop:
-        return payloads
-    more = await store.payloads(task.log.log_id, task.stop, stop)
-    return payloads | {stored.index: stored for stored in more}
+async def _check_keys(store: Store, task: Task, payloads: dict[int, StoredPayload], checked: Checked) -> list[Finding]:
+    """Check the Idempotency-Keys of this chunk; some reach into the entries behind it."""
+    bad = {finding.index for finding in checked.findings}
+    stop = min(max(row.first_index + row.count for row in task.keys), task.size, task.stop + _REACH)
+    if stop > task.stop:
+        more = {one.index: one for one in await store.payloads(task.log.log_id, task.stop, stop)}
+        rows = await store.entry_rows(task.log.log_id, task.stop, stop)
+        bad |= {finding.index for finding in check_entries(task.log, task.stop, stop, rows, more).findings}
+        payloads = payloads | more
+    return list(check_keys(task.log, task.size, task.keys, payloads, bad))
 
 
 async def _check_checkpoints(store: Store, task: Task, chunk: Chunk) -> None:
     policy = Policy.parse(task.policy)
     at = task.start + 1
-    while page := await store.checkpoints(task.log.log_id, at, _PAGE):
+    while at <= task.stop:
+        try:
+            page = await store.checkpoints(task.log.log_id, at, _PAGE)
+        except (StoreUnavailable, *UNREADABLE) as error:
+            if not is_damage(error):
+                raise
+            at = await _skip_unreadable(store, task, chunk, at)
+            continue
         for published in page:
             if published.size > task.stop:
                 return
@@ -84,7 +109,32 @@ async def _check_checkpoints(store: Store, task: Task, chunk: Chunk) -> None:
             signed = check_note(chunk.checked, policy, task.log.origin, published.size, published.note)
             if signed is not None:
                 chunk.signed.append((published.size, signed))
-        at = page[-1].size + 1
+        at = page[-1].size + 1 if page else task.stop + 1
+
+
+async def _skip_unreadable(store: Store, task: Task, chunk: Chunk, at: int) -> int:
+    """Check the checkpoints from size `at` up to the first that cannot be read; note that one, and return the size behind it."""
+    while True:
+        try:
+            page = await store.checkpoints(task.log.log_id, at, 1)
+        except (StoreUnavailable, *UNREADABLE):
+            break
+        policy = Policy.parse(task.policy)
+        chunk.checkpoints += 1
+        signed = check_note(chunk.checked, policy, task.log.origin, page[0].size, page[0].note)
+        if signed is not None:
+            chunk.signed.append((page[0].size, signed))
+        at = page[0].size + 1
+    low, high = at, task.stop + 1  # reading one from `low` fails, and from the size behind the bad one it does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            await store.checkpoints(task.log.log_id, middle, 1)
+            high = middle
+        except (StoreUnavailable, *UNREADABLE):
+            low = middle
+    chunk.checked.add("checkpoint_signature", low, f"published checkpoint of size {low} cannot be read")
+    return low + 1
 
 
 def check_note(checked: Checked, policy: Policy, origin: str, size: int, note: str) -> RootHash | None:
@@ -149,19 +199,6 @@ def first_difference(data: bytes, other: bytes) -> int:
         ),
         width,
     )
-
-
-UNREADABLE = (UnicodeDecodeError, TypeError, ValueError, OverflowError)
-"""What values of a wrong type raise: a flipped bit in a page can turn a blob into text or a number."""
-
-
-def is_damage(error: BaseException) -> bool:
-    """Tell whether a store failed because its own pages are damaged, and not because it is away."""
-    if isinstance(error, UNREADABLE):
-        return True
-    cause = error.__cause__
-    state = getattr(cause, "sqlstate", None) or ""
-    return type(cause).__name__ in {"CorruptError", "NotADBError", "FormatError"} or state.startswith("XX")
 
 
 async def check_chunk_or_say(store: Store, task: Task) -> Chunk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
@@ -157,9 +157,13 @@ def erased_by(value: dict[str, Any]) -> set[int]:
 
 
 def check_keys(
-    log: LogRow, size: int, rows: Sequence[IdempotencyRow], payloads: Mapping[int, StoredPayload]
+    log: LogRow,
+    size: int,
+    rows: Sequence[IdempotencyRow],
+    payloads: Mapping[int, StoredPayload],
+    bad: Collection[int | None] = (),
 ) -> Iterator[Finding]:
-    """Yield what is wrong with idempotency rows, given every stored payload they stand for."""
+    """Yield what is wrong with idempotency rows, given every stored payload they stand for, and which of these are `bad`."""
     for row in rows:
         stop = row.first_index + row.count
         if log.kind != "event":
@@ -170,6 +174,8 @@ def check_keys(
             opened = [payloads[index] for index in range(row.first_index, stop) if index in payloads]
             if len(opened) < row.count:
                 continue  # erased, and with it what the fingerprint was made of; or missing, which is a finding of its own
+            if any(index in bad for index in range(row.first_index, stop)):
+                continue  # named already
             mark = hmac.digest(opened[0].seed, b"\n".join(one.payload for one in opened), "sha256")
             if mark != row.fingerprint:
                 detail = f"an Idempotency-Key for [{row.first_index}, {stop}) has the fingerprint of another body"

@@ -19,7 +19,7 @@ def read_guard(report: Report, guard: Guard) -> Guarded | None:
     try:
         found = guard.read()
     except GuardRefused as error:
-        report.add_one(error.code, 0, str(error))
+        report.add_one(error.code, None, str(error))
         return None
     report.add(*_slots(guard.path))
     return found
@@ -34,7 +34,7 @@ def _slots(path: Path) -> list[Finding]:
     finally:
         os.close(descriptor)
     if len(data) != 2 * SLOT:
-        return [Finding("guard_slot", 0, f"{path} has {len(data)} bytes, not {2 * SLOT}")]
+        return [Finding("guard_slot", None, f"{path} has {len(data)} bytes, not {2 * SLOT}")]
     findings = []
     for slot in range(2):
         content = data[slot * SLOT : (slot + 1) * SLOT]
@@ -43,7 +43,7 @@ def _slots(path: Path) -> list[Finding]:
                 Guarded.decode(content)
         except FormatError as error:
             findings.append(
-                Finding("guard_slot", 0, f"slot {slot} of {path} is damaged ({error}); the next append mends it")
+                Finding("guard_slot", None, f"slot {slot} of {path} is damaged ({error}); the next append mends it")
             )
     return findings
 
@@ -52,10 +52,12 @@ def check_guard(report: Report, log: LogRow, policy: Policy, guarded: Guarded, h
     """Compare a guard that was read before the head with it; return the root it remembers, by size."""
     keys = {key.vkey.key_id for key in policy.logs if key.vkey.name == log.origin}
     if guarded.origin != log.origin or guarded.key_id not in keys:
-        report.add_one("guard_foreign", 0, f"the guard is that of {guarded.origin!r} with key {guarded.key_id.hex()}")
+        report.add_one(
+            "guard_foreign", None, f"the guard is that of {guarded.origin!r} with key {guarded.key_id.hex()}"
+        )
         return {}
     if guarded.guard_id != head.guard_id:
-        report.add_one("guard_foreign", 0, "the database names another guard than the one that is there")
+        report.add_one("guard_foreign", None, "the database names another guard than the one that is there")
     if guarded.size > head.size:
         report.add_one(
             "database_behind", head.size, f"the guard remembers a head of {guarded.size} entries: an old database"

@@ -10,11 +10,15 @@ MAX_FINDINGS = 100
 
 
 class Finding(NamedTuple):
-    """Something that is wrong: a stable code, the first index (or tree size) it concerns, and a sentence."""
+    """Something that is wrong: a stable code, the first index (or tree size) it concerns, if any, and a sentence."""
 
     code: str
-    index: int  # type: ignore[assignment]  # the specification's word; tuple.index is not used
+    index: int | None  # type: ignore[assignment]  # the specification's word; tuple.index is not used
     detail: str
+
+    def __str__(self) -> str:
+        """Return the finding as a line for people."""
+        return f"{self.code}{'' if self.index is None else f' at {self.index}'}: {self.detail}"
 
 
 @dataclass(slots=True)
@@ -47,7 +51,7 @@ class Report:
     @property
     def first_bad_index(self) -> int | None:
         """The lowest index, or size, of any finding."""
-        return min((finding.index for finding in self.findings), default=None)
+        return min((finding.index for finding in self.findings if finding.index is not None), default=None)
 
     @property
     def note(self) -> str | None:
@@ -69,7 +73,7 @@ class Report:
         self.total += len(findings)
         self.findings += findings[: max(MAX_FINDINGS - len(self.findings), 0)]
 
-    def add_one(self, code: str, index: int, detail: str) -> None:
+    def add_one(self, code: str, index: int | None, detail: str) -> None:
         """Note a finding."""
         self.add(Finding(code, index, detail))
 
@@ -79,10 +83,11 @@ class Report:
             f"{self.entries} entries, {self.tiles} tiles, {self.checkpoints} checkpoints, "
             f"{self.idempotency_keys} idempotency keys, {self.seconds:.1f} s"
         )
-        found = [f"  {finding.code} at {finding.index}: {finding.detail}" for finding in self.findings]
+        found = [f"  {finding}" for finding in self.findings]
         if self.total > len(self.findings):
             found.append(f"  and {self.total - len(self.findings)} more")
-        verdict = "clean" if self.clean else f"NOT clean, first at index {self.first_bad_index}"
+        where = "" if self.first_bad_index is None else f", first at index {self.first_bad_index}"
+        verdict = "clean" if self.clean else f"NOT clean{where}"
         mended = [f"  mended tile {name}" for name in self.repaired]
         notes = [f"  note: {self.note}"] if self.note else []
         return [f"{self.log}: {verdict} ({counts})", *mended, *found, *notes]

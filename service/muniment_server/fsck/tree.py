@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE, RootHash
-from muniment.tiles import TILE_WIDTH, Tile
+from muniment.tiles import MAX_LEVEL, TILE_WIDTH, Tile
 from muniment.tree import (
     Edge,
     Node,
@@ -20,7 +20,7 @@ from muniment.tree import (
     place,
     plan_root,
 )
-from muniment_server.fsck.chunk import Chunk, first_difference
+from muniment_server.fsck.chunk import Chunk
 from muniment_server.fsck.report import Report
 from muniment_server.storage import LogRow, Store
 
@@ -41,6 +41,7 @@ class Fold:
         self._edge = Edge()
         self._bad: set[str] = set()  # who contradicted the entries already: one bad entry spoils all later roots
         self.known: dict[int, RootHash] = {0: EMPTY_ROOT}  # roots of the wanted sizes, as recomputed
+        self._explained: set[tuple[int, int]] = set()  # hashes, by (level, position), above a tile that is wrong
         self.wrong: dict[tuple[int, int], bytes] = {}  # what tiles that are wrong should be
 
     async def begin(self, start: int) -> None:
@@ -55,6 +56,8 @@ class Fold:
         """Take the next chunk."""
         for size, root in chunk.signed:
             self._wanted.setdefault(size, []).append(("checkpoint", root))
+        for index, data in chunk.wrong.items():
+            self._mark(0, index, data)
         ends: dict[int, list[int]] = {}
         for size in self._sizes(chunk):
             ends.setdefault(size // TILE_WIDTH, []).append(size)
@@ -69,7 +72,6 @@ class Fold:
             if (above := next(roots, None)) is not None:
                 pending.append(above)
         await self._advance(pending)
-        self.wrong |= {(0, index): data for index, data in chunk.wrong.items()}
         self._report.tiles += chunk.stop // TILE_WIDTH - first + bool(chunk.stop % TILE_WIDTH)
 
     def _sizes(self, chunk: Chunk) -> set[int]:
@@ -122,12 +124,25 @@ class Fold:
             self._report.tiles += 1
             level, data = tile.level + 1, stored.get((tile.level + 1, tile.index), b"")
             if data[: len(tile.data)] != tile.data:
-                at = first_difference(tile.data, data)
-                first = (tile.index * TILE_WIDTH + at) << 8 * level
-                self.wrong[level, tile.index] = tile.data
-                self._report.add_one(
-                    "tile", first, f"tile {level}/{tile.index} is wrong from hash {at}: its subtree starts here"
-                )
+                self._blame(level, tile.index, tile.data, data)
+                self._mark(level, tile.index, tile.data)
+
+    def _mark(self, level: int, index: int, right: bytes) -> None:
+        """Remember what a wrong tile should be, and that the hashes above it may be wrong for that reason alone."""
+        self.wrong[level, index] = right
+        while level < MAX_LEVEL:
+            level += 1
+            self._explained.add((level, index))
+            index //= TILE_WIDTH
+
+    def _blame(self, level: int, index: int, right: bytes, stored: bytes) -> None:
+        """Name the first hash of a tile that is wrong, unless something below it was named already."""
+        for at in range(len(right) // HASH_SIZE):
+            same = right[at * HASH_SIZE : (at + 1) * HASH_SIZE] == stored[at * HASH_SIZE : (at + 1) * HASH_SIZE]
+            if not same and (level, index * TILE_WIDTH + at) not in self._explained:
+                detail = f"tile {level}/{index} is wrong from hash {at}: its subtree starts here"
+                self._report.add_one("tile", (index * TILE_WIDTH + at) << 8 * level, detail)
+                return
 
 
 async def tie(store: Store, log: LogRow, report: Report, index: int, size: int, root: RootHash) -> None:

@@ -12,13 +12,13 @@ from muniment.event import format_time
 from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH, width_at
 from muniment_server.fsck.chunk import UNREADABLE, Chunk, Task, check_note, is_damage
-from muniment_server.fsck.entries import Checked, check_overlaps
+from muniment_server.fsck.entries import Checked, check_keys, check_overlaps
 from muniment_server.fsck.guards import check_guard, read_guard
 from muniment_server.fsck.report import Report
 from muniment_server.fsck.tree import Fold, Wanted, tie
 from muniment_server.fsck.workers import check_here
 from muniment_server.guard import Guard
-from muniment_server.storage import Head, IdempotencyRow, LogRow, Store, StoreUnavailable
+from muniment_server.storage import Head, IdempotencyRow, LogRow, Published, Store, StoreUnavailable
 
 _STEP = 8 * TILE_WIDTH
 _PAGE = 1000
@@ -64,6 +64,7 @@ class Whole:
     fold: Fold = field(init=False)
     _lacking: list[int] = field(default_factory=list)
     _erased: set[int] = field(default_factory=set)
+    _outside: list[IdempotencyRow] = field(default_factory=list)
     _last_time: str | None = None
     _broken: bool = False
 
@@ -96,7 +97,7 @@ class Whole:
         self.fold = Fold(self.store, self.log, report, wanted)
         pages = asyncio.create_task(self._integrity())  # meanwhile
         try:
-            await self._walk(progress, check, keys, frozenset(wanted))
+            await self._walk(progress, check, self._inside(keys), frozenset(wanted))
         finally:
             await pages
         await self._check_rest()
@@ -172,14 +173,20 @@ class Whole:
         self.report.add(*check_overlaps(found))
         return found
 
+    def _inside(self, keys: Sequence[IdempotencyRow]) -> list[IdempotencyRow]:
+        """Return the rows that begin at an entry; keep the others for later."""
+        self._outside = [row for row in keys if not 0 <= row.first_index < self.head.size]
+        return [row for row in keys if 0 <= row.first_index < self.head.size]
+
     async def _integrity(self) -> None:
         if self.start or self.stop is not None:
             return
         for said in await self.store.integrity():
-            self.report.add_one("database_pages", 0, f"the database's own check: {said}")
+            self.report.add_one("database_pages", None, f"the database's own check: {said}")
 
     async def _check_rest(self) -> None:
         report, head = self.report, self.head
+        report.add(*check_keys(self.log, head.size, self._outside, {}))
         for index in self._lacking:
             if index not in self._erased:
                 report.add_one("payload_missing", index, f"event {index} has no payload, and no entry erases it")
@@ -198,7 +205,7 @@ class Whole:
         """Check the checkpoints no chunk has, and that the head row names the largest one."""
         at, largest = self.head.size + 1, 0
         while page := await self.store.checkpoints(self.log.log_id, at, _PAGE):
-            await self._check_later(page[0].size)
+            await self._check_later(page)
             at = page[-1].size + 1
         for published in await self.store.checkpoints(self.log.log_id, 0, 1):
             if not published.size:
@@ -213,10 +220,15 @@ class Whole:
                 "published_size", largest, "the head row does not name the largest published checkpoint"
             )
 
-    async def _check_later(self, size: int) -> None:
+    async def _check_later(self, page: Sequence[Published]) -> None:
+        """Check checkpoints beyond the head that was read: fine when the head has moved on."""
+        checked = Checked()
+        for published in page:
+            check_note(checked, self.policy, self.log.origin, published.size, published.note)
+        self.report.add(*checked.findings)
         now = (await self.store.head(self.log.log_id)).size
-        if size > now:
-            self.report.add_one("checkpoint_beyond_head", now, f"size {size} was signed, the head is {now}")
+        if page[-1].size > now:
+            self.report.add_one("checkpoint_beyond_head", now, f"size {page[-1].size} was published, the head is {now}")
 
     async def _check_strays(self) -> None:
         """Look for entries, payloads and tiles that no head covers; a head that moved meanwhile covers more."""

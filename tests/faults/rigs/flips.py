@@ -1,0 +1,330 @@
+"""Bits that flip at rest: in rows, in the raw pages of the database, in the guard file. fsck has to find them, or they do no harm.
+
+    flips-rows    one bit of stored row content, past the triggers: found, and the right index named
+    flips-pages   one bit of the SQLite file, its WAL, or a heap file of a stopped Postgres: found, or shown harmless
+    flips-guard   every bit of both slots of a guard file: found
+
+A flip in pages is harmless when fsck is clean and every row of every table is what it was. Some columns nothing can contradict: who
+may read, API keys, when a key expires, the epoch (UNVERIFIABLE). Flips that end up there are counted apart, and not as points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import asyncpg
+
+from muniment.errors import MunimentError
+from muniment.policy import LogKey, Policy
+from muniment_server.fsck import Report, fsck
+from muniment_server.fsck.guards import check_guard, read_guard
+from muniment_server.guard import SLOT
+from muniment_server.storage import Published, StoreError
+from muniment_server.storage.postgres import PostgresStore, migrate
+from muniment_server.storage.sqlite import SqliteStore
+from tests.faults.rig import Context, Rig
+from tests.service import rig as bench_rig
+from tests.service.audit import audit
+from tests.service.rig import Bench, event, genesis, raw
+
+GOAL = "bit flips at rest"
+POINTS = 25
+ENTRIES = 270  # more than one tile, so that there is one of level 1
+TABLES = (
+    "logs",
+    "heads",
+    "entries",
+    "payloads",
+    "tiles",
+    "checkpoints",
+    "idempotency",
+    "api_keys",
+    "schema_migrations",
+)
+
+UNVERIFIABLE = {
+    "logs": {"name", "public", "open", "created_at"},
+    "heads": {"epoch"},
+    "checkpoints": {"published_at"},
+    "idempotency": {"caller", "key", "expires_at"},
+    "api_keys": {"*"},
+    "schema_migrations": {"*"},
+    "raw heads": {"logged_at"},
+}
+"""Columns of which nothing else tells what they should be."""
+
+
+# --- a log to spoil -------------------------------------------------------------------------------------------------------
+
+
+async def fill(bench: Bench, random_: random.Random, kind: str) -> None:
+    """Write a log of ENTRIES entries in batches of several sizes, and publish each; the last append is not published."""
+    sequencer = bench.sequencer()
+    await sequencer.run([genesis(bench)])
+    done = 1
+    while done < ENTRIES:
+        count = min(random_.choice((1, 3, 40, 90)), ENTRIES - done)
+        numbers = range(done, done + count)
+        if kind == "event":
+            await sequencer.run([event(*numbers, key=f"key {done}")])
+        else:
+            await sequencer.run([raw(*(random_.randbytes(random_.randint(1, 200)) + b"%d" % n for n in numbers))])
+        done += count
+        if done < ENTRIES and sequencer.signed:
+            await bench.rig.store.publish(
+                bench.log_id, Published(sequencer.signed.size, sequencer.signed.note, 1_800_000_000_000)
+            )
+
+
+async def check(bench: Bench, store: Any = None) -> Report:
+    """Run fsck in this process."""
+    return await fsck(store or bench.rig.store, bench.row, Policy((LogKey(bench.key.vkey),)), bench.guard)
+
+
+@contextlib.asynccontextmanager
+async def open_bench(context: Context, seed: int, engine: str, kind: str) -> AsyncIterator[Bench]:
+    """A filled log in a database of its own folder (SQLite), or in the database of this worker."""
+    folder = context.folder / f"{seed}"
+    folder.mkdir()
+    url = context.postgres() if engine == "postgres" else None
+    if url:
+        await migrate(url)
+    store: Any = await (PostgresStore.open(url) if url else SqliteStore.open(folder / "store.sqlite"))
+    try:
+        async with bench_rig.open_rig(engine, url, folder, store) as made:
+            bench = await made.log(kind, f"example.com/{engine}-{seed}")
+            await fill(bench, random.Random(seed), kind)
+            yield bench
+    finally:
+        await store.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """A bare connection that writes past triggers and checks, as a fault does."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.where = f"log_id = {bench.log_id}"
+        self._sqlite: apsw.Connection | None = None
+        self._postgres: asyncpg.Connection[Any] | None = None
+
+    async def open(self) -> None:
+        rig = self.bench.rig
+        if rig.database:
+            self._postgres = await asyncpg.connect(rig.database)
+            await self._postgres.execute("SET synchronous_commit = off")
+            for table in TABLES[:-2]:
+                await self._postgres.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+            await self._postgres.execute("ALTER TABLE heads DROP CONSTRAINT IF EXISTS heads_check")
+            return
+        self._sqlite = apsw.Connection(str(rig.folder / "store.sqlite"))
+        self._sqlite.set_busy_timeout(10_000)
+        self._sqlite.execute("PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = OFF")
+        for (name,) in self._sqlite.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            self._sqlite.execute(f"DROP TRIGGER {name}")
+
+    async def close(self) -> None:
+        if self._postgres:
+            await self._postgres.close()
+        if self._sqlite:
+            self._sqlite.close()
+
+    async def get(self, sql: str) -> Sequence[Any]:
+        if self._postgres:
+            return await self._postgres.fetchrow(sql)
+        return self._sqlite.execute(sql).fetchone()  # type: ignore[union-attr]
+
+    async def set(self, table: str, column: str, key: str, value: Any) -> None:
+        sql = f'UPDATE {table} SET "{column}" = {{}} WHERE {self.where} AND {key}'
+        if self._postgres:
+            done = await self._postgres.execute(sql.format("$1"), value)
+            assert done == "UPDATE 1", (done, sql)
+            return
+        assert self._sqlite
+        if isinstance(value, str):
+            self._sqlite.execute(sql.format("CAST(? AS TEXT)"), (value.encode("utf-8", "surrogateescape"),))
+        else:
+            self._sqlite.execute(sql.format("?"), (value,))
+        assert self._sqlite.changes() == 1, sql
+
+
+def flip(value: Any, random_: random.Random, bits: int) -> Any:
+    """Return a value with one bit the other way: of bytes, of the UTF-8 of a text, of a two's complement number of `bits`."""
+    if isinstance(value, int):
+        changed = (value % 2**bits) ^ 1 << random_.randrange(bits)
+        return changed - 2**bits if changed >= 2 ** (bits - 1) else changed
+    data = bytearray(value.encode() if isinstance(value, str) else value)
+    data[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+    return data.decode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(data)
+
+
+TARGETS = [
+    ("entries", "leaf"),
+    ("entries", "leaf_key"),
+    ("payloads", "payload"),
+    ("payloads", "seed"),
+    ("tiles", "data"),
+    ("heads", "root"),
+    ("heads", "size"),
+    ("heads", "logged_at"),
+    ("heads", "guard_id"),
+    ("heads", "published_size"),
+    ("checkpoints", "note"),
+    ("checkpoints", "size"),
+    ("idempotency", "fingerprint"),
+    ("idempotency", "first_index"),
+    ("idempotency", "count"),
+]
+_EVENTS_ONLY = {"payload", "seed", "logged_at", "fingerprint", "first_index", "count"}
+_BITS = {"leaf_key": 64, "count": 32}
+
+
+async def pick(rows: Rows, random_: random.Random, table: str, column: str) -> tuple[str, Any, set[int]]:
+    """Choose a row; return its key, the value of the column, and the indices one of which fsck has to name."""
+    where = rows.where
+    if table in ("entries", "payloads"):
+        index = random_.randrange(table == "payloads", ENTRIES)
+        (value,) = await rows.get(f'SELECT "{column}" FROM {table} WHERE {where} AND "index" = {index}')
+        return f'"index" = {index}', value, {index}
+    if table == "tiles":
+        level, index = random_.choice(((0, 0), (0, 1), (1, 0)))
+        (value,) = await rows.get(f'SELECT data FROM tiles WHERE {where} AND level = {level} AND "index" = {index}')
+        return f'level = {level} AND "index" = {index}', value, set()
+    if table == "heads":
+        (value,) = await rows.get(f"SELECT {column} FROM heads WHERE {where}")
+        return "1 = 1", value, set()
+    order = "size" if table == "checkpoints" else "first_index"
+    (count,) = await rows.get(f"SELECT count(*) FROM {table} WHERE {where}")
+    at = random_.randrange(count)
+    value, place = await rows.get(
+        f"SELECT {column}, {order} FROM {table} WHERE {where} ORDER BY {order} LIMIT 1 OFFSET {at}"
+    )
+    if table == "checkpoints":
+        return f"size = {place}", value, {place}
+    (key,) = await rows.get(f"SELECT key FROM idempotency WHERE {where} AND first_index = {place}")
+    return f"key = '{key}'", value, {place}
+
+
+def expected(table: str, column: str, key: str, old: Any, new: Any, known: set[int], largest: int) -> set[int]:
+    """Return the indices (or sizes) one of which has to be named first."""
+    if table == "tiles":
+        at = next(at for at in range(0, len(old), 32) if old[at : at + 32] != new[at : at + 32]) // 32
+        level, index = (int(part.split(" = ")[1]) for part in key.split(" AND "))
+        return {(index * 256 + at) << 8 * level}
+    if table == "heads" and column == "size":
+        return {max(min(old, new) - 1, 0), max(min(old, new), 0), 0 if new < 0 else old}
+    if table == "heads":
+        return {"root": {ENTRIES - 1}, "logged_at": {ENTRIES - 1}, "guard_id": {None}, "published_size": {largest}}[column]
+    if column in ("first_index", "size"):
+        return known | {new, largest, ENTRIES}
+    return known
+
+
+async def flip_row(rows: Rows, random_: random.Random, kind: str) -> str | None:
+    """Flip one bit of one row, and check that fsck names it; None when this database cannot hold the result."""
+    bench = rows.bench
+    names = [target for target in TARGETS if kind == "event" or target[1] not in _EVENTS_ONLY]
+    table, column = random_.choice(names)
+    key, old, known = await pick(rows, random_, table, column)
+    new = flip(old, random_, _BITS.get(column, 64))
+    others = f"{rows.where} AND NOT ({key})" if table == "checkpoints" else rows.where
+    largest = (await rows.get(f"SELECT max(size) FROM checkpoints WHERE {others}"))[0]
+    if bench.rig.database and isinstance(new, str) and ("\0" in new or not _is_utf8(new)):
+        return None
+    try:
+        await rows.set(table, column, key, new)
+    except asyncpg.UniqueViolationError:
+        return None
+    try:
+        report = await check(bench)
+    finally:
+        back = f"size = {new}" if (table, column) == ("checkpoints", "size") else key
+        await rows.set(table, column, back, old)
+    wanted = expected(table, column, key, old, new, known, largest)
+    assert not report.clean, f"{table}.{column} {key}: {old!r} -> {new!r} was not found"
+    assert report.first_bad_index in wanted, f"{table}.{column} {key}: {old!r} -> {new!r}: {wanted} {report.findings}"
+    return f"{table}.{column}"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+async def flip_rows(context: Context, seed: int) -> None:
+    random_ = random.Random(seed)
+    engine, kind = ("sqlite", "postgres")[seed % 2], ("event", "raw")[seed // 2 % 4 == 3]
+    async with open_bench(context, seed, engine, kind) as bench:
+        rows = Rows(bench)
+        await rows.open()
+        try:
+            done = 0
+            while done < POINTS:
+                if await flip_row(rows, random_, kind):
+                    done += 1
+                    context.done(1, found=1)
+            report = await check(bench)
+            assert report.clean, f"seed {seed}: after all was undone: {report.findings}"
+            await audit(bench)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed} ({engine}, {kind}): {error}") from error
+        finally:
+            await rows.close()
+
+
+def run_rows(context: Context) -> None:
+    for seed in context.each():
+        asyncio.run(flip_rows(context, seed))
+
+
+# --- the guard ------------------------------------------------------------------------------------------------------------
+
+GUARD_BITS = 1024
+
+
+async def flip_guard(context: Context, seed: int) -> None:
+    async with open_bench(context, seed, "sqlite", "event") as bench:
+        path, good = bench.guard.path, bench.guard.path.read_bytes()
+        assert len(good) == 2 * SLOT
+        head, policy = await bench.rig.store.head(bench.log_id), Policy((LogKey(bench.key.vkey),))
+        for at in range(GUARD_BITS):
+            bit = (seed * GUARD_BITS + at) % (16 * SLOT)
+            bad = bytearray(good)
+            bad[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(bad)
+            report = Report(bench.row.name, bench.row.origin, head.size)
+            guarded = read_guard(report, bench.guard)
+            if guarded:
+                check_guard(report, bench.row, policy, guarded, head)
+            assert {finding.code for finding in report.findings} == {"guard_slot"}, f"seed {seed}: bit {bit}: {report}"
+            if at % 256 == 0:
+                assert not (await check(bench)).clean, f"seed {seed}: fsck did not find bit {bit} of the guard"
+            context.done(1, found=1)
+        path.write_bytes(good)
+        assert (await check(bench)).clean
+
+
+def run_guard(context: Context) -> None:
+    for seed in context.each():
+        asyncio.run(flip_guard(context, seed))
+
+
+RIGS = [
+    Rig("flips-rows", GOAL, "flips", run_rows, quick=56, full=1_400),
+    Rig("flips-guard", GOAL, "flips", run_guard, quick=16, full=16),
+]
