@@ -83,6 +83,10 @@ async def check(
             f"guard_root: in this backup the tree of size {guarded.size} is not the one that was signed: another history"
         )
     erased = await _check_entries(source, tree, progress)
+    (genesis, *_) = await source.leaves(tree.bundles()[0])
+    content = parse_leaf(genesis)
+    if not isinstance(content, OwnLeaf) or content.value.get("kind") != row.kind:
+        raise Damaged(f"{path / 'log.json'} says kind {row.kind!r}, and the first entry of the log does not")
     return Checked(source, row, tree, trust, guarded, guarded is not None and has_key, erased)
 
 

@@ -105,12 +105,14 @@ async def check_tiles(
         notes = await asyncio.gather(*map(source.published, group))
         for hashes, published in zip(data, notes, strict=True):
             growth = grow(edge, map(LeafHash, _split(hashes)))
-            _check_roots(edge.size, growth, {**known, **_signed_roots(published, head.origin, policy)})
+            wanted = {**known, **_signed_roots(published, head.origin, policy)}
+            if (wrong := _wrong_root(edge.size, growth, wanted)) is not None:
+                raise Damaged(await _locate(source, tree, wrong))
             tree.upper |= {(tile.level, tile.index): tile.data for tile in growth.tiles if tile.level}
             edge = growth.edge
         progress("tiles", edge.size, head.size)
     if edge.root() != head.root:
-        raise Damaged(await _locate(source, tree))
+        raise Damaged(await _locate(source, tree, head.size))
     if head.size % TILE_WIDTH:
         tree.last = bytes(edge.levels[0][0])
     await _check_upper(source, tree)
@@ -136,12 +138,12 @@ def _signed_roots(published: Sequence[Published], origin: str, policy: Policy) -
     return found
 
 
-def _check_roots(low: int, growth: Growth, wanted: Mapping[int, RootHash]) -> None:
+def _wrong_root(low: int, growth: Growth, wanted: Mapping[int, RootHash]) -> int | None:
+    """Return the first size in (low, size of growth] at which the tiles have another root than wanted."""
     for size in sorted(wanted):
         if low < size <= growth.edge.size and plan_root(size).fold(growth.lookup)[0] != wanted[size]:
-            raise Damaged(
-                f"at size {size} the tiles hash to another root than the checkpoint of that size: see index {size - 1}"
-            )
+            return size
+    return None
 
 
 async def _check_upper(source: Source, tree: Tree) -> None:
@@ -153,16 +155,19 @@ async def _check_upper(source: Source, tree: Tree) -> None:
             raise Damaged(f"{source.call(tile)} is wrong, first for the subtree that starts at index {first}")
 
 
-async def _locate(source: Source, tree: Tree) -> str:
-    """Return a sentence on where the tiles part from the signed root: the tile that its own leaves or its parent contradict."""
-    for bundle in tree.bundles():
+async def _locate(source: Source, tree: Tree, size: int) -> str:
+    """Return a sentence on why the root of `size` is wrong: the first entry that its tile contradicts, or another history."""
+    for bundle in tree.bundles()[: (size + TILE_WIDTH - 1) // TILE_WIDTH]:
         tile = Tile(0, *bundle)
         (found,) = await source.tiles([tile])
         right = b"".join(map(leaf_hash, await source.leaves(bundle)))
         if found != right:
             index = bundle.index * TILE_WIDTH + first_difference(found, right)
             return f"entry {index} does not hash to what {source.call(tile)} holds"
-    return f"the tiles hash to another root than the checkpoint of size {tree.head.size}: this is another history"
+    return (
+        f"the first {size} entries hash to another root than the checkpoint of size {size}: one of the entries from index 0 to "
+        f"{size - 1} was changed with its tile, or this is another history"
+    )
 
 
 def first_difference(left: bytes, right: bytes) -> int:
