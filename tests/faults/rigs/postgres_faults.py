@@ -90,7 +90,12 @@ async def down_at_start(world: World) -> None:
     world.instance.kill()
     await asyncio.to_thread(world.server.stop, "immediate")
     server = world.instance.launch()
-    await world.load.sleep(world.rng.uniform(2, 9))
+    async with asyncio.timeout(30):
+        while (
+            "waiting for the database" not in server.stderr() and server.process.poll() is None
+        ):  # it is up, and tries
+            await world.load.sleep(0.05)
+    await world.load.sleep(world.rng.uniform(1, 8))
     assert server.process.poll() is None, f"the server gave up: {server.stderr()[-2000:]}"
     await asyncio.to_thread(world.server.start)
     back = time.monotonic()
