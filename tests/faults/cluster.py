@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asyncpg
 
+from muniment_server.storage.postgres import migrate
 from tests.faults.children import call
 from tests.faults.rig import Missing
 
@@ -102,18 +103,42 @@ class Cluster:
         # Small segments: a copy of the disk is then a few megabytes of log, not sixteen at a time.
         self._run("initdb", "-D", self.disk / "pg", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--wal-segsize=1")
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Run it: recovers, if it must. In the end it stops without a checkpoint."""
+    def create(self, database: str) -> None:
+        """Make a migrated, empty database."""
+        self.execute("postgres", f'CREATE DATABASE "{database}"')
+        call(lambda _: asyncio.run(migrate(self.url(database))), self.sockets / "output")
+
+    def start(self) -> None:
+        """Start it: recovers, if it must."""
         # A copy of a running cluster names a process that runs, but not on this disk; after a real power cut none does.
         (self.disk / "pg" / "postmaster.pid").unlink(missing_ok=True)
         self._socket.mkdir(exist_ok=True)
         if os.geteuid() == 0:
             shutil.chown(self._socket, "nobody", "nogroup")
         options = " ".join(f"-c {word or repr('')}" for word in (*_WORDS, f"unix_socket_directories={self._socket}"))
-        data, log = self.disk / "pg", self.disk / "pg.log"
-        self._run("pg_ctl", "-D", data, "-w", "-t", "60", "-l", log, "-o", options, "start")
+        self._run(
+            "pg_ctl", "-D", self.disk / "pg", "-w", "-t", "60", "-l", self.disk / "pg.log", "-o", options, "start"
+        )
+
+    def alive(self) -> bool:
+        """Tell whether it runs."""
+        try:
+            self._run("pg_ctl", "-D", self.disk / "pg", "status")
+        except AssertionError:
+            return False
+        return True
+
+    def revive(self) -> None:
+        """Start it again, as an operator would, if it has given up."""
+        if not self.alive():
+            self.start()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run it. In the end it stops without a checkpoint."""
+        self.start()
         try:
             yield
         finally:
-            self._run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+            if self.alive():
+                self._run("pg_ctl", "-D", self.disk / "pg", "-w", "-m", "immediate", "stop")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from muniment_server.storage.postgres import migrate
 from tests.faults.children import call
 from tests.faults.cluster import Cluster
 from tests.faults.mounts import clone, make_ext4, mounted
@@ -81,8 +79,7 @@ class Disks:
                 cluster = Cluster(self.live, self.context.folder)
                 cluster.make()
                 stack.enter_context(cluster.running())
-                cluster.execute("postgres", "CREATE DATABASE empty")
-                call(lambda _: asyncio.run(migrate(cluster.url("empty"))), self.output)
+                cluster.create("empty")
             if kind:
                 self.make_database("data")
                 call(lambda _: init(self.instance(self.live, kind)), self.output)

@@ -17,7 +17,7 @@ from tests.faults.children import Say
 CALLERS = 4
 
 
-def http_writer(url: str, seed: int, say: Say) -> None:
+def http_writer(url: str, seed: int, say: Say, post_: Callable[[str, str, Say], None] | None = None) -> None:
     """Post events from several threads, and look at /checkpoint from another one, for good; say what was answered."""
     lock = threading.Lock()
 
@@ -25,7 +25,9 @@ def http_writer(url: str, seed: int, say: Say) -> None:
         with lock:
             say(value)
 
-    workers: list[Callable[[], None]] = [lambda n=n: _post(url, f"{seed}.{n}", locked) for n in range(CALLERS)]
+    workers: list[Callable[[], None]] = [
+        lambda n=n: (post_ or _post)(url, f"{seed}.{n}", locked) for n in range(CALLERS)
+    ]
     threads = [threading.Thread(target=work, daemon=True) for work in (*workers, lambda: _look(url, locked))]
     for thread in threads:
         thread.start()
@@ -67,6 +69,22 @@ def _post(url: str, tag: str, say: Say) -> None:
         assert status == 201, answer
         say(told(answer))
         time.sleep(random_.random() * 0.004)
+
+
+def patient(url: str, tag: str, say: Say) -> None:
+    """Post events for good; repeat what was refused with 503 under the same key, and say how that was refused."""
+    http_ = connection(url)
+    for at in range(10**9):
+        body, key = json.dumps({"n": f"{tag}.{at}", "pad": "x" * 400}).encode(), f"{tag}.{at}"
+        status, answer = post(http_, body, key)
+        while status != 201:
+            say({"refused": answer["code"], "status": status})
+            time.sleep(0.02)
+            status, answer = post(http_, body, key)
+            if status == 200:
+                break  # it had been stored when its outcome was unknown
+        say(told(answer))
+        time.sleep(0.001)
 
 
 def _look(url: str, say: Say) -> None:

@@ -50,11 +50,12 @@ class Instance:
 
     def settings(self) -> Settings:
         """Return its settings."""
-        return Settings(data=self.data, guard_dir=self.guard, database=self.database, publish_interval=PUBLISH)
+        places = {"data": self.data, "guard_dir": self.guard, "database": self.database}
+        return Settings(**places, publish_interval=PUBLISH, min_free_percent=0)  # the rigs' disks are small
 
     def environment(self) -> dict[str, str]:
         """Return what tells a real server where guard and database are."""
-        found = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": str(PUBLISH)}
+        found = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": str(PUBLISH), "MUNIMENT_SERVER_MIN_FREE_PERCENT": "0"}
         if self.guard:
             found["MUNIMENT_SERVER_GUARD_DIR"] = str(self.guard)
         if self.database:
