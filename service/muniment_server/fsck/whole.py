@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from dataclasses import dataclass, field
 
 from muniment.errors import BadProof
-from muniment.event import format_time
+from muniment.event import parse_time
 from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH, width_at
 from muniment_server.fsck.chunk import UNREADABLE, Chunk, Task, check_note, is_damage
@@ -77,9 +77,7 @@ class Whole:
         except (StoreUnavailable, *UNREADABLE) as error:
             if not is_damage(error):
                 raise
-            self.report.add_one(
-                "database_pages", self.report.entries, f"the database cannot read its own pages: {error}"
-            )
+            self.report.add_one("database_pages", None, f"the database cannot read its own pages: {error}")
         self.report.seconds = round(time.monotonic() - began, 3)
         return self
 
@@ -194,7 +192,7 @@ class Whole:
             if report.stop and not self._broken:
                 await tie(self.store, self.log, report, report.stop - 1, head.size, head.root)
             return
-        if self._last_time and self.log.kind == "event" and self._last_time != format_time(head.logged_at):
+        if self._last_time and self.log.kind == "event" and parse_time(self._last_time) != head.logged_at:
             report.add_one("head_time", max(head.size - 1, 0), "the head's time is not that of the last entry")
         await self._check_checkpoints()
         await self._check_strays()
@@ -251,7 +249,7 @@ class Whole:
         return found
 
     async def _check_equal_leaves(self) -> None:
-        parts = self.head.size // _KEYS_AT_ONCE + 1
+        parts = self.report.entries // _KEYS_AT_ONCE + 1
         for part in range(parts):
             low, high = (_KEY_SPACE * at // parts - _KEY_SPACE // 2 for at in (part, part + 1))
             keys = await self.store.repeated_keys(self.log.log_id, low, high - 1)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +21,6 @@ from typing import Any
 import apsw
 import asyncpg
 
-from muniment.errors import MunimentError
 from muniment.policy import LogKey, Policy
 from muniment_server.fsck import Report, fsck
 from muniment_server.fsck.guards import check_guard, read_guard
@@ -226,7 +224,9 @@ def expected(table: str, column: str, key: str, old: Any, new: Any, known: set[i
     if table == "heads" and column == "size":
         return {max(min(old, new) - 1, 0), max(min(old, new), 0), 0 if new < 0 else old}
     if table == "heads":
-        return {"root": {ENTRIES - 1}, "logged_at": {ENTRIES - 1}, "guard_id": {None}, "published_size": {largest}}[column]
+        return {"root": {ENTRIES - 1}, "logged_at": {ENTRIES - 1}, "guard_id": {None}, "published_size": {largest}}[
+            column
+        ]
     if column in ("first_index", "size"):
         return known | {new, largest, ENTRIES}
     return known
@@ -324,7 +324,132 @@ def run_guard(context: Context) -> None:
         asyncio.run(flip_guard(context, seed))
 
 
+# --- pages of SQLite ------------------------------------------------------------------------------------------------------
+
+
+class Image:
+    """The files of a SQLite database, to be spoiled and put back; what every table held when they were good."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "store.sqlite"
+        self.files = {
+            suffix: file.read_bytes() for suffix in ("", "-wal") if (file := Path(f"{self.path}{suffix}")).exists()
+        }
+        self.restore()
+        self.rows = self.dump()
+
+    def restore(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        for suffix, data in self.files.items():
+            Path(f"{self.path}{suffix}").write_bytes(data)
+
+    def flip(self, random_: random.Random) -> str:
+        """Flip one bit of one file, and say which."""
+        suffix = random_.choice(sorted(self.files))
+        data = bytearray(self.files[suffix])
+        at, bit = random_.randrange(len(data)), random_.randrange(8)
+        data[at] ^= 1 << bit
+        Path(f"{self.path}{suffix}").write_bytes(data)
+        return f"bit {bit} of byte {at} of the {suffix[1:] or 'database'}"
+
+    def dump(self) -> dict[str, list[dict[str, Any]]]:
+        """Every row of every table, by the names of its columns, and the schema."""
+        connection = apsw.Connection(str(self.path))
+        found: dict[str, list[dict[str, Any]]] = {}
+        try:
+            for table in (*TABLES, "sqlite_schema"):
+                names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+                rows = connection.execute(f"SELECT * FROM {table}")
+                found[table] = sorted((dict(zip(names, row, strict=True)) for row in rows), key=repr)
+        finally:
+            connection.close()
+        for row in found["sqlite_schema"]:
+            row.pop("rootpage", None)
+        return found
+
+
+def outside(before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]], kind: str) -> bool:
+    """Tell whether all that differs stands in columns that nothing else contradicts."""
+    for table, rows in before.items():
+        free = UNVERIFIABLE.get(table, set()) | (UNVERIFIABLE.get(f"{kind} {table}", set()))
+        if "*" in free:
+            continue
+
+        def bare(found: list[dict[str, Any]], free: set[str] = free) -> list[str]:
+            return sorted(repr({name: value for name, value in row.items() if name not in free}) for row in found)
+
+        if bare(rows) != bare(after[table]):
+            return False
+    return True
+
+
+async def judge(image: Image, bench: Bench) -> str:
+    """Return how a spoiled database came out: "found", "harmless", "outside", or "LOST"."""
+    try:
+        store = await SqliteStore.open(image.path)
+    except (StoreError, apsw.Error, UnicodeDecodeError):
+        return "found"  # it does not open, and says so
+    try:
+        rows = {row.name: row for row in await store.logs()}
+        if (rows[bench.row.name].origin, rows[bench.row.name].kind) != (bench.row.origin, bench.row.kind):
+            return "found"  # the policy lists no such origin
+        report = await fsck(store, rows[bench.row.name], Policy((LogKey(bench.key.vkey),)), bench.guard)
+    except (StoreError, UnicodeDecodeError, TypeError, ValueError, KeyError):
+        return "found"
+    finally:
+        await store.close()
+    if not report.clean:
+        return "found"
+    after = image.dump()
+    if after == image.rows:
+        return "harmless"
+    return "outside" if outside(image.rows, after, bench.row.kind) else f"LOST {_difference(image.rows, after)}"
+
+
+def _difference(before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]]) -> str:
+    return "; ".join(
+        f"{table}: {[row for row in rows if row not in after[table]][:2]} became {[row for row in after[table] if row not in rows][:2]}"
+        for table, rows in before.items()
+        if rows != after[table]
+    )
+
+
+async def flip_pages(context: Context, seed: int) -> None:
+    random_ = random.Random(seed)
+    kind, wal = ("event", "raw")[seed % 3 == 2], seed % 2 == 1
+    folder = context.folder / f"{seed}"
+    folder.mkdir()
+    store = await SqliteStore.open(folder / "store.sqlite")
+    try:
+        async with bench_rig.open_rig("sqlite", None, folder, store) as made:
+            bench = await made.log(kind, f"example.com/pages-{seed}")
+            await fill(bench, random_, kind)
+            if wal:  # as a crash leaves it: what was committed last is in the WAL alone
+                copy = folder / "copy"
+                copy.mkdir()
+                for name in ("store.sqlite", "store.sqlite-wal"):
+                    shutil.copy(folder / name, copy / name)
+    finally:
+        await store.close()
+    image = Image(folder / "copy" if wal else folder)
+    assert await judge(image, bench) == "harmless", "the good database is not clean"
+    for _ in range(POINTS):
+        image.restore()
+        what = image.flip(random_)
+        verdict = await judge(image, bench)
+        assert not verdict.startswith("LOST"), f"seed {seed}: {what}: fsck is clean, but rows changed: {verdict}"
+        context.done(0 if verdict == "outside" else 1, **{verdict: 1})
+    shutil.rmtree(folder)
+
+
+def run_pages(context: Context) -> None:
+    for seed in context.each():
+        asyncio.run(flip_pages(context, seed))
+
+
 RIGS = [
-    Rig("flips-rows", GOAL, "flips", run_rows, quick=56, full=1_400),
+    Rig("flips-rows", GOAL, "flips", run_rows, quick=56, full=1_200),
+    Rig("flips-pages", GOAL, "flips", run_pages, quick=28, full=840),
     Rig("flips-guard", GOAL, "flips", run_guard, quick=16, full=16),
 ]
