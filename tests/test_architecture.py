@@ -54,6 +54,7 @@ ORDER = {
         "admission",
         "submission",
         "recheck",
+        "startup",
         "sequencer",
         "batcher",
         "fsck",

@@ -16,11 +16,11 @@ from muniment.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from muniment.errors import FormatError, VerificationError
 from muniment.event import format_time
 from muniment.note import SigningKey, parse_note, verify_note
-from muniment.tree import Edge, Growth, grow, partial_tiles, plan_root
-from muniment_server import recheck
+from muniment.tree import Edge, Growth, grow
+from muniment_server import recheck, startup
 from muniment_server.admission import RawDraft, Refused
 from muniment_server.failpoints import step
-from muniment_server.guard import Guard, Guarded, GuardRefused, GuardUnavailable
+from muniment_server.guard import Guard, GuardRefused, GuardUnavailable
 from muniment_server.storage import (
     Grown,
     Head,
@@ -40,7 +40,6 @@ MAX_SKEW = 5_000
 MAX_BEHIND = 60_000
 """Milliseconds this clock may be behind the last entry's time; beyond, time would stand still for too long."""
 _TRIES = 100
-_PAGE = 4096
 
 
 class ReadOnly(Exception):
@@ -80,6 +79,7 @@ class Sequencer:
         idempotency_ttl: int = 86_400,
         clock: Callable[[], float] = time.time,
         trace: Trace | None = None,
+        witnessed: startup.Witnessed = startup.nobody,
     ) -> None:
         self._store = store
         self._log = log
@@ -88,6 +88,8 @@ class Sequencer:
         self._ttl = idempotency_ttl * 1000
         self._clock = clock
         self._trace = trace
+        self._witnessed = witnessed
+        self._asked = False  # the witnesses, since this process started
         self._state: _State | None = None
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
         self.skew = 0  # milliseconds the database's clock is ahead of ours; set by the log's housekeeping
@@ -142,8 +144,11 @@ class Sequencer:
             # The guard before the head: so the head may only seem to run ahead, never to fall behind.
             guarded = await asyncio.to_thread(self._guard.read)
             head = await self._store.head(self._log.log_id)
-            check_guard(self._guard, guarded, self._log.origin, self._key.vkey.key_id, head)
-            state = await self._checked(head, guarded)
+            startup.check_guard(self._guard.path, guarded, self._log.origin, self._key.vkey.key_id, head)
+            edge = await startup.prove(self._store, self._log.log_id, head, guarded)
+            if not self._asked:
+                await startup.check_seen(self._store, self._log.log_id, head, await self._witnessed())
+            self._asked = True
         except GuardRefused as error:
             raise self._refuse(error.code, str(error)) from error
         except GuardUnavailable as error:
@@ -152,38 +157,8 @@ class Sequencer:
             detail = f"{error} (from entry {error.index}): run `muniment-server fsck`"
             raise self._refuse("database_damaged", detail) from error
         self._note("load", size=head.size, root=head.root, epoch=head.epoch)
-        self._state = state
-        return state
-
-    @step("sequencer.check")
-    async def _checked(self, head: Head, guarded: Guarded) -> _State:
-        """Prove that the stored tree hashes to its root, extends the guarded one, and holds what was added since."""
-        log_id = self._log.log_id
-        wanted = set(partial_tiles(head.size))
-        if guarded.size:
-            wanted.update(plan_root(guarded.size).tiles(guarded.size))
-        stored = await self._store.tiles(log_id, sorted(wanted))
-        recheck.check_root(head.size, head.root, stored)
-        if recheck.root_of_nodes(guarded.size, stored) != guarded.root:
-            raise GuardRefused(
-                "guard_root",
-                f"the stored tree of size {guarded.size} is not the one that was signed: another history. "
-                "Restore the right database; signing now would fork the log",
-            )
-        for start in range(guarded.size, head.size, _PAGE):
-            stop = min(start + _PAGE, head.size)
-            leaves, tiles = await self._store.reread(log_id, start, stop, recheck.tiles_between(start, stop))
-            recheck.check_new(start, stop, leaves, tiles)
-        await self._check_end(head)
-        edge = recheck.edge_bytes(head.size, stored)
-        return _State(head, Edge.of(head.size, edge), edge, None)
-
-    async def _check_end(self, head: Head) -> None:
-        """Entries beyond the head belong to no history: appending over them would fail for ever, or adopt what nobody signed."""
-        if not await self._store.leaves(self._log.log_id, head.size, head.size + 1):
-            return
-        if (await self._store.head(self._log.log_id)).size == head.size:  # otherwise another writer was just here
-            raise recheck.Mismatch(head.size, "entries beyond the head are stored")
+        self._state = _State(head, Edge.of(head.size, edge), edge, None)
+        return self._state
 
     def _refuse(self, code: str, detail: str) -> ReadOnly:
         self._state = None
@@ -334,28 +309,6 @@ class Sequencer:
     def edge(self) -> Edge | None:
         """Return the right edge as of the last head signed here, or None while there is none."""
         return self._signed_edge
-
-
-def check_guard(guard: Guard, guarded: Guarded, origin: str, key_id: bytes, head: Head) -> None:
-    """Check that the guard is this log's and that the stored head is not behind it. Raises GuardRefused."""
-    path = guard.path
-    if (guarded.origin, guarded.key_id) != (origin, key_id):
-        raise GuardRefused(
-            "guard_foreign",
-            f"{path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log and key: put the right files back",
-        )
-    if guarded.guard_id != head.guard_id:
-        raise GuardRefused(
-            "guard_foreign",
-            f"the database names another guard than {path}: put the right guard or database back; "
-            "if the log's writer moved to this host, see `muniment-server guard adopt --help`",
-        )
-    if guarded.size > head.size:
-        raise GuardRefused(
-            "database_behind",
-            f"the database has {head.size} entries, but a head of {guarded.size} may have been signed: "
-            "it is an old copy. Restore a newer one; signing now would fork the log",
-        )
 
 
 def _outcome(answer: Outcome | Refused, signed: Signed, growth: Growth | None) -> Outcome | Refused:

@@ -74,6 +74,8 @@ CODES = {
     "unknown_log": "There is no such log",
     "unsupported_media_type": "The body has a content type this route does not take",
     "url_too_long": "The URL is too long",
+    "witness_ahead": "Others have seen more of this log than the database holds",
+    "witness_root": "Others have seen another history of this log",
     "wrong_kind": "This route is for another kind of log",
 }
 """Every error code, with its title. docs/api.md lists them from here."""

@@ -1,0 +1,107 @@
+"""What has to be proved before a process may extend a stored log: that it is the one log, and not an old or a wrong copy of it.
+
+=================================== ==============================================================
+guard = database                    go
+guard behind the database           check every entry since, then go
+database behind the guard           ``database_behind``: a restored backup, an emptied database
+another root at the guard's size    ``guard_root``: another history
+stored tiles, entries contradict    ``database_damaged``
+another origin, key or guard id     ``guard_foreign``
+no guard file, or none that is whole ``guard_missing``, ``guard_unreadable``
+others have seen more, or otherwise ``witness_ahead``, ``witness_root``
+=================================== ==============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from muniment.checkpoint import Checkpoint
+from muniment.tree import partial_tiles, plan_root
+from muniment_server import recheck
+from muniment_server.failpoints import step
+from muniment_server.guard import Guarded, GuardRefused
+from muniment_server.storage import Head, Store
+
+Witnessed = Callable[[], Awaitable[Sequence[Checkpoint]]]
+"""Asks those outside who remember this log's checkpoints. Each returned one is verified already."""
+
+_PAGE = 4096
+
+
+async def nobody() -> Sequence[Checkpoint]:
+    """Return no checkpoints: a log without witnesses."""
+    return ()
+
+
+def check_guard(path: Path, guarded: Guarded, origin: str, key_id: bytes, head: Head) -> None:
+    """Check that the guard in the file `path` is this log's, and that the stored head is not behind it. Raises GuardRefused."""
+    if (guarded.origin, guarded.key_id) != (origin, key_id):
+        raise GuardRefused(
+            "guard_foreign",
+            f"{path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log and key: put the right files back",
+        )
+    if guarded.guard_id != head.guard_id:
+        raise GuardRefused(
+            "guard_foreign",
+            f"the database names another guard than {path}: put the right guard or database back; "
+            "if the log's writer moved to this host, see `muniment-server guard adopt --help`",
+        )
+    if guarded.size > head.size:
+        raise GuardRefused(
+            "database_behind",
+            f"the database has {head.size} entries, but a head of {guarded.size} may have been signed: "
+            "it is an old copy. Restore a newer one; signing now would fork the log",
+        )
+
+
+@step("startup.prove")
+async def prove(store: Store, log_id: int, head: Head, guarded: Guarded) -> dict[tuple[int, int], bytes]:
+    """Prove that the stored tree hashes to its root, extends the guarded one, and holds what was added since.
+
+    Returns its right edge. Raises GuardRefused, recheck.Mismatch or StoreError.
+    """
+    wanted = set(partial_tiles(head.size))
+    if guarded.size:
+        wanted.update(plan_root(guarded.size).tiles(guarded.size))
+    stored = await store.tiles(log_id, sorted(wanted))
+    recheck.check_root(head.size, head.root, stored)
+    if recheck.root_of_nodes(guarded.size, stored) != guarded.root:
+        raise GuardRefused(
+            "guard_root",
+            f"the stored tree of size {guarded.size} is not the one that was signed: another history. "
+            "Restore the right database; signing now would fork the log",
+        )
+    for start in range(guarded.size, head.size, _PAGE):
+        stop = min(start + _PAGE, head.size)
+        leaves, tiles = await store.reread(log_id, start, stop, recheck.tiles_between(start, stop))
+        recheck.check_new(start, stop, leaves, tiles)
+    await _check_end(store, log_id, head)
+    return recheck.edge_bytes(head.size, stored)
+
+
+async def _check_end(store: Store, log_id: int, head: Head) -> None:
+    """Entries beyond the head belong to no history: appending would fail on them for ever, or adopt what nobody signed."""
+    if not await store.leaves(log_id, head.size, head.size + 1):
+        return
+    if (await store.head(log_id)).size == head.size:  # otherwise another writer was just here
+        raise recheck.Mismatch(head.size, "entries beyond the head are stored")
+
+
+async def check_seen(store: Store, log_id: int, head: Head, seen: Sequence[Checkpoint]) -> None:
+    """Check that the stored tree extends every checkpoint that others have seen. Raises GuardRefused, recheck.Mismatch, StoreError."""
+    for checkpoint in seen:
+        if checkpoint.size > head.size:
+            raise GuardRefused(
+                "witness_ahead",
+                f"the database has {head.size} entries, but a signed head of {checkpoint.size} is known outside: "
+                "it is an old copy. Restore a newer one; signing now would fork the log",
+            )
+        tiles = plan_root(checkpoint.size).tiles(checkpoint.size) if checkpoint.size else []
+        if recheck.root_of_nodes(checkpoint.size, await store.tiles(log_id, tiles)) != checkpoint.root:
+            raise GuardRefused(
+                "witness_root",
+                f"the stored tree of size {checkpoint.size} is not the one that is known outside: another history. "
+                "Restore the right database; signing now would fork the log",
+            )
