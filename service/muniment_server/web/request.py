@@ -136,7 +136,7 @@ class Query:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the body, at most `limit` bytes; never holds more than that. Raises Refused."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if any(value.lower() != "identity" for value in request.headers.getlist("content-encoding")):
         raise Refused(415, "content_encoding", "compressed bodies are not taken", "Send the body as it is.")
     length = request.headers.get("content-length")
     if length is not None and (not _LENGTH.fullmatch(length) or int(length) > limit):
