@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.policy import LogKey, Policy
 from muniment_server.admission import commit
 from muniment_server.fsck import Report, fsck
-from muniment_server.fsck.entries import ERASURE_TYPE, erased_by
+from muniment_server.fsck.entries import ERASURE_TYPE
 from muniment_server.fsck.workers import Database, Workers
 from muniment_server.guard import SLOT
 from muniment_server.storage import IdempotencyRow, Published
@@ -57,8 +54,8 @@ async def spoil(rig: Rig, *statements: str) -> None:
         off = [f"ALTER TABLE {table} DISABLE TRIGGER USER" for table in tables]
         await rig.sql(*off, *statements, "SELECT 1")
         return
-    triggers = await rig.sql("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
-    await rig.sql(*(f"DROP TRIGGER {name}" for (name,) in triggers), *statements)
+    triggers = await rig.sql("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+    await rig.sql(*(f"DROP TRIGGER {name}" for name, _ in triggers), *statements, *(sql for _, sql in triggers))
 
 
 def codes(report: Report) -> set[tuple[str, int]]:
@@ -85,3 +82,183 @@ async def test_small_and_empty_logs_are_clean(rig: Rig) -> None:
     for n in range(1, 4):
         assert (await check(bench)).clean
         await sequencer.run([event(n)])
+
+
+# --- damage: one code and one index each ------------------------------------------------------------------------------------
+
+ROW = '"index" = 77'
+DAMAGE = {
+    "leaf": (f"UPDATE entries SET leaf = {{zero}} WHERE {ROW}", ("leaf_hash", 77)),
+    "leaf key": (f"UPDATE entries SET leaf_key = leaf_key + 1 WHERE {ROW}", ("leaf_key", 77)),
+    "entry gone": (f"DELETE FROM entries WHERE {ROW}", ("entry_missing", 77)),
+    "payload gone": (f"DELETE FROM payloads WHERE {ROW}", ("payload_missing", 77)),
+    "payload of another": ("UPDATE payloads SET payload = {payload} WHERE " + ROW, ("commitment", 77)),
+    "payload not canonical": ("UPDATE payloads SET payload = {loose} WHERE " + ROW, ("payload", 77)),
+    "seed": (f"UPDATE payloads SET seed = {{zero}} WHERE {ROW}", ("commitment", 77)),
+    "tile 0": ('UPDATE tiles SET data = {zero} WHERE level = 0 AND "index" = 1', ("leaf_hash", 256)),
+    "tile 1": ("UPDATE tiles SET data = {zero} WHERE level = 1", ("tile", 0)),
+    "tile gone": ("DELETE FROM tiles WHERE level = 1", ("tile", 0)),
+    "tile nobody needs": ("INSERT INTO tiles VALUES ({log}, 1, 1, {zero})", ("tile_extra", 65_536)),
+    "entry beyond": ("INSERT INTO entries VALUES ({log}, 300, 0, {zero})", ("entry_beyond_head", 300)),
+    "payload beyond": ("INSERT INTO payloads VALUES ({log}, 301, {zero}, {zero})", ("entry_beyond_head", 301)),
+    "genesis payload": ("INSERT INTO payloads VALUES ({log}, 0, {zero}, {zero})", ("payload_extra", 0)),
+    "root": ("UPDATE heads SET root = {zero}", ("head_root", 299)),
+    "head's time": ("UPDATE heads SET logged_at = logged_at + 1", ("head_time", 299)),
+    "head's checkpoint": ("UPDATE heads SET published_size = 8", ("published_size", 300)),
+    "signature": ("UPDATE checkpoints SET note = 'x' WHERE size = 100", ("checkpoint_signature", 100)),
+    "size": ("UPDATE checkpoints SET size = 101 WHERE size = 100", ("checkpoint_size", 101)),
+    "fingerprint": ("UPDATE idempotency SET fingerprint = {zero} WHERE key = 'r8'", ("idempotency", 9)),
+    "key beyond": ("UPDATE idempotency SET first_index = 5000 WHERE key = 'r8'", ("idempotency", 5000)),
+    "key before": ("UPDATE idempotency SET first_index = -5 WHERE key = 'r8'", ("idempotency", -5)),
+    "keys overlap": ("UPDATE idempotency SET count = 2 WHERE key = 'k8'", ("idempotency", 9)),
+    "guard": ("UPDATE heads SET guard_id = 'other'", ("guard_foreign", None)),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+async def test_damage_is_named(rig: Rig, what: str) -> None:
+    bench = await filled(rig, "event")
+    sql, wanted = DAMAGE[what]
+    values = {"zero": rig.blob(bytes(32)), "log": bench.log_id}
+    values |= {"payload": rig.blob(b'{"n":78}'), "loose": rig.blob(b'{"n": 77}')}
+    await spoil(rig, sql.format(**values))
+    report = await check(bench)
+    assert wanted in codes(report), report.findings
+    first = 8 if what == "keys overlap" else wanted[1]  # whose fingerprint no longer fits
+    assert report.first_bad_index == first
+    assert f"first at index {first}" in report.lines()[0] or first is None
+
+
+async def test_equal_leaves_in_a_raw_log(rig: Rig) -> None:
+    bench = await filled(rig, "raw", 40)
+    await bench.extend(b"leaf 17", b"new")
+    assert codes(await check(bench)) == {("leaf_twice", 40)}
+
+
+async def test_a_key_in_a_raw_log(rig: Rig) -> None:
+    bench = await filled(rig, "raw", 10)
+    key = IdempotencyRow("alice", "k", bytes(32), 10, 1, 2**50)
+    await rig.store.append(*await bench.grown([b"x"], idempotency=[key]))
+    assert codes(await check(bench)) == {("idempotency", 10)}
+
+
+async def test_time_that_goes_back(rig: Rig) -> None:
+    bench = await filled(rig, "event", 20)
+    payload, seed = b'{"n":1}', bytes(32)
+    leaf = commit({"n": 1}, payload, seed).leaf("2001-01-01T00:00:00.000Z")
+    await bench.extend(new_entry(leaf, payload=payload, seed=seed))
+    assert ("time_went_back", 20) in codes(await check(bench))
+
+
+async def test_leaves_that_do_not_belong(rig: Rig) -> None:
+    bench = await filled(rig, "event", 3)
+    own = b'{"logged_at":"2100-01-01T00:00:00.000Z","typ":"muniment/genesis@v1"}'
+    await bench.extend(b"raw bytes", own, b'{"typ": "muniment/anchor@v1"}')
+    assert {("leaf_kind", 3), ("genesis", 4), ("leaf_format", 5)} <= codes(await check(bench))
+
+
+async def test_an_erased_event_may_lack_its_payload(rig: Rig) -> None:
+    bench = await filled(rig, "event", 20)
+    draft = commit({"n": 1}, b'{"n":1}', bytes(32))
+    await bench.extend(new_entry(draft.leaf("2100-01-01T00:00:00.000Z")))
+    assert codes(await check(bench)) >= {("payload_missing", 20)}
+    erasure = b'{"entries":[20],"logged_at":"2100-01-01T00:00:00.000Z","typ":"%s"}' % ERASURE_TYPE.encode()
+    await bench.extend(new_entry(erasure))
+    assert ("payload_missing", 20) not in codes(await check(bench))
+
+
+# --- the guard --------------------------------------------------------------------------------------------------------------
+
+
+async def test_guard_states(rig: Rig) -> None:
+    bench = await filled(rig, "event", 20)
+    path, good = bench.guard.path, bench.guard.path.read_bytes()
+    for slot in range(2):
+        bad = bytearray(good)
+        bad[slot * SLOT + 40] ^= 4
+        path.write_bytes(bad)
+        assert codes(await check(bench)) == {("guard_slot", None)}
+    path.write_bytes(good[:SLOT])
+    assert codes(await check(bench)) >= {("guard_slot", None)}
+    path.write_bytes(bytes(2 * SLOT))
+    assert codes(await check(bench)) == {("guard_unreadable", None)}
+    path.unlink()
+    assert codes(await check(bench)) == {("guard_missing", None)}
+    head = await rig.store.head(bench.log_id)
+    path.write_bytes(good)
+    bench.guard.record(head.guard_id, head.size + 5, head.root)
+    assert ("database_behind", head.size) in codes(await check(bench))
+
+
+async def test_another_history_under_the_guard(rig: Rig) -> None:
+    bench = await filled(rig, "event", 20)
+    guarded = bench.guard.read()
+    other = replace(guarded, root=type(guarded.root)(bytes(32)))
+    bench.guard.path.write_bytes(other.encode() + bytes(SLOT))
+    assert codes(await check(bench)) == {("guard_root", 19)}
+    bench.guard.path.write_bytes(replace(guarded, key_id=b"abcd").encode() + bytes(SLOT))
+    assert codes(await check(bench)) == {("guard_foreign", None)}
+
+
+# --- parts, processes, writers ------------------------------------------------------------------------------------------------
+
+
+async def test_a_part_of_a_log(rig: Rig) -> None:
+    bench = await filled(rig, "event", 1100)
+    report = await check(bench, start=300, stop=700)
+    assert report.clean, report.findings
+    assert (report.start, report.stop, report.entries) == (256, 768, 512)
+    assert report.note
+    assert "only the entries [256, 768)" in report.note
+    assert (await check(bench, start=1090)).clean
+    assert (await check(bench, start=5000)).clean
+    await spoil(rig, f'UPDATE entries SET leaf = {rig.blob(b"x")} WHERE "index" = 900')
+    assert (await check(bench, stop=768)).clean
+    assert codes(await check(bench, start=800, stop=801)) >= {("leaf_hash", 900)}
+
+
+async def test_a_part_is_tied_to_the_head(rig: Rig) -> None:
+    bench = await filled(rig, "raw", 1100)
+    await spoil(rig, f"UPDATE tiles SET data = {rig.blob(bytes(128))} WHERE level = 1")
+    report = await check(bench, start=0, stop=256)
+    assert ("tile", 0) in codes(report)
+
+
+async def test_processes_find_what_one_does(rig: Rig) -> None:
+    bench = await filled(rig, "event", 600)
+    await spoil(rig, 'UPDATE entries SET leaf_key = 5 WHERE "index" = 400')
+    workers = Workers(Database(rig.folder / "store.sqlite", rig.database), 2)
+    try:
+        report = await check(bench, check=workers.check)
+    finally:
+        workers.close()
+    assert codes(report) == codes(await check(bench)) == {("leaf_key", 400)}
+    assert (report.entries, report.tiles, report.checkpoints) == (600, 4, 5)
+
+
+async def test_beside_a_writer(rig: Rig) -> None:
+    bench = await filled(rig, "event", 50)
+    sequencer, written = bench.sequencer(await rig.open()), 0
+
+    async def write() -> None:
+        nonlocal written
+        while True:
+            await sequencer.run([event(written + 1000, key=f"w{written}")])
+            assert sequencer.signed
+            signed = sequencer.signed
+            await rig.store.publish(bench.log_id, Published(signed.size, signed.note, 2))
+            written += 1
+
+    writer = asyncio.create_task(write())
+    try:
+        for _ in range(200):
+            report = await check(bench)
+            assert report.clean, report.findings
+            assert not writer.done()
+            if written > 6:
+                break
+    finally:
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+    assert written > 6
+    assert (await check(bench)).clean

@@ -22,6 +22,7 @@ from muniment_server.storage import Head, IdempotencyRow, LogRow, Published, Sto
 
 _STEP = 8 * TILE_WIDTH
 _PAGE = 1000
+_LEAST = -(2**63)
 _KEY_SPACE = 2**64
 _KEYS_AT_ONCE = 1_000_000
 
@@ -201,22 +202,27 @@ class Whole:
 
     async def _check_checkpoints(self) -> None:
         """Check the checkpoints no chunk has, and that the head row names the largest one."""
-        at, largest = self.head.size + 1, 0
+        at = self.head.size + 1
         while page := await self.store.checkpoints(self.log.log_id, at, _PAGE):
             await self._check_later(page)
             at = page[-1].size + 1
-        for published in await self.store.checkpoints(self.log.log_id, 0, 1):
-            if not published.size:
-                checked = Checked()
-                check_note(checked, self.policy, self.log.origin, 0, published.note)
-                self.report.add(*checked.findings)
-            largest = published.size
-        largest = max((size for size, _ in self.fold.checkpoints()), default=largest)
+        await self._check_earlier()
+        largest = max((size for size, _ in self.fold.checkpoints()), default=0)
         latest = await self.store.checkpoint(self.log.log_id)
         if (latest.size if latest else 0) < largest:
             self.report.add_one(
                 "published_size", largest, "the head row does not name the largest published checkpoint"
             )
+
+    async def _check_earlier(self) -> None:
+        """Check the checkpoints before the first entry, of which only one of size 0 can be right."""
+        checked, at = Checked(), _LEAST
+        while page := await self.store.checkpoints(self.log.log_id, at, 1):
+            if page[0].size > 0:
+                break
+            check_note(checked, self.policy, self.log.origin, page[0].size, page[0].note)
+            at = page[0].size + 1
+        self.report.add(*checked.findings)
 
     async def _check_later(self, page: Sequence[Published]) -> None:
         """Check checkpoints beyond the head that was read: fine when the head has moved on."""

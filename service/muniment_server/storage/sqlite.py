@@ -318,7 +318,7 @@ class SqliteStore:
 
     async def integrity(self) -> list[str]:
         """See storage.Inspect."""
-        return [str(row[0]) for row in await self._all("PRAGMA integrity_check(20)", ()) if row[0] != "ok"]
+        return await self._read(_integrity)
 
     # --- catalog --------------------------------------------------------------------------------------------------------
 
@@ -458,6 +458,20 @@ def _store_tile(connection: apsw.Connection, log_id: int, tile: TileGrowth) -> N
         connection.execute(sql, (tile.data, log_id, tile.level, tile.index))
     else:
         connection.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", (log_id, tile.level, tile.index, tile.data))
+
+
+def _integrity(connection: apsw.Connection) -> list[str]:
+    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+    pattern = apsw.Connection(":memory:")
+    try:
+        migrate_sqlite(pattern)
+        # Spoiled text of a trigger is no damage to SQLite, which reads it when the next connection opens.
+        stored, wanted = (set(db.execute("SELECT type, name, sql FROM sqlite_schema")) for db in (connection, pattern))
+    finally:
+        pattern.close()
+    return found + [
+        f"the schema's {kind} {name} is missing or changed" for kind, name, _ in sorted(wanted - stored, key=repr)
+    ]
 
 
 def _log(row: tuple[Any, ...]) -> LogRow:

@@ -98,6 +98,7 @@ async def open_bench(context: Context, seed: int, engine: str, kind: str) -> Asy
     store: Any = await (PostgresStore.open(url) if url else SqliteStore.open(folder / "store.sqlite"))
     try:
         async with bench_rig.open_rig(engine, url, folder, store) as made:
+            made._made = seed  # names of logs are used once in a database
             bench = await made.log(kind, f"example.com/{engine}-{seed}")
             await fill(bench, random.Random(seed), kind)
             yield bench
@@ -117,6 +118,7 @@ class Rows:
         self.where = f"log_id = {bench.log_id}"
         self._sqlite: apsw.Connection | None = None
         self._postgres: asyncpg.Connection[Any] | None = None
+        self._triggers: list[Any] = []
 
     async def open(self) -> None:
         rig = self.bench.rig
@@ -130,8 +132,8 @@ class Rows:
         self._sqlite = apsw.Connection(str(rig.folder / "store.sqlite"))
         self._sqlite.set_busy_timeout(10_000)
         self._sqlite.execute("PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = OFF")
-        for (name,) in self._sqlite.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-            self._sqlite.execute(f"DROP TRIGGER {name}")
+        sql = "SELECT name, sql, tbl_name FROM sqlite_schema WHERE type = 'trigger'"
+        self._triggers = self._sqlite.execute(sql).fetchall()
 
     async def close(self) -> None:
         if self._postgres:
@@ -151,11 +153,17 @@ class Rows:
             assert done == "UPDATE 1", (done, sql)
             return
         assert self._sqlite
-        if isinstance(value, str):
-            self._sqlite.execute(sql.format("CAST(? AS TEXT)"), (value.encode("utf-8", "surrogateescape"),))
-        else:
-            self._sqlite.execute(sql.format("?"), (value,))
-        assert self._sqlite.changes() == 1, sql
+        triggers = [(name, sql) for name, sql, of in self._triggers if of == table]
+        with self._sqlite:
+            for name, _ in triggers:
+                self._sqlite.execute(f"DROP TRIGGER {name}")
+            if isinstance(value, str):
+                self._sqlite.execute(sql.format("CAST(? AS TEXT)"), (value.encode("utf-8", "surrogateescape"),))
+            else:
+                self._sqlite.execute(sql.format("?"), (value,))
+            assert self._sqlite.changes() == 1, sql
+            for _, trigger in triggers:
+                self._sqlite.execute(trigger)
 
 
 def flip(value: Any, random_: random.Random, bits: int) -> Any:
