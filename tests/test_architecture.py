@@ -61,6 +61,7 @@ ORDER = {
         "scrub",
         "log",
         "catalog",
+        "custody",
         "backup",
         "anchorer",
         "web",

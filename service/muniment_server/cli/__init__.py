@@ -8,7 +8,7 @@ import click
 
 from muniment_server import __version__
 
-_COMMANDS = ("init", "serve", "migrate", "fsck", "backup", "restore", "log", "key")
+_COMMANDS = ("init", "serve", "migrate", "fsck", "guard", "backup", "restore", "log", "key")
 
 
 class _Lazy(click.Group):

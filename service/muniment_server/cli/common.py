@@ -27,6 +27,8 @@ def fail(code: int, message: str) -> NoReturn:
 def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Run a coroutine; turn the errors a user can act on into a message and an exit code."""
     from muniment_server.catalog import SetupError
+    from muniment_server.guard import GuardRefused
+    from muniment_server.recheck import Mismatch
     from muniment_server.storage import SchemaError, StoreError
 
     try:
@@ -37,6 +39,10 @@ def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLo
     except SetupError as error:
         guard = str(error).startswith(("database_", "guard_"))
         fail(EXIT_GUARD if guard else EXIT_USAGE, str(error))
+    except GuardRefused as error:
+        fail(EXIT_GUARD, f"{error.code}: {error}")
+    except Mismatch as error:
+        fail(EXIT_FAILED, f"database_damaged: {error} (from entry {error.index}): run `muniment-server fsck`")
     except StoreError as error:
         fail(EXIT_UNREACHABLE, str(error))
 

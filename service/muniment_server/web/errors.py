@@ -31,6 +31,7 @@ CODES = {
     "empty_event": "An event has at least one member",
     "entry_too_large": "The entry does not fit",
     "forbidden": "The API key may not do this",
+    "guard_evidence": "A checkpoint given as evidence is not this log's",
     "guard_foreign": "The guard belongs to another log",
     "guard_missing": "The guard file is missing",
     "guard_root": "The guard remembers another history",
