@@ -97,11 +97,15 @@ async def _opened(instance: Instance) -> Catalog | None:
 
 def _init(instance: Instance, say: Say) -> None:
     try:
-        say({"vkey": init(instance)})
+        said = {"vkey": init(instance)}
     except SystemExit as ended:
-        say({"exit": ended.code})
+        said = {"exit": str(ended.code)}
     except (OSError, Refused) as error:  # the command did not finish, and says so
-        say({"exit": f"{type(error).__name__}: {error}"})
+        said = {"exit": f"{type(error).__name__}: {error}"}
+    try:
+        say(said)
+    except OSError:  # the fault was for this very call
+        say(said)
 
 
 # --- under strace -------------------------------------------------------------------------------------------------------
