@@ -330,8 +330,16 @@ def test_slow_clients_do_not_hold_up_the_end(instance: Instance) -> None:
 class Fake:
     """A connection that does nothing."""
 
-    def check(self, now: float) -> None:
+    unsent = 0
+    dropped = False
+
+    def check(self, now: float) -> int:
         """Take note of nothing."""
+        return 0 if self.dropped else self.unsent
+
+    def reset(self) -> None:
+        """Be dropped."""
+        self.dropped = True
 
 
 def limited(**changes: Any) -> tuple[Connections, Metrics]:
@@ -382,14 +390,28 @@ async def test_connections_leave_files_for_the_database(monkeypatch: pytest.Monk
     assert taken == [None] * 36 + ["too_many"] * 4
 
 
+async def test_unread_answers_have_a_limit_together() -> None:
+    """The largest go first, and no more of them than must."""
+    connections, metrics = limited()
+    made = [Fake() for _ in range(30)]
+    for number, one in enumerate(made):
+        one.unsent = (number + 1) << 20
+        connections.admit(one, None)
+    connections.start()
+    connections.stop()
+    assert [one.dropped for one in made] == [False] * 22 + [True] * 8  # 465 MiB less 8 * 26.5 are 253
+    assert metrics.connections_refused.labels("unread")._value.get() == 8
+
+
 async def test_a_server_that_stood_still_does_not_blame_its_clients() -> None:
     """What they sent meanwhile is still to be read."""
     connections, _ = limited(client_seconds=0.2)
     seen: list[float] = []
 
     class Noting(Fake):
-        def check(self, now: float) -> None:
+        def check(self, now: float) -> int:
             seen.append(now)
+            return 0
 
     connections.admit(Noting(), None)
     connections.start()
@@ -407,7 +429,7 @@ async def test_a_sweep_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatc
     seen: list[float] = []
 
     class Broken(Fake):
-        def check(self, now: float) -> None:
+        def check(self, now: float) -> int:
             seen.append(now)
             raise RuntimeError("a bug")
 
@@ -445,7 +467,11 @@ def test_every_attribute_of_uvicorn_that_is_used() -> None:
     methods = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     overridden = methods & set(dir(httptools_impl.HttpToolsProtocol))
     used = _attributes(tree, "self") | _attributes(tree, "super()") | overridden
-    own = {name for name in used if name.startswith("_") and name not in OF_THE_PROTOCOL} | {"check", "__init__"}
+    own = {name for name in used if name.startswith("_") and name not in OF_THE_PROTOCOL} | {
+        "check",
+        "reset",
+        "__init__",
+    }
     assert used - own == OF_THE_PROTOCOL
     assert _attributes(tree, "cycle") | _attributes(tree, "self.cycle") == OF_A_REQUEST
     assert _attributes(tree, "self.flow") == OF_THE_FLOW

@@ -15,14 +15,20 @@ from muniment_server.telemetry import Metrics, get_logger
 _SWEEP_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
 _FILES_KEPT = 64  # database, logs, keys, guards: connections may not take the files those need
+_MAX_UNSENT = (
+    256 << 20
+)  # an answer may have 15 MB: a few hundred slow readers would take all memory long before their deadline
 _NETWORK = 64  # whoever has one IPv6 address mostly has 2**64 of them
 
 
 class Watched(Protocol):
     """A connection, as the sweep sees it."""
 
-    def check(self, now: float) -> None:
-        """End what took too long. `now` is the event loop's time."""
+    def check(self, now: float) -> int:
+        """End what took too long, and return how many bytes of answers wait to be read. `now` is the event loop's time."""
+
+    def reset(self) -> None:
+        """Drop the connection with what is unsent."""
 
 
 class Connections:
@@ -95,9 +101,18 @@ class Connections:
         self._timer = loop.call_at(self._due, self._sweep)  # first: whatever happens below, there is a next time
         if now - due > self._every:
             return  # this process stood still, and what clients sent meanwhile is not read yet
-        for connection in list(self._open):
-            connection.check(now)
+        self._shed({connection: connection.check(now) for connection in list(self._open)})
         self._report(time.monotonic())
+
+    def _shed(self, unsent: dict[Watched, int]) -> None:
+        """Drop the largest answers nobody reads, when all of them together take too much memory."""
+        excess = sum(unsent.values()) - _MAX_UNSENT
+        for connection in sorted(unsent, key=lambda one: -unsent[one]) if excess > 0 else ():
+            if excess <= 0:
+                break
+            excess -= unsent[connection]
+            self.refused("unread")
+            connection.reset()
 
     def _report(self, now: float) -> None:
         if self._refused and now - self._reported_at >= _REPORT_SECONDS:

@@ -13,6 +13,8 @@ overtakes the answers of requests before it: a client would take it for theirs, 
 
 from __future__ import annotations
 
+import socket
+import struct
 from enum import IntEnum
 from typing import Any
 
@@ -31,6 +33,7 @@ MAX_HEADERS = 32_768
 """Bytes of header fields; larger blocks are refused before they are complete."""
 _LINGER = 2.0
 _FOREVER = float("inf")
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class Phase(IntEnum):
@@ -165,13 +168,19 @@ class Protocol(HttpToolsProtocol):
 
     # --- deadlines ---
 
-    def check(self, now: float) -> None:
-        """End what took too long."""
+    def check(self, now: float) -> int:
+        """End what took too long. Returns how many bytes of answers wait to be read."""
         if now > self._deadline:
             self._late(now)
         unsent = self.transport.get_write_buffer_size()
         if unsent or self._unsent:
             self._check_reader(unsent, now)
+        return unsent
+
+    def reset(self) -> None:
+        """Drop the connection with what is unsent. Otherwise the kernel would keep megabytes for a reader that never reads."""
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self.transport.abort()
 
     def _late(self, now: float) -> None:
         late = "the request was not here in time"
@@ -179,7 +188,7 @@ class Protocol(HttpToolsProtocol):
         if self._phase is Phase.IDLE:
             self.transport.close()
         elif self._phase is Phase.REFUSED:
-            self.transport.abort()
+            self.reset()
         elif self._phase is Phase.OPENED:
             self._all.refused("silent")
             self.transport.close()
@@ -201,7 +210,7 @@ class Protocol(HttpToolsProtocol):
         self._unsent = unsent
         if now > self._read_by:
             self._all.refused("slow_reader")
-            self.transport.abort()
+            self.reset()
 
     # --- refusals ---
 
@@ -234,7 +243,7 @@ class Protocol(HttpToolsProtocol):
             return True
         self._busy = False
         if cycle.response_started:
-            self.transport.abort()
+            self.reset()
             return False
         cycle.disconnected = True
         cycle.message_event.set()
