@@ -103,6 +103,13 @@ class Child:
         if not self.ended():
             os.kill(self.pid, sig)
 
+    def pause(self) -> None:
+        """Stop it where it is, calls that are in flight done; SIGCONT lets it go on."""
+        self.signal(signal.SIGSTOP)
+        if self._status is None:
+            _, status = os.waitpid(self.pid, os.WUNTRACED)
+            self._status = None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+
     def stop(self) -> None:
         """Kill it, and wait until it is gone."""
         if not self.ended():

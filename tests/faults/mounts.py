@@ -84,8 +84,8 @@ def in_memory(point: Path, mebibytes: int) -> Iterator[Path]:
 def reflinks(folder: Path, mebibytes: int) -> Iterator[Path]:
     """Mount an empty XFS with reflinks, made in `folder`: where images live that are to be cloned.
 
-    It lies in memory. What a copy holds is decided above it, and a sync that goes down to a real disk through two loop devices
-    takes a hundred times as long.
+    It lies in memory: what a copy holds is decided above it, and a sync that goes down to a real disk through two loop devices
+    only takes longer.
     """
     with in_memory(folder / "memory", mebibytes) as memory:
         image = make_file(memory / "xfs.image", mebibytes)
