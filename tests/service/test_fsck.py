@@ -7,10 +7,15 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from muniment import event as definition
+from muniment.errors import EventRefused
 from muniment.policy import LogKey, Policy
 from muniment_server.admission import commit
 from muniment_server.fsck import Report, fsck
+from muniment_server.fsck.commitment import commitment_of
 from muniment_server.fsck.entries import ERASURE_TYPE
 from muniment_server.fsck.workers import Database, Workers
 from muniment_server.guard import SLOT
@@ -262,3 +267,37 @@ async def test_beside_a_writer(rig: Rig) -> None:
         await asyncio.gather(writer, return_exceptions=True)
     assert written > 6
     assert (await check(bench)).clean
+
+
+# --- commitments ----------------------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e9, 1e9) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=6), VALUES, min_size=1, max_size=5), st.binary(min_size=32, max_size=32))
+def test_a_commitment_is_that_of_the_definition(value: dict[str, object], seed: bytes) -> None:
+    try:
+        payload = definition.canonical_event(value)
+    except EventRefused:
+        return
+    wanted = definition.Commitment.to(definition.disclose(seed, json.loads(payload))).digest()
+    assert commitment_of(payload, seed) == wanted
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"b":1,"a":2}', b'{"a": 1}', b'{"a":1.0}', b'{"a":1e2}', b'{"a":"\\u0041"}', b'{"a":-0}']
+)
+def test_a_payload_of_another_form_has_no_commitment(payload: bytes) -> None:
+    assert commitment_of(payload, bytes(32)) is None
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"{}", b"[1]", b'{"a":1,"a":1}', b'{"a":9007199254740993}', b'{"a":NaN}', b"x"]
+)
+def test_what_is_no_event_has_no_commitment(payload: bytes) -> None:
+    with pytest.raises(EventRefused):
+        commitment_of(payload, bytes(32))

@@ -243,7 +243,7 @@ class Whole:
             self.report.add_one("entry_beyond_head", beyond, "an entry or payload beyond the head is stored")
         for level, index, data in strays:
             if data > 32 * width_at(level, index, size):
-                first = index * TILE_WIDTH << 8 * level
+                first = index * TILE_WIDTH + width_at(level, index, size) << 8 * level
                 self.report.add_one("tile_extra", min(first, 2**63), f"tile {level}/{index} holds more than the tree")
 
     async def _stray_tiles(self, size: int) -> list[tuple[int, int, int]]:
