@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from enum import IntEnum
 from typing import Any
 
 import httptools
@@ -36,15 +35,13 @@ _FOREVER = float("inf")
 _AT_ONCE = struct.pack("ii", 1, 0)
 
 
-class Phase(IntEnum):
-    """What the client is to send next."""
-
-    OPENED = 0  # anything at all
-    HEAD = 1  # the rest of a request line and header
-    BODY = 2  # the rest of a body
-    ANSWER = 3  # nothing: it waits for its answer
-    IDLE = 4  # another request, if it likes
-    REFUSED = 5  # nothing that is looked at
+# What the client is to send next. Plain numbers: a member of an Enum costs ten times as much to name, several times a request.
+_OPENED = 0  # anything at all
+_HEAD = 1  # the rest of a request line and header
+_BODY = 2  # the rest of a body
+_ANSWER = 3  # nothing: it waits for its answer
+_IDLE = 4  # another request, if it likes
+_REFUSED = 5  # nothing that is looked at
 
 
 class Protocol(HttpToolsProtocol):
@@ -54,7 +51,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._all = connections
         self._grace = connections.client_seconds
-        self._phase = Phase.OPENED
+        self._phase = _OPENED
         self._deadline = _FOREVER  # of what the client is to send, on the event loop's clock
         self._head_bytes = 0  # of a header block that is not complete
         self._busy = False  # whether a request is being answered
@@ -95,7 +92,7 @@ class Protocol(HttpToolsProtocol):
                     "bad_request", _problem(400, "invalid_request", "the request is malformed", "See RFC 9112.")
                 )
         else:
-            if self._phase is Phase.HEAD and before is Phase.HEAD:
+            if self._phase == _HEAD and before == _HEAD:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEADERS:
                     self._refuse_head()
@@ -105,9 +102,9 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the clock of a request."""
         super().on_message_begin()
-        if self._phase is not Phase.OPENED:
+        if self._phase != _OPENED:
             self._deadline = self.loop.time() + self._grace
-        self._phase = Phase.HEAD
+        self._phase = _HEAD
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
@@ -121,7 +118,7 @@ class Protocol(HttpToolsProtocol):
             raise ValueError("pipelining")
         super().on_headers_complete()
         self._busy = True
-        self._phase = Phase.BODY
+        self._phase = _BODY
         self._deadline = self.loop.time() + self._grace
 
     def on_body(self, body: bytes) -> None:
@@ -135,7 +132,7 @@ class Protocol(HttpToolsProtocol):
         """Stop the clock: now the client waits for this server."""
         super().on_message_complete()
         if self._busy:
-            self._phase = Phase.ANSWER
+            self._phase = _ANSWER
             self._deadline = _FOREVER
         else:
             self._rest()
@@ -155,15 +152,15 @@ class Protocol(HttpToolsProtocol):
             self._send_refusal()
             return
         self.flow.resume_reading()
-        if self._phase is Phase.ANSWER:
+        if self._phase == _ANSWER:
             self._rest()
-        elif self._phase is Phase.BODY:
+        elif self._phase == _BODY:
             self._deadline = (
                 self.loop.time() + self._grace
             )  # answered before the body was here: it is dropped, but not for ever
 
     def _rest(self) -> None:
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self._deadline = self.loop.time() + self._all.keep_alive_seconds
 
     # --- deadlines ---
@@ -185,14 +182,14 @@ class Protocol(HttpToolsProtocol):
     def _late(self, now: float) -> None:
         late = "the request was not here in time"
         hint = f"Send it without pauses of {self._grace:g} s, and at {MIN_RATE} bytes per second or more."
-        if self._phase is Phase.IDLE:
+        if self._phase == _IDLE:
             self.transport.close()
-        elif self._phase is Phase.REFUSED:
+        elif self._phase == _REFUSED:
             self.reset()
-        elif self._phase is Phase.OPENED:
+        elif self._phase == _OPENED:
             self._all.refused("silent")
             self.transport.close()
-        elif self._phase is Phase.HEAD:
+        elif self._phase == _HEAD:
             self._reject("header_timeout", _problem(408, "request_timeout", late, hint))
         elif self.flow.read_paused or self.cycle.waiting_for_100_continue:
             self._deadline = now + self._grace  # it is this server that takes its time
@@ -228,7 +225,7 @@ class Protocol(HttpToolsProtocol):
         self._all.refused(reason)
         self._refusal = answer
         self._deadline = _FOREVER
-        if self._phase is Phase.BODY and not self._drop_request():
+        if self._phase == _BODY and not self._drop_request():
             return
         if self._busy:
             self.flow.pause_reading()
@@ -251,7 +248,7 @@ class Protocol(HttpToolsProtocol):
 
     def _send_refusal(self) -> None:
         """Send it, and drop what still comes for a while: closing at once would reset the connection, and the answer be lost."""
-        self._phase = Phase.REFUSED
+        self._phase = _REFUSED
         self._deadline = self.loop.time() + min(_LINGER, self._grace)
         self.transport.write(self._refusal or b"")
         self.transport.write_eof()
