@@ -274,7 +274,11 @@ def run(context: Context) -> None:
             noticed = _check(sweep, point, said, code)
         except AssertionError as error:
             raise AssertionError(f"seed {seed} of {len(points)}: {point}: {error}") from error
-        context.done(1, happened=noticed, killed=code == -9, acknowledged=sum("indices" in one for one in said))
+        tracebacks = sum(str(one.get("exit", "")).startswith(("OSError", "Refused")) for one in said)
+        acknowledged = sum("indices" in one for one in said)
+        context.done(
+            1, happened=noticed, killed=code == -9, acknowledged=acknowledged, init_ended_in_a_traceback=tracebacks
+        )
 
 
 RIGS = [Rig("syscalls", "syscall faults", "system calls", run, 80, 900, needs=("strace",), jobs=2)]
