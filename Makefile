@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := var/demo
 PORT ?= 8080
+APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test lint format bench faults faults-quick rig-tools fuzz docs dist lock clean
@@ -52,8 +53,8 @@ faults-quick: $(READY) ## Run the quick lane of every fault rig (at most 20 minu
 	$(BIN)/python -m tests.faults --quick $(if $(REPORT),--report $(REPORT))
 
 rig-tools: ## Install what fault rigs need beside Python (Debian and Ubuntu, as root)
-	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends strace faketime xfsprogs e2fsprogs wrk
+	$(APT) update -qq
+	$(APT) install -y -qq --no-install-recommends strace faketime xfsprogs e2fsprogs wrk
 
 fuzz: $(READY) ## Fuzz every parser, 15 seconds each
 	$(BIN)/python -m tests.fuzz --seconds 15

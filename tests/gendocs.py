@@ -17,6 +17,7 @@ from muniment_server.cli import main as server_main
 from muniment_server.settings import PREFIX, Settings
 from muniment_server.web.errors import CODES
 from muniment_server.web.routes import ROUTES, Route
+from tests.faults import report
 
 DOCS = Path(__file__).parents[1] / "docs"
 START, END = "<!-- settings: made by `make docs` -->", "<!-- end of settings -->"
@@ -135,7 +136,36 @@ def _commands(command: click.Command, name: str, parent: click.Context | None = 
     return parts
 
 
-PAGES = {"api.md": api_page, "cli.md": cli_page, "operating.md": operating_page}
+FIGURES = ("<!-- figures -->", "<!-- /figures -->")
+
+
+def reliability_page() -> str:
+    """Return docs/reliability.md with the figures of the report file."""
+    text = (DOCS / "reliability.md").read_text("utf-8")
+    before, _, rest = text.partition(FIGURES[0])
+    return f"{before}{FIGURES[0]}\n{_figures()}\n{FIGURES[1]}{rest.partition(FIGURES[1])[2]}"
+
+
+def _figures() -> str:
+    shards = report.read(DOCS / "reliability.json")
+    goals = {shard["rig"]: (shard["goal"], shard["unit"]) for shard in shards}
+    good = report.totals(shard for shard in shards if shard["ok"] and not shard["dirty"])
+    rows = ["| what | rig | seeds | held | counted besides | seconds | commit |", "|---|---|---|---|---|---|---|"]
+    for rig in sorted(good, key=lambda name: (goals[name][0], name)):
+        total = good[rig]
+        besides = ", ".join(f"{name} {count:,}" for name, count in sorted(total["counts"].items()))
+        commits = ", ".join(f"`{commit[:10]}`" for commit in total["commits"])
+        held = f"{total['points']:,} {goals[rig][1]}"
+        rows.append(
+            f"| {goals[rig][0]} | `{rig}` | {total['seeds']:,} | {held} | {besides} | {total['seconds']:,.0f} | {commits} |"
+        )
+    failed = sorted(
+        {f"`{shard['rig']}` {shard['seeds'][0]}..{shard['seeds'][1]}" for shard in shards if not shard["ok"]}
+    )
+    return "\n".join([*rows, "", f"Shards that found something: {', '.join(failed) or 'none'}."])
+
+
+PAGES = {"api.md": api_page, "cli.md": cli_page, "operating.md": operating_page, "reliability.md": reliability_page}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from muniment_server.settings import Settings
 from muniment_server.web.errors import CODES
 from muniment_server.web.routes import ROUTES
 from tests import gendocs
+from tests.faults.__main__ import all_rigs
 from tests.live import LiveServer, init, run
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def test_every_error_code_in_the_code_is_in_the_catalogue() -> None:
         text = path.read_text("utf-8")
         used |= set(
             re.findall(
-                r"(?:Refused\(\s*\d{3},\s*|NotThere\(\s*|problem\(\s*\d{3},\s*|GuardRefused\(\s*|_refuse\(\s*)\"([a-z0-9_]+)\"",
+                r"(?:Refused\(\s*\d{3},\s*|NotThere\(\s*|problem\(\s*\d{3},\s*|GuardRefused\(\s*|ReadOnly\(\s*|_refuse\(\s*)\"([a-z0-9_]+)\"",
                 text,
             )
         )
@@ -63,6 +64,17 @@ def test_links_between_pages_lead_somewhere() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert not broken
+
+
+@pytest.mark.parametrize("page", ["threat-model.md", "reliability.md"])
+def test_tests_and_rigs_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    for path in set(re.findall(r"`(tests/[\w/.-]+)`", text)):
+        assert (ROOT / path).exists(), path
+    listed = {
+        name for found in re.findall(r"rigs? ((?:`[\w-]+`(?:, )?)+)", text) for name in re.findall(r"`([\w-]+)`", found)
+    }
+    assert listed <= set(all_rigs()), sorted(listed - set(all_rigs()))
 
 
 @pytest.fixture

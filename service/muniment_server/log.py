@@ -118,7 +118,8 @@ class Log:
             sequencer.on_refusal = self._refused
             metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
-        metrics.writable.labels(row.name).set_function(lambda: self.sequencer is not None and self.refusal is None)
+        if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
+            metrics.writable.labels(row.name).set_function(lambda: self.refusal is None)
         self.batcher = sequencer and Batcher(
             sequencer,
             row.name,
