@@ -16,7 +16,7 @@ from muniment.tiles import TILE_WIDTH
 from muniment.tree import Edge, Node, expand, grow, hash_in, partial_tiles, place, plan_root
 from muniment_server.backup import Damaged, Progress
 from muniment_server.backup.make import policy_of
-from muniment_server.backup.rows import decode_log, path_of
+from muniment_server.backup.rows import NAME, decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
 from muniment_server.catalog import SetupError, read_key, write_new
@@ -67,6 +67,8 @@ async def check(
     """
     row, has_payloads = _described(path)
     row = replace(row, name=name or row.name)
+    if not NAME.fullmatch(row.name):
+        raise SetupError(f"a log is named by lowercase letters, digits and hyphens, at most 63: not {row.name!r}")
     note = read_file(path / "checkpoint")
     try:
         head = policy.verify(note).checkpoint

