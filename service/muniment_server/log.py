@@ -35,6 +35,7 @@ from muniment_server.trace import Trace
 
 _HOUSEKEEPING_SECONDS = 10.0
 _RETRY_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
 _BREATH = 200
 
 
@@ -111,6 +112,8 @@ class Log:
         self._metrics = metrics
         self._cache = cache
         self._published = 0  # size of the last checkpoint this process published
+        self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
+        self._looked = -_LOOK_SECONDS
         self._dirty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         if sequencer:
@@ -287,7 +290,9 @@ class Log:
         `at_least` is the size a caller asked for. Raises NotThere when nothing was published yet.
         """
         own = self.sequencer.signed if self.sequencer else None
-        if own and own.size >= at_least and not (self.sequencer and self.sequencer.refusal):
+        # Another writer of this log may have published more: look now and then, also when nobody asks for a size.
+        looked = time.monotonic() - self._looked < _LOOK_SECONDS
+        if own and looked and own.size >= max(at_least, self._seen) and not self.refusal:
             return own
         published = await self.published()
         if own and own.size > published.size:
@@ -297,6 +302,8 @@ class Log:
     async def published(self, size: int | None = None) -> Published:
         """Return the published checkpoint of `size`, or the largest one. Raises NotThere."""
         found = await self._store.checkpoint(self.row.log_id, size)
+        if found and size is None:
+            self._seen, self._looked = max(self._seen, found.size), time.monotonic()
         if found:
             return found
         if size is None:

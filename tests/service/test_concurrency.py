@@ -378,9 +378,6 @@ def _all_entries(http: Any, size: int) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.xfail(
-    strict=True, reason="log: latest() is this process's own head, however old, unless a size is asked for"
-)
 def test_a_server_shows_what_its_sibling_published(instance: Instance) -> None:
     """Behind a load balancer nobody knows which of two servers answers: a list must not end where one of them last wrote."""
     with instance.server() as one, instance.server() as two, client(one.url) as first, client(two.url) as second:
