@@ -63,9 +63,13 @@ class Scrub:
         """Check everything that the head of this moment covers. Raises StoreUnavailable when the database does not answer."""
         head = await self._store.head(self._log.log_id)
         self._lacking, self._erased, self._last_time = [], set(), None
+        if head.size < 0:
+            self._report(Finding("head_size", 0, f"the head says that there are {head.size} entries"))
+            return
         for index in range(-(-head.size // TILE_WIDTH)):
             try:
-                await self._tile(index, head.size)
+                if not await self._tile(index, head.size):
+                    break  # the head says more than there is: do not walk on through nothing
             except (StoreUnavailable, *UNREADABLE) as error:
                 if not is_damage(error):
                     raise
@@ -75,11 +79,16 @@ class Scrub:
         await self._edge(head)
         self._metrics.scrub_last_pass.labels(self._log.name).set_to_current_time()
 
-    async def _tile(self, index: int, size: int) -> None:
-        """Check the entries of tile 0/`index`, that tile, and every tile above that ends with it."""
+    async def _tile(self, index: int, size: int) -> bool:
+        """Check the entries of tile 0/`index`, that tile, and every tile above that ends with it; tell whether there are any."""
         log_id, start = self._log.log_id, index * TILE_WIDTH
         stop = min(start + TILE_WIDTH, size)
         rows = await self._store.entry_rows(log_id, start, stop)
+        if not rows:
+            self._report(
+                Finding("entry_missing", start, f"the entries [{start}, {stop}) are below the head, but not stored")
+            )
+            return False
         payloads = {stored.index: stored for stored in await self._store.payloads(log_id, start, stop)}
         hashes = await self._entries(start, stop, rows, payloads)
         levels = [level for level in range(64) if (index + 1) % TILE_WIDTH**level == 0]
@@ -90,6 +99,7 @@ class Scrub:
         for tile in wanted[:-1]:
             self._parent(checked, tile, stored, size)
         self._report(*checked.findings)
+        return True
 
     async def _entries(
         self, start: int, stop: int, rows: Sequence[Sequence[Any]], payloads: dict[int, StoredPayload]

@@ -39,6 +39,7 @@ DAMAGE = {
     "payloads": ('DELETE FROM payloads WHERE "index" = 270', "payload_missing", 270),
     "parent": ("UPDATE tiles SET data = {zero} WHERE level = 1", "tile", 0),
     "leaf tile": ('UPDATE tiles SET data = {zero} WHERE level = 0 AND "index" = 1', "leaf_hash", 256),
+    "head too large": ("UPDATE heads SET size = 1099511627776", "entry_missing", 512),
     "head": ("UPDATE heads SET root = {zero}", "head_root", 299),
 }  # fmt: skip
 

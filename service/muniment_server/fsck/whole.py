@@ -88,6 +88,9 @@ class Whole:
         keys = await self._keys()  # before the head: those of later appends are left out
         self.head = head = await self.store.head(self.log.log_id)
         report.size = head.size
+        if head.size < 0:
+            report.add_one("head_size", 0, f"the head says that there are {head.size} entries")
+            return
         wanted: Wanted = {head.size: [("head", head.root)]}
         if guarded:
             for size, root in check_guard(report, self.log, self.policy, guarded, head).items():
