@@ -68,13 +68,19 @@ async def _lane(url: str, waiting: deque[Case], tally: Tally) -> None:
 async def _once(
     url: str, case: Case, tally: Tally, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None
 ) -> tuple[tuple[asyncio.StreamReader, asyncio.StreamWriter] | None, float]:
-    reader, writer = connection or await asyncio.open_connection(*address(url), limit=2**26)
-    started = time.perf_counter()
-    try:
-        writer.write(case.data)
-        answer = await asyncio.wait_for(_answer(reader, head=case.head), WAIT_SECONDS)
-    except _CLOSED as error:
-        raise AssertionError(f"{case.name}: closed without an answer ({error!r})") from error
+    for attempt in range(3):  # this process may have stood still, and the connection was idle for too long
+        reader, writer = connection or await asyncio.open_connection(*address(url), limit=2**26)
+        started = time.perf_counter()
+        try:
+            writer.write(case.data)
+            answer = await asyncio.wait_for(_answer(reader, head=case.head), WAIT_SECONDS)
+            break
+        except _CLOSED as error:
+            connection = None
+            tally.lost += 1
+            tally.counts["sent again"] += 1
+            if attempt == 2:
+                raise AssertionError(f"{case.name}: closed without an answer ({error!r})") from error
     seconds = time.perf_counter() - started
     tally.time(case, seconds)
     judge(case, answer, tally)

@@ -32,7 +32,7 @@ KEYS = (
 )
 MIX = ((bodies, 100, 20), (paths, 130, 20), (headers, 80, 10), (framing, 60, 15), (receipts, 50, 15))
 """Of each class: how many cases of its table, and how many by chance, a seed sends: 500 in all."""
-ENVIRONMENT = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.05", "MUNIMENT_SERVER_CLIENT_SECONDS": "0.5"}
+ENVIRONMENT = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.05", "MUNIMENT_SERVER_CLIENT_SECONDS": "1"}
 MEMORY = 50 << 20
 
 
