@@ -160,7 +160,7 @@ async def test_one_impatient_waiter_does_not_cancel_ninety_nine(make, sequencer:
         await asyncio.wait_for(waiters.pop(10), 0.01)  # also while its batch is in flight
     sequencer.release()
     await hold
-    outcomes = await asyncio.gather(*waiters)
+    outcomes = await asyncio.wait_for(asyncio.gather(*waiters), 10)
     assert len(outcomes) == 98
     assert len(sequencer.batches[1]) == 100, "who left is logged all the same"
 
