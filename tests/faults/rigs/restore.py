@@ -422,6 +422,6 @@ RIGS = [
         unit="restored, cloned or mismatched databases",
         run=restore,
         quick=4,
-        full=60,
+        full=40,
     )
 ]
