@@ -174,6 +174,9 @@ def judge_delays(soak: Soak) -> tuple[float, float, int]:
     waits = delays(soak.load)
     outside = sorted(wait for at, wait in waits if not downtime_within(soak, at, at + wait))
     p99, longest = outside[int(len(outside) * 0.99)], max(wait for _, wait in waits)
+    say(
+        f"  soak: publish delay median {outside[len(outside) // 2]:.3f} s, p99 {p99:.3f} s; longest, with faults, {longest:.2f} s"
+    )
     assert p99 <= P99_SECONDS, f"publish delay p99 is {p99:.3f} s outside downtime"
     assert longest <= MAX_SECONDS, f"an acknowledged entry was published after {longest:.2f} s"
     return p99, longest, len(outside)
