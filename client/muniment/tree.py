@@ -206,7 +206,9 @@ class Edge:
 
 
 def partial_tiles(size: int) -> list[Tile]:
-    """Return, for each level of the tree of `size`, the tile the next hash goes to; its width is in [0, 255]."""
+    """Return, for each level of the tree of `size`, the tile the next hash goes to; its width is in [0, 255]. Requires size >= 0, else ValueError."""
+    if size < 0:
+        raise ValueError(f"no tree has size {size}")
     tiles: list[Tile] = []
     level = 0
     while size >> (8 * level):

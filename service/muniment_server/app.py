@@ -110,6 +110,8 @@ class _Adopted(logging.Handler):
 
 
 def _adopt_log_lines() -> None:
+    # Its pool logs a traceback for every connection that dies with the server; what that means for a request is said by the stores.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
     if not logging.root.handlers:  # otherwise whoever runs this application has decided already
         logging.root.addHandler(_Adopted(logging.WARNING))
 

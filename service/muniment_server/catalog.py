@@ -248,7 +248,12 @@ def _sequencer(settings: Settings, store: Store, row: LogRow, key: SigningKey, t
     if key.vkey.name != row.origin:
         raise SetupError(f"{settings.key_file(row.name)} is the key of {key.vkey.name!r}, not of {row.origin!r}")
     guard = Guard(settings.guard_file(row.name))
-    return Sequencer(store, row, key, guard, settings.idempotency_ttl, trace=trace)
+    return Sequencer(store, row, key, guard, settings.idempotency_ttl, trace=trace, steady=_steady)
+
+
+def _steady() -> float:
+    """Return seconds that go on while the machine sleeps, so that waking up is no jump of the clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Catalog:

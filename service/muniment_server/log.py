@@ -26,7 +26,7 @@ from muniment_server.batcher import Batcher
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
 from muniment_server.scrub import Scrub
-from muniment_server.sequencer import ReadOnly, Sequencer
+from muniment_server.sequencer import MAX_SKEW, ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Published, Store, StoredPayload, StoreError, leaf_key
 from muniment_server.submission import Outcome, Signed, Submission
@@ -36,6 +36,7 @@ from muniment_server.trace import Trace
 _HOUSEKEEPING_SECONDS = 10.0
 _RETRY_SECONDS = 0.25
 _LOOK_SECONDS = 1.0
+_PUBLISH_EARLY = 0.8
 _BREATH = 200
 
 
@@ -192,9 +193,10 @@ class Log:
                 self._dirty.set()
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
-                # What was signed just after this one is still to be out within the interval: leave time for its publication.
+                # What was signed just after this one is still to be out within the interval: leave time for its publication, and for
+                # a loop that is late because it is busy.
                 took = time.monotonic() - started
-                await asyncio.sleep(max(self.settings.publish_interval - 2 * took, 0))
+                await asyncio.sleep(max(_PUBLISH_EARLY * self.settings.publish_interval - 2 * took, 0))
 
     @step("log.publish")
     async def _publish(self) -> bool:
@@ -219,7 +221,9 @@ class Log:
         before = _now()
         database = await self._store.clock()
         if self.sequencer:
-            self.sequencer.skew = database - (before + _now()) // 2
+            skew = self.sequencer.skew = database - (before + _now()) // 2
+            if self._store.has_clock and abs(skew) <= MAX_SKEW:
+                self.sequencer.believe_clock()  # another machine says the same
 
     # --- append ---------------------------------------------------------------------------------------------------------
 

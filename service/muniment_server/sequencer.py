@@ -39,6 +39,8 @@ MAX_SKEW = 5_000
 """Milliseconds this clock and the database's may differ."""
 MAX_BEHIND = 60_000
 """Milliseconds this clock may be behind the last entry's time; beyond, time would stand still for too long."""
+HOLD = 60_000
+"""Milliseconds for which a clock that was set forward is not believed."""
 _TRIES = 100
 
 
@@ -80,7 +82,9 @@ class Sequencer:
         clock: Callable[[], float] = time.time,
         trace: Trace | None = None,
         witnessed: startup.Witnessed = startup.nobody,
+        steady: Callable[[], float] | None = None,
     ) -> None:
+        """Make it. `clock` gives seconds since 1970; `steady`, seconds that nobody can set, shows when `clock` was set forward."""
         self._store = store
         self._log = log
         self._key = key
@@ -89,6 +93,10 @@ class Sequencer:
         self._clock = clock
         self._trace = trace
         self._witnessed = witnessed
+        self._steady = steady
+        self._offset = 0  # of the clock against the steady one, in milliseconds, when last believed
+        self._jumped: int | None = None  # steady time at which the clock was first seen to be set forward
+        self.believe_clock()
         self._asked = False  # the witnesses, since this process started
         self._state: _State | None = None
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
@@ -226,11 +234,36 @@ class Sequencer:
 
     def _stamp(self, head: Head) -> int:
         now = int(self._clock() * 1000)
+        self._check_jump(now)
         if abs(self.skew) > MAX_SKEW:
             raise ClockRefused(f"this clock and the database's differ by {abs(self.skew) / 1000:.1f} s")
         if head.logged_at - now > MAX_BEHIND:
             raise ClockRefused(f"this clock is {(head.logged_at - now) / 1000:.0f} s behind the last entry")
         return max(now, head.logged_at)
+
+    def believe_clock(self) -> None:
+        """Take the clock as right: from now on it may not jump forward from here."""
+        self._offset = int(self._clock() * 1000) - int(self._steady() * 1000) if self._steady else 0
+        self._jumped = None
+
+    def _check_jump(self, now: int) -> None:
+        """Refuse for a while when the clock was set forward: entries from a future would keep all later ones out.
+
+        If it still says so after HOLD seconds, it is the old time that was wrong. Raises ClockRefused.
+        """
+        if self._steady is None:
+            return
+        steady = int(self._steady() * 1000)
+        ahead = now - steady - self._offset
+        if ahead <= MAX_SKEW:
+            self.believe_clock()
+            return
+        self._jumped = steady if self._jumped is None else self._jumped
+        if steady - self._jumped < HOLD:
+            raise ClockRefused(
+                f"this clock jumped forward by {ahead / 1000:.0f} s: entries are refused for {HOLD // 1000} s, then it is believed"
+            )
+        self.believe_clock()
 
     async def _commit(self, state: _State, round_: Round) -> tuple[Signed, Growth]:
         """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""

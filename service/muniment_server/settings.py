@@ -47,7 +47,9 @@ class Settings(BaseModel):
     allow_anonymous_writes: bool = Field(
         default=False, description="Accept appends without an API key on an address that is not loopback."
     )
-    publish_interval: float = Field(1.0, gt=0, le=60, description="Seconds between published checkpoints, at the most.")
+    publish_interval: float = Field(
+        1.0, gt=0, le=60, description="Seconds within which an acknowledged entry is under a published checkpoint."
+    )
     max_event_bytes: int = Field(65_536, ge=256, le=1_048_576, description="Largest event, in bytes as posted.")
     max_batch_entries: int = Field(10_000, ge=1, le=10_000, description="Most entries in one POST /entries/batch.")
     max_batch_bytes: int = Field(

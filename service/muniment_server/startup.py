@@ -62,6 +62,8 @@ async def prove(store: Store, log_id: int, head: Head, guarded: Guarded) -> dict
 
     Returns its right edge. Raises GuardRefused, recheck.Mismatch or StoreError.
     """
+    if head.size < 0:
+        raise recheck.Mismatch(0, f"the head has size {head.size}")
     wanted = set(partial_tiles(head.size))
     if guarded.size:
         wanted.update(plan_root(guarded.size).tiles(guarded.size))

@@ -101,6 +101,7 @@ class Metrics:
             registry=self.registry,
         )
 
+
 def configure_logging(form: Literal["json", "console"], level: str) -> None:
     """Send structured log lines to standard error. Values are escaped, so that no submitter can forge a line."""
     renderer: structlog.typing.Processor = (

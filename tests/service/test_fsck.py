@@ -167,7 +167,7 @@ async def test_an_erased_event_may_lack_its_payload(rig: Rig) -> None:
     draft = commit({"n": 1}, b'{"n":1}', bytes(32))
     await bench.extend(new_entry(draft.leaf("2100-01-01T00:00:00.000Z")))
     assert codes(await check(bench)) >= {("payload_missing", 20)}
-    erasure = b'{"entries":[20],"logged_at":"2100-01-01T00:00:00.000Z","typ":"%s"}' % ERASURE_TYPE.encode()
+    erasure = b'{"indices":[20],"logged_at":"2100-01-01T00:00:00.000Z","typ":"%s"}' % ERASURE_TYPE.encode()
     await bench.extend(new_entry(erasure))
     assert ("payload_missing", 20) not in codes(await check(bench))
 

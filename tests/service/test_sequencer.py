@@ -325,6 +325,42 @@ async def test_time_never_goes_back_and_never_stands_for_long(rig: Rig):
     await audit(bench)
 
 
+async def test_a_clock_that_is_set_forward_is_not_believed_at_once(rig: Rig):
+    """Entries from a future would keep all later ones out, once the clock is set right."""
+    now, steady = [NOW / 1000], [1000.0]
+    bench = await rig.log("event")
+    bench.clock = lambda: now[0]
+    sequencer = await started(bench, steady=lambda: steady[0])
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+        steady[0] += seconds
+
+    await sequencer.run([event(1)])
+    pass_by(3600)
+    await sequencer.run([event(2)])  # an idle hour is no jump
+    now[0] += 10 * 365 * 86400
+    for _ in range(3):
+        with pytest.raises(ClockRefused, match="forward"):
+            await sequencer.run([event(3)])
+        pass_by(10)
+    now[0] -= 10 * 365 * 86400
+    await sequencer.run([event(4)])  # the glitch is over, and nothing is stamped with it
+    now[0] += 3600
+    with pytest.raises(ClockRefused, match="forward"):
+        await sequencer.run([event(5)])
+    pass_by(59.9)
+    with pytest.raises(ClockRefused, match="forward"):
+        await sequencer.run([event(5)])
+    pass_by(0.2)
+    (outcome,) = await sequencer.run([event(5)])  # somebody has set the clock
+    assert parse_leaf(outcome.leaves[0]).logged_at == int(now[0] * 1000)
+    now[0] += 3600
+    sequencer.believe_clock()  # the database's clock says the same
+    await sequencer.run([event(6)])
+    await audit(bench)
+
+
 @pytest.mark.parametrize("skew", [5001, -5001, 3_600_000, -3_600_000])
 async def test_a_clock_off_the_databases_is_refused(rig: Rig, skew: int):
     bench = await rig.log("event")

@@ -272,7 +272,6 @@ async def _publish_all(store: Store, row: LogRow, checked: Checked, progress: Pr
     latest = await store.checkpoint(row.log_id)
     done = latest.size if latest else 0
     for bundle in checked.tree.bundles()[done // TILE_WIDTH :]:
-        for each in await checked.source.published(bundle):
-            if each.size > done:
-                await store.publish(row.log_id, each)
+        if lacking := [each for each in await checked.source.published(bundle) if each.size > done]:
+            await store.publish_all(row.log_id, lacking)
         progress("publishing", bundle.index * TILE_WIDTH + bundle.width, checked.tree.head.size)

@@ -23,6 +23,7 @@ from muniment.tiles import TILE_WIDTH, Bundle, Tile, width_at
 from muniment.tree import Edge, Growth, expand, grow, plan_root
 from muniment_server.admission import canonicalize, commit
 from muniment_server.backup import Damaged, Progress
+from muniment_server.fsck.entries import erased_by
 from muniment_server.storage import Published, StoredPayload
 
 _GROUP = 16
@@ -248,7 +249,7 @@ def erased_indices(leaf: bytes) -> frozenset[int]:
         return frozenset()
     if not ours:
         return frozenset()
-    named = value["indices"] if "indices" in value else [value.get("index")]
-    if not isinstance(named, list) or not named or not all(type(index) is int and index >= 0 for index in named):
+    named = erased_by(value)
+    if named is None:
         raise Damaged("an erasure entry is in a form that this release cannot read: restore with --no-payloads")
-    return frozenset(named)
+    return named

@@ -26,8 +26,9 @@ def fail(code: int, message: str) -> NoReturn:
 
 def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Run a coroutine; turn the errors a user can act on into a message and an exit code."""
+    from muniment_server.admission import Refused
     from muniment_server.catalog import SetupError
-    from muniment_server.guard import GuardRefused
+    from muniment_server.guard import GuardRefused, GuardUnavailable
     from muniment_server.recheck import Mismatch
     from muniment_server.storage import SchemaError, StoreError
 
@@ -43,8 +44,16 @@ def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLo
         fail(EXIT_GUARD, f"{error.code}: {error}")
     except Mismatch as error:
         fail(EXIT_FAILED, f"database_damaged: {error} (from entry {error.index}): run `muniment-server fsck`")
+    except Refused as error:
+        fail(
+            EXIT_GUARD if error.code.startswith(("database_", "guard_")) else EXIT_UNREACHABLE, f"{error.code}: {error}"
+        )
+    except GuardUnavailable as error:
+        fail(EXIT_UNREACHABLE, str(error))
     except StoreError as error:
         fail(EXIT_UNREACHABLE, str(error))
+    except OSError as error:
+        fail(EXIT_UNREACHABLE, f"{error}. Nothing is half done that running this again would not finish")
 
 
 def settings_from(**flags: Any) -> Settings:

@@ -144,13 +144,18 @@ def _check_own(checked: Checked, log: LogRow, index: int, typ: str, value: dict[
     elif not index and (value.get("origin"), value.get("kind")) != (log.origin, log.kind):
         checked.add("genesis", 0, "the genesis names another origin or kind than the logs table")
     if typ == ERASURE_TYPE:
-        checked.erased |= erased_by(value)
+        checked.erased |= erased_by(value) or set()
 
 
-def erased_by(value: dict[str, Any]) -> set[int]:
-    """Return the indices an erasure entry names. What else erasure leaves is not stored yet, so only absence is excused."""
-    named = value.get("entries")
-    return {index for index in named if type(index) is int} if isinstance(named, list) else set()
+def erased_by(value: dict[str, Any]) -> frozenset[int] | None:
+    """Return the indices an erasure entry names, or None when it names none that this release can read.
+
+    What else erasure leaves is not stored yet, so only the absence of a payload is excused.
+    """
+    named = value["indices"] if "indices" in value else [value.get("index")]
+    if not isinstance(named, list) or not named or not all(type(index) is int and index >= 0 for index in named):
+        return None
+    return frozenset(named)
 
 
 # --- Idempotency-Keys ---------------------------------------------------------------------------------------------------

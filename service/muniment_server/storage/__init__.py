@@ -160,6 +160,9 @@ class Append(Protocol):
         Among racing writers sizes never go back. Raises OutcomeUnknown; calling again is always safe.
         """
 
+    async def publish_all(self, log_id: int, checkpoints: Sequence[Published]) -> bool:
+        """As publish, for several checkpoints in the order of their sizes, in one commit: all of them, or none."""
+
 
 class Read(Protocol):
     """Reads. What they return was committed, and no later call ever returns less of it."""
@@ -248,7 +251,9 @@ class Catalog(Protocol):
 
 
 class Store(Append, Read, Inspect, Catalog, Protocol):
-    """A database."""
+    """A database. `has_clock` tells whether its clock is another one than this process's."""
+
+    has_clock: bool
 
     async def close(self) -> None:
         """Release every connection. Appends in flight finish first."""

@@ -71,7 +71,10 @@ def migrate_sqlite(connection: apsw.Connection) -> list[Migration]:
                 connection.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", (*_row(todo[0]),))
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if (
+                connection.in_transaction
+            ):  # a full disk has rolled back already, and that is what the operator must read of
+                connection.execute("ROLLBACK")
             raise
         if not todo:
             return done

@@ -93,9 +93,11 @@ SELECT set_config('client_min_messages', 'warning', false),
 """
 _PUBLISH = """
 WITH larger AS (
-    UPDATE heads SET published_size = $2 WHERE log_id = $1 AND published_size < $2 RETURNING log_id
+    UPDATE heads SET published_size = $2 WHERE log_id = $1 AND published_size < $3 RETURNING log_id
 )
-INSERT INTO checkpoints (log_id, size, note, published_at) SELECT log_id, $2, $3, $4 FROM larger RETURNING size
+INSERT INTO checkpoints (log_id, size, note, published_at)
+SELECT larger.log_id, u.size, u.note, u.at FROM larger, unnest($4::bigint[], $5::text[], $6::bigint[]) AS u (size, note, at)
+ORDER BY u.size RETURNING size
 """
 _LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
 _KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
@@ -147,6 +149,8 @@ async def _execute(connection: asyncpg.Connection[Any], sql: str, values: Sequen
 
 class PostgresStore:
     """A Store in a Postgres database. Make it with :meth:`open`."""
+
+    has_clock = True
 
     def __init__(self, url: str, pool: asyncpg.Pool[Any]) -> None:
         self._url = url
@@ -223,7 +227,12 @@ class PostgresStore:
     @step("store.publish")
     async def publish(self, log_id: int, checkpoint: Published) -> bool:
         """See storage.Append."""
-        values = (log_id, checkpoint.size, checkpoint.note, checkpoint.published_at)
+        return await self.publish_all(log_id, (checkpoint,))
+
+    async def publish_all(self, log_id: int, checkpoints: Sequence[Published]) -> bool:
+        """See storage.Append."""
+        columns = zip(*((one.size, one.note, one.published_at) for one in checkpoints), strict=True)
+        values = (log_id, checkpoints[-1].size, checkpoints[0].size, *map(list, columns))
         return await self._write(log_id, _PUBLISH, values) is not None
 
     async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> Any:

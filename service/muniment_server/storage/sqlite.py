@@ -84,6 +84,8 @@ def _check_durable(connection: apsw.Connection) -> None:
 class SqliteStore:
     """A Store in one file. Make it with :meth:`open`."""
 
+    has_clock = False
+
     def __init__(self, path: Path, writer: apsw.Connection) -> None:
         self._path = path
         self._writer = writer  # used by the writer thread alone
@@ -131,7 +133,7 @@ class SqliteStore:
         self._check_open()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._read_threads, run)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:  # a damaged page may hold text that is none
             raise StoreUnavailable(f"SQLite: {error}") from error
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
@@ -193,16 +195,18 @@ class SqliteStore:
     @step("store.publish")
     async def publish(self, log_id: int, checkpoint: Published) -> bool:
         """See storage.Append."""
+        return await self.publish_all(log_id, (checkpoint,))
+
+    async def publish_all(self, log_id: int, checkpoints: Sequence[Published]) -> bool:
+        """See storage.Append."""
 
         def work(connection: apsw.Connection) -> bool:
-            size, note, at = checkpoint.size, checkpoint.note, checkpoint.published_at
-            connection.execute(
-                "UPDATE heads SET published_size = ? WHERE log_id = ? AND published_size < ?",
-                (size, log_id, size),
-            )
+            sql = "UPDATE heads SET published_size = ? WHERE log_id = ? AND published_size < ?"
+            connection.execute(sql, (checkpoints[-1].size, log_id, checkpoints[0].size))
             if not connection.changes():
                 return False
-            connection.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (log_id, size, note, at))
+            rows = [(log_id, one.size, one.note, one.published_at) for one in checkpoints]
+            connection.executemany("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", rows)
             return True
 
         return await self._write(work)
