@@ -38,6 +38,7 @@ class Rig:
         default_factory=dict
     )  # of the worker process: "MUNIMENT_FAILPOINTS": "" turns failpoints on
     jobs: int = 2  # workers side by side
+    alone: bool = False  # it judges times, so nothing else may run beside it
 
     def check_needs(self) -> None:
         """Raise Missing unless this machine has what the rig needs."""

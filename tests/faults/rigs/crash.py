@@ -141,6 +141,7 @@ def _pairs(engine: str):
             if seed >= len(firsts):
                 continue
             chain = maker.make(seed, f"p{seed}")
+            chain.light = True
             try:
                 for number, (first, second) in enumerate(_both(engine, *firsts[seed])):
                     chain.rng = random.Random(f"{seed}/{number}/1")

@@ -176,4 +176,4 @@ def _seeds(
         yield seed, tally
 
 
-RIGS = [Rig("hostile-http", "hostile HTTP requests", "requests", run, quick=20, full=1000)]
+RIGS = [Rig("hostile-http", "hostile HTTP requests", "requests", run, quick=20, full=1000, alone=True)]

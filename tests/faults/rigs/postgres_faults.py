@@ -255,4 +255,4 @@ def _run(context: Context) -> None:
 
 
 _GOAL = "Postgres faults under load, ready within 5 s"
-RIGS = [Rig("postgres-faults", _GOAL, "faults", _run, quick=2, full=16)]
+RIGS = [Rig("postgres-faults", _GOAL, "faults", _run, quick=2, full=16, alone=True)]

@@ -123,6 +123,6 @@ def _postgres(context: Context) -> None:
 
 _GOAL = "restart after kill"
 RIGS = [
-    Rig("restart-sqlite", _GOAL, "restarts", _sqlite, quick=0, full=1, jobs=1),
-    Rig("restart-postgres", _GOAL, "restarts", _postgres, quick=0, full=1, jobs=1),
+    Rig("restart-sqlite", _GOAL, "restarts", _sqlite, quick=0, full=1, jobs=1, alone=True),
+    Rig("restart-postgres", _GOAL, "restarts", _postgres, quick=0, full=1, jobs=1, alone=True),
 ]
