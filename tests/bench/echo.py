@@ -34,12 +34,12 @@ def main() -> None:
         echo,
         loop="uvloop",
         http="httptools",
+        ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=30,
         backlog=2048,
     )
     gc.collect()

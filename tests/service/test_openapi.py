@@ -93,6 +93,7 @@ RAISERS = {
     "Refused": 1,
     "NotThere": 0,
     "problem": 1,
+    "_problem": 1,
     "ReadOnly": 0,
     "GuardRefused": 0,
     "_refuse": 0,
