@@ -234,7 +234,7 @@ class Sequencer:
 
     def _stamp(self, head: Head) -> int:
         now = int(self._clock() * 1000)
-        self._check_jump(now)
+        self._check_jump(now, head)
         if abs(self.skew) > MAX_SKEW:
             raise ClockRefused(f"this clock and the database's differ by {abs(self.skew) / 1000:.1f} s")
         if head.logged_at - now > MAX_BEHIND:
@@ -246,7 +246,7 @@ class Sequencer:
         self._offset = int(self._clock() * 1000) - int(self._steady() * 1000) if self._steady else 0
         self._jumped = None
 
-    def _check_jump(self, now: int) -> None:
+    def _check_jump(self, now: int, head: Head) -> None:
         """Refuse for a while when the clock was set forward: entries from a future would keep all later ones out.
 
         If it still says so after HOLD seconds, it is the old time that was wrong. Raises ClockRefused.
@@ -255,8 +255,9 @@ class Sequencer:
             return
         steady = int(self._steady() * 1000)
         ahead = now - steady - self._offset
-        if ahead <= MAX_SKEW:
-            self.believe_clock()
+        # No jump, also when it was set back and is then set right again; or one that cannot keep later entries out for long.
+        if ahead <= MAX_SKEW or now - head.logged_at <= MAX_BEHIND:
+            self._offset, self._jumped = max(self._offset, now - steady), None
             return
         self._jumped = steady if self._jumped is None else self._jumped
         if steady - self._jumped < HOLD:

@@ -355,6 +355,11 @@ async def test_a_clock_that_is_set_forward_is_not_believed_at_once(rig: Rig):
     pass_by(0.2)
     (outcome,) = await sequencer.run([event(5)])  # somebody has set the clock
     assert parse_leaf(outcome.leaves[0]).logged_at == int(now[0] * 1000)
+    now[0] -= 7200
+    with pytest.raises(ClockRefused, match="behind"):
+        await sequencer.run([event(6)])
+    now[0] += 7200
+    await sequencer.run([event(6)])  # right again: no jump
     now[0] += 3600
     sequencer.believe_clock()  # the database's clock says the same
     await sequencer.run([event(6)])

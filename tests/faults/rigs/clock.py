@@ -160,9 +160,11 @@ def steps(scene: Scene, seed: int, servers: int) -> None:
             behind = scene.last - one.now()
             if abs(behind - _BEHIND) < _TOLERANCE:
                 continue  # too close to say
-            forward = one.offset - one.believed > _SKEW
+            if abs(-behind - _BEHIND) < _TOLERANCE:
+                continue  # likewise
+            forward = one.offset - one.believed > _SKEW and -behind > _BEHIND
             if not forward:
-                one.believed = one.offset
+                one.believed = max(one.believed, one.offset)
             for _ in range(3):
                 expected = behind < _BEHIND and not forward
                 assert scene.append(one) is expected, (
