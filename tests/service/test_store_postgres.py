@@ -19,7 +19,7 @@ from muniment_server.storage import (
     StoreUnavailable,
     postgres,
 )
-from muniment_server.storage.postgres import PostgresStore
+from muniment_server.storage.postgres import PostgresStore, migrate
 from tests.service.audit import audit
 from tests.service.proxy import proxy_before
 from tests.service.rig import NOW, Bench, Rig
@@ -306,6 +306,38 @@ async def test_a_server_that_is_too_old_is_refused(rig: Rig, monkeypatch: pytest
     for work in (PostgresStore.open, postgres.migrate):
         with pytest.raises(SchemaError, match="too old: 99"):
             await work(rig.database)
+
+
+async def test_a_database_that_hides_damage_is_refused(rig: Rig):
+    await rig.set_default("zero_damaged_pages = on")
+    with pytest.raises(SchemaError, match=r"zero_damaged_pages = on.*acknowledged entries could be lost"):
+        await rig.open()
+    with pytest.raises(SchemaError, match="zero_damaged_pages"):
+        await migrate(rig.database)
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
+async def test_a_server_that_may_lose_commits_is_refused(rig: Rig, setting: str):
+    connection = await asyncpg.connect(rig.database)
+    try:
+        await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        await _reload(connection, setting, "off")
+        with pytest.raises(SchemaError, match=f"{setting} = off"):
+            await rig.open()
+    finally:
+        await connection.execute(f"ALTER SYSTEM RESET {setting}")
+        await _reload(connection, setting, "on")
+        await connection.close()
+    await rig.open()
+
+
+async def _reload(connection: asyncpg.Connection, setting: str, expected: str) -> None:
+    await connection.execute("SELECT pg_reload_conf()")
+    for _ in range(500):
+        if await connection.fetchval(f"SHOW {setting}") == expected:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{setting} is not {expected}")
 
 
 async def test_an_append_is_one_round_trip(rig: Rig):

@@ -40,6 +40,12 @@ async def test_every_connection_has_the_settings_that_durability_needs(rig: Rig)
     assert await rig.store._read(look) == PRAGMAS | {"query_only": 1}
 
 
+def test_a_database_that_cannot_have_these_settings_is_refused():
+    """SQLite answers a journal mode that it cannot have with the one it keeps: an in-memory database stands for a file system without WAL."""
+    with pytest.raises(SchemaError, match="journal_mode=memory"):
+        sqlite.connect(Path(":memory:"))
+
+
 async def test_a_reader_cannot_write(rig: Rig):
     with pytest.raises(StoreUnavailable, match="readonly"):
         await rig.store._read(lambda db: db.execute("DELETE FROM idempotency").fetchall())
