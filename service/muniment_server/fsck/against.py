@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -157,15 +158,15 @@ class _Differs(Exception):
         self.finding = Finding(code, index, detail)
 
 
-class _Side:
+class _Side(ABC):
     """The tiles of one side as of its size, each fetched once."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._rows: dict[tuple[int, int], TileRows] = {}
 
-    async def _data(self, tile: Tile) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    async def _data(self, tile: Tile) -> bytes: ...
 
     async def rows(self, level: int, index: int) -> TileRows:
         if (level, index) not in self._rows:
