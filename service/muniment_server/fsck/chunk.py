@@ -24,9 +24,9 @@ UNREADABLE = (UnicodeDecodeError, TypeError, ValueError, OverflowError)
 
 def is_damage(error: BaseException) -> bool:
     """Tell whether a store failed because its own pages are damaged, and not because it is away."""
-    if isinstance(error, UNREADABLE):
-        return True
     cause = error.__cause__
+    if isinstance(error, UNREADABLE) or isinstance(cause, UNREADABLE):
+        return True
     state = getattr(cause, "sqlstate", None) or ""
     return type(cause).__name__ in {"CorruptError", "NotADBError", "FormatError"} or state.startswith("XX")
 

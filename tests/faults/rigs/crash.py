@@ -176,5 +176,5 @@ RIGS = [
     Rig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 60, 4000, env=ENV),
     Rig("crash-postgres", GOAL, "crash points", _crash("postgres"), 40, 2000, env=ENV),
     Rig("pairs-sqlite", "pairs of faults", "pairs", _pairs("sqlite"), PAIRS, PAIRS, env=ENV),
-    Rig("pairs-postgres", "pairs of faults", "pairs", _pairs("postgres"), PAIRS, PAIRS, env=ENV),
+    Rig("pairs-postgres", "pairs of faults", "pairs", _pairs("postgres"), 10, PAIRS, env=ENV),
 ]

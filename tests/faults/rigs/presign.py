@@ -31,8 +31,8 @@ from tests.service.audit import Naive, check_note
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, raw
 
-SIZES = {6: 1, 254: 200}
-"""Sizes before the batch, and of how many positions one is taken: all of them at 6; at 254 a tile becomes full, and is wide."""
+SIZES = {3: (1, 1), 254: (3, 200)}
+"""Sizes before the batch: entries of the batch, and of how many positions one is taken. All of them at 3; at 254 a tile becomes full."""
 BATCH = [b"new leaf %d" % number for number in range(3)]
 
 
@@ -54,14 +54,15 @@ class Flip:
 
 def every_flip(size: int) -> Iterator[Flip]:
     """Yield every position of the batch that is appended to a tree of `size`."""
-    for at, leaf in enumerate(BATCH):
+    batch = BATCH[: SIZES[size][0]]
+    for at, leaf in enumerate(batch):
         yield from (Flip("leaf hash", at, bit) for bit in range(256))
         yield from (Flip("leaf", at, bit) for bit in range(8 * len(leaf)))
         yield from (Flip("stored leaf", at, bit) for bit in range(8 * len(leaf)))
     yield from (Flip("root", 0, bit) for bit in range(256))
-    yield from (Flip("note", 0, bit) for bit in range(8 * 180))
+    yield from (Flip("note", 0, bit) for bit in range(8 * 150))
     for what in ("tile", "stored tile", "edge"):
-        yield from (Flip(what, 0, bit) for bit in range(256 * min(size + len(BATCH), 256)))
+        yield from (Flip(what, 0, bit) for bit in range(256 * min(size + len(batch), 256)))
     yield from (Flip("edge", row, bit) for row in (1, 2) for bit in range(256 * (size >> row)))
 
 
@@ -74,7 +75,8 @@ class Bed:
         self.leaves = [b"old leaf %d" % number for number in range(size)]
         self.row = LogRow(1, "flips", self.key.vkey.name, "raw", True, False, NOW)
         asyncio.run(self._make())
-        self.tree = Naive([*self.leaves, *BATCH])
+        self.batch = BATCH[: SIZES[size][0]]
+        self.tree = Naive([*self.leaves, *self.batch])
 
     async def _make(self) -> None:
         base = self.folder / "base"
@@ -103,7 +105,7 @@ class Bed:
         sequencer = Sequencer(faulty, self.row, self.key, guard)  # type: ignore[arg-type]
         await sequencer.start()
         before, guarded = sequencer.signed, guard.read()
-        submission: Submission = raw(*BATCH)
+        submission: Submission = raw(*self.batch)
         with contextlib.ExitStack() as stack:
             submission = _arrange(one, stack, sequencer, faulty, submission)
             try:
@@ -119,7 +121,7 @@ class Bed:
 
     def _check_signed(self, one: Flip, sequencer: Sequencer) -> None:
         signed = sequencer.signed
-        if signed is None or signed.size != self.size + len(BATCH):
+        if signed is None or signed.size != self.size + len(self.batch):
             raise AssertionError(f"{one}: nothing was refused, and nothing signed")
         try:
             check_note(signed.note, self.row.origin, self.key.vkey.public_key, signed.size, self.tree.root(signed.size))
@@ -223,7 +225,7 @@ def work(context: Context) -> None:
 def _run_all(context: Context, bed: Bed, seed: int) -> None:
     flips = list(every_flip(bed.size))
     random.Random(bed.size).shuffle(flips)
-    for one in flips[seed % PARTS :: PARTS * SIZES[bed.size]]:
+    for one in flips[seed % PARTS :: PARTS * SIZES[bed.size][1]]:
         outcome = asyncio.run(bed.meet(one))
         context.done(1, **{outcome.replace(" ", "_"): 1})
 

@@ -421,7 +421,7 @@ RIGS = [
         goal="restore of an old backup, clone of a database, wrong key, empty database with a key",
         unit="restored, cloned or mismatched databases",
         run=restore,
-        quick=4,
+        quick=2,
         full=40,
     )
 ]

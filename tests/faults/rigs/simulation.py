@@ -20,7 +20,7 @@ RIGS = [
         goal="seeded stateful simulation",
         unit="steps",
         run=run,
-        quick=40,
+        quick=20,
         full=400,
     )
 ]
