@@ -252,4 +252,4 @@ def _run(context: Context) -> None:
         asyncio.run(_run_all(context, server))
 
 
-RIGS = [Rig("soak", "soak with a fault every 10 s", "minutes", _run, quick=1, full=60, jobs=1, alone=True)]
+RIGS = [Rig("soak", "soak with a fault every 10 s", "minutes", _run, quick=0, full=60, jobs=1, alone=True)]
