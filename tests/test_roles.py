@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -97,6 +98,16 @@ def post(server: LiveServer, *numbers: int) -> int:
             return error.code
 
 
+def wait_for_size(server: LiveServer, size: int) -> None:
+    """Wait until the published checkpoint covers `size` entries."""
+    for _ in range(200):
+        with urllib.request.urlopen(f"{server.url}/checkpoint", timeout=20) as answer:
+            if int(answer.read().split(b"\n")[1]) >= size:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"size {size} was not published")
+
+
 def test_a_server_works_as_app_and_readers_as_reader(owned: str, tmp_path: Path) -> None:
     data, app, reader = tmp_path / "data", as_role(owned, "muniment_app"), as_role(owned, "muniment_reader")
     run("log", "create", "second", "--data", data, "--origin", "example.com/second", "--kind", "raw", database=app)
@@ -106,6 +117,7 @@ def test_a_server_works_as_app_and_readers_as_reader(owned: str, tmp_path: Path)
         ] * 5  # tiles that grow, and full ones
         with LiveServer(data, "--read-only", database=reader) as mirror:
             assert post(mirror, 1) == 503
+            wait_for_size(mirror, 301)  # a reader knows what was published, which may be a second old
             with urllib.request.urlopen(f"{mirror.url}/entries?start=290&limit=5", timeout=20) as answer:
                 assert len(json.load(answer)["entries"]) == 5
     created = json.loads(run("key", "create", "--scope", "append", "--json", "--data", data, database=app).stdout)
