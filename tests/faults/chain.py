@@ -18,7 +18,7 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +29,11 @@ from muniment.note import SigningKey
 from muniment_server import failpoints
 from muniment_server.admission import Refused
 from muniment_server.fsck import fsck
-from muniment_server.guard import Guard
+from muniment_server.guard import Guard, GuardRefused, GuardUnavailable
 from muniment_server.log import Log, TileCache
-from muniment_server.sequencer import Sequencer
+from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Store
+from muniment_server.storage import LogRow, Store, StoreError
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.submission import Submission
@@ -47,6 +47,8 @@ QUIET_SECONDS = 0.08
 """A child whose step hangs is killed when it said nothing for this long. Killing too early is only another crash."""
 LIMIT_SECONDS = 60.0
 _TRIES = 20
+_EXPECTED = (failpoints.Injected, StoreError, Refused, GuardRefused, GuardUnavailable, ReadOnly)
+"""What a fault may make of a start. Anything else is a bug."""
 
 
 class Point(NamedTuple):
@@ -80,20 +82,23 @@ class Chain:
     def __post_init__(self) -> None:
         self.checker = Checker(self.folder / "trace")
 
-    def crash(self, point: Point | None) -> None:
-        """Run one child that meets `point` (None: no fault). Raises AssertionError when anything acknowledged is not there."""
+    def crash(self, *points: Point) -> None:
+        """Run one child that meets these faults, one after the other; only the last may end it.
+
+        Raises AssertionError when anything acknowledged is not there.
+        """
         read, write = os.pipe()
         gc.freeze()  # a collection in the child would touch, and so copy, every page of this process
         pid = os.fork()
         if not pid:
             os.close(read)
-            _child(self, point, write)
+            _child(self, points, write)
         os.close(write)
         try:
-            lines, status = self._listen(pid, read, point)
+            lines, status = self._listen(pid, read, points[-1] if points else None)
         finally:
             os.close(read)
-        self._account(lines, status, point)
+        self._account(lines, status, points)
         self.checker.check()
 
     def _listen(self, pid: int, read: int, point: Point | None) -> tuple[list[dict[str, Any]], int]:
@@ -118,28 +123,30 @@ class Chain:
         _, status = os.waitpid(pid, 0)
         return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")], status
 
-    def _account(self, lines: list[dict[str, Any]], status: int, point: Point | None) -> None:
+    def _account(self, lines: list[dict[str, Any]], status: int, points: tuple[Point, ...]) -> None:
         for line in lines:
             if "ack" in line:
-                index, leaf, key = line["ack"]
-                if self.acked.setdefault(index, bytes.fromhex(leaf)) != bytes.fromhex(leaf):
-                    raise AssertionError(f"index {index} was acknowledged for two leaves")
-                if key and self.keys.setdefault(key, index) != index:
-                    raise AssertionError(f"Idempotency-Key {key} was acknowledged at {self.keys[key]} and {index}")
+                self._acknowledged(*line["ack"])
             if "failed" in line:
-                raise AssertionError(f"after {point}: {line['failed']}")
+                raise AssertionError(f"after {points}: {line['failed']}")
         killed = os.WIFSIGNALED(status)
-        hit = killed or any("fired" in line for line in lines)
-        self.fired += bool(point) and hit
-        self.unreached += bool(point) and not hit
-        if killed and point is None:
+        if killed and not points:
             raise AssertionError("a process without a fault was killed")
+        fired = killed + sum("fired" in line for line in lines)
+        self.fired += fired
+        self.unreached += len(points) - fired
+
+    def _acknowledged(self, index: int, leaf: str, key: str | None) -> None:
+        if self.acked.setdefault(index, bytes.fromhex(leaf)) != bytes.fromhex(leaf):
+            raise AssertionError(f"index {index} was acknowledged for two leaves")
+        if key and self.keys.setdefault(key, index) != index:
+            raise AssertionError(f"Idempotency-Key {key} was acknowledged at {self.keys[key]} and {index}")
 
 
 # --- in the child -------------------------------------------------------------------------------------------------------
 
 
-def _child(chain: Chain, point: Point | None, write: int) -> None:
+def _child(chain: Chain, points: tuple[Point, ...], write: int) -> None:
     """Run in the forked process; never returns."""
 
     def say(**values: Any) -> None:
@@ -149,26 +156,25 @@ def _child(chain: Chain, point: Point | None, write: int) -> None:
     # What is said of faults that were asked for is nobody's business, and writing it down takes longer than the fault.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        asyncio.run(_live(chain, point, say))
-    except AssertionError:
+        asyncio.run(_live(chain, points, say))
+    except _EXPECTED:  # while starting: as good as a crash
+        if points and points[0].action == "fail":
+            say(fired=True)
+        else:
+            say(failed=traceback.format_exc())
+        code = 2
+    except BaseException:
         say(failed=traceback.format_exc())
         code = 1
-    except BaseException as error:
-        if point is None:
-            say(failed=traceback.format_exc())
-        elif isinstance(error, failpoints.Injected) or point.action == "fail":
-            say(fired=True)
-        code = 2
     os._exit(code)
 
 
-async def _live(chain: Chain, point: Point | None, say: Callable[..., None]) -> None:
+async def _live(chain: Chain, points: tuple[Point, ...], say: Callable[..., None]) -> None:
     if not (chain.light and chain.unchecked):
         await _check(chain)
-    failpoints.disarm()
-    if point:
-        failpoints.arm(*point)
-    say(armed=True)
+    # A single fault may hit the start; of several the first would end it, and the others would not happen.
+    starting, running = (points, ()) if len(points) <= 1 else ((), points)
+    _arm(starting, say, last=not running)
     async with contextlib.AsyncExitStack() as stack:
         store = await _open(chain)
         stack.push_async_callback(store.close)
@@ -177,12 +183,30 @@ async def _live(chain: Chain, point: Point | None, say: Callable[..., None]) -> 
         sequencer = Sequencer(store, chain.row, chain.key, chain.guard, trace=trace)
         log = Log(store, chain.row, settings, Metrics(), TileCache(64), sequencer, trace=trace)
         await log.start()
-        try:
+        stack.push_async_callback(log.close)
+        if not running:
             await _write(chain, log, say)
-        finally:
-            if point and failpoints.hits.get(point.step, 0) >= point.nth:
-                say(fired=True)
-            await log.close()
+            _tell(starting, say)
+        for number, point in enumerate(running, 1):
+            if log.refusal:  # it wants a restart: the next child is one
+                break
+            _arm([point], say, last=number == len(running))
+            await _write(chain, log, say)
+            _tell([point], say)
+
+
+def _arm(points: Sequence[Point], say: Callable[..., None], *, last: bool) -> None:
+    failpoints.disarm()
+    for point in points:
+        failpoints.arm(*point)
+    if last:
+        say(armed=True)
+
+
+def _tell(points: Sequence[Point], say: Callable[..., None]) -> None:
+    for point in points:
+        if failpoints.hits.get(point.step, 0) >= point.nth:
+            say(fired=True)
 
 
 async def _open(chain: Chain) -> Store:

@@ -27,7 +27,8 @@ from tests.service.rig import NOW, Bench, genesis
 from tests.service.rig import Rig as Database
 
 LINKS = 20
-"""Crashes in one chain."""
+"""Processes in one chain: each meets up to three errors, and then one more fault that may end it."""
+_RECOVERY = ("sequencer.load", "startup.prove", "store.head", "store.fence", "postgres.connect", "guard.read")
 ENV = {failpoints.VARIABLE: ""}
 _NOT_HERE = ("catalog.", "guard.create")  # steps of making a log
 
@@ -116,17 +117,30 @@ def _crash(engine: str):
             try:
                 for link in range(LINKS):
                     rng = chain.rng = random.Random(f"{seed}/{link}")
-                    action = rng.choice(("fail", "fail", "kill", "kill", "hang"))
-                    nth = rng.choice((1, 1, 1, 2, 3))
-                    chain.crash(Point(rng.choice(known), action, rng.choice(failpoints.MOMENTS), nth))
+                    errors = [_error(rng, known) for _ in range(rng.choice((0, 1, 2, 3)))]
+                    last = _writing(known, guard=True) if errors else known
+                    chain.crash(*errors, _point(rng, last, rng.choice(("fail", "kill", "kill", "kill", "hang"))))
                 chain.rng = random.Random(f"{seed}/last")
-                chain.crash(None)
+                chain.crash()
                 maker.finish(chain)
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error}") from error
             context.done(chain.fired, unreached=chain.unreached, acknowledged=len(chain.acked))
 
     return work
+
+
+def _point(rng: random.Random, known: list[str], action: str) -> Point:
+    return Point(rng.choice(known), action, rng.choice(failpoints.MOMENTS), rng.choice((1, 1, 1, 2, 3)))
+
+
+def _error(rng: random.Random, known: list[str]) -> Point:
+    """Return an error that a running process gets over: not of the guard, and at a step that every append comes by."""
+    return Point(rng.choice(_writing(known, guard=False)), "fail", rng.choice(failpoints.MOMENTS))
+
+
+def _writing(known: list[str], *, guard: bool) -> list[str]:
+    return [name for name in known if name not in _RECOVERY and (guard or not name.startswith("guard."))]
 
 
 def _firsts(engine: str) -> list[tuple[str, str]]:
@@ -154,7 +168,7 @@ def _pairs(engine: str):
                     context.done(chain.fired - before)
                     context.counts["crash_points"] = context.counts["crash_points"] + 1 + chain.fired - before
                 chain.rng = random.Random(f"{seed}/last")
-                chain.crash(None)
+                chain.crash()
                 maker.finish(chain)
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}, {firsts[seed]}: {error}") from error
@@ -173,8 +187,8 @@ PAIRS = 48
 """Seeds that hold every first step on either engine; more do nothing."""
 GOAL = "in-process crash points"
 RIGS = [
-    Rig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 60, 4000, env=ENV),
-    Rig("crash-postgres", GOAL, "crash points", _crash("postgres"), 40, 2000, env=ENV),
+    Rig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 70, 1500, env=ENV),
+    Rig("crash-postgres", GOAL, "crash points", _crash("postgres"), 50, 900, env=ENV),
     Rig("pairs-sqlite", "pairs of faults", "pairs", _pairs("sqlite"), PAIRS, PAIRS, env=ENV),
     Rig("pairs-postgres", "pairs of faults", "pairs", _pairs("postgres"), 10, PAIRS, env=ENV),
 ]
