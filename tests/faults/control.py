@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import asyncpg
 
 from muniment.policy import Policy
-from tests.faults.rig import Missing
+from tests.faults.rig import Context, Missing
 from tests.live import LiveServer, init, run
 
 ORIGINS = {"event": "example.com/log", "raw": "example.com/raw"}
@@ -201,6 +202,32 @@ class Instance:
         """Run `muniment-server fsck`. Raises AssertionError unless everything is clean."""
         done = run("fsck", "--data", self.data, database=self.database, check=False)
         assert done.returncode == 0, f"fsck exited {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+Seed = Callable[[Context, int, Path, str | None], Coroutine[Any, Any, None]]
+"""The work of one seed, in a folder of its own, on this Postgres database or (None) on SQLite."""
+
+
+def on_sqlite(seed_work: Seed) -> Callable[[Context], None]:
+    """Return the work of a rig that runs each seed on SQLite."""
+
+    def work(context: Context) -> None:
+        for seed in context.each():
+            asyncio.run(seed_work(context, seed, context.folder / str(seed), None))
+
+    return work
+
+
+def on_postgres(seed_work: Seed) -> Callable[[Context], None]:
+    """Return the work of a rig that runs each seed in a database of its own on one private Postgres."""
+
+    def work(context: Context) -> None:
+        with private_postgres() as server:
+            for seed in context.each():
+                database = asyncio.run(server.new_database(f"seed_{seed}"))
+                asyncio.run(seed_work(context, seed, context.folder / str(seed), database))
+
+    return work
 
 
 def free_port() -> int:

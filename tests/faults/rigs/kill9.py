@@ -6,7 +6,7 @@ import asyncio
 import random
 from pathlib import Path
 
-from tests.faults.control import Instance, private_postgres
+from tests.faults.control import Instance, on_postgres, on_sqlite
 from tests.faults.judge import glance, judge
 from tests.faults.load import Load
 from tests.faults.rig import Context, Rig
@@ -59,20 +59,8 @@ async def _killed_early(instance: Instance, rng: random.Random) -> int:
     return 1
 
 
-def _sqlite(context: Context) -> None:
-    for seed in context.each():
-        asyncio.run(_seed(context, seed, context.folder / str(seed), None))
-
-
-def _postgres(context: Context) -> None:
-    with private_postgres() as server:
-        for seed in context.each():
-            database = asyncio.run(server.new_database(f"seed_{seed}"))
-            asyncio.run(_seed(context, seed, context.folder / str(seed), database))
-
-
 _GOAL = "kill -9 of the real server under load"
 RIGS = [
-    Rig("kill9-sqlite", _GOAL, "kills", _sqlite, quick=2, full=48),
-    Rig("kill9-postgres", _GOAL, "kills", _postgres, quick=2, full=48),
+    Rig("kill9-sqlite", _GOAL, "kills", on_sqlite(_seed), quick=2, full=48),
+    Rig("kill9-postgres", _GOAL, "kills", on_postgres(_seed), quick=2, full=48),
 ]

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from muniment.tiles import encode_bundle
-from tests.faults.control import ORIGINS, PREFIXES, Instance, private_postgres
+from tests.faults.control import ORIGINS, PREFIXES, Instance, on_postgres, on_sqlite
 from tests.faults.judge import bench_of, judge_heads
 from tests.faults.recorder import Recorder
 from tests.faults.rig import Context, Rig
@@ -109,20 +109,8 @@ async def _seed(context: Context, seed: int, folder: Path, database: str | None)
     context.done(_RESTARTS, entries=ENTRIES, **{"slowest restart, ms": int(max(times) * 1000)})
 
 
-def _sqlite(context: Context) -> None:
-    for seed in context.each():
-        asyncio.run(_seed(context, seed, context.folder / str(seed), None))
-
-
-def _postgres(context: Context) -> None:
-    with private_postgres() as server:
-        for seed in context.each():
-            database = asyncio.run(server.new_database(f"seed_{seed}"))
-            asyncio.run(_seed(context, seed, context.folder / str(seed), database))
-
-
 _GOAL = "restart after kill"
 RIGS = [
-    Rig("restart-sqlite", _GOAL, "restarts", _sqlite, quick=0, full=1, jobs=1, alone=True),
-    Rig("restart-postgres", _GOAL, "restarts", _postgres, quick=0, full=1, jobs=1, alone=True),
+    Rig("restart-sqlite", _GOAL, "restarts", on_sqlite(_seed), quick=0, full=1, jobs=1, alone=True),
+    Rig("restart-postgres", _GOAL, "restarts", on_postgres(_seed), quick=0, full=1, jobs=1, alone=True),
 ]

@@ -14,7 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.faults.control import Instance, free_port, metric, private_postgres
+from tests.faults.control import Instance, free_port, metric, on_postgres, on_sqlite
 from tests.faults.judge import glance, judge
 from tests.faults.load import Load
 from tests.faults.rig import Context, Rig
@@ -82,20 +82,8 @@ def _races(port: int) -> int:
         return int(metric(answer.read().decode(), _RACES))
 
 
-def _sqlite(context: Context) -> None:
-    for seed in context.each():
-        asyncio.run(_seed(context, seed, context.folder / str(seed), None))
-
-
-def _postgres(context: Context) -> None:
-    with private_postgres() as server:
-        for seed in context.each():
-            database = asyncio.run(server.new_database(f"seed_{seed}"))
-            asyncio.run(_seed(context, seed, context.folder / str(seed), database))
-
-
 _GOAL = "two writers on one database"
 RIGS = [
-    Rig("two-writers-sqlite", _GOAL, "contests", _sqlite, quick=1, full=10, jobs=1),
-    Rig("two-writers-postgres", _GOAL, "contests", _postgres, quick=1, full=30, jobs=1),
+    Rig("two-writers-sqlite", _GOAL, "contests", on_sqlite(_seed), quick=1, full=10, jobs=1),
+    Rig("two-writers-postgres", _GOAL, "contests", on_postgres(_seed), quick=1, full=30, jobs=1),
 ]
