@@ -67,7 +67,9 @@ def work(rig: Rig, seeds: range, output: Path) -> None:
         except Missing:
             raise
         except BaseException:
-            failure = traceback.format_exc().replace(f"{report.ROOT}/", "")  # the report names no place of one machine
+            failure = traceback.format_exc()
+            for place in (f"{report.ROOT}/", f"{sys.base_prefix}/"):  # the report names no place of one machine
+                failure = failure.replace(place, "")
     result = {"points": context.points, "counts": dict(context.counts), "failure": failure}
     output.write_text(json.dumps(result), "utf-8")
 
