@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature
@@ -91,6 +92,7 @@ def _parse_line(line: str) -> SignatureLine:
     return SignatureLine(name, decoded[:4], decoded[4:])
 
 
+@lru_cache(256)
 def key_id_of(name: str, kind: int, public_key: bytes) -> bytes:
     """Return SHA-256(name || 0x0A || kind || public key)[:4]."""
     return sha256(name.encode() + b"\n" + bytes([kind]) + public_key).digest()[:4]
@@ -99,6 +101,11 @@ def key_id_of(name: str, kind: int, public_key: bytes) -> bytes:
 def _is_weak(public_key: bytes) -> bool:
     y = int.from_bytes(public_key, "little") & (2**255 - 1)
     return y >= _P or y in _SMALL_ORDER_Y
+
+
+@lru_cache(64)
+def _public(key: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,7 @@ class VerifierKey:
     def verify(self, text: str, signature: bytes) -> None:
         """Check an Ed25519 signature over the UTF-8 bytes of `text`. Raises BadSignature."""
         try:
-            Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, text.encode())
+            _public(self.public_key).verify(signature, text.encode())
         except (InvalidSignature, ValueError) as error:
             raise BadSignature(f"signature of {self.name} does not verify") from error
 
