@@ -52,6 +52,8 @@ ORDER = {
         "storage",
         "guard",
         "admission",
+        "cache",
+        "receipts",
         "submission",
         "recheck",
         "startup",

@@ -31,7 +31,7 @@ from packaging.utils import canonicalize_name
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
-from muniment_server.telemetry import Metrics
+from muniment_server.telemetry import Metrics, Timings
 from muniment_server.web.errors import CODES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -509,8 +509,12 @@ def _series() -> dict[str, set[str]]:
             continue
         (family,) = collector.describe()
         for suffix in _SUFFIXES[family.type]:
-            found[family.name + suffix] = set(collector._labelnames) | ({"le"} if suffix == "_bucket" else set())
+            found[family.name + suffix] = set(_labels_of(collector)) | ({"le"} if suffix == "_bucket" else set())
     return found
+
+
+def _labels_of(collector: Any) -> tuple[str, ...]:
+    return collector._labels if isinstance(collector, Timings) else collector._labelnames  # type: ignore[no-any-return]
 
 
 def _expressions() -> list[str]:

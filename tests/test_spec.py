@@ -478,7 +478,8 @@ def test_architecture_has_the_import_order_of_the_test() -> None:
 def test_architecture_names_every_table() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     for path in (ROOT / "migrations").rglob("*.sql"):
-        for table in re.findall(r"^CREATE TABLE (\w+)", path.read_text(), re.MULTILINE):
+        renamed = re.findall(r"^ALTER TABLE (\w+) RENAME TO", path.read_text(), re.MULTILINE)
+        for table in set(re.findall(r"^CREATE TABLE (\w+)", path.read_text(), re.MULTILINE)) - set(renamed):
             assert f"| `{table}` |" in text, f"docs/architecture.md does not name table {table}"
 
 

@@ -7,11 +7,10 @@ text, small integers and no surprises. Everything else takes the strict way. Tes
 from __future__ import annotations
 
 import os
-import re
-from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from binascii import b2a_base64
+from collections.abc import Callable
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -24,8 +23,7 @@ from muniment.tiles import MAX_ENTRY
 _SAFE_INTEGER = 2**53 - 1
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
-# What may make two readers disagree, or escape differently in canonical form: then the strict way decides.
-_NOT_PLAIN = re.compile(rb"[^\x20-\x7e]|\\")
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class Refused(Exception):
@@ -40,22 +38,24 @@ class Refused(Exception):
         self.extra = extra
 
 
-@dataclass(frozen=True, slots=True)
-class RawDraft:
+class RawDraft(NamedTuple):
     """A raw entry: the leaf as it was posted."""
 
     leaf: bytes
     hash: LeafHash
 
 
-@dataclass(frozen=True, slots=True)
-class EventDraft:
-    """An event, all but its time: canonical payload, seed, disclosures in canonical member order, and their commitment."""
+class EventDraft(NamedTuple):
+    """An event, all but its time: canonical payload, seed, disclosures in canonical member order, and their commitment.
+
+    `opening` is the commitment object in canonical form, and `commitment` its digest.
+    """
 
     payload: bytes
     seed: bytes
     disclosures: list[str]
     members: dict[str, str]
+    opening: bytes
     commitment: str
 
     def leaf(self, logged_at: str) -> bytes:
@@ -91,27 +91,46 @@ def draft_raw(leaf: bytes) -> RawDraft:
 
 def draft_event(body: bytes) -> EventDraft:
     """Return the draft of an event. Raises Refused with the JSON pointer of what is wrong."""
+    seed = os.urandom(definition.SEED_SIZE)
     try:
-        value, payload = canonicalize(body)
+        fast = _plain_event(body)
+        if fast is not None:
+            return _commit(fast, orjson.dumps(fast, option=orjson.OPT_SORT_KEYS), seed, _fast_canonical)
+        strict = definition.parse_event(body)
     except EventRefused as error:
         raise Refused(422, error.code, error.detail, _HINTS[error.code], pointer=error.pointer) from None
-    return commit(value, payload, os.urandom(definition.SEED_SIZE))
+    return _commit(strict, strictjson.canonical(strict), seed, strictjson.canonical)
 
 
 def canonicalize(body: bytes) -> tuple[dict[str, Any], bytes]:
     """Return an event and its canonical form. Raises EventRefused exactly when muniment.event.parse_event does."""
-    if not _NOT_PLAIN.search(body):
-        try:
-            value = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            value = None
-        if type(value) is dict and _is_plain(value, 1):
-            payload = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-            # No shorter than the input: then nothing was dropped, so no name occurred twice.
-            if value and len(value) <= definition.MAX_MEMBERS and len(payload) == len(body):
-                return value, payload
+    value = _plain_event(body)
+    if value is not None:
+        return value, _fast_canonical(value)
     strict = definition.parse_event(body)
     return strict, strictjson.canonical(strict)
+
+
+def _plain_event(body: bytes) -> dict[str, Any] | None:
+    """Return the event in a body without any surprise; None for every other, which the strict way looks at.
+
+    Canonical form is then what orjson makes of it: names are ASCII, so that both sort them alike, and there are no floats.
+    """
+    if not _is_simple(body):
+        return None
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(value) is not dict or not value or len(value) > definition.MAX_MEMBERS or not _is_plain(value, 1):
+        return None
+    # No shorter than the input: then nothing was dropped, so no name occurred twice.
+    return value if len(_fast_canonical(value)) == len(body) else None
+
+
+def _is_simple(text: bytes) -> bool:
+    """Tell whether two readers of a JSON text cannot disagree about its characters, nor escape them differently."""
+    return text.isascii() and b"\\" not in text
 
 
 def _is_plain(value: Any, depth: int) -> bool:
@@ -123,14 +142,23 @@ def _is_plain(value: Any, depth: int) -> bool:
     if depth > strictjson.MAX_DEPTH:
         return False
     if kind is dict:
-        return all([_is_plain(item, depth + 1) for item in value.values()])
+        return all([type(item) is str or _is_plain(item, depth + 1) for item in value.values()])
     if kind is list:
-        return all([_is_plain(item, depth + 1) for item in value])
+        return all([type(item) is str or _is_plain(item, depth + 1) for item in value])
     return False
 
 
 def commit(value: dict[str, Any], payload: bytes, seed: bytes) -> EventDraft:
-    """Return the draft of an event with this seed. Byte for byte what muniment.event makes of it."""
+    """Return the draft of an event with this seed, given its canonical form. Byte for byte what muniment.event makes of it."""
+    plain = _is_simple(payload) and _is_plain(value, 1)
+    return _commit(value, payload, seed, _fast_canonical if plain else strictjson.canonical)
+
+
+def _fast_canonical(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _commit(value: dict[str, Any], payload: bytes, seed: bytes, canonical: Callable[[Any], bytes]) -> EventDraft:
     names = sorted(value) if payload.isascii() else sorted(value, key=lambda name: name.encode("utf-16-be"))
     # HMAC-SHA-256 by hand (RFC 2104): the library sets up its machinery anew for each call, eight times the cost of the hashing.
     block = seed.ljust(64, b"\0")
@@ -139,22 +167,13 @@ def commit(value: dict[str, Any], payload: bytes, seed: bytes) -> EventDraft:
     members: dict[str, str] = {}
     for name in names:
         inner = sha256(inner_key + name.encode()).digest()
-        salt = urlsafe_b64encode(sha256(outer_key + inner).digest()[:16])[:22].decode()
-        text = urlsafe_b64encode(_canonical([salt, name, value[name]])).rstrip(b"=")
+        salt = b2a_base64(sha256(outer_key + inner).digest()[:16]).translate(_URLSAFE)[:22].decode()
+        text = b2a_base64(canonical([salt, name, value[name]]), newline=False).translate(_URLSAFE).rstrip(b"=")
         disclosures.append(text.decode())
-        members[name] = urlsafe_b64encode(sha256(text).digest())[:43].decode()
-    body = _canonical({"alg": "sha-256", "members": members})
-    return EventDraft(payload, seed, disclosures, members, urlsafe_b64encode(sha256(body).digest())[:43].decode())
-
-
-def _canonical(value: Any) -> bytes:
-    # Names are sorted by UTF-16 units in canonical JSON and by code points in orjson, and floats differ: the two agree on
-    # ASCII text without floats.
-    if _is_plain(value, 0):
-        fast = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-        if fast.isascii():
-            return fast
-    return strictjson.canonical(value)
+        members[name] = b2a_base64(sha256(text).digest()).translate(_URLSAFE)[:43].decode()
+    opening = canonical({"alg": "sha-256", "members": members})
+    digest = b2a_base64(sha256(opening).digest()).translate(_URLSAFE)[:43].decode()
+    return EventDraft(payload, seed, disclosures, members, opening, digest)
 
 
 _HINTS = {

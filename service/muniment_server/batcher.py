@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from muniment_server.admission import Refused
@@ -18,12 +18,20 @@ from muniment_server.telemetry import Metrics, get_logger
 _EXPECTED = (StoreError, ReadOnly, ClockRefused)
 _RETRY_SECONDS = 0.1
 _MAX_RETRY_SECONDS = 2.0
+_BREATH = 64
+"""Answers given without letting others have a turn: a millisecond."""
+
+
+Done = Callable[[Outcome | Refused], None]
+"""Called once, in the event loop, with what became of a submission. Must not raise."""
 
 
 @dataclass(slots=True)
 class _Waiting:
     submission: Submission
-    answer: asyncio.Future[Outcome | Refused]
+    done: Done
+    size: int
+    since: float
 
 
 class Batcher:
@@ -38,6 +46,7 @@ class Batcher:
         max_commit: int,
         max_entries: int,
         max_bytes: int,
+        max_age: float,
     ) -> None:
         self._sequencer = sequencer
         self._name = name
@@ -45,11 +54,13 @@ class Batcher:
         self._max_commit = max_commit
         self._max_entries = max_entries
         self._max_bytes = max_bytes
+        self._max_age = max_age
         self._queue: deque[_Waiting] = deque()
         self._entries = 0  # queued, not those of the batch in flight
         self._bytes = 0
         self._running: set[tuple[str, str]] = set()  # Idempotency-Keys from submit until their batch is answered
         self._wake = asyncio.Event()
+        self._depth = metrics.queue_depth.labels(name)
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -66,22 +77,28 @@ class Batcher:
 
     async def submit(self, submission: Submission) -> Outcome:
         """Return where the entries are, once they are durable and signed. Raises Refused."""
-        mark = (submission.caller, submission.key) if submission.key is not None else None
-        self._admit(submission, mark)
-        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
-        self._entries += len(submission.drafts)
-        self._bytes += submission.size
-        if mark:
-            self._running.add(mark)
-        self._wake.set()
-        # A request that is cancelled must not cancel the batch that others wait for.
-        answer = await asyncio.shield(waiting.answer)
+        waiting: asyncio.Future[Outcome | Refused] = asyncio.get_running_loop().create_future()
+        # A request that is cancelled must not hurt the batch that others wait for.
+        self.put(submission, lambda answer: None if waiting.done() else waiting.set_result(answer))
+        answer = await waiting
         if isinstance(answer, Refused):
             raise answer
         return answer
 
-    def _admit(self, submission: Submission, mark: tuple[str, str] | None) -> None:
+    def put(self, submission: Submission, done: Done) -> None:
+        """Queue a submission; `done` is called once its entries are durable and signed, or it failed. Raises Refused."""
+        mark = (submission.caller, submission.key) if submission.key is not None else None
+        size = submission.size
+        now = time.monotonic()
+        self._admit(submission, mark, size, now)
+        self._queue.append(_Waiting(submission, done, size, now))
+        self._entries += len(submission.drafts)
+        self._bytes += size
+        if mark:
+            self._running.add(mark)
+        self._wake.set()
+
+    def _admit(self, submission: Submission, mark: tuple[str, str] | None, size: int, now: float) -> None:
         if self._closing:
             raise Refused(503, "shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
         if mark in self._running:
@@ -92,14 +109,13 @@ class Batcher:
                 "Retry in a second: the same key then answers with the same entry.",
                 retry_after=1,
             )
-        full = (
-            self._entries + len(submission.drafts) > self._max_entries
-            or self._bytes + submission.size > self._max_bytes
-        )
-        if full and self._queue:  # a submission larger than the queue is still taken when it is alone
-            raise Refused(
-                503, "overloaded", "too many entries are waiting", "Retry after the time given.", retry_after=1
-            )
+        if not self._queue:
+            return  # a submission larger than the queue is still taken when it is alone
+        if self._entries + len(submission.drafts) > self._max_entries or self._bytes + size > self._max_bytes:
+            raise _overloaded("too many entries are waiting")
+        # Whoever came first waits longest. Beyond this, what is taken now would be late, and so would its checkpoint.
+        if now - self._queue[0].since > self._max_age:
+            raise _overloaded(f"entries wait for more than {self._max_age:g} s")
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -108,7 +124,7 @@ class Batcher:
             waiting = self._queue.popleft()
             batch.append(waiting)
             entries += len(waiting.submission.drafts)
-            self._bytes -= waiting.submission.size
+            self._bytes -= waiting.size
         self._entries -= entries
         return batch
 
@@ -118,13 +134,22 @@ class Batcher:
             self._wake.clear()
             while self._queue:
                 batch = self._take()
-                self._metrics.queue_depth.labels(self._name).set(self._entries)
-                for waiting, answer in zip(batch, await self._answers(batch), strict=True):
-                    if waiting.submission.key is not None:
-                        self._running.discard((waiting.submission.caller, waiting.submission.key))
-                    waiting.answer.set_result(answer)
-            if self._closing:
+                self._depth.set(self._entries)
+                await self._tell(zip(batch, await self._answers(batch), strict=True))
+                # Those who were answered may have sent the next request by now: it goes into the next batch, not the one after it.
+                # A batch has its price, whatever is in it.
+                await asyncio.sleep(0)
+            if self._closing and not self._queue:
                 return
+
+    async def _tell(self, told: Iterable[tuple[_Waiting, Outcome | Refused]]) -> None:
+        """Give answers to those who wait for them."""
+        for number, (waiting, answer) in enumerate(told, 1):
+            if waiting.submission.key is not None:
+                self._running.discard((waiting.submission.caller, waiting.submission.key))
+            waiting.done(answer)
+            if not number % _BREATH:
+                await asyncio.sleep(0)  # reads, and the batch in flight, go on in between
 
     async def _wait(self) -> None:
         """Wait for a submission. Meanwhile, after an error, recover: so that what was committed is signed, and the next one answered."""
@@ -170,6 +195,10 @@ class Batcher:
                 self._metrics.appends.labels(self._name, outcome).inc(count)
         if new:
             self._metrics.batch_entries.labels(self._name).observe(new)
+
+
+def _overloaded(detail: str) -> Refused:
+    return Refused(429, "overloaded", detail, "Retry after the time given.", retry_after=1)
 
 
 def _failure(error: Exception) -> Refused:

@@ -19,10 +19,11 @@ from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
+from muniment_server.cache import Cache
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
 from muniment_server.guard import Guard, Guarded, GuardRefused, sync_directory
-from muniment_server.log import Log, TileCache
+from muniment_server.log import Log
 from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Store
@@ -230,7 +231,7 @@ def _guarded(guard: Guard) -> Guarded:
 async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: SigningKey) -> None:
     trace = Trace(settings.trace) if settings.trace else None
     sequencer = _sequencer(settings, store, row, key, trace)
-    log = Log(store, row, settings, Metrics(), TileCache(16), sequencer, trace=trace)
+    log = Log(store, row, settings, Metrics(), Cache(2**20), sequencer, trace=trace)
     await log.start()
     try:
         if log.refusal:
@@ -263,7 +264,7 @@ class Catalog:
         self.store = store
         self.settings = settings
         self._metrics = metrics
-        self._cache = TileCache(settings.tile_cache)
+        self._cache = Cache(settings.cache_bytes)
         self._logs: dict[str, Log] = {}
         self._refreshed = 0.0
         self._lock = asyncio.Lock()
@@ -314,6 +315,10 @@ class Catalog:
         """Return an open log, also one that was made since the last call."""
         if name not in self._logs and _NAME.fullmatch(name) and time.monotonic() - self._refreshed > _REFRESH_SECONDS:
             await self._refresh(strict=False)
+        return self._logs.get(name)
+
+    def opened(self, name: str) -> Log | None:
+        """Return a log that is open already."""
         return self._logs.get(name)
 
     async def _refresh(self, *, strict: bool) -> None:

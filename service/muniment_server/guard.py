@@ -89,6 +89,7 @@ class Guard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._durable = -1  # sequence number of the slot that this process made durable last
+        self._decoded: dict[bytes, Guarded] = {}  # slots as they were read last: mostly they are what was written last
 
     @step("guard.create")
     def create(self, origin: str, key_id: bytes) -> Guarded:
@@ -162,8 +163,10 @@ class Guard:
 
     @step("guard.write")
     def _write(self, descriptor: int, slot: Guarded) -> None:
-        if os.pwrite(descriptor, slot.encode(), SLOT * (slot.sequence % 2)) != SLOT:
+        data = slot.encode()
+        if os.pwrite(descriptor, data, SLOT * (slot.sequence % 2)) != SLOT:
             raise OSError(errno.ENOSPC, "the slot was not written whole")
+        self._decoded[data] = slot
         self._sync(descriptor)
 
     @step("guard.sync")
@@ -171,15 +174,17 @@ class Guard:
         os.fdatasync(descriptor)
 
     def _current(self, descriptor: int) -> Guarded:
-        found: list[Guarded] = []
-        for at in (0, SLOT):
+        found: dict[bytes, Guarded] = {}
+        data = os.pread(descriptor, 2 * SLOT, 0)
+        for slot in (data[:SLOT], data[SLOT:]):
             try:
-                found.append(Guarded.decode(os.pread(descriptor, SLOT, at)))
+                found[slot] = self._decoded.get(slot) or Guarded.decode(slot)
             except FormatError:
                 continue  # never written, or torn by a crash: the other slot is the last one that was completed
         if not found:
             raise GuardRefused("guard_unreadable", f"no slot of the guard file {self.path} is intact")
-        return max(found, key=lambda slot: slot.sequence)
+        self._decoded = found
+        return max(found.values(), key=lambda slot: slot.sequence)
 
     @contextmanager
     def _locked(self, flags: int) -> Iterator[int]:

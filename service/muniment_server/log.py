@@ -5,60 +5,53 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from muniment.checkpoint import parse_checkpoint
 from muniment.encoding import b64
+from muniment.errors import BadProof
 from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
 from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
 from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
-from muniment.tree import Node, Plan, TileRows, expand, hash_in, place, plan_consistency, plan_inclusion, plan_root
+from muniment.tree import (
+    Edge,
+    Node,
+    Plan,
+    expand,
+    hash_at,
+    partial_tiles,
+    path,
+    place,
+    plan_consistency,
+    plan_inclusion,
+    plan_root,
+)
 from muniment_server.admission import EventDraft, Refused, commit
-from muniment_server.batcher import Batcher
+from muniment_server.batcher import Batcher, Done
+from muniment_server.cache import Cache, Rows
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
 from muniment_server.scrub import Scrub
 from muniment_server.sequencer import MAX_SKEW, ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Published, Store, StoredPayload, StoreError, leaf_key
-from muniment_server.submission import Outcome, Signed, Submission
+from muniment_server.submission import Outcome, OwnDraft, Signed, Submission
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
 
 _HOUSEKEEPING_SECONDS = 10.0
 _RETRY_SECONDS = 0.25
 _LOOK_SECONDS = 1.0
+_FOLLOW_SECONDS = 0.1
+"""How long a process that only reads may answer with a head before it looks for a larger one."""
 _PUBLISH_EARLY = 0.8
 _BREATH = 200
-
-
-class TileCache:
-    """Full tiles with their inner nodes, least recently used first out. Full tiles never change."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._rows: OrderedDict[tuple[int, int, int], TileRows] = OrderedDict()
-
-    def get(self, log_id: int, level: int, index: int) -> TileRows | None:
-        """Return the rows of a full tile, or None."""
-        rows = self._rows.get((log_id, level, index))
-        if rows is not None:
-            self._rows.move_to_end((log_id, level, index))
-        return rows
-
-    def put(self, log_id: int, level: int, index: int, rows: TileRows) -> None:
-        """Keep the rows of a full tile."""
-        self._rows[log_id, level, index] = rows
-        while len(self._rows) > self._limit:
-            self._rows.popitem(last=False)
 
 
 class Damaged(StoreError):
@@ -76,15 +69,22 @@ class NotThere(Exception):
         self.extra = extra
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """A proof at `size` under `root`, and what ties that size to the signed head `signed`."""
+class Proof(NamedTuple):
+    """A proof at `size` under `root`, and what ties that size to the signed head `signed`.
+
+    `leaf_hash` is that of the entry an inclusion proof is of.
+    """
 
     size: int
     root: bytes
     hashes: list[bytes]
     signed: Signed
     tie: list[bytes]
+    leaf_hash: bytes = b""
+
+
+class _Cold(Exception):
+    """A tile is not in memory."""
 
 
 class Log:
@@ -96,7 +96,7 @@ class Log:
         row: LogRow,
         settings: Settings,
         metrics: Metrics,
-        cache: TileCache,
+        cache: Cache,
         sequencer: Sequencer | None,
         *,
         unwritable: ReadOnly | None = None,
@@ -115,6 +115,8 @@ class Log:
         self._published = 0  # size of the last checkpoint this process published
         self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
         self._looked = -_LOOK_SECONDS
+        self._kept: tuple[Signed, Edge] | None = None  # of a log that others write
+        self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
         self._dirty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         if sequencer:
@@ -131,6 +133,7 @@ class Log:
             max_commit=settings.max_commit_entries,
             max_entries=settings.max_queue_entries,
             max_bytes=settings.max_queue_bytes,
+            max_age=settings.max_queue_seconds,
         )
 
     # --- life -----------------------------------------------------------------------------------------------------------
@@ -171,11 +174,6 @@ class Log:
         if self._trace:
             self._trace(self.row.name, event, **values)
 
-    @property
-    def traced(self) -> bool:
-        """Tell whether :meth:`note` does anything."""
-        return self._trace is not None
-
     def _refused(self, refusal: ReadOnly) -> None:
         self._metrics.guard_refusals.inc()
         get_logger().error("log is read-only", log=self.row.name, code=refusal.code, detail=str(refusal))
@@ -207,6 +205,8 @@ class Log:
         larger = await self._store.publish(self.row.log_id, Published(signed.size, signed.note, _now()))
         self.note("publish", size=signed.size, root=signed.root, larger=larger)
         self._published = signed.size  # also when another writer published a larger one
+        if larger:
+            self._seen, self._looked = max(self._seen, signed.size), time.monotonic()
         self._metrics.published_size.labels(self.row.name).set(signed.size)
         return True
 
@@ -227,17 +227,43 @@ class Log:
 
     # --- append ---------------------------------------------------------------------------------------------------------
 
-    async def append(self, submission: Submission) -> Outcome:
-        """Append, or find, the entries of a submission. Raises Refused."""
+    def _writing(self) -> Batcher:
         if not self.batcher:
             raise self._not_writing()
         if self._disk and self._disk.low:
             hint = "Nothing was written. The operator must make room; retry later."
             raise Refused(503, "disk_low", "the disk is nearly full", hint, retry_after=10)
-        outcome = await self.batcher.submit(submission)
-        if self._trace:
-            await self._note_answers(submission, outcome)
+        return self.batcher
+
+    async def append(self, submission: Submission) -> Outcome:
+        """Append, or find, the entries of a submission. Raises Refused."""
+        outcome = await self._writing().submit(submission)
+        await self.note_answers(submission, outcome)
         return outcome
+
+    def submit(self, submission: Submission, done: Done) -> None:
+        """As :meth:`append`, for callers that answer from `done`, which is called in the event loop. Raises Refused.
+
+        They make the receipt with :meth:`receipt_now`; where that has none, with :meth:`note_answers` and :meth:`receipts`.
+        """
+        self._writing().put(submission, done)
+
+    def receipt_now(self, submission: Submission, outcome: Outcome) -> bytes | None:
+        """Return the JSON receipt of a submission of one new entry; None when that needs the database."""
+        draft = submission.drafts[0]
+        if not outcome.new or not outcome.maker or isinstance(draft, OwnDraft):
+            return None
+        self.note_now(submission, outcome)
+        return outcome.maker.receipt(outcome.indices[0], outcome.leaves[0], draft)
+
+    def note_now(self, submission: Submission, outcome: Outcome) -> bool:
+        """Do for a submission of one new entry what :meth:`note_answers` does. Returns False when that needs the database."""
+        if not self._trace:
+            return True
+        if not outcome.new or not outcome.maker:
+            return False
+        self._note_answer(submission, outcome, 0, outcome.maker.proof(outcome.indices[0]))
+        return True
 
     def _not_writing(self) -> Refused:
         if self._unwritable:
@@ -245,23 +271,32 @@ class Log:
             return Refused(503, self._unwritable.code, "this log is read-only here", hint, retry_after=30)
         return Refused(503, "read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60)
 
-    async def _note_answers(self, submission: Submission, outcome: Outcome) -> None:
-        """Write the trace lines of an acknowledgement: for the first and the last entry of a submission."""
+    async def note_answers(self, submission: Submission, outcome: Outcome) -> None:
+        """Write the trace lines of an acknowledgement, if there is a trace: for the first and the last entry of a submission."""
+        if not self._trace:
+            return
         ends = sorted({0, len(outcome.indices) - 1})
         indices = [outcome.indices[at] for at in ends]
         leaves = [outcome.leaves[at] for at in ends] if outcome.leaves else ()
         some = Submission([submission.drafts[at] for at in ends])
-        for receipt in await self.receipts(some, replace(outcome, indices=indices, leaves=leaves)):
-            self.note(
-                "answer",
-                index=receipt.index,
-                leaf_hash=receipt.leaf_hash,
-                size=receipt.tree_size,
-                root=outcome.signed.root,
-                hashes=receipt.proof,
-                key=submission.key and sha256(f"{submission.caller}/{submission.key}".encode()).digest(),
-                first=outcome.indices[0],
-            )
+        for at, receipt in zip(
+            ends, await self.receipts(some, outcome._replace(indices=indices, leaves=leaves)), strict=True
+        ):
+            self._note_answer(submission, outcome, at, receipt.proof, receipt.leaf_hash)
+
+    def _note_answer(
+        self, submission: Submission, outcome: Outcome, at: int, proof: Sequence[bytes], leaf: bytes | None = None
+    ) -> None:
+        self.note(
+            "answer",
+            index=outcome.indices[at],
+            leaf_hash=leaf or leaf_hash(outcome.leaves[at]),
+            size=outcome.signed.size,
+            root=outcome.signed.root,
+            hashes=proof,
+            key=submission.key and sha256(f"{submission.caller}/{submission.key}".encode()).digest(),
+            first=outcome.indices[0],
+        )
 
     async def receipts(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
         """Return the receipt of every entry of a submission, at the signed head of its outcome."""
@@ -279,12 +314,26 @@ class Log:
             made.append(Receipt(self.row.origin, index, leaf, signed.size, tuple(proof), signed.note, *opened))
         return made
 
+    async def receipt_texts(self, submission: Submission, outcome: Outcome) -> list[bytes]:
+        """Return what :meth:`receipts` does, as JSON."""
+        made: list[bytes] = []
+        if outcome.maker and outcome.new == len(outcome.indices):
+            for draft, index, leaf in zip(submission.drafts, outcome.indices, outcome.leaves, strict=True):
+                if len(made) % _BREATH == _BREATH - 1:
+                    await asyncio.sleep(0)
+                made.append(outcome.maker.receipt(index, leaf, draft))
+            return made
+        for receipt in await self.receipts(submission, outcome):
+            if len(made) % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
+            made.append(orjson.dumps(receipt.to_json()))
+        return made
+
     async def _inclusion(self, index: int, size: int, outcome: Outcome) -> list[bytes]:
-        plan = plan_inclusion(index, size)
-        if outcome.growth:
+        if outcome.maker:
             with contextlib.suppress(KeyError):  # an old entry: its tiles were not touched
-                return plan.fold(outcome.growth.lookup)
-        return await self._fold(plan, size)
+                return outcome.maker.proof(index)
+        return await self._fold(plan_inclusion(index, size), size)
 
     # --- heads ----------------------------------------------------------------------------------------------------------
 
@@ -293,15 +342,43 @@ class Log:
 
         `at_least` is the size a caller asked for. Raises NotThere when nothing was published yet.
         """
+        if now := self._latest_now(at_least):
+            return now
         own = self.sequencer.signed if self.sequencer else None
-        # Another writer of this log may have published more: look now and then, also when nobody asks for a size.
-        looked = time.monotonic() - self._looked < _LOOK_SECONDS
-        if own and looked and own.size >= max(at_least, self._seen) and not self.refusal:
-            return own
         published = await self.published()
         if own and own.size > published.size:
             return own
-        return Signed(published.size, parse_checkpoint(parse_note(published.note).text).root, published.note)
+        signed = Signed(published.size, parse_checkpoint(parse_note(published.note).text).root, published.note)
+        if not self.sequencer:
+            await self._keep(signed)
+        return signed
+
+    async def _keep(self, signed: Signed) -> None:
+        """Keep the head of a log that others write, with its right edge, so that reads need no database until there is a larger one."""
+        if self._kept and self._kept[0].size >= signed.size:
+            return
+        stored = await self._store.tiles(self.row.log_id, partial_tiles(signed.size))
+        # Damaged tiles are not kept: a proof that needs them finds that out by itself, and others are as good as ever.
+        with contextlib.suppress(BadProof):
+            edge = Edge.of(signed.size, stored)
+            if edge.root() == signed.root:
+                self._kept = (signed, edge)
+
+    def _latest_now(self, at_least: int = 0) -> Signed | None:
+        """Return the latest signed head when it surely is in memory; None when the database has to be asked."""
+        if self.sequencer:
+            own, interval = None if self.refusal else self.sequencer.signed, _LOOK_SECONDS
+        else:
+            own, interval = self._kept[0] if self._kept else None, _FOLLOW_SECONDS
+        # Another writer of this log may have published more: look now and then, also when nobody asks for a size.
+        looked = time.monotonic() - self._looked < interval
+        return own if own and looked and own.size >= max(at_least, self._seen) else None
+
+    def _edge_now(self) -> Edge | None:
+        """Return the right edge of a signed head that is in memory."""
+        if self.sequencer:
+            return self.sequencer.edge()
+        return self._kept[1] if self._kept else None
 
     async def published(self, size: int | None = None) -> Published:
         """Return the published checkpoint of `size`, or the largest one. Raises NotThere."""
@@ -339,7 +416,32 @@ class Log:
                 f"there is no entry {index} in the tree of size {size}",
                 "Ask for a smaller index, or again later.",
             )
-        return await self._prove(plan_inclusion(index, size), size, signed)
+        return await self._prove(plan_inclusion(index, size), size, signed, index)
+
+    def prove_now(self, index: int, size: int | None) -> Proof | None:
+        """Prove an entry under the latest signed head, when everything needed is in memory; else None."""
+        signed, edge = self._latest_now(index + 1), self._edge_now()
+        if not signed or not edge or edge.size != signed.size or size not in (None, signed.size):
+            return None
+
+        def rows_of(level: int, tile: int) -> Rows:
+            rows = self._rows_now(edge, level, tile)
+            if rows is None:
+                raise _Cold
+            return rows
+
+        try:
+            hashes = path(index, signed.size, edge.tails, rows_of)
+            leaf = hash_at(rows_of(0, index // TILE_WIDTH), 0, index % TILE_WIDTH)
+        except _Cold:
+            return None
+        return Proof(signed.size, signed.root, hashes, signed, [], leaf)
+
+    def _rows_now(self, edge: Edge | None, level: int, index: int) -> Rows | None:
+        """Return the rows of a tile from the right edge or the cache."""
+        if edge and level < len(edge.levels) and edge.size >> 8 * (level + 1) == index:
+            return edge.levels[level]
+        return self._cache.get(self.row.log_id, level, index)
 
     async def prove_consistency(self, first: int, second: int | None) -> Proof:
         """Prove that the tree of `second` (default: the latest signed one) extends that of `first` >= 1. Raises NotThere."""
@@ -366,31 +468,25 @@ class Log:
             )
         return size
 
-    async def _prove(self, plan: Plan, size: int, signed: Signed) -> Proof:
-        """Fold a plan together with the root of `size` and the tie to `signed`, with one read of the tiles."""
-        plans = [plan, plan_root(size), plan_consistency(size, signed.size)]
+    async def _prove(self, plan: Plan, size: int, signed: Signed, index: int | None = None) -> Proof:
+        """Fold a plan together with the root of `size`, the tie to `signed` and the leaf hash, with one read of the tiles."""
+        leaf = Plan(() if index is None else ((Node(0, index),),))
+        plans = [plan, plan_root(size), plan_consistency(size, signed.size), leaf]
         lookup = await self._rows([tile for part in plans for tile in part.tiles(signed.size)])
-        hashes, root, tie = (part.fold(lambda node: _find(lookup, node)) for part in plans)
-        return Proof(size, root[0], hashes, signed, tie)
+        hashes, root, tie, found = (part.fold(lambda node: _find(lookup, node)) for part in plans)
+        return Proof(size, root[0], hashes, signed, tie, found[0] if found else b"")
 
     async def _fold(self, plan: Plan, size: int) -> list[bytes]:
         rows = await self._rows(plan.tiles(size))
         return plan.fold(lambda node: _find(rows, node))
 
-    async def _rows(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], TileRows]:
+    async def _rows(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
         """Return the rows of tiles: from the right edge, the cache, or one read of the database. Raises Damaged."""
-        found: dict[tuple[int, int], TileRows] = {}
+        found: dict[tuple[int, int], Rows] = {}
         cold: dict[tuple[int, int], Tile] = {}
-        edge = self.sequencer.edge() if self.sequencer else None
+        edge = self._edge_now()
         for tile in tiles:
-            rows = self._cache.get(self.row.log_id, tile.level, tile.index)
-            if (
-                rows is None
-                and edge
-                and tile.level < len(edge.levels)
-                and edge.size >> 8 * (tile.level + 1) == tile.index
-            ):
-                rows = edge.levels[tile.level]
+            rows = self._rows_now(edge, tile.level, tile.index)
             if rows is None or len(rows[0]) < tile.width * HASH_SIZE:
                 cold[tile.level, tile.index] = max(
                     tile, cold.get((tile.level, tile.index), tile), key=lambda t: t.width
@@ -401,9 +497,9 @@ class Log:
             found |= await self._cold(list(cold.values()))
         return found
 
-    async def _cold(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], TileRows]:
+    async def _cold(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
         stored = await self._store.tiles(self.row.log_id, tiles)
-        found = {}
+        found: dict[tuple[int, int], Rows] = {}
         for tile in tiles:
             data = stored.get((tile.level, tile.index), b"")
             if len(data) < tile.width * HASH_SIZE:
@@ -490,7 +586,18 @@ class Log:
         rows = self._cache.get(self.row.log_id, tile.level, tile.index)
         if rows is None:
             rows = (await self._cold([tile]))[tile.level, tile.index]
-        return bytes(rows[0][: tile.width * HASH_SIZE])
+        return _wide(rows, tile.width)
+
+    def file_now(self, wanted: Tile | Bundle) -> bytes | None:
+        """Return the bytes of a tile or bundle that a signed head has, when they are in memory; else None."""
+        level = wanted.level if isinstance(wanted, Tile) else 0
+        needed = wanted.index * TILE_WIDTH + wanted.width << 8 * level
+        if needed >= 2**63 or not self._latest_now(needed):
+            return None
+        if isinstance(wanted, Bundle):
+            return self._cache.bundle(self.row.log_id, wanted.index) if wanted.width == TILE_WIDTH else None
+        rows = self._cache.get(self.row.log_id, level, wanted.index)
+        return None if rows is None else _wide(rows, wanted.width)
 
     async def bundle(self, bundle: Bundle) -> bytes | None:
         """Return the bytes of an entry bundle, or None when no signed head has it at this width."""
@@ -500,7 +607,10 @@ class Log:
         leaves = await self._store.leaves(self.row.log_id, start, start + bundle.width)
         if len(leaves) != bundle.width:
             raise Damaged(f"entries of bundle {bundle.index} are missing")
-        return encode_bundle(leaves)
+        data = encode_bundle(leaves)
+        if bundle.width == TILE_WIDTH:
+            self._cache.put_bundle(self.row.log_id, bundle.index, data)
+        return data
 
     async def _served(self, level: int, index: int, width: int) -> bool:
         """Tell whether the latest signed head has a tile of at least this width."""
@@ -512,9 +622,13 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _find(rows: dict[tuple[int, int], TileRows], node: Node) -> bytes:
+def _find(rows: dict[tuple[int, int], Rows], node: Node) -> bytes:
     level, index, row, position = place(node)
-    return hash_in(rows[level, index], row, position)
+    return hash_at(rows[level, index], row, position)
+
+
+def _wide(rows: Rows, width: int) -> bytes:
+    return bytes(rows[0]) if width == TILE_WIDTH else bytes(rows[0][: width * HASH_SIZE])
 
 
 def _open(stored: StoredPayload) -> EventDraft:

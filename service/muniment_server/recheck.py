@@ -8,6 +8,7 @@ Yeti 2022 signed one flipped bit of a leaf hash, and the log could not be saved.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE
@@ -90,6 +91,21 @@ def root_of_edge(size: int, stored: StoredTiles) -> bytes:
 
 def root_by_pairs(hashes: bytes) -> bytes:
     """Return the Merkle tree hash over hashes that stand one behind the other; nothing for none."""
+    whole = len(hashes) // _BLOCK * _BLOCK
+    blocks = [_block(hashes[at : at + _BLOCK]) for at in range(0, whole, _BLOCK)]
+    return _paired(b"".join(blocks) + _paired(hashes[whole:]))
+
+
+_BLOCK = 16 * HASH_SIZE
+
+
+@lru_cache(1024)
+def _block(hashes: bytes) -> bytes:
+    """Return the root over sixteen hashes. It is kept by what it is made of: bytes that changed are other bytes, and hashed anew."""
+    return _paired(hashes)
+
+
+def _paired(hashes: bytes) -> bytes:
     while len(hashes) > HASH_SIZE:
         paired = len(hashes) // 64 * 64
         made = [sha256(b"\x01" + hashes[at : at + 64]).digest() for at in range(0, paired, 64)]

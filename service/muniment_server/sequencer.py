@@ -21,10 +21,12 @@ from muniment_server import recheck, startup
 from muniment_server.admission import RawDraft, Refused
 from muniment_server.failpoints import step
 from muniment_server.guard import Guard, GuardRefused, GuardUnavailable
+from muniment_server.receipts import Maker
 from muniment_server.storage import (
     Grown,
     Head,
     HeadMoved,
+    Known,
     LogRow,
     OutcomeUnknown,
     Store,
@@ -42,6 +44,8 @@ MAX_BEHIND = 60_000
 HOLD = 60_000
 """Milliseconds for which a clock that was set forward is not believed."""
 _TRIES = 100
+_CAREFUL = 32
+"""Batches that are looked up before they are appended, once one held a leaf that is known."""
 
 
 class ReadOnly(Exception):
@@ -99,6 +103,7 @@ class Sequencer:
         self.believe_clock()
         self._asked = False  # the witnesses, since this process started
         self._state: _State | None = None
+        self._careful = 0  # batches to look up first; otherwise the append itself finds leaves that are known
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
         self.skew = 0  # milliseconds the database's clock is ahead of ours; set by the log's housekeeping
         self.races_lost = 0  # how often another writer was quicker
@@ -201,20 +206,30 @@ class Sequencer:
                 return [_outcome(answer, signed, None) for answer in answers]
             try:
                 signed, growth = await self._commit(state, round_)
+            except Known:
+                self._state, self._careful = state, _CAREFUL  # nothing was written
+                continue
             except HeadMoved:
                 self.races_lost += 1
                 self._note("moved", size=state.head.size)
                 await self._load()
                 continue
-            return [_outcome(answer, signed, growth) for answer in answers]
+            self._careful = max(self._careful - 1, 0)
+            maker = Maker(self._log.origin, growth, signed.note)
+            return [_outcome(answer, signed, maker) for answer in answers]
         raise StoreError(f"other writers won {_TRIES} times in a row")
 
     @step("sequencer.look_up")
     async def _look_up(
         self, batch: Sequence[Submission], head: Head
     ) -> tuple[dict[bytes, int], dict[tuple[str, str], StoredKey]] | None:
-        """Return known raw leaves and used Idempotency-Keys as of `head`; None when the database is ahead of it."""
-        raw = {draft.leaf: leaf_key(draft.hash) for s in batch for draft in s.drafts if isinstance(draft, RawDraft)}
+        """Return known raw leaves and used Idempotency-Keys as of `head`; None when the database is ahead of it.
+
+        Raw leaves are looked up only after one was known lately. Mostly all are new, and the append says so when they are not.
+        """
+        raw = {}
+        if self._careful:
+            raw = {draft.leaf: leaf_key(draft.hash) for s in batch for draft in s.drafts if isinstance(draft, RawDraft)}
         used = [(s.caller, s.key) for s in batch if s.key is not None]
         leaves: dict[bytes, int] = {}
         if raw:
@@ -285,8 +300,13 @@ class Sequencer:
     async def _append(self, grown: Grown, old: Head, round_: Round) -> None:
         new = {"size": grown.head.size, "root": grown.head.root, "epoch": grown.head.epoch}
         self._note("append", old_size=old.size, old_root=old.root, leaf_hashes=round_.hashes, **new)
+        # Looked up before, under a head that is still the expected one: then nothing can be known now.
+        absent = () if self._careful else round_.raw_keys
         try:
-            await self._store.append(grown, old)
+            await self._store.append(grown, old, absent)
+        except Known:
+            self._note("known", size=old.size)
+            raise
         except OutcomeUnknown:
             self._note("unknown", size=grown.head.size)
             raise
@@ -315,7 +335,9 @@ class Sequencer:
     async def _sign(self, head: Head) -> Signed:
         """Sign a durable head, once the guard has it. Raises ReadOnly."""
         try:
-            await asyncio.to_thread(self._guard.record, head.guard_id, head.size, head.root)
+            # Not asyncio.to_thread, which copies the context first: this runs once for each batch.
+            record = self._guard.record
+            await asyncio.get_running_loop().run_in_executor(None, record, head.guard_id, head.size, head.root)
         except GuardRefused as error:
             raise self._refuse(error.code, str(error)) from error
         except GuardUnavailable as error:
@@ -345,7 +367,7 @@ class Sequencer:
         return self._signed_edge
 
 
-def _outcome(answer: Outcome | Refused, signed: Signed, growth: Growth | None) -> Outcome | Refused:
+def _outcome(answer: Outcome | Refused, signed: Signed, maker: Maker | None) -> Outcome | Refused:
     if isinstance(answer, Refused):
         return answer
-    return Outcome(answer.indices, answer.leaves, answer.new, signed, growth, answer.replayed)
+    return Outcome(answer.indices, answer.leaves, answer.new, signed, maker, answer.replayed)

@@ -56,14 +56,19 @@ class Settings(BaseModel):
         16 * 2**20, ge=1024, le=64 * 2**20, description="Largest body of POST /entries/batch, in bytes."
     )
     max_queue_entries: int = Field(
-        20_000, ge=1, description="Entries waiting for the sequencer of one log before 503 overloaded."
+        20_000, ge=1, description="Entries waiting for the sequencer of one log before 429 overloaded."
     )
     max_queue_bytes: int = Field(
-        64 * 2**20, ge=1024, description="Bytes waiting for the sequencer of one log before 503 overloaded."
+        64 * 2**20, ge=1024, description="Bytes waiting for the sequencer of one log before 429 overloaded."
+    )
+    max_queue_seconds: float = Field(
+        1.0, gt=0, le=60, description="Seconds the first of those waits before later ones are answered 429 overloaded."
     )
     max_commit_entries: int = Field(5_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
     idempotency_ttl: int = Field(86_400, ge=60, description="Seconds for which an Idempotency-Key is remembered.")
-    tile_cache: int = Field(1_000, ge=16, description="Full tiles kept in memory, 16 KiB each.")
+    cache_bytes: int = Field(
+        44 * 2**20, ge=2**20, description="Memory for full tiles and entry bundles, in bytes; a tile takes 11 KiB."
+    )
     max_connections: int = Field(
         4096, ge=1, description="Open HTTP connections, at the most; further ones are answered 503 and closed."
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from muniment import strictjson
 from muniment.event import RESERVED_PREFIX
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
-from muniment.tree import Growth
 from muniment_server.admission import EventDraft, RawDraft, Refused
+from muniment_server.receipts import Maker
 from muniment_server.storage import IdempotencyRow, NewEntry, StoredKey, leaf_key
 
 
@@ -29,8 +30,7 @@ class OwnDraft:
 Draft = RawDraft | EventDraft | OwnDraft
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """What one request wants appended, all or nothing. `key` is its Idempotency-Key, unique for `caller`."""
 
     drafts: Sequence[Draft]
@@ -40,11 +40,13 @@ class Submission:
     @property
     def size(self) -> int:
         """Bytes this submission holds in memory, roughly."""
-        return sum(
-            len(d.leaf) if isinstance(d, RawDraft) else 4 * len(d.payload)
-            for d in self.drafts
-            if not isinstance(d, OwnDraft)
-        )
+        size = 0
+        for draft in self.drafts:
+            if isinstance(draft, RawDraft):
+                size += len(draft.leaf)
+            elif isinstance(draft, EventDraft):
+                size += 4 * len(draft.payload)
+        return size
 
     def fingerprint(self, seed: bytes) -> bytes:
         """Return what tells this body from another one, keyed so that it says nothing without the seed."""
@@ -60,19 +62,18 @@ class Signed:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Where the entries of one submission are, at a signed head that holds them all.
 
-    `indices` and `leaves` have one element for each draft; `new` counts the entries this submission added. `growth` has the hashes
-    for proofs of new entries; `replayed` says that an Idempotency-Key led to entries of an earlier submission.
+    `indices` and `leaves` have one element for each draft; `new` counts the entries this submission added. `maker` makes proofs and
+    receipts of new entries; `replayed` says that an Idempotency-Key led to entries of an earlier submission.
     """
 
     indices: Sequence[int]
     leaves: Sequence[bytes]
     new: int
     signed: Signed
-    growth: Growth | None = None
+    maker: Maker | None = None
     replayed: bool = False
 
 
@@ -91,6 +92,7 @@ class Round:
     entries: list[NewEntry] = field(default_factory=list)
     hashes: list[LeafHash] = field(default_factory=list)
     keys: list[IdempotencyRow] = field(default_factory=list)
+    raw_keys: list[int] = field(default_factory=list)  # leaf keys of the raw entries among them
 
     def assign(self, submission: Submission, stored: StoredKey | None, ttl: int) -> Outcome | Refused:
         """Place the drafts of a submission, or find them through its Idempotency-Key. The Outcome still lacks its signed head.
@@ -111,16 +113,20 @@ class Round:
 
     def _place(self, draft: Draft) -> tuple[int, bytes]:
         if isinstance(draft, RawDraft):
-            index = self.known.get(draft.leaf)
+            leaf = draft.leaf
+            index = self.known.get(leaf)
             if index is None:
-                index = self.known[draft.leaf] = self._add(draft.leaf, draft.hash, draft)
-            return index, draft.leaf
+                key = leaf_key(draft.hash)
+                self.raw_keys.append(key)
+                index = self.known[leaf] = self._add(NewEntry(leaf, key), draft.hash)
+            return index, leaf
         leaf = draft.leaf(self.logged_at)
-        return self._add(leaf, leaf_hash(leaf), draft), leaf
-
-    def _add(self, leaf: bytes, value: LeafHash, draft: Draft) -> int:
+        value = leaf_hash(leaf)
         payload, seed = (draft.payload, draft.seed) if isinstance(draft, EventDraft) else (None, None)
-        self.entries.append(NewEntry(leaf, leaf_key(value), payload, seed))
+        return self._add(NewEntry(leaf, leaf_key(value), payload, seed), value), leaf
+
+    def _add(self, entry: NewEntry, value: LeafHash) -> int:
+        self.entries.append(entry)
         self.hashes.append(value)
         return self.first + len(self.entries) - 1
 

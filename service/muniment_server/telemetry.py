@@ -4,12 +4,61 @@ from __future__ import annotations
 
 import logging
 import sys
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Timing:
+    """How often something took how long: one histogram. Owned by one thread; others only read it."""
+
+    __slots__ = ("_counts", "_sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one. Several times faster than prometheus_client's own, which takes two locks: this is called for each request."""
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._sum += seconds
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """Return the cumulative counts by upper bound, and the sum."""
+        bounds = [*(str(float(bound)) for bound in _SECONDS), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self._counts)), strict=True)), self._sum
+
+
+class Timings(Collector):
+    """A family of timings, one for each combination of labels."""
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._timings: dict[tuple[str, ...], Timing] = {}
+
+    def labels(self, *values: object) -> Timing:
+        """Return the timing with these labels."""
+        return self._timings.setdefault(tuple(map(str, values)), Timing())
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the family without values."""
+        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what Prometheus reads."""
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, timing in list(self._timings.items()):
+            buckets, total = timing.buckets()
+            family.add_metric(labels, buckets, total)
+        yield family
 
 
 class Metrics:
@@ -38,13 +87,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.request_seconds = Histogram(
-            "muniment_request_seconds",
-            "Time to answer.",
-            ["route", "status"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self.request_seconds = Timings("muniment_request_seconds", "Time to answer.", ("route", "status"))
+        self.registry.register(self.request_seconds)
         self.head_size = Gauge(
             "muniment_head_size", "Entries in the last signed head.", ["log"], registry=self.registry
         )

@@ -28,9 +28,10 @@ import structlog
 from muniment.note import SigningKey
 from muniment_server import failpoints
 from muniment_server.admission import Refused
+from muniment_server.cache import Cache
 from muniment_server.fsck import fsck
 from muniment_server.guard import Guard, GuardRefused, GuardUnavailable
-from muniment_server.log import Log, TileCache
+from muniment_server.log import Log
 from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Store, StoreError
@@ -181,7 +182,7 @@ async def _live(chain: Chain, points: tuple[Point, ...], say: Callable[..., None
         trace = Trace(chain.folder / "trace")
         settings = Settings(data=chain.folder, publish_interval=0.01)
         sequencer = Sequencer(store, chain.row, chain.key, chain.guard, trace=trace)
-        log = Log(store, chain.row, settings, Metrics(), TileCache(64), sequencer, trace=trace)
+        log = Log(store, chain.row, settings, Metrics(), Cache(2**20), sequencer, trace=trace)
         await log.start()
         stack.push_async_callback(log.close)
         if not running:

@@ -30,6 +30,7 @@ from muniment_server.guard import Guarded
 from muniment_server.settings import PREFIX, Settings, SettingsError, read_settings
 from muniment_server.web import request as web
 from muniment_server.web import write
+from muniment_server.web.ask import Ask
 from tests.fuzz.target import expect, fuzzed
 from tests.fuzz.targets import _JSON_SEEDS, _JSON_WORDS, LOG, _text
 
@@ -125,7 +126,7 @@ def _settings_file(data: bytes) -> None:
     "settings-env",
     [
         "port=8080\nhost=127.0.0.1\nread_only=true",
-        "publish_interval=0.5\ntile_cache=16\nlog_format=json",
+        "publish_interval=0.5\ncache_bytes=2000000\nlog_format=json",
         "guard_dir=/x",
     ],
     [b"=", b"true", b"inf", b"1e3", *(name.encode() for name in Settings.model_fields)],
@@ -140,12 +141,12 @@ def _settings_env(data: bytes) -> None:
 # --- requests -----------------------------------------------------------------------------------------------------------
 
 
-def _request(query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> Request:
+def _request(query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> Ask:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"12345", "more_body": False}
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": query, "headers": headers or []}
-    return Request(scope, receive)
+    return Ask.of(Request(scope | {"path_params": {}}, receive))
 
 
 def _now(work: Coroutine[Any, Any, Any]) -> Any:

@@ -681,6 +681,7 @@ BAD_FRAMING = {
     "bytes": bytes(range(256)) * 4,
     "method unknown": post().replace(b"POST", b"PoST"),
     "method long": post().replace(b"POST", b"P" * 1000),
+    "fragment": b"GET /checkpoint#x HTTP/1.1\r\nHost: x\r\n\r\n",
     "bare line feeds": post().replace(b"\r\n", b"\n"),
 }
 

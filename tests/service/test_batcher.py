@@ -58,9 +58,12 @@ def sequencer() -> Sequencer:
 async def make(sequencer: Sequencer) -> AsyncIterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
-    def start(**limits: int) -> Batcher:
+    def start(**limits: float) -> Batcher:
         batcher = Batcher(
-            sequencer, "log", Metrics(), **{"max_commit": 100, "max_entries": 1000, "max_bytes": 10**6} | limits
+            sequencer,
+            "log",
+            Metrics(),
+            **{"max_commit": 100, "max_entries": 1000, "max_bytes": 10**6, "max_age": 60.0} | limits,
         )
         batcher.start()
         made.append(batcher)
@@ -133,7 +136,7 @@ async def test_a_commit_takes_so_many_entries_and_no_more(make, sequencer: Seque
 
 
 async def test_nothing_is_sequenced_before_start(sequencer: Sequencer):
-    batcher = Batcher(sequencer, "log", Metrics(), max_commit=10, max_entries=10, max_bytes=10**6)
+    batcher = Batcher(sequencer, "log", Metrics(), max_commit=10, max_entries=10, max_bytes=10**6, max_age=60.0)
     task = go(batcher, raw(b"a"))
     await settle()
     assert not sequencer.batches
@@ -190,7 +193,7 @@ async def test_a_full_queue_refuses_and_names_a_time(make, sequencer: Sequencer)
     tasks += [go(batcher, raw(*[b"%d" % n for n in range(4)])), go(batcher, raw(*[b"%d" % n for n in range(6)]))]
     await settle()
     refused = await refusal(batcher.submit(raw(b"one more")))
-    assert (refused.status, refused.code) == (503, "overloaded")
+    assert (refused.status, refused.code) == (429, "overloaded")
     assert refused.extra["retry_after"] >= 1
     sequencer.release()
     await settle()
@@ -217,6 +220,25 @@ async def test_a_queue_is_bounded_in_bytes_too(make, sequencer: Sequencer):
         await settle()
     await asyncio.gather(*tasks)
     assert batcher._bytes == batcher._entries == 0
+
+
+async def test_a_queue_is_bounded_in_age_too(make, sequencer: Sequencer):
+    batcher = make(max_age=0.02)
+    tasks = [go(batcher, raw(b"in flight"))]
+    await settle()
+    tasks.append(go(batcher, raw(b"waits")))
+    await settle()
+    await asyncio.sleep(0.03)
+    refused = await refusal(batcher.submit(raw(b"late")))
+    assert (refused.status, refused.code) == (429, "overloaded")
+    for _ in range(2):
+        sequencer.release()
+        await settle()
+    await asyncio.gather(*tasks)
+    tasks = [go(batcher, raw(b"again"))]
+    await settle()
+    sequencer.release()
+    await asyncio.gather(*tasks)
 
 
 async def test_what_is_larger_than_the_queue_is_taken_alone(make, sequencer: Sequencer):
@@ -381,7 +403,7 @@ async def test_a_storm_on_a_real_log(rig: Rig):
         faulty.plan("append", None, None, fault)
     sequencer = bench.sequencer(store=faulty)
     await sequencer.start()
-    batcher = Batcher(sequencer, "log", Metrics(), max_commit=20, max_entries=10_000, max_bytes=10**6)
+    batcher = Batcher(sequencer, "log", Metrics(), max_commit=20, max_entries=10_000, max_bytes=10**6, max_age=60.0)
     batcher.start()
     found: dict[bytes, int] = {}
     codes: set[str] = set()

@@ -371,11 +371,11 @@ def test_a_full_queue_pushes_back_with_a_problem_document_too(request: pytest.Fi
     env = {"MUNIMENT_SERVER_MAX_QUEUE_ENTRIES": "1", "MUNIMENT_SERVER_MAX_COMMIT_ENTRIES": "1"}
     with instance_on("sqlite", request, tmp_path, (DEFAULT,)) as made, made.server(env=env) as server:
         answers = asyncio.run(_flood(server.url))
-        refused = [(headers, body) for status, headers, body in answers if status == 503]
+        refused = [(headers, body) for status, headers, body in answers if status == 429]
         assert refused
         for headers, body in refused:
-            fake = httpx.Response(503, headers=headers, content=body, request=httpx.Request("POST", server.url))
-            found = expect_problem(fake, 503, "overloaded")
+            fake = httpx.Response(429, headers=headers, content=body, request=httpx.Request("POST", server.url))
+            found = expect_problem(fake, 429, "overloaded")
             assert found["retry_after"] == int(headers["retry-after"])
         with client(server.url) as http:
             assert head_size(http) == 1 + len(answers) - len(refused)

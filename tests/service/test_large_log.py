@@ -11,7 +11,8 @@ from muniment.hashing import LeafHash, RootHash
 from muniment.policy import LogKey, Policy
 from muniment.tiles import Bundle, Tile, decode_bundle, tiles_at
 from muniment.tree import verify_consistency, verify_inclusion
-from muniment_server.log import Log, TileCache
+from muniment_server.cache import Cache
+from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from tests.service.audit import Naive, audit
@@ -45,7 +46,7 @@ async def check_tiles(bench: Bench, tree: Naive, size: int) -> None:
 async def test_seventy_thousand_entries(rig: Rig, tmp_path: Path):
     bench = await rig.log("raw")
     settings = Settings(data=tmp_path, publish_interval=60)
-    log = Log(rig.store, bench.row, settings, Metrics(), TileCache(1000), bench.sequencer())
+    log = Log(rig.store, bench.row, settings, Metrics(), Cache(2**24), bench.sequencer())
     await log.start()
     tree = Naive(LEAVES)
     size = 0
@@ -66,7 +67,7 @@ async def test_seventy_thousand_entries(rig: Rig, tmp_path: Path):
     await check_reads(bench, log, tree)
     await log.close()
 
-    again = Log(rig.store, bench.row, settings, Metrics(), TileCache(16), bench.sequencer())
+    again = Log(rig.store, bench.row, settings, Metrics(), Cache(2**20), bench.sequencer())
     started = time.monotonic()
     await again.start()
     assert time.monotonic() - started < 2, "a start reads the edge, not the log"

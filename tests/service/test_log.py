@@ -16,10 +16,11 @@ from muniment.event import parse_leaf
 from muniment.hashing import LeafHash, RootHash, leaf_hash
 from muniment.policy import LogKey, Policy
 from muniment.tiles import Bundle, Tile, decode_bundle
-from muniment.tree import TileRows, verify_consistency, verify_inclusion
+from muniment.tree import TileRows, expand, hash_at, hash_in, verify_consistency, verify_inclusion
 from muniment_server import log as module
 from muniment_server.admission import Refused, draft_event
-from muniment_server.log import Damaged, Log, NotThere, TileCache
+from muniment_server.cache import Cache
+from muniment_server.log import Damaged, Log, NotThere
 from muniment_server.settings import Settings
 from muniment_server.storage import NewEntry, OutcomeUnknown, Store, StoreError, StoreUnavailable
 from muniment_server.submission import Submission
@@ -42,13 +43,13 @@ async def make(tmp_path) -> AsyncIterator[Make]:
         *,
         store: Store | None = None,
         read_only: bool = False,
-        cache: TileCache | None = None,
+        cache: Cache | None = None,
         **settings: Any,
     ) -> Log:
         store = store or bench.rig.store
         sequencer = None if read_only else bench.sequencer(store=store)
         parts = {"publish_interval": 0.05} | settings
-        log = Log(store, bench.row, Settings(data=tmp_path, **parts), Metrics(), cache or TileCache(16), sequencer)
+        log = Log(store, bench.row, Settings(data=tmp_path, **parts), Metrics(), cache or Cache(2**20), sequencer)
         made.append(log)
         await log.start()
         return log
@@ -309,7 +310,7 @@ async def test_proofs_at_every_size_are_those_of_the_oracle(rig: Rig, grown: Ben
             assert (proof.root, proof.tie) == (tree.root(size), tree.proof(size, SIZE))
 
 
-class NoCache(TileCache):
+class NoCache(Cache):
     def put(self, log_id: int, level: int, index: int, rows: TileRows) -> None:
         pass
 
@@ -404,23 +405,54 @@ async def test_bundles_of_any_width_up_to_the_signed_size(grown: Bench, make: Ma
 
 
 async def test_a_cold_and_a_warm_cache_say_the_same(grown: Bench, make: Make):
-    log = await make(grown, cache=TileCache(2))
+    log = await make(grown, cache=Cache(20_000))
     wanted = [Tile(0, 0), Tile(0, 1), Tile(0, 2, 88), Tile(1, 0, 2), Tile(0, 0, 5)]
     rounds = [[await log.tile(tile) for tile in wanted] for _ in range(3)]
     assert rounds[0] == rounds[1] == rounds[2]
 
 
 def test_the_cache_forgets_what_was_used_least_recently():
-    cache = TileCache(3)
-    rows: list[TileRows] = [[bytearray([n])] for n in range(5)]
+    rows = [expand(bytes([n]) * 8192) for n in range(5)]
+    one = Cache(2**30)
+    one.put(1, 0, 0, rows[0])
+    cache = Cache(3 * one.size + 100)
     for n in range(3):
         cache.put(1, 0, n, rows[n])
-    assert cache.get(1, 0, 0) is rows[0]
+    assert cache.get(1, 0, 0)
     cache.put(1, 0, 3, rows[3])
     assert cache.get(1, 0, 1) is None
-    assert [cache.get(1, 0, n) is rows[n] for n in (0, 2, 3)] == [True] * 3
+    assert all(cache.get(1, 0, n) for n in (0, 2, 3))
     assert cache.get(2, 0, 0) is None, "logs share a cache, not its entries"
     assert cache.get(1, 1, 0) is None
+    assert cache.bundle(1, 0) is None
+
+
+def test_the_cache_counts_bytes():
+    cache = Cache(100_000)
+    for n in range(100):
+        cache.put_bundle(1, n, bytes(3000 + 10 * n))
+        cache.put(1, 0, n % 7, expand(bytes(8192)))
+    kept = [n for n in range(100) if cache.bundle(1, n)]
+    tiles = [n for n in range(7) if cache.get(1, 0, n)]
+    assert kept
+    assert tiles
+    assert 80_000 < sum(3000 + 10 * n for n in kept) + 10_880 * len(tiles) <= cache.size <= 100_000
+    cache.put_bundle(1, 200, bytes(200_000))
+    assert (cache.size, cache.bundle(1, 200)) == (0, None), "what is larger than the cache is not kept"
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_rows_of_a_cached_tile_say_what_the_tile_says(level: int):
+    rows = expand(random.Random(level).randbytes(8192))
+    cache = Cache(2**20)
+    cache.put(1, level, 7, rows)
+    kept = cache.get(1, level, 7)
+    assert kept
+    for row in range(8):
+        for position in range(256 >> row):
+            assert hash_at(kept, row, position) == hash_in(rows, row, position)
+        with pytest.raises(AssertionError):
+            hash_at(kept, row, 256 >> row)
 
 
 async def test_a_tile_that_grows_is_never_served_as_it_was(rig: Rig, make: Make):
@@ -607,7 +639,13 @@ async def test_a_log_that_only_reads(rig: Rig, make: Make):
     assert await rig.dump() == before
     await writer.append(event(99))
     await until(lambda: is_published(bench, 22))
+    await asyncio.sleep(0.15)
     assert (await reader.latest()).size == 22, "it follows"
+    assert (await reader.latest(at_least=22)).size == 22
+    now = reader.prove_now(5, None)
+    assert now
+    assert now == await reader.prove_inclusion(5, None)
+    assert now.hashes == (await writer.prove_inclusion(5, 22)).hashes
 
 
 async def test_a_log_whose_guard_refuses_still_reads(rig: Rig, make: Make):

@@ -85,7 +85,7 @@ def test_variables_of_others_are_left_alone(tmp_path: Path):
         ("publish_interval", "0"), ("publish_interval", "-1"), ("publish_interval", "nan"), ("publish_interval", "61"),
         ("max_event_bytes", "255"), ("max_event_bytes", "1048577"),
         ("max_batch_entries", "0"), ("max_batch_entries", "10001"),
-        ("max_commit_entries", "0"), ("max_queue_entries", "0"), ("idempotency_ttl", "59"), ("tile_cache", "1"),
+        ("max_commit_entries", "0"), ("max_queue_entries", "0"), ("idempotency_ttl", "59"), ("cache_bytes", "1"),
         ("shutdown_seconds", "0"), ("shutdown_seconds", "inf"), ("shutdown_seconds", "nan"),
         ("log_format", "xml"), ("log_level", "loud"),
         ("database", ""), ("host", ""),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from muniment.hashing import EMPTY_ROOT, RootHash
+from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.tiles import Tile
 from muniment.tree import TileGrowth
 from muniment_server.storage import (
@@ -17,6 +17,7 @@ from muniment_server.storage import (
     Head,
     HeadMoved,
     IdempotencyRow,
+    Known,
     LogRow,
     NewEntry,
     Published,
@@ -24,6 +25,7 @@ from muniment_server.storage import (
     StoredPayload,
     StoreError,
     StoreUnavailable,
+    leaf_key,
 )
 from tests.service.audit import Naive, audit
 from tests.service.rig import NOW, Rig, new_entry
@@ -86,6 +88,26 @@ async def test_a_head_that_differs_in_one_field_loses_and_writes_nothing(rig: Ri
     assert await rig.dump() == before
     await rig.store.append(grown, expected)  # and with the right one it is taken
     assert len(await audit(bench)) == 3
+
+
+async def test_a_leaf_key_that_should_be_absent_and_is_not(rig: Rig):
+    bench, other = await rig.log("raw"), await rig.log("raw")
+    await bench.extend(b"a", b"b")
+    await other.extend(b"c")
+    keys = {leaf: leaf_key(leaf_hash(leaf)) for leaf in (b"a", b"b", b"c", b"d")}
+    grown, expected = await bench.grown([b"c", b"d"])
+    before = await rig.dump()
+    for absent in ([keys[b"a"]], [keys[b"c"], keys[b"b"], keys[b"d"]], list(keys.values())):
+        with pytest.raises(Known):
+            await rig.store.append(grown, expected, absent)
+    assert await rig.dump() == before
+    with pytest.raises((HeadMoved, Known)):
+        await rig.store.append(grown, WRONG["epoch"](expected), list(keys.values()))
+    with pytest.raises(HeadMoved):
+        await rig.store.append(grown, WRONG["epoch"](expected), [keys[b"c"]])
+    assert await rig.dump() == before
+    await rig.store.append(grown, expected, [keys[b"c"], keys[b"d"]])  # the other log's c is not this one's
+    assert len(await audit(bench)) == 4
 
 
 async def test_an_append_to_an_unknown_log_writes_nothing(rig: Rig):

@@ -22,7 +22,7 @@ from muniment_server.storage import (
 from muniment_server.storage.postgres import PostgresStore, migrate
 from tests.service.audit import audit
 from tests.service.proxy import proxy_before
-from tests.service.rig import NOW, Bench, Rig
+from tests.service.rig import NOW, Bench, Rig, event
 
 
 @pytest.fixture
@@ -366,3 +366,28 @@ async def test_many_logs_share_few_connections(rig: Rig, monkeypatch: pytest.Mon
     await asyncio.gather(*(appended(bench, b"and again") for bench in benches))
     for bench in benches:
         assert len(await audit(bench)) == 5
+
+
+async def test_no_plan_of_a_young_database_reads_a_whole_log(rig: Rig):
+    """Plans are made while the tables are empty and unanalyzed, and kept: they must still be good when there is something in them."""
+    bench = await rig.log("event")
+    sequencer = bench.sequencer()
+    await sequencer.start()
+    batches = 40
+    for number in range(batches):
+        await sequencer.run([event(*range(200), key=f"key {number}")])
+        await rig.store.find_keys(bench.log_id, [("alice", "key 0"), ("alice", "another")], NOW)
+    await rig.store.close()  # its backends report what they read when they end
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = {str(name): int(read) for name, read in await rig.sql(READ)}
+        if found["entries_pkey"] >= 200 * batches:
+            break
+        await asyncio.sleep(0.05)
+    assert 200 * batches <= found["entries_pkey"] <= 210 * batches, "each is read back once"
+    assert found["tiles_pkey"] <= 8 * batches
+    assert found["idempotency_pkey"] <= 4 * batches
+    assert found["payloads_pkey"] <= 4 * batches
+
+
+READ = "SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes"

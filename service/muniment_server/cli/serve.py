@@ -76,11 +76,12 @@ def _serve(settings: Settings, metrics: Any) -> None:
 
     from muniment_server.app import create_app
     from muniment_server.web.connections import Connections
+    from muniment_server.web.hot import Hot
     from muniment_server.web.protocol import Protocol
 
     app = create_app(settings, metrics)
     connections = Connections(settings, metrics)
-    protocol: Any = functools.partial(Protocol, connections=connections)
+    protocol: Any = functools.partial(Protocol, connections=connections, hot=Hot(app.state.service))
     config = uvicorn.Config(
         app,
         host=settings.host,

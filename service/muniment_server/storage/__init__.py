@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from muniment.hashing import RootHash
 from muniment.tiles import Tile
@@ -25,6 +25,10 @@ class StoreUnavailable(StoreError):
 
 class HeadMoved(StoreError):
     """The head is no longer the expected one, or a row of this append exists already. Nothing was written."""
+
+
+class Known(StoreError):
+    """A leaf that should be new may be in the log already. Nothing was written: look it up, then append the others."""
 
 
 class OutcomeUnknown(StoreError):
@@ -59,8 +63,7 @@ class Head:
     guard_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewEntry:
+class NewEntry(NamedTuple):
     """An entry to store: the leaf, its key (see :func:`leaf_key`), and payload with seed for an event."""
 
     leaf: bytes
@@ -139,10 +142,11 @@ def leaf_key(leaf_hash: bytes) -> int:
 class Append(Protocol):
     """The write path."""
 
-    async def append(self, grown: Grown, expected: Head) -> None:
-        """Store all of `grown`, if the head is still `expected`. Durable when it returns: survives power loss.
+    async def append(self, grown: Grown, expected: Head, absent: Sequence[int] = ()) -> None:
+        """Store all of `grown`, if the head is still `expected` and no entry has one of the leaf keys `absent`.
 
-        Raises HeadMoved (nothing written), OutcomeUnknown (fatal to the sequencer) or StoreUnavailable (nothing written).
+        Durable when it returns: survives power loss. Raises HeadMoved or Known (nothing written), OutcomeUnknown (fatal to the
+        sequencer) or StoreUnavailable (nothing written).
         """
 
     async def fence(self, log_id: int, expected: Head) -> Head:

@@ -18,6 +18,7 @@ from muniment_server.storage import (
     Head,
     HeadMoved,
     IdempotencyRow,
+    Known,
     LogRow,
     OutcomeUnknown,
     Published,
@@ -48,8 +49,11 @@ _NOT_COMMITTED = ("21", "22", "23", "25", "40", "42", "53", "54", "55", "P0")
 _HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = $1"
 _EXPECTED = "log_id = $1 AND size = $2 AND root = $3 AND logged_at = $4 AND epoch = $5 AND guard_id = $6"
 _APPEND = f"""
-WITH moved AS (
-    UPDATE heads SET size = $7, root = $8, logged_at = $9, epoch = $10 WHERE {_EXPECTED} RETURNING log_id
+WITH known AS (
+    SELECT FROM entries WHERE log_id = $1 AND leaf_key = ANY ($25::bigint[]) LIMIT 1
+), moved AS (
+    UPDATE heads SET size = $7, root = $8, logged_at = $9, epoch = $10 WHERE {_EXPECTED} AND NOT EXISTS (SELECT FROM known)
+    RETURNING log_id
 ), new_entries AS (
     INSERT INTO entries (log_id, index, leaf_key, leaf)
     SELECT moved.log_id, $2 + u.n - 1, u.leaf_key, u.leaf
@@ -73,14 +77,23 @@ WITH moved AS (
         fingerprint = CASE WHEN idempotency.expires_at <= $9 THEN excluded.fingerprint END,
         first_index = excluded.first_index, count = excluded.count, expires_at = excluded.expires_at
 )
-SELECT 1 FROM moved
+SELECT EXISTS (SELECT FROM moved) AS moved, EXISTS (SELECT FROM known) AS known
 """  # noqa: S608 - composed of constants
 _FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _ADOPT = f"UPDATE heads SET epoch = epoch + 1, guard_id = $7 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _LEAVES = "SELECT leaf FROM entries WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
+# OFFSET 0 keeps the look-up of each row a query of its own. As a plain join, the planner reads all rows of the log once and compares
+# them, for as long as it believes that there are few.
 _TILES = (
-    "SELECT level, index, data FROM tiles JOIN unnest($2::smallint[], $3::bigint[]) AS u (level, index) "
-    "USING (level, index) WHERE log_id = $1"
+    "SELECT t.level, t.index, t.data FROM unnest($2::smallint[], $3::bigint[]) AS u (level, index), LATERAL ("
+    "SELECT * FROM tiles WHERE log_id = $1 AND level = u.level AND index = u.index OFFSET 0) t"
+)
+_KEYS = (
+    "SELECT i.caller, i.key, fingerprint, first_index, count, expires_at, seed "
+    "FROM unnest($2::text[], $3::text[]) AS u (caller, key), LATERAL ("
+    "SELECT * FROM idempotency WHERE log_id = $1 AND caller = u.caller AND key = u.key OFFSET 0) i "
+    "LEFT JOIN LATERAL (SELECT seed FROM payloads WHERE log_id = $1 AND index = i.first_index OFFSET 0) p ON true "
+    "WHERE expires_at > $4"
 )
 _REREAD = (
     f"{_TILES} "  # noqa: S608 - composed of constants
@@ -201,10 +214,12 @@ class PostgresStore:
     # --- append ---------------------------------------------------------------------------------------------------------
 
     @step("store.append")
-    async def append(self, grown: Grown, expected: Head) -> None:
+    async def append(self, grown: Grown, expected: Head, absent: Sequence[int] = ()) -> None:
         """See storage.Append."""
-        row = await self._write(grown.log_id, _APPEND, _append_values(grown, expected))
-        if row is None:
+        row = await self._write(grown.log_id, _APPEND, (*_append_values(grown, expected), list(absent)))
+        if row["known"]:
+            raise Known("an entry with one of these leaf keys is stored")
+        if not row["moved"]:
             raise HeadMoved(
                 f"the head of log {grown.log_id} is no longer at size {expected.size}, epoch {expected.epoch}"
             )
@@ -351,13 +366,7 @@ class PostgresStore:
 
     async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
         """See storage.Read."""
-        sql = (
-            "SELECT i.caller, i.key, fingerprint, first_index, count, expires_at, seed FROM idempotency i "
-            "JOIN unnest($2::text[], $3::text[]) AS u (caller, key) ON i.caller = u.caller AND i.key = u.key "
-            "LEFT JOIN payloads p ON p.log_id = i.log_id AND p.index = i.first_index "
-            "WHERE i.log_id = $1 AND expires_at > $4"
-        )
-        rows = await self._all(sql, log_id, [caller for caller, _ in keys], [key for _, key in keys], now)
+        rows = await self._all(_KEYS, log_id, [caller for caller, _ in keys], [key for _, key in keys], now)
         return [StoredKey(IdempotencyRow(*tuple(row)[:6]), row["seed"]) for row in rows]
 
     async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:

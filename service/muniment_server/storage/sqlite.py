@@ -22,6 +22,7 @@ from muniment_server.storage import (
     Head,
     HeadMoved,
     IdempotencyRow,
+    Known,
     LogRow,
     OutcomeUnknown,
     Published,
@@ -38,13 +39,21 @@ OLDEST_SAFE = (3, 51, 3)
 """Before this version a WAL reset could lose a committed transaction."""
 _BUSY_MILLISECONDS = 10_000
 _READERS = 4
+_AT_ONCE = 512
+"""Entries that are read back without a thread: a fraction of a millisecond."""
 
 _HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = ?"
 _SWAP = (
     "UPDATE heads SET size = ?, root = ?, logged_at = ?, epoch = ?, guard_id = ? "
     "WHERE log_id = ? AND size = ? AND root = ? AND logged_at = ? AND epoch = ? AND guard_id = ?"
 )
-_LEAVES = 'SELECT leaf FROM entries WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
+_LEAVES = "SELECT leaf FROM entries WHERE id >= ? AND id < ? ORDER BY id"
+# Without the hint, and without statistics, the planner may walk the whole primary key.
+_FIND = 'SELECT "index", leaf FROM entries INDEXED BY entries_leaf_key WHERE log_id = ? AND leaf_key = ?'
+_ANY = (
+    "SELECT 1 FROM json_each(?2) CROSS JOIN entries INDEXED BY entries_leaf_key "
+    "WHERE log_id = ?1 AND leaf_key = json_each.value LIMIT 1"
+)
 _TILE = 'SELECT data FROM tiles WHERE log_id = ? AND level = ? AND "index" = ?'
 _CHECKPOINT = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size = ?"
 _LATEST = (
@@ -53,6 +62,20 @@ _LATEST = (
 )
 _LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
 _KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
+
+
+_MOST = 1 << 40
+"""Entries a log can have here: the row id of an entry is its log times this, and its index."""
+
+
+def _id(log_id: int, index: int) -> int:
+    """Return the row id of an entry. An index that none can have becomes the nearest end of the log."""
+    return log_id * _MOST + max(0, min(index, _MOST))
+
+
+def _ids(log_id: int, start: int, stop: int) -> tuple[int, int]:
+    """Return the row ids of the entries [start, stop), half-open as well."""
+    return _id(log_id, start), _id(log_id, stop)
 
 
 def connect(path: Path) -> apsw.Connection:
@@ -93,6 +116,7 @@ class SqliteStore:
         self._read_threads = ThreadPoolExecutor(_READERS, "sqlite-reader")
         self._local = threading.local()  # one connection for each reader thread
         self._readers: list[apsw.Connection] = []
+        self._at_once: apsw.Connection | None = None  # used by the event loop's thread alone
         self._closed = False
 
     @classmethod
@@ -124,10 +148,7 @@ class SqliteStore:
         def run() -> T:
             connection = getattr(self._local, "connection", None)
             if connection is None:
-                connection = connect(self._path)
-                connection.execute("PRAGMA query_only = ON")
-                self._local.connection = connection
-                self._readers.append(connection)
+                connection = self._local.connection = self._reader()
             return work(connection)
 
         self._check_open()
@@ -135,6 +156,12 @@ class SqliteStore:
             return await asyncio.get_running_loop().run_in_executor(self._read_threads, run)
         except (apsw.Error, UnicodeDecodeError) as error:  # a damaged page may hold text that is none
             raise StoreUnavailable(f"SQLite: {error}") from error
+
+    def _reader(self) -> apsw.Connection:
+        connection = connect(self._path)
+        connection.execute("PRAGMA query_only = ON")
+        self._readers.append(connection)
+        return connection
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run `work` in one transaction of the writer thread. Raises HeadMoved, StoreUnavailable or OutcomeUnknown."""
@@ -175,9 +202,9 @@ class SqliteStore:
     # --- append ---------------------------------------------------------------------------------------------------------
 
     @step("store.append")
-    async def append(self, grown: Grown, expected: Head) -> None:
+    async def append(self, grown: Grown, expected: Head, absent: Sequence[int] = ()) -> None:
         """See storage.Append."""
-        await self._write(lambda connection: _append(connection, grown, expected))
+        await self._write(lambda connection: _append(connection, grown, expected, absent))
 
     @step("store.fence")
     async def fence(self, log_id: int, expected: Head) -> Head:
@@ -231,14 +258,26 @@ class SqliteStore:
         """See storage.Read."""
 
         def work(connection: apsw.Connection) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
-            leaves = [leaf for (leaf,) in connection.execute(_LEAVES, (log_id, start, stop))]
+            leaves = [leaf for (leaf,) in connection.execute(_LEAVES, _ids(log_id, start, stop))]
             return leaves, _tiles(connection, log_id, tiles)
 
+        if stop - start <= _AT_ONCE:
+            return self._read_now(work)
         return await self._read(work)
+
+    def _read_now(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Read on the event loop itself: for what was just written, and so is in memory. A thread costs more than such a read."""
+        self._check_open()
+        try:
+            if self._at_once is None:
+                self._at_once = self._reader()
+            return work(self._at_once)
+        except (apsw.Error, UnicodeDecodeError) as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""
-        return [leaf for (leaf,) in await self._all(_LEAVES, (log_id, start, stop))]
+        return [leaf for (leaf,) in await self._all(_LEAVES, _ids(log_id, start, stop))]
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """See storage.Read."""
@@ -247,9 +286,7 @@ class SqliteStore:
 
     async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
         """See storage.Read."""
-        # Without the hint, and without statistics, the planner may walk the whole primary key.
-        sql = 'SELECT "index", leaf FROM entries INDEXED BY entries_leaf_key WHERE log_id = ? AND leaf_key = ?'
-        return await self._read(lambda db: sorted(row for key in set(keys) for row in db.execute(sql, (log_id, key))))
+        return await self._read(lambda db: sorted(row for key in set(keys) for row in db.execute(_FIND, (log_id, key))))
 
     async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
         """See storage.Read."""
@@ -284,8 +321,8 @@ class SqliteStore:
 
     async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
         """See storage.Inspect."""
-        sql = 'SELECT "index", leaf_key, leaf FROM entries WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
-        return await self._all(sql, (log_id, start, stop))
+        sql = 'SELECT "index", leaf_key, leaf FROM entries WHERE id >= ? AND id < ? ORDER BY id'
+        return await self._all(sql, _ids(log_id, start, stop))
 
     async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
         """See storage.Inspect."""
@@ -306,10 +343,10 @@ class SqliteStore:
     async def beyond(self, log_id: int, size: int) -> int | None:
         """See storage.Inspect."""
         sql = (
-            'SELECT min(i) FROM (SELECT min("index") AS i FROM entries WHERE log_id = ?1 AND "index" >= ?2 '
+            'SELECT min(i) FROM (SELECT "index" AS i FROM entries WHERE id = (SELECT min(id) FROM entries WHERE id >= ?3 AND id < ?4) '
             'UNION ALL SELECT min("index") FROM payloads WHERE log_id = ?1 AND "index" >= ?2)'
         )
-        row = await self._one(sql, (log_id, size))
+        row = await self._one(sql, (log_id, size, *_ids(log_id, size, _MOST)))
         return None if row is None else row[0]
 
     async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
@@ -425,8 +462,12 @@ def _tiles(connection: apsw.Connection, log_id: int, tiles: Sequence[Tile]) -> d
     return found
 
 
-def _append(connection: apsw.Connection, grown: Grown, expected: Head) -> None:
+def _append(connection: apsw.Connection, grown: Grown, expected: Head, absent: Sequence[int]) -> None:
     _swap(connection, grown.log_id, expected, grown.head)
+    if (
+        absent and connection.execute(_ANY, (grown.log_id, str(list(absent)))).fetchone()
+    ):  # a moved head is the stronger reason
+        raise Known("an entry with one of these leaf keys is stored")
     _store_entries(connection, grown, expected.size)
     for tile in grown.tiles:
         _store_tile(connection, grown.log_id, tile)
@@ -436,8 +477,9 @@ def _append(connection: apsw.Connection, grown: Grown, expected: Head) -> None:
 @step("sqlite.entries")
 def _store_entries(connection: apsw.Connection, grown: Grown, first: int) -> None:
     log_id = grown.log_id
-    rows = [(log_id, first + at, entry.leaf_key, entry.leaf) for at, entry in enumerate(grown.entries)]
-    connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
+    start = _id(log_id, first)
+    rows = [(start + at, entry.leaf_key, entry.leaf) for at, entry in enumerate(grown.entries)]
+    connection.executemany("INSERT INTO entries (id, leaf_key, leaf) VALUES (?, ?, ?)", rows)
     payloads = [(log_id, first + at, e.payload, e.seed) for at, e in enumerate(grown.entries) if e.payload is not None]
     connection.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?)", payloads)
 
@@ -470,11 +512,12 @@ def _integrity(connection: apsw.Connection) -> list[str]:
     try:
         migrate_sqlite(pattern)
         # Spoiled text of a trigger is no damage to SQLite, which reads it when the next connection opens.
-        stored, wanted = (set(db.execute("SELECT type, name, sql FROM sqlite_schema")) for db in (connection, pattern))
+        sql = "SELECT type, name, sql, lower(tbl_name) FROM sqlite_schema"
+        stored, wanted = (set(db.execute(sql)) for db in (connection, pattern))
     finally:
         pattern.close()
     return found + [
-        f"the schema's {kind} {name} is missing or changed" for kind, name, _ in sorted(wanted - stored, key=repr)
+        f"the schema's {kind} {name} is missing or changed" for kind, name, *_ in sorted(wanted - stored, key=repr)
     ]
 
 

@@ -15,21 +15,22 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import httptools
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from muniment_server.web.ask import MAX_HEADERS, Answer
 from muniment_server.web.connections import Connections
 from muniment_server.web.errors import problem
+from muniment_server.web.hot import Hot, Job
 
 MIN_RATE = 8192
 """Bytes per second a client must send or read, on average over `client_seconds`: 16 MiB may take 35 minutes."""
 MAX_PIPELINED = 100
 MAX_URL = 16_384
-MAX_HEADERS = 32_768
-"""Bytes of header fields; larger blocks are refused before they are complete."""
 _LINGER = 2.0
 _FOREVER = float("inf")
 _AT_ONCE = struct.pack("ii", 1, 0)
@@ -44,12 +45,38 @@ _IDLE = 4  # another request, if it likes
 _REFUSED = 5  # nothing that is looked at
 
 
+class _Nobody:
+    """Stands for the event on which an ASGI application waits for a client."""
+
+    def set(self) -> None:
+        """Wake nobody."""
+
+
+class _Short:
+    """A request that is answered without the application, as uvicorn sees it: like its own cycle, as far as it looks at those."""
+
+    __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
+    message_event = _Nobody()
+    response_started = False
+    waiting_for_100_continue = False
+
+    def __init__(self) -> None:
+        self.disconnected = False
+        self.keep_alive = True
+        self.more_body = True
+        self.response_complete = False
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. The sweep of `connections` calls `check` about once a second; nothing here has a timer of its own."""
 
-    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, connections: Connections, hot: Hot | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._all = connections
+        self._hot = hot
+        self._job: Job | None = None  # while its body is being received
+        self._body = b""
+        self._jobs_cycle = _Short()
         self._grace = connections.client_seconds
         self._phase = _OPENED
         self._deadline = _FOREVER  # of what the client is to send, on the event loop's clock
@@ -101,7 +128,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start the clock of a request."""
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         if self._phase != _OPENED:
             self._deadline = self.loop.time() + self._grace
         self._phase = _HEAD
@@ -112,30 +141,77 @@ class Protocol(HttpToolsProtocol):
         if len(self.url) > MAX_URL:
             self._refuse_head()
             raise ValueError("url_too_long")  # the parser stops for nothing else
+        if b"#" in self.url:  # uvicorn drops it, and a tile would have many URLs
+            detail = "the request target holds a fragment"
+            self._reject("bad_request", _problem(400, "invalid_request", detail, "See RFC 9112 section 3.2."))
+            raise ValueError("fragment")
         if len(self.pipeline) >= MAX_PIPELINED:
             detail = f"more than {MAX_PIPELINED} requests wait on this connection"
             self._reject("pipelining", _problem(503, "overloaded", detail, "Wait for answers before asking more.", 1))
             raise ValueError("pipelining")
-        super().on_headers_complete()
+        self._job = self._find_job()
+        if self._job is not None:
+            self._body = b""
+            self.cycle = self._jobs_cycle = _Short()  # type: ignore[assignment]
+        else:
+            self._hand_over()
         self._busy = True
         self._phase = _BODY
         self._deadline = self.loop.time() + self._grace
 
+    def _find_job(self) -> Job | None:
+        """Return how to answer this request here. Not while another one is being answered, or its answer not yet read."""
+        before: Any = self.cycle  # None on a connection that had no request yet
+        idle = before is None or before.response_complete
+        if self._hot is None or not idle or self.flow.write_paused or not self.parser.should_keep_alive():
+            return None
+        if self.parser.get_http_version() != "1.1":
+            return None
+        return self._hot.find(self.parser.get_method(), self.url, self.headers)
+
+    def _hand_over(self) -> None:
+        """Give the request to the application."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # makes the scope, which nothing else needs
+        self.url, self.headers, self.expect_100_continue = url, headers, expect
+        self.scope["headers"] = headers
+        super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
-        """Keep a part of the body for the application, and give the client time for the next."""
+        """Keep a part of the body, and give the client time for the next."""
         if self.cycle.response_complete:
             return  # whoever was answered already is not given more time to go on sending
-        super().on_body(body)
+        if self._job is not None:
+            self._body += body  # no longer than its Content-Length, which was looked at
+        else:
+            super().on_body(body)
         self._deadline = min(self._deadline + len(body) / MIN_RATE, self.loop.time() + self._grace)
 
     def on_message_complete(self) -> None:
         """Stop the clock: now the client waits for this server."""
+        job, self._job = self._job, None
+        if job is not None:
+            self._phase = _ANSWER
+            self._deadline = _FOREVER
+            job.run(self._body, self._respond)
+            return
         super().on_message_complete()
         if self._busy:
             self._phase = _ANSWER
             self._deadline = _FOREVER
         else:
             self._rest()
+
+    def _respond(self, answer: Answer | Response) -> None:
+        """Send the answer of the job that runs on this connection: there is one at a time, and later requests wait behind it."""
+        short = self._jobs_cycle
+        short.response_complete = True
+        if self.transport.is_closing():
+            return
+        self.transport.write(_encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive))
+        if not short.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request. Instead of uvicorn's own, which makes a timer for each answer."""
@@ -258,6 +334,29 @@ class Protocol(HttpToolsProtocol):
 def _problem(status: int, code: str, detail: str, hint: str, retry_after: int | None = None) -> bytes:
     extra = {} if retry_after is None else {"retry_after": retry_after}
     return _wire(problem(status, code, detail, hint, **extra))
+
+
+def _encode(answer: Answer | Response, defaults: Sequence[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:
+    """Return an answer as it goes out: what uvicorn writes of the same answer of an application."""
+    if isinstance(answer, Response):
+        status, body, own, last = answer.status_code, bytes(answer.body), tuple(answer.raw_headers), b""
+    else:
+        body, media_type, status, own = answer
+        last = b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type.encode())
+    lines = b"".join([_defaults(defaults), *[b"%b: %b\r\n" % field for field in own], last])
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    return b"".join((STATUS_LINE[status], lines, end, body))
+
+
+_last_defaults: tuple[Sequence[tuple[bytes, bytes]], bytes] = ((), b"")
+
+
+def _defaults(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the fields that stand in every answer: the date. uvicorn makes a new list each second."""
+    global _last_defaults  # noqa: PLW0603 - one for the process, as uvicorn's own
+    if _last_defaults[0] is not fields:
+        _last_defaults = (fields, b"".join([b"%b: %b\r\n" % field for field in fields]))
+    return _last_defaults[1]
 
 
 def _wire(response: Response) -> bytes:

@@ -7,28 +7,36 @@ from hashlib import sha256
 from typing import Any
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 
 from muniment.encoding import parse_b64, parse_decimal, parse_hex
 from muniment.errors import FormatError
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
-from muniment.tiles import MAX_ENTRY, Tile, parse_tile_path
+from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
 from muniment_server.admission import Refused
 from muniment_server.log import Log, NotThere, Proof
+from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, Header
 from muniment_server.web.request import Caller, Query
-from muniment_server.web.write import receipt_response
+from muniment_server.web.write import form_of
 
-_IMMUTABLE = "public, max-age=604800, immutable"
-
-
-def _json(log: Log, value: Any) -> Response:
-    return Response(orjson.dumps(value), 200, _cors(log) | {"Cache-Control": "no-cache"}, media_type="application/json")
+_IMMUTABLE: Header = (b"cache-control", b"public, max-age=604800, immutable")
+_PRIVATE: Header = (b"cache-control", b"private, max-age=604800, immutable")
 
 
-def _cors(log: Log) -> dict[str, str]:
-    return {"Access-Control-Allow-Origin": "*"} if log.row.public else {}
+def _json(log: Log, value: Any) -> Answer:
+    return Answer(orjson.dumps(value), JSON, 200, _fresh(log))
+
+
+_ANYBODY: tuple[Header, ...] = ((b"access-control-allow-origin", b"*"),)
+_CHECK_AGAIN: Header = (b"cache-control", b"no-cache")
+
+
+def _cors(log: Log) -> tuple[Header, ...]:
+    return _ANYBODY if log.row.public else ()
+
+
+def _fresh(log: Log) -> tuple[Header, ...]:
+    return (*_cors(log), _CHECK_AGAIN)
 
 
 def check_readable(log: Log, caller: Caller) -> None:
@@ -42,24 +50,24 @@ def _may_open(log: Log, caller: Caller) -> bool:
     return log.row.kind == "event" and "read" in caller.scopes
 
 
-def _index(request: Request) -> int:
-    return parse_decimal(request.path_params["index"], "index")
+def _index(ask: Ask) -> int:
+    return parse_decimal(ask.params["index"], "index")
 
 
 # --- entries and receipts -----------------------------------------------------------------------------------------------
 
 
-async def get_entry(request: Request, log: Log, caller: Caller) -> Response:
+async def get_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}: one entry, with what of its payload the caller may see."""
     check_readable(log, caller)
-    Query(request, ())
-    return _json(log, await log.entry(_index(request), secrets=_may_open(log, caller)))
+    Query(ask, ())
+    return _json(log, await log.entry(_index(ask), secrets=_may_open(log, caller)))
 
 
-async def list_entries(request: Request, log: Log, caller: Caller) -> Response:
+async def list_entries(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /entries: a page of entries."""
     check_readable(log, caller)
-    start, limit = Query(request, ("start", "limit")).page()
+    start, limit = Query(ask, ("start", "limit")).page()
     entries, size = await log.entries(start, limit, secrets=_may_open(log, caller))
     following = start + len(entries)
     return _json(
@@ -67,38 +75,70 @@ async def list_entries(request: Request, log: Log, caller: Caller) -> Response:
     )
 
 
-async def get_receipt(request: Request, log: Log, caller: Caller) -> Response:
+async def get_receipt(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}/receipt: a receipt at a published checkpoint."""
     check_readable(log, caller)
-    size = Query(request, ("tree_size",)).number("tree_size")
-    receipt = await log.receipt(_index(request), size, secrets=_may_open(log, caller))
-    return receipt_response(request, receipt, 200, _cors(log) | {"Cache-Control": "no-cache", "Vary": "Accept"})
+    size = Query(ask, ("tree_size",)).number("tree_size")
+    receipt = await log.receipt(_index(ask), size, secrets=_may_open(log, caller))
+    return Answer(*form_of(ask, receipt), 200, (*_fresh(log), (b"vary", b"Accept")))
 
 
 # --- proofs -------------------------------------------------------------------------------------------------------------
 
 
-async def prove_inclusion(request: Request, log: Log, caller: Caller) -> Response:
-    """GET /proof/inclusion: of an entry named by index or leaf hash, in a tree of any size."""
+def _which(ask: Ask, log: Log, caller: Caller) -> tuple[int | None, str | None, int | None]:
+    """Return the index or the leaf hash, whichever is given, and the tree size that a GET /proof/inclusion names."""
     check_readable(log, caller)
-    query = Query(request, ("index", "leaf_hash", "tree_size"))
+    query = Query(ask, ("index", "leaf_hash", "tree_size"))
     index, wanted = query.number("index"), query.text("leaf_hash")
     if (index is None) == (wanted is None):
         raise FormatError("give either index or leaf_hash")
+    return index, wanted, query.number("tree_size")
+
+
+def prove_now(ask: Ask, log: Log, caller: Caller) -> Answer | None:
+    """As prove_inclusion, when everything needed is in memory; else None."""
+    index, _, size = _which(ask, log, caller)
+    proof = None if index is None else log.prove_now(index, size)
+    return None if proof is None or index is None else _inclusion(log, index, proof)
+
+
+async def prove_inclusion(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """GET /proof/inclusion: of an entry named by index or leaf hash, in a tree of any size."""
+    index, wanted, size = _which(ask, log, caller)
     if index is None:
         index = await log.find(parse_hex(wanted or "", HASH_SIZE, "leaf_hash"))
-    proof = await log.prove_inclusion(index, query.number("tree_size"))
-    leaf = (await log.entry(index, secrets=False))["leaf_hash"]
+    return _inclusion(log, index, await log.prove_inclusion(index, size))
+
+
+def _inclusion(log: Log, index: int, proof: Proof) -> Answer:
+    leaf = proof.leaf_hash.hex()
     log.note(
         "proof", kind="inclusion", first=index, leaf_hash=leaf, second=proof.size, hashes=proof.hashes, root=proof.root
     )
-    return _json(log, {"index": index, "leaf_hash": leaf, "tree_size": proof.size} | _proof(log, proof))
+    before, after = _frame(log, proof)
+    hashes = b'"%b"' % '","'.join([value.hex() for value in proof.hashes]).encode() if proof.hashes else b""
+    body = b'{"index":%d,"leaf_hash":"%b",%b%b%b' % (index, leaf.encode(), before, hashes, after)
+    return Answer(body, JSON, 200, _fresh(log))
 
 
-async def prove_consistency(request: Request, log: Log, caller: Caller) -> Response:
+def _frame(log: Log, proof: Proof) -> tuple[bytes, bytes]:
+    """Return what stands around the hashes of an inclusion proof. Proofs at the signed head, which are most, share it."""
+    if proof.size == proof.signed.size and log.frame[0] is proof.signed:
+        return log.frame[1], log.frame[2]
+    mark = b'"hashes":['
+    text = orjson.dumps({"tree_size": proof.size} | _proof(log, proof._replace(hashes=[])))
+    at = text.index(mark) + len(mark)
+    before, after = text[1:at], text[at:]
+    if proof.size == proof.signed.size:
+        log.frame = (proof.signed, before, after)
+    return before, after
+
+
+async def prove_consistency(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /proof/consistency: that one tree extends another."""
     check_readable(log, caller)
-    query = Query(request, ("first", "second"))
+    query = Query(ask, ("first", "second"))
     first = query.number("first")
     if not first:
         raise FormatError("first is the size of the smaller tree, at least 1: everything extends the empty tree")
@@ -124,10 +164,10 @@ def _proof(log: Log, proof: Proof) -> dict[str, Any]:
 # --- checkpoints and C2SP -----------------------------------------------------------------------------------------------
 
 
-async def list_checkpoints(request: Request, log: Log, caller: Caller) -> Response:
+async def list_checkpoints(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /checkpoints: the signed tree heads that were published, by size."""
     check_readable(log, caller)
-    start, limit = Query(request, ("start", "limit")).page()
+    start, limit = Query(ask, ("start", "limit")).page()
     found = await log.checkpoints(start, limit + 1)
     page = [
         {"size": one.size, "checkpoint": one.note, "published_at": format_time(one.published_at)}
@@ -136,7 +176,7 @@ async def list_checkpoints(request: Request, log: Log, caller: Caller) -> Respon
     return _json(log, {"checkpoints": page, "next": found[limit].size if len(found) > limit else None})
 
 
-async def get_checkpoint(request: Request, log: Log, caller: Caller) -> Response:
+async def get_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /checkpoint: the latest published checkpoint, never smaller than before."""
     check_readable(log, caller)
     since = time.monotonic_ns()
@@ -144,32 +184,46 @@ async def get_checkpoint(request: Request, log: Log, caller: Caller) -> Response
     note = found.note
     log.note("served", size=found.size, since=since)
     tag = f'"{sha256(note.encode()).hexdigest()[:32]}"'
-    headers = _cors(log) | {"Cache-Control": "no-cache", "ETag": tag}
-    if any(tag in value or value.strip() == "*" for value in request.headers.getlist("if-none-match")):
-        return Response(None, 304, headers)
-    return PlainTextResponse(note, 200, headers)
+    headers = (*_fresh(log), (b"etag", tag.encode()))
+    if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
+        return Answer(b"", TEXT, 304, headers)
+    return Answer(note.encode(), TEXT, 200, headers)
 
 
-async def get_tile(request: Request, log: Log, caller: Caller) -> Response:
-    """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
+def _file(ask: Ask, log: Log, caller: Caller) -> Tile | Bundle:
     check_readable(log, caller)
-    if b"%" in request.scope.get("raw_path", b"") or request.scope["query_string"]:
+    if b"%" in ask.raw_path or ask.query:
         raise FormatError("a tile has one URL, without escapes and query")
-    wanted = parse_tile_path(request.path_params["path"])
+    return parse_tile_path(ask.params["path"])
+
+
+def _file_answer(log: Log, data: bytes) -> Answer:
+    return Answer(data, OCTETS, 200, (*_cors(log), _IMMUTABLE if log.row.public else _PRIVATE))
+
+
+def file_now(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer | None:
+    """As get_tile, when the file is in memory; else None."""
+    check_readable(log, caller)
+    data = log.file_now(wanted)
+    return None if data is None else _file_answer(log, data)
+
+
+async def get_tile(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
+    wanted = _file(ask, log, caller)
     data = await (log.tile(wanted) if isinstance(wanted, Tile) else log.bundle(wanted))
     if data is None:
         raise NotThere("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
-    headers = _cors(log) | {"Cache-Control": _IMMUTABLE if log.row.public else "private, max-age=604800, immutable"}
-    return Response(data, 200, headers, media_type="application/octet-stream")
+    return _file_answer(log, data)
 
 
 # --- about the log ------------------------------------------------------------------------------------------------------
 
 
-async def get_log(request: Request, log: Log, caller: Caller) -> Response:
+async def get_log(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /log: what this log is."""
     check_readable(log, caller)
-    Query(request, ())
+    Query(ask, ())
     genesis = await log.entry(0, secrets=False)
     settings = log.settings
     value = {

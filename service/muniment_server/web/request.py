@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import re
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect
 
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
 from muniment_server.admission import Refused
 from muniment_server.catalog import SCOPES, Catalog, digest_of_key
 from muniment_server.log import Log
-from muniment_server.storage import ApiKeyRow
+from muniment_server.storage import ApiKeyRow, StoreError
+from muniment_server.telemetry import get_logger
+from muniment_server.web.ask import Ask
 
 _KEYS_SECONDS = 0.5
+_KEYS_AGAIN = 0.3  # after this they are read again beside the requests, so that hardly any has to wait for it
 _TOKEN = re.compile(r"mk_[A-Za-z0-9_-]{43}")
 _IDEMPOTENCY = re.compile(r'"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x5b\x5d-\x7e]{1,255})')
 _LENGTH = re.compile(r"[0-9]{1,19}")  # isdigit() also takes digits that int() does not
+_PLAIN_TYPES = frozenset(("application/json", "application/octet-stream", "application/x-ndjson"))
 _FALSE_TRUE = {"false": False, "true": True}
 
 
@@ -31,29 +37,56 @@ class Access:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._keys: dict[bytes, ApiKeyRow] = {}
+        self._nobody: dict[int, Caller] = {}  # a caller without a key, by log
         self._asked = False  # whether a key was ever made, also one that is revoked by now
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
+        self._refresh: asyncio.Task[None] | None = None
 
-    def _stale(self) -> bool:
-        return time.monotonic() - self._read_at > _KEYS_SECONDS
+    def _age(self) -> float:
+        return time.monotonic() - self._read_at
 
-    async def _current(self) -> dict[bytes, ApiKeyRow]:
-        if self._stale():
-            async with self._reading:  # one read for all who wait, not one for each of a thousand connections
-                if self._stale():
-                    rows = await self._catalog.store.api_keys()
-                    self._keys = {row.digest: row for row in rows if row.revoked_at is None}
-                    self._asked = bool(rows)
-                    self._read_at = time.monotonic()
-        return self._keys
+    async def _read(self, older_than: float) -> None:
+        async with self._reading:  # one read for all who wait, not one for each of a thousand connections
+            if self._age() > older_than:
+                now = time.monotonic()  # a key revoked while they are read may be among them
+                rows = await self._catalog.store.api_keys()
+                self._keys = {row.digest: row for row in rows if row.revoked_at is None}
+                self._asked = bool(rows)
+                self._nobody = {}
+                self._read_at = now
 
-    async def caller(self, request: Request, log: Log) -> Caller:
+    async def _read_beside(self) -> None:
+        try:
+            await self._read(_KEYS_AGAIN)
+        except StoreError as error:  # whoever needs them says so, half a second after they were read last
+            get_logger().debug("keys not read", error=str(error))
+        finally:
+            self._refresh = None
+
+    def caller_now(self, ask: Ask, log: Log) -> Caller | None:
+        """Return who is calling about `log`; None when the keys have to be read first. Raises Refused as :meth:`caller`."""
+        age = self._age()
+        if age > _KEYS_SECONDS:
+            return None
+        if age > _KEYS_AGAIN and self._refresh is None:
+            self._refresh = asyncio.get_running_loop().create_task(self._read_beside())
+        return self._caller(ask, log)
+
+    async def caller(self, ask: Ask, log: Log) -> Caller:
         """Return who is calling about `log`. Raises Refused on a key that is not valid."""
-        keys = await self._current()
-        headers = request.headers.getlist("authorization")
+        if self._age() > _KEYS_SECONDS:
+            await self._read(_KEYS_SECONDS)
+        return self._caller(ask, log)
+
+    def _caller(self, ask: Ask, log: Log) -> Caller:
+        keys = self._keys
+        headers = ask.values(b"authorization")
         if not headers:
-            return Caller("anonymous", self._anonymous(log))
+            found = self._nobody.get(log.row.log_id)
+            if found is None:
+                found = self._nobody[log.row.log_id] = Caller("anonymous", self._anonymous(log))
+            return found
         scheme, _, token = headers[0].partition(" ")
         good = len(headers) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
         row = keys.get(digest_of_key(token)) if good else None
@@ -89,6 +122,7 @@ class Caller:
         raise Refused(403, "forbidden", f"the API key lacks scope {scope}", f"Use a key with scope {scope}.")
 
 
+@functools.cache
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine can reach `host`."""
     try:
@@ -97,11 +131,23 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+_PLAIN_QUERY = re.compile(rb"[a-z_]+=[0-9a-z]*(?:&[a-z_]+=[0-9a-z]*)*")
+
+
+def _items(query: bytes) -> list[tuple[str, str]]:
+    """Return the parameters of a query. Most need no decoding, which takes longer than their answer."""
+    if not query:
+        return []
+    if _PLAIN_QUERY.fullmatch(query):
+        return [(name, value) for name, _, value in (part.partition("=") for part in query.decode().split("&"))]
+    return QueryParams(query).multi_items()
+
+
 class Query:
     """The query of a request: each parameter known, given at most once, in its one spelling."""
 
-    def __init__(self, request: Request, known: Collection[str]) -> None:
-        items = request.query_params.multi_items()
+    def __init__(self, ask: Ask, known: Collection[str]) -> None:
+        items = _items(ask.query)
         self._values = dict(items)
         if len(self._values) != len(items):
             raise FormatError("a query parameter is given twice")
@@ -134,17 +180,19 @@ class Query:
         return self.number("start") or 0, limit
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(ask: Ask, limit: int) -> bytes:
     """Return the body, at most `limit` bytes; never holds more than that. Raises Refused."""
-    if any(value.lower() != "identity" for value in request.headers.getlist("content-encoding")):
+    if any(value.lower() != "identity" for value in ask.values(b"content-encoding")):
         raise Refused(415, "content_encoding", "compressed bodies are not taken", "Send the body as it is.")
-    length = request.headers.get("content-length")
+    if ask.request is None:
+        raise AssertionError("this request came with its body")
+    length = ask.value(b"content-length")
     if length is not None and (not _LENGTH.fullmatch(length) or int(length) > limit):
         raise too_large(limit)
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in request.stream():
+        async for part in ask.request.stream():
             size += len(part)
             if size > limit:
                 raise too_large(limit)
@@ -161,9 +209,12 @@ def too_large(limit: int) -> Refused:
     )
 
 
-def media_type(request: Request) -> str:
+def media_type(ask: Ask) -> str:
     """Return the content type in lower case, without parameters; "" when there is none. Raises Refused on another charset."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    value = ask.value(b"content-type") or ""
+    if value in _PLAIN_TYPES:
+        return value
+    kind, _, parameters = value.partition(";")
     for parameter in parameters.split(";"):
         name, _, value = parameter.strip().partition("=")
         if name.lower() == "charset" and value.strip('"').lower() not in ("utf-8", "utf8"):
@@ -171,9 +222,9 @@ def media_type(request: Request) -> str:
     return kind.strip().lower()
 
 
-def idempotency_key(request: Request) -> str | None:
+def idempotency_key(ask: Ask) -> str | None:
     """Return the Idempotency-Key, quoted or not, or None. Raises Refused."""
-    values = request.headers.getlist("idempotency-key")
+    values = ask.values(b"idempotency-key")
     if not values:
         return None
     match = _IDEMPOTENCY.fullmatch(values[0])
@@ -187,7 +238,7 @@ def idempotency_key(request: Request) -> str | None:
     return match[1] or match[2]
 
 
-def wants_text(request: Request) -> bool:
+def wants_text(ask: Ask) -> bool:
     """Tell whether the caller asks for C2SP text rather than JSON."""
-    accept = request.headers.get("accept", "")
+    accept = ask.value(b"accept") or ""
     return "text/plain" in accept and "application/json" not in accept

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
-from starlette.requests import Request
-from starlette.responses import Response
 
 from muniment_server.log import Log
 from muniment_server.web import models, read, write
+from muniment_server.web.ask import Answer, Ask
 from muniment_server.web.request import Caller
 
-Handler = Callable[[Request, Log, Caller], Awaitable[Response]]
+Handler = Callable[[Ask, Log, Caller], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ ROUTES: tuple[Route, ...] = (
         "Append one entry; the answer is its receipt",
         "append",
         {201: models.ReceiptModel, 200: models.ReceiptModel},
-        (400, 401, 403, 409, 413, 415, 422, 503),
+        (400, 401, 403, 409, 413, 415, 422, 429, 503),
         (_KEY,),
         {"required": True, "content": {"application/json": _EVENT, _OCTETS: _BYTES}},
     ),
@@ -81,7 +80,7 @@ ROUTES: tuple[Route, ...] = (
         "Append 1 to 10,000 entries, all or nothing",
         "append",
         {201: models.Batch, 200: models.Batch},
-        (400, 401, 403, 409, 413, 415, 422, 503),
+        (400, 401, 403, 409, 413, 415, 422, 429, 503),
         (_KEY, _query("receipts", "Answer with every receipt.", {"type": "boolean", "default": False})),
         {"required": True, "content": {"application/x-ndjson": _BYTES, _OCTETS: _BYTES}},
     ),

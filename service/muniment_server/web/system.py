@@ -18,6 +18,7 @@ from muniment_server.admission import Refused
 from muniment_server.catalog import Catalog
 from muniment_server.log import NotThere
 from muniment_server.storage import StoreError
+from muniment_server.web.ask import Ask
 from muniment_server.web.request import Query, read_body
 
 MAX_RECEIPT = 1_048_576
@@ -49,8 +50,9 @@ async def readyz(catalog: Catalog) -> Response:
 
 async def verify(request: Request, catalog: Catalog) -> Response:
     """POST /verify: check a receipt of one of this instance's logs."""
-    Query(request, ())
-    body = await read_body(request, MAX_RECEIPT)
+    ask = Ask.of(request)
+    Query(ask, ())
+    body = await read_body(ask, MAX_RECEIPT)
     try:
         receipt = Receipt.parse(body)
     except FormatError as error:

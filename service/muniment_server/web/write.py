@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 
 from muniment.errors import FormatError
 from muniment.receipt import Receipt
@@ -15,35 +13,58 @@ from muniment.tiles import MAX_ENTRY, decode_bundle
 from muniment_server.admission import Draft, Refused, draft_event, draft_raw
 from muniment_server.log import Log
 from muniment_server.submission import Outcome, Submission
+from muniment_server.web.ask import JSON, TEXT, Answer, Ask, Header
 from muniment_server.web.request import Caller, Query, idempotency_key, media_type, read_body, too_large, wants_text
 
 _JSON = ("application/json", "text/json")
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
 
-_BREATH = 200
+_BREATH = 50
 _BREATH_BYTES = 262_144
 
 
-async def add_entry(request: Request, log: Log, caller: Caller) -> Response:
-    """POST /entries: one entry in, its receipt out."""
+def check_entry(ask: Ask, log: Log, caller: Caller) -> int:
+    """Check a POST /entries before its body is looked at. Returns how many bytes that may have. Raises Refused, FormatError."""
     caller.need("append")
-    Query(request, ())
+    if ask.query:
+        Query(ask, ())
     if log.row.kind == "raw":
-        submission = Submission([draft_raw(await _raw_body(request))], caller.name)
-    else:
-        _expect_type(request, _JSON, 'curl --json \'{"actor":"alice","action":"test"}\'')
-        body = await read_body(request, log.settings.max_event_bytes)
-        submission = Submission([draft_event(body)], caller.name, idempotency_key(request))
-    outcome = await log.append(submission)
+        return MAX_ENTRY
+    _expect_type(ask, _JSON, 'curl --json \'{"actor":"alice","action":"test"}\'')
+    return log.settings.max_event_bytes
+
+
+def entry_submission(ask: Ask, log: Log, caller: Caller, body: bytes) -> Submission:
+    """Return what the body of a POST /entries submits. Raises Refused."""
+    if log.row.kind == "raw":
+        return Submission([draft_raw(body)], caller.name)
+    return Submission([draft_event(body)], caller.name, idempotency_key(ask))
+
+
+def entry_answer(ask: Ask, outcome: Outcome, receipt: bytes, media_type: str = JSON) -> Answer:
+    """Return the answer to a POST /entries."""
+    location = b"%b/entries/%d" % (ask.raw_path.rpartition(b"/entries")[0], outcome.indices[0])
+    return Answer(receipt, media_type, 201 if outcome.new else 200, (*_headers(outcome), (b"location", location)))
+
+
+async def add_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """POST /entries: one entry in, its receipt out."""
+    limit = check_entry(ask, log, caller)
+    body = await (_raw_body(ask) if log.row.kind == "raw" else read_body(ask, limit))
+    submission = entry_submission(ask, log, caller, body)
+    return await answer_entry(ask, log, submission, await log.append(submission))
+
+
+async def answer_entry(ask: Ask, log: Log, submission: Submission, outcome: Outcome) -> Answer:
+    """Return the answer to a POST /entries in the form the caller asked for."""
     receipt = (await log.receipts(submission, outcome))[0]
-    headers = _headers(outcome) | {"Location": f"{_prefix(request)}/entries/{receipt.index}"}
-    return receipt_response(request, receipt, 201 if outcome.new else 200, headers)
+    return entry_answer(ask, outcome, *form_of(ask, receipt))
 
 
-async def _raw_body(request: Request) -> bytes:
+async def _raw_body(ask: Ask) -> bytes:
     try:
-        return await read_body(request, MAX_ENTRY)
+        return await read_body(ask, MAX_ENTRY)
     except Refused as error:
         if error.code != "body_too_large":
             raise
@@ -55,8 +76,8 @@ async def _raw_body(request: Request) -> bytes:
         ) from None
 
 
-def _expect_type(request: Request, allowed: Sequence[str], example: str) -> None:
-    found = media_type(request)
+def _expect_type(ask: Ask, allowed: Sequence[str], example: str) -> None:
+    found = media_type(ask)
     if found not in allowed and not (allowed is _JSON and found.endswith("+json")):
         raise Refused(
             415,
@@ -66,46 +87,44 @@ def _expect_type(request: Request, allowed: Sequence[str], example: str) -> None
         )
 
 
-def _headers(outcome: Outcome) -> dict[str, str]:
-    headers = {"Cache-Control": "no-store"}
-    if outcome.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return headers
+_NEW: tuple[Header, ...] = ((b"cache-control", b"no-store"),)
+_REPLAYED: tuple[Header, ...] = (*_NEW, (b"idempotency-replayed", b"true"))
 
 
-def _prefix(request: Request) -> str:
-    return str(request.url.path).rsplit("/entries", 1)[0]
+def _headers(outcome: Outcome) -> tuple[Header, ...]:
+    return _REPLAYED if outcome.replayed else _NEW
 
 
-def receipt_response(request: Request, receipt: Receipt, status: int, headers: dict[str, str]) -> Response:
-    """Return a receipt in the form the caller asked for: JSON, or tlog-proof text."""
-    if wants_text(request):
-        return PlainTextResponse(receipt.to_tlog_proof(), status, headers)
-    return Response(orjson.dumps(receipt.to_json()), status, headers, media_type="application/json")
+def form_of(ask: Ask, receipt: Receipt) -> tuple[bytes, str]:
+    """Return a receipt in the form the caller asked for, and its media type: JSON, or tlog-proof text."""
+    if wants_text(ask):
+        return receipt.to_tlog_proof().encode(), TEXT
+    return orjson.dumps(receipt.to_json()), JSON
 
 
-async def add_batch(request: Request, log: Log, caller: Caller) -> Response:
+async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
     """POST /entries/batch: many entries in, all or nothing."""
     caller.need("append")
-    with_receipts = Query(request, ("receipts",)).flag("receipts")
+    with_receipts = Query(ask, ("receipts",)).flag("receipts")
     settings = log.settings
     if log.row.kind == "raw":
         drafts: list[Draft] = await _raw_drafts(
-            await read_body(request, settings.max_batch_bytes), settings.max_batch_entries
+            await read_body(ask, settings.max_batch_bytes), settings.max_batch_entries
         )
         key = None  # equal leaves are equal entries: nothing to remember
     else:
-        _expect_type(request, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
-        drafts = await _event_drafts(
-            await read_body(request, settings.max_batch_bytes), settings.max_batch_entries, log
-        )
-        key = idempotency_key(request)
+        _expect_type(ask, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
+        drafts = await _event_drafts(await read_body(ask, settings.max_batch_bytes), settings.max_batch_entries, log)
+        key = idempotency_key(ask)
     submission = Submission(drafts, caller.name, key)
     outcome = await log.append(submission)
-    body = {"indices": ranges(outcome.indices), "count": len(outcome.indices), "checkpoint": outcome.signed.note}
+    body = orjson.dumps(
+        {"indices": ranges(outcome.indices), "count": len(outcome.indices), "checkpoint": outcome.signed.note}
+    )
     if with_receipts:
-        body["receipts"] = [receipt.to_json() for receipt in await log.receipts(submission, outcome)]
-    return Response(orjson.dumps(body), 201 if outcome.new else 200, _headers(outcome), media_type="application/json")
+        texts = await log.receipt_texts(submission, outcome)
+        body = b"".join((body[:-1], b',"receipts":[', b",".join(texts), b"]}"))
+    return Answer(body, JSON, 201 if outcome.new else 200, _headers(outcome))
 
 
 def _check_count(count: int, limit: int) -> None:
@@ -142,16 +161,14 @@ async def _raw_drafts(body: bytes, limit: int) -> list[Draft]:
         hint = "Send each entry as its length (two bytes, big-endian) and its bytes, as in a C2SP entry bundle."
         raise Refused(422, "invalid_bundle", str(error), hint) from None
     drafts: list[Draft] = []
-    size = 0
-    for number, leaf in enumerate(leaves, 1):
-        size += len(leaf)
-        if size > _BREATH_BYTES:
-            await asyncio.sleep(0)
-            size = 0
+    step = min(_BREATH, 1 + _BREATH_BYTES * len(leaves) // len(body))
+    for start in range(0, len(leaves), step):
+        if start:
+            await asyncio.sleep(0)  # ten thousand drafts take a while: let others be answered in between
         try:
-            drafts.append(draft_raw(leaf))
-        except Refused as error:
-            raise _at(error, number) from None
+            drafts.extend(map(draft_raw, leaves[start : start + step]))
+        except Refused as error:  # those before it are in the list already
+            raise _at(error, len(drafts) + 1) from None
     return drafts
 
 
@@ -180,10 +197,20 @@ def ranges(indices: Iterable[int]) -> list[list[int]]:
     return found
 
 
-async def add_plain(request: Request, log: Log, caller: Caller) -> Response:
-    """POST /add on raw logs: the body is the leaf, the answer is its index and nothing else."""
+def check_plain(log: Log, caller: Caller) -> int:
+    """Check a POST /add before its body is looked at. Returns how many bytes that may have. Raises Refused."""
     caller.need("append")
     if log.row.kind != "raw":
         raise Refused(422, "wrong_kind", "POST /add is for raw logs", "Send events to POST /entries.")
-    outcome = await log.append(Submission([draft_raw(await _raw_body(request))], caller.name))
-    return PlainTextResponse(str(outcome.indices[0]), 200, _headers(outcome))
+    return MAX_ENTRY
+
+
+async def add_plain(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """POST /add on raw logs: the body is the leaf, the answer is its index and nothing else."""
+    check_plain(log, caller)
+    return plain_answer(await log.append(Submission([draft_raw(await _raw_body(ask))], caller.name)))
+
+
+def plain_answer(outcome: Outcome) -> Answer:
+    """Return the answer to a POST /add."""
+    return Answer(b"%d" % outcome.indices[0], TEXT, 200, _headers(outcome))

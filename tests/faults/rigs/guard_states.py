@@ -14,8 +14,9 @@ from pathlib import Path
 from muniment.checkpoint import Checkpoint
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
+from muniment_server.cache import Cache
 from muniment_server.guard import SLOT, Guarded
-from muniment_server.log import Log, TileCache
+from muniment_server.log import Log
 from muniment_server.sequencer import Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
@@ -186,7 +187,7 @@ async def make(engine: str, url: str | None, folder: Path, store: Store, number:
 async def judge(bench: Bench, code: str | None, sequencer: Sequencer) -> None:
     """Start as a server does: it goes, or it refuses with this code, signs nothing, and still proves."""
     before = bench.guard.path.read_bytes() if bench.guard.path.exists() else None
-    log = Log(bench.rig.store, bench.row, Settings(data=bench.rig.folder), Metrics(), TileCache(16), sequencer)
+    log = Log(bench.rig.store, bench.row, Settings(data=bench.rig.folder), Metrics(), Cache(2**20), sequencer)
     await bench.rig.store.publish(bench.log_id, _published(bench))
     await log.start()
     try:

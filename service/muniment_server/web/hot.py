@@ -1,0 +1,241 @@
+"""The busiest requests, answered without the ASGI application: it costs several times what the log itself does.
+
+Only what is plain and well-formed is answered here, by the very functions that the application calls. Whatever needs to wait for the
+database, or is odd in any way, is left to the application, which says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from starlette.responses import Response
+
+from muniment.errors import FormatError
+from muniment.tiles import Bundle, Tile, parse_tile_path
+from muniment_server.admission import Refused
+from muniment_server.catalog import DEFAULT_LOG
+from muniment_server.log import Log
+from muniment_server.submission import Outcome
+from muniment_server.web import read, write
+from muniment_server.web.ask import MAX_HEADERS, Answer, Ask
+from muniment_server.web.request import Caller
+from muniment_server.web.routes import ROUTES, Route
+from muniment_server.web.service import Service
+
+Respond = Callable[[Answer | Response], None]
+Headers = Sequence[tuple[bytes, bytes]]
+
+_LOG = rb"(?:/logs/(?P<log>[a-z0-9][a-z0-9-]{0,62}))?"
+_POST = re.compile(rb"(?P<v1>/v1)?" + _LOG + rb"/(?P<what>entries|add)")
+_FILE = re.compile(_LOG + rb"/tile/(?P<path>[0-9a-z/.]+)")
+_QUESTION = re.compile(rb"(?:/v1)?" + _LOG + rb"/proof/inclusion\?[a-z0-9_=&]+")
+_LENGTH = re.compile(rb"[0-9]{1,8}")
+_ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
+"""Fields that ask for something this path does not do."""
+_BY_PATH = {(route.method, route.path): route for route in ROUTES}
+_ENTRIES, _ADD = _BY_PATH["POST", "/entries"], _BY_PATH["POST", "/add"]
+_TILE, _PROOF = _BY_PATH["GET", "/tile/{path:path}"], _BY_PATH["GET", "/proof/inclusion"]
+
+
+class Job(Protocol):
+    """A request that is answered here."""
+
+    def run(self, body: bytes, respond: Respond) -> None:
+        """Answer it, now or later, by calling `respond` once. Never raises."""
+
+
+class Hot:
+    """Tells which requests are answered here, and how."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def find(self, method: bytes, url: bytes, headers: Headers) -> Job | None:
+        """Return how to answer a request whose head is complete; None leaves it to the application."""
+        length = _plain(headers)
+        if length is None:
+            return None
+        try:
+            if method == b"POST":
+                return self._append(url, headers, length)
+            if method == b"GET" and not length:
+                return self._read(url, headers)
+        except Exception:  # noqa: BLE001 - whatever it is, the application meets it too, and says so
+            return None
+        return None
+
+    def _log(self, name: bytes | None) -> Log | None:
+        return self._service.catalog.opened(name.decode() if name else DEFAULT_LOG)
+
+    def _append(self, url: bytes, headers: Headers, length: int) -> Job | None:
+        found = _posted(url)
+        log = None if found is None else self._log(found[0])
+        if found is None or log is None:
+            return None
+        _, path, job = found
+        ask = Ask(path, url, b"", headers, {})
+        caller = self._service.access.caller_now(ask, log)
+        if caller is None:
+            return None
+        limit = write.check_entry(ask, log, caller) if job is _Entry else write.check_plain(log, caller)
+        return job(self._service, ask, log, caller) if length <= limit else None
+
+    def _read(self, url: bytes, headers: Headers) -> Job | None:
+        started = time.perf_counter()
+        found = _file(url) if b"/tile/" in url else _proof(url)
+        log = None if found is None else self._log(found[0])
+        if found is None or log is None:
+            return None
+        path, _, query = url.partition(b"?")
+        ask = Ask(path.decode(), path, query, headers, {})
+        caller = self._service.access.caller_now(ask, log)
+        if caller is None:
+            return None
+        wanted = found[1]
+        answer = read.prove_now(ask, log, caller) if wanted is None else read.file_now(log, caller, wanted)
+        route = _PROOF if wanted is None else _TILE
+        return None if answer is None else _Ready(self._service, route, answer, started)
+
+
+@functools.lru_cache(4096)
+def _file(url: bytes) -> tuple[bytes | None, Tile | Bundle] | None:
+    """Return the log and the tile or bundle that a URL names; None for one that names neither."""
+    found = _FILE.fullmatch(url)
+    try:
+        return found and (found["log"], parse_tile_path(found["path"].decode()))
+    except FormatError:
+        return None
+
+
+def _proof(url: bytes) -> tuple[bytes | None, None] | None:
+    found = _QUESTION.fullmatch(url)
+    return found and (found["log"], None)
+
+
+@functools.lru_cache(1024)
+def _posted(url: bytes) -> tuple[bytes | None, str, type[_Append]] | None:
+    """Return the log a POST is to, its path, and what answers it; None for a URL that is not answered here."""
+    found = _POST.fullmatch(url)
+    if found is None or (found["what"] == b"add" and found["v1"]):
+        return None
+    return found["log"], url.decode(), _Entry if found["what"] == b"entries" else _Plain
+
+
+def _plain(headers: Headers) -> int | None:
+    """Return the length of the body; None when a field asks for something special, or there are too many of them."""
+    length, size = 0, 0
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name == b"content-length":
+            if not _LENGTH.fullmatch(value):
+                return None
+            length = int(value)
+        elif (
+            name in _ODD
+            or (name == b"accept" and b"text/plain" in value)
+            or (name == b"connection" and value.lower() != b"keep-alive")
+        ):
+            return None
+    return length if size <= MAX_HEADERS else None
+
+
+class _Ready:
+    """An answer from memory."""
+
+    __slots__ = ("_answer", "_route", "_service", "_started")
+
+    def __init__(self, service: Service, route: Route, answer: Answer, started: float) -> None:
+        self._service, self._route, self._answer, self._started = service, route, answer, started
+
+    def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
+        """Send it."""
+        respond(self._answer)
+        self._service.count(self._route, self._answer.status, self._started)
+
+
+class _Append:
+    """An append: it waits for its batch, and is answered from there."""
+
+    __slots__ = ("_ask", "_caller", "_log", "_respond", "_service", "_started", "_submission")
+    route: Route
+
+    def __init__(self, service: Service, ask: Ask, log: Log, caller: Caller) -> None:
+        self._service, self._ask, self._log, self._caller = service, ask, log, caller
+        self._started = time.perf_counter()
+
+    def run(self, body: bytes, respond: Respond) -> None:
+        """Submit the entry."""
+        self._respond = respond
+        try:
+            self._submission = write.entry_submission(self._ask, self._log, self._caller, body)
+            self._log.submit(self._submission, self._done)
+        except Exception as error:  # noqa: BLE001 - every error gets an answer
+            self._fail(error)
+
+    def _done(self, found: Outcome | Refused) -> None:
+        if isinstance(found, Refused):
+            self._fail(found)
+            return
+        try:
+            answer = self._answer(found)
+        except Exception as error:  # noqa: BLE001 - the entry is in the log, and somebody waits
+            self._fail(error)
+            return
+        if answer is None:
+            self._service.spawn(self._later(found))
+        else:
+            self._finish(answer)
+
+    def _answer(self, outcome: Outcome) -> Answer | None:
+        """Return the answer; None when that needs the database."""
+        raise NotImplementedError
+
+    async def _later(self, outcome: Outcome) -> None:
+        """Answer a retry, or an entry that was known: its proof needs the database."""
+        try:
+            await self._log.note_answers(self._submission, outcome)
+            self._finish(await self._slow(outcome))
+        except Exception as error:  # noqa: BLE001 - every error gets an answer
+            self._fail(error)
+
+    async def _slow(self, outcome: Outcome) -> Answer:
+        return await write.answer_entry(self._ask, self._log, self._submission, outcome)
+
+    def _finish(self, answer: Answer) -> None:
+        self._respond(answer)
+        self._service.count(self.route, answer.status, self._started)
+
+    def _fail(self, error: Exception) -> None:
+        response = self._service.fail(self.route, error)
+        self._respond(response)
+        self._service.count(self.route, response.status_code, self._started)
+
+
+class _Entry(_Append):
+    """POST /entries."""
+
+    __slots__ = ()
+    route = _ENTRIES
+
+    def _answer(self, outcome: Outcome) -> Answer | None:
+        receipt = self._log.receipt_now(self._submission, outcome)
+        return None if receipt is None else write.entry_answer(self._ask, outcome, receipt)
+
+
+class _Plain(_Append):
+    """POST /add."""
+
+    __slots__ = ()
+    route = _ADD
+
+    def _answer(self, outcome: Outcome) -> Answer | None:
+        if not self._log.note_now(self._submission, outcome):
+            return None
+        return write.plain_answer(outcome)
+
+    async def _slow(self, outcome: Outcome) -> Answer:
+        return write.plain_answer(outcome)

@@ -1,0 +1,126 @@
+"""What every way into the server shares: the open logs, who may do what, and how errors become answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from muniment_server.catalog import DEFAULT_LOG, Catalog, open_store
+from muniment_server.settings import Settings
+from muniment_server.storage import StoreUnavailable
+from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.web import errors, read
+from muniment_server.web.ask import Ask
+from muniment_server.web.request import Access
+from muniment_server.web.routes import Route
+
+_MAX_BACKOFF = 2.0  # a database that is back is to be used within five seconds
+_FILES = 65_536
+
+
+class Service:
+    """What the routes of one application share. `catalog` and `access` are there from start-up to shutdown."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.catalog: Catalog
+        self.access: Access
+        self._started = False
+        self._timers: dict[tuple[str, str, int], Any] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Open the database and every log, waiting for a database that is not up yet. Raises SetupError, SchemaError.
+
+        Once it has done so, further calls do nothing.
+        """
+        if self._started:
+            return
+        _raise_file_limit()
+        _adopt_log_lines()
+        delay = 0.1
+        while True:
+            try:
+                self.catalog = Catalog(self.settings, await open_store(self.settings), self.metrics)
+                await self.catalog.open()
+                break
+            except StoreUnavailable as error:
+                get_logger().warning("waiting for the database", error=str(error), retry_seconds=delay)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _MAX_BACKOFF)
+        self.access = Access(self.catalog)
+        self._started = True
+
+    async def _handle(self, route: Route, ask: Ask) -> Response:
+        name = ask.params.get("log", DEFAULT_LOG)
+        log = await self.catalog.get(name)
+        if log is None:
+            raise read.refuse_unknown_log(name)
+        answer = await route.handler(ask, log, await self.access.caller(ask, log))
+        return answer.response()
+
+    def fail(self, route: Route, error: Exception) -> Response:
+        """Return the answer to an error of a handler, and count it."""
+        response = (errors.plain if route.c2sp else errors.answer)(error)
+        self.metrics.refused.labels(getattr(error, "code", type(error).__name__)).inc()
+        return response
+
+    def count(self, route: Route, status: int, started: float) -> None:
+        """Count an answered request; `started` is a time of time.perf_counter."""
+        timer = self._timers.get((route.method, route.path, status))
+        if timer is None:
+            timer = self.metrics.request_seconds.labels(f"{route.method} {route.path}", status)
+            self._timers[route.method, route.path, status] = timer
+        timer.observe(time.perf_counter() - started)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside everything else."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself keeps no reference that would save it from the collector
+        task.add_done_callback(self._tasks.discard)
+
+    def endpoint(self, route: Route) -> Callable[[Request], Awaitable[Response]]:
+        """Return the function that answers a route: find the log and the caller, handle, and turn errors into answers."""
+
+        async def endpoint(request: Request) -> Response:
+            started = time.perf_counter()
+            try:
+                response = await self._handle(route, Ask.of(request))
+            except Exception as error:  # noqa: BLE001 - every error gets an answer; unexpected ones are logged
+                response = self.fail(route, error)
+            self.count(route, response.status_code, started)
+            return response
+
+        return endpoint
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system lets us: the usual soft limit of 1,024 files is less than 1,024 connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # some systems have a lower limit that they do not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Adopted(logging.Handler):
+    """Gives what libraries log the form of this server's own lines: one line for each event, escaped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        get_logger().log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def _adopt_log_lines() -> None:
+    # Its pool logs a traceback for every connection that dies with the server; what that means for a request is said by the stores.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
+    if not logging.root.handlers:  # otherwise whoever runs this application has decided already
+        logging.root.addHandler(_Adopted(logging.WARNING))

@@ -1,0 +1,243 @@
+"""The short way of busy requests and the way through the application: the same answers, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from muniment.event import parse_leaf
+from muniment.hashing import leaf_hash
+from muniment.receipt import Receipt
+from muniment.tree import Edge, grow
+from muniment_server.admission import EventDraft, draft_event, draft_raw
+from muniment_server.app import create_app
+from muniment_server.receipts import Maker
+from muniment_server.settings import Settings
+from muniment_server.web.hot import Hot
+from muniment_server.web.service import Service
+from tests.live import LiveServer
+from tests.service.http_check import JSON, NDJSON, Verifier, bundle, client, head_size, ndjson
+from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
+
+SHORT = {"Accept": "application/json, image/png;q=0.1"}
+LONG = {"Accept": "application/json, text/plain;q=0.1"}
+"""The same wish; but whatever names text goes through the application."""
+SIZE = 601
+
+GETS = [
+    "/proof/inclusion?index=0",
+    "/proof/inclusion?index=600",
+    "/proof/inclusion?index=255&tree_size=601",
+    "/proof/inclusion?index=255&tree_size=600",
+    "/proof/inclusion?index=601",
+    "/proof/inclusion?index=01",
+    "/proof/inclusion?index=0&index=1",
+    "/proof/inclusion?index=",
+    "/proof/inclusion?index=1&tree_size=99999999999999999999",
+    "/proof/inclusion?index=1&leaf_hash=00",
+    "/proof/inclusion?other=1",
+    "/proof/inclusion?index=%31",
+    "/proof/inclusion",
+    "/tile/0/000",
+    "/tile/0/001",
+    "/tile/0/002.p/89",
+    "/tile/0/002.p/90",
+    "/tile/0/000.p/17",
+    "/tile/0/000.p/256",
+    "/tile/0/00",
+    "/tile/0/000?x=1",
+    "/tile/1/000.p/2",
+    "/tile/1/000.p/3",
+    "/tile/63/000",
+    "/tile/64/000",
+    "/tile/entries/000",
+    "/tile/entries/000.p/9",
+    "/tile/entries/002.p/89",
+    "/tile/entries/x999/x999/999",
+    "/tile/0/000/",
+]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Instance, LiveServer]]:
+    """A server whose logs have 601 entries each, and are not written by the tests that read."""
+    folder = tmp_path_factory.mktemp("hot")
+    with (
+        instance_on(request.param, request, folder, (DEFAULT, RAW)) as instance,
+        instance.server() as server,
+        client(server.url) as http,
+    ):
+        http.post("/entries/batch", content=ndjson(*({"n": n} for n in range(600))), headers=NDJSON)
+        http.post("/logs/raw/entries/batch", content=bundle(*(b"leaf %d" % n for n in range(600))))
+        yield instance, server
+
+
+def told(answer: httpx.Response) -> tuple[Any, ...]:
+    """Everything an answer says but the date."""
+    headers = [(name.lower(), value) for name, value in answer.headers.multi_items() if name.lower() != "date"]
+    return answer.status_code, headers, answer.content
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1", "/logs/default", "/logs/raw", "/v1/logs/raw", "/logs/none", "/logs/No"])
+def test_what_is_read_is_the_same_on_both_ways(served: tuple[Instance, LiveServer], prefix: str):
+    with client(served[1].url) as http:
+        for url in GETS:
+            long = told(http.get(prefix + url, headers=LONG))
+            short = [told(http.get(prefix + url, headers=SHORT)) for _ in range(3)]  # cold, then from memory
+            assert short == [long] * 3, prefix + url
+
+
+BODIES: list[tuple[str, str, bytes, dict[str, str]]] = [
+    ("/entries", "event", b"{}", JSON),
+    ("/entries", "event", b"[1]", JSON),
+    ("/entries", "event", b'{"a":1,"a":2}', JSON),
+    ("/entries", "event", b'{"a":1e400}', JSON),
+    ("/entries", "event", b"\xff", JSON),
+    ("/entries", "event", b"", JSON),
+    ("/entries", "event", b'{"a":1}', {"Content-Type": "text/csv"}),
+    ("/entries", "event", b'{"a":1}', JSON | {"Idempotency-Key": '"a'}),
+    ("/entries", "event", b'{"a":"' + bytes(70_000) + b'"}', JSON),
+    ("/entries?x=1", "event", b'{"a":1}', JSON),
+    ("/entries", "event", b'{"a":1}', JSON | {"Authorization": "Bearer nothing"}),
+    ("/entries", "event", b'{"a":1}', JSON | {"Content-Encoding": "gzip"}),
+    ("/add", "event", b"x", {}),
+    ("/entries", "raw", b"", {}),
+    ("/entries", "raw", b'{"typ":"muniment/genesis@v1"}', {}),
+    ("/entries", "raw", bytes(65_536), {}),
+    ("/add", "raw", b"", {}),
+    ("/add", "raw", bytes(65_536), {}),
+]
+
+
+@pytest.mark.parametrize(("path", "kind", "body", "headers"), BODIES)
+def test_what_is_refused_is_refused_alike(
+    served: tuple[Instance, LiveServer], path: str, kind: str, body: bytes, headers: dict[str, str]
+):
+    prefix = "/logs/raw" if kind == "raw" else ""
+    with client(served[1].url) as http:
+        before = head_size(http, prefix)
+        long, short = (told(http.post(prefix + path, content=body, headers=headers | way)) for way in (LONG, SHORT))
+        assert short == long
+        assert 400 <= short[0] < 500
+        assert head_size(http, prefix) == before == SIZE
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_what_is_appended_is_answered_alike(engine: str, request: pytest.FixtureRequest, tmp_path: Path):
+    with (
+        instance_on(engine, request, tmp_path, (DEFAULT, RAW)) as instance,
+        instance.server() as server,
+        client(server.url) as http,
+    ):
+        verifier = Verifier(instance.policy)
+        number = 0
+        for way in (SHORT, LONG) * 4:
+            number += 1
+            event = http.post(
+                "/entries", json={"n": number, "b": [1, "zwei"]}, headers=way | {"Idempotency-Key": f"k{number // 3}"}
+            )
+            raw = http.post("/v1/logs/raw/entries", content=b"leaf %d" % (number // 2), headers=way)
+            plain = http.post("/logs/raw/add", content=b"plain %d" % (number // 2), headers=way)
+            for answer in (event, raw):
+                if answer.status_code == 422:
+                    assert answer.json()["code"] == "idempotency_mismatch"
+                    continue
+                found = verifier.receipt(answer)
+                assert list(answer.json()) == list(Receipt.from_json(answer.json()).to_json()), "the order of members"
+                assert answer.headers["location"].endswith(f"/entries/{found.index}")
+                assert answer.headers["cache-control"] == "no-store"
+            assert raw.status_code == (201 if number % 2 == 0 or number == 1 else 200)
+            assert plain.headers["content-type"] == "text/plain; charset=utf-8"
+            assert http.get(f"/logs/raw/entries/{plain.text}").json()["index"] == int(plain.text)
+
+
+# --- receipts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("old", [0, 1, 2, 100, 255, 256, 300])
+@pytest.mark.parametrize("new", [1, 2, 3, 255, 256, 257, 600])
+def test_a_receipt_from_memory_is_the_receipt(old: int, new: int):
+    origin, note = 'example.com/"log"', "a note\n\n— with ümlauts\n"
+    before = grow(Edge(), [leaf_hash(b"%d" % n) for n in range(old)]).edge
+    drafts = [
+        draft_raw(b"%d" % n) if n % 2 else draft_event(orjson.dumps({"n": n, "ä": None})) for n in range(old, old + new)
+    ]
+    leaves = [
+        draft.leaf("2026-01-01T00:00:00.000Z") if isinstance(draft, EventDraft) else draft.leaf for draft in drafts
+    ]
+    growth = grow(before, [leaf_hash(leaf) for leaf in leaves])
+    maker = Maker(origin, growth, note)
+    for at, (draft, leaf) in enumerate(zip(drafts, leaves, strict=True)):
+        receipt = Receipt.parse(maker.receipt(old + at, leaf, draft))
+        assert (receipt.index, receipt.leaf, receipt.tree_size) == (old + at, leaf, old + new)
+        assert list(receipt.proof) == maker.proof(old + at)
+        assert (receipt.origin, receipt.checkpoint) == (origin, note)
+        assert (receipt.commitment is None) == (parse_leaf(leaf) is None)
+        assert maker.receipt(old + at, leaf, draft) == orjson.dumps(receipt.to_json())
+
+
+# --- which requests -------------------------------------------------------------------------------------------------------
+
+POST, GET = b"POST", b"GET"
+LENGTH = (b"content-length", b"5")
+TYPE = (b"content-type", b"application/json")
+TAKEN = [
+    (POST, b"/entries", [LENGTH, TYPE]),
+    (POST, b"/v1/logs/default/entries", [TYPE, LENGTH, (b"connection", b"Keep-Alive"), (b"accept", b"*/*")]),
+    (POST, b"/logs/raw/entries", [LENGTH]),
+    (POST, b"/logs/raw/add", [LENGTH]),
+    (GET, b"/proof/inclusion?index=0", []),
+    (GET, b"/v1/proof/inclusion?index=0", [(b"host", b"x")]),
+]
+LEFT = [
+    (POST, b"/entries", [LENGTH]),
+    (POST, b"/entries", [(b"content-length", b"99999999"), TYPE]),
+    (POST, b"/entries", [(b"content-length", b"+5"), TYPE]),
+    (POST, b"/entries", [LENGTH, TYPE, (b"expect", b"100-continue")]),
+    (POST, b"/entries", [LENGTH, TYPE, (b"connection", b"close")]),
+    (POST, b"/entries", [TYPE, (b"transfer-encoding", b"chunked")]),
+    (POST, b"/entries", [LENGTH, TYPE, (b"x", bytes(40_000))]),
+    (POST, b"/entries", [LENGTH, TYPE, (b"authorization", b"Bearer x")]),
+    (POST, b"/add", [LENGTH]),
+    (POST, b"/v1/logs/raw/add", [LENGTH]),
+    (POST, b"/logs/none/entries", [LENGTH, TYPE]),
+    (POST, b"/entries/batch", [LENGTH, TYPE]),
+    (GET, b"/entries", []),
+    (POST, b"/proof/inclusion?index=0", []),
+    (GET, b"/proof/inclusion?index=0", [LENGTH]),
+    (GET, b"/proof/inclusion?index=1", []),
+    (GET, b"/proof/inclusion?index=x", []),
+    (GET, b"/v1/tile/0/000.p/1", []),
+    (GET, b"/tile/0/001", []),
+    (b"HEAD", b"/proof/inclusion?index=0", []),
+]
+
+
+def test_which_requests_go_the_short_way(tmp_path: Path, request: pytest.FixtureRequest):
+    with instance_on("sqlite", request, tmp_path, (DEFAULT, RAW)) as instance:
+        asyncio.run(_which(instance))
+
+
+async def _which(instance: Instance) -> None:
+    app = create_app(Settings(data=instance.data))
+    service: Service = app.state.service
+    await service.start()
+    try:
+        hot = Hot(service)
+        assert hot.find(*TAKEN[0]) is None, "API keys have to be read first"
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            assert (await http.get("/proof/inclusion?index=0")).status_code == 200
+        for one in TAKEN:
+            assert hot.find(*one), one
+        for one in LEFT:
+            assert hot.find(*one) is None, one
+    finally:
+        await service.catalog.close()
