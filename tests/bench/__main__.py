@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muniment_server import __version__
-from tests.bench import ceiling, machine, report, servers, wrk
+from tests.bench import ceiling, machine, report, servers, studies, wrk
 from tests.bench.measure import Bench, Generator, OwnGenerator
 from tests.bench.plan import LOG_NAMES, QUICK, Options
 
@@ -31,6 +31,11 @@ def _options() -> Options:
     parser.add_argument("--seconds", type=float, help="length of a run")
     parser.add_argument("--runs", type=int, help="runs of each series; the median counts")
     parser.add_argument("--warmup", type=float, help="length of the warm-up before each run")
+    parser.add_argument(
+        "--sizes",
+        default="",
+        help="also measure growth, at these sizes of the raw log: 1000000,10000000 takes half an hour",
+    )
     parser.add_argument("--preload", type=int, help="entries in each log before it is measured")
     given = parser.parse_args()
     stores = tuple(given.stores.split(","))
@@ -40,6 +45,7 @@ def _options() -> Options:
         name: value for name in ("seconds", "warmup", "runs", "preload") if (value := getattr(given, name)) is not None
     }
     values: dict[str, Any] = (QUICK if given.quick else {}) | chosen
+    values["sizes"] = tuple(int(size) for size in given.sizes.split(",") if size)
     return Options(stores, generator=given.generator, only=given.series, json=given.json, **values)
 
 
@@ -54,7 +60,7 @@ def _generators(options: Options, folder: Path) -> tuple[Generator, OwnGenerator
 
 
 def _measure_store(
-    store: str, options: Options, folder: Path, generators: tuple[Generator, Generator], step: Callable[[str], None]
+    store: str, options: Options, folder: Path, generators: tuple[Generator, OwnGenerator], step: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure all series on one store. Returns what is true of the store, and the series."""
     with ExitStack() as stack:
@@ -69,14 +75,18 @@ def _measure_store(
 
         step(f"{store}: storage ceiling")
         limit = ceiling.run(database(), folder, options.ceiling_seconds)
+        bytes_of = studies.stored(database(), folder / f"bytes-{store}", options.preload)
         url, data = database(), folder / f"data-{store}"
         echo = stack.enter_context(servers.echo())
-        target = stack.enter_context(servers.muniment(data, url))
-        bench = Bench(store, options, *generators, target, echo, data, url, postgres, step)
+        served = stack.enter_context(servers.muniment(data, url))
+        bench = Bench(store, options, *generators, served.target(), echo, data, url, postgres, step)
         bench.preload()
         found = [bench.series(series) for series in options.series()]
+        capacity = {one["workload"]: one["rate"] for one in found if one["connections"] in (4, 64)}
+        studied = {"stored": bytes_of} | studies.Studies(bench, generators[1], options, capacity).run()
+        studied["growth"] = studies.growth(bench, served, options.sizes)
         final = {log: bench.fsck(log) for log in LOG_NAMES}
-        return _about(store, limit, found, postgres) | {"fsck": final}, found
+        return _about(store, limit, found, postgres) | {"fsck": final, "studies": studied}, found
 
 
 def _about(

@@ -16,6 +16,14 @@ _BEFORE = (
 _AFTER = '","ip":"192.0.2.17","resource":"invoice/2026/11/0042"}'
 
 Parts = tuple[bytes, bytes]
+MIXED = "mixed"
+PARTS = ("raw", "proof", "raw", "tile")
+"""The workloads that the requests of a mixed load belong to, in turn."""
+
+
+def part_of(workload: str, number: int) -> str:
+    """Return which workload a request belongs to."""
+    return PARTS[number % len(PARTS)] if workload == MIXED else workload
 
 
 def entry_parts(seed: int) -> Parts:
@@ -70,6 +78,9 @@ def path_maker(workload: Workload, seed: int, size: int) -> Callable[[int], str]
 
 def request_maker(name: str, seed: int, size: int) -> Callable[[int], bytes]:
     """Return the function that makes the whole HTTP request `number` of a workload."""
+    if name == MIXED:
+        makers = {part: request_maker(part, seed, size) for part in set(PARTS)}
+        return lambda number: makers[PARTS[number % len(PARTS)]](number)
     workload = WORKLOADS[name]
     path = path_maker(workload, seed, size)
     if not workload.post:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from tests.bench.machine import SERVER_CORE, pinned
 _SECONDS = 300
 
 
-async def _open(database: str | None, folder: Path) -> Store:
+async def open_store(database: str | None, folder: Path) -> Store:
+    """Open a store of its own."""
     if database is None:
         return await SqliteStore.open(folder / "ceiling.sqlite")
     await migrate(database)
@@ -47,13 +49,13 @@ def _entries(kind: str, parts: tuple[bytes, bytes], numbers: range) -> list[NewE
     return made
 
 
-async def measure(store: Store, kind: str, batch: int, seconds: float) -> dict[str, float]:
-    """Append batches until `seconds` have gone into Store.append alone; making them is not counted."""
+async def measure(store: Store, kind: str, batch: int, seconds: float, most: float = math.inf) -> dict[str, float]:
+    """Append batches until `seconds` have gone into Store.append alone, or there are `most` entries; making them is not counted."""
     created = LogRow(0, f"{kind}-{batch}", f"bench.example/{kind}-{batch}", kind, True, False, 0)
     log = await store.create_log(created, Head(0, EMPTY_ROOT, 0, 0, "bench"))
     head, edge = Head(0, EMPTY_ROOT, 0, 0, "bench"), Edge()
     parts, taken = entry_parts(time.time_ns()), []
-    while sum(taken) < seconds:
+    while sum(taken) < seconds and head.size < most:
         entries = _entries(kind, parts, range(head.size, head.size + batch))
         growth = grow(edge, [leaf_hash(made.leaf) for made in entries])
         after = Head(growth.edge.size, growth.edge.root(), head.logged_at + 1, head.epoch, head.guard_id)
@@ -71,7 +73,7 @@ async def measure(store: Store, kind: str, batch: int, seconds: float) -> dict[s
 
 
 async def _main(database: str | None, folder: Path, seconds: float) -> dict[str, Any]:
-    store = await _open(database, folder)
+    store = await open_store(database, folder)
     try:
         return {
             f"{kind}-{batch}": await measure(store, kind, batch, seconds)

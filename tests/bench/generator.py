@@ -1,4 +1,7 @@
-"""Our own load generator, a process of its own: asyncio on uvloop, raw HTTP/1.1 over keep-alive connections, closed loop.
+"""Our own load generator, a process of its own: asyncio on uvloop, raw HTTP/1.1 over keep-alive connections, closed or open loop.
+
+In an open loop requests become due at a fixed rate, and a latency counts from that moment: a server that stands still for a second makes
+all requests of that second late, not just one for each connection (no coordinated omission).
 
 Reads one JSON load a line and answers with two lines: the result, and then, with all clocks stopped, the verdict on a sample of answers.
 """
@@ -18,12 +21,13 @@ import uvloop
 
 from muniment.errors import MunimentError
 from muniment.policy import Policy
-from tests.bench.bodies import request_maker
+from tests.bench.bodies import MIXED, part_of, request_maker
 from tests.bench.check import check_answer
 from tests.bench.plan import WORKLOADS, Load
 
 _GRACE = 60.0
 _SAMPLE_BYTES = 4 << 20
+_TICK = 0.0005
 
 
 class Run:
@@ -39,35 +43,60 @@ class Run:
         self.last = 0.0  # when the last answer came
         self.received = 0
         self.latencies = array("d")
+        self.parts: dict[str, array[float]] = {}  # of a mixed load
+        self.idle: list[Connection] = []
         self.statuses: Counter[int] = Counter()
         self.errors: Counter[str] = Counter()
-        self.samples: list[tuple[bytes, bytes]] = []
+        self.samples: list[tuple[str, bytes, bytes]] = []  # workload, what was sent, body of the answer
         self.next_sample = 0.0
         self.done = asyncio.get_running_loop().create_future()
 
-    def next(self) -> bytes:
-        """Return the next request."""
+    def next(self, now: float) -> tuple[int, float, bytes]:
+        """Return the next request: its number, when it was due, and its bytes."""
         number = self.number
         self.number += 1
-        return self.make(number)
+        return number, self.due(number) if self.load.rate else now, self.make(number)
+
+    def due(self, number: int) -> float:
+        """Return when a request of an open loop is due."""
+        return self.started + number / self.load.rate
+
+    def ready(self, now: float) -> bool:
+        """Tell whether the next request is due."""
+        return not self.load.rate or self.due(self.number) <= now
 
     def more(self, now: float) -> bool:
-        """Tell whether to send another request."""
-        return now < self.deadline and not (self.load.requests and self.number >= self.load.requests)
+        """Tell whether to send another request, now or later. In an open loop all that are due by the deadline are sent, late or not."""
+        if self.load.requests and self.number >= self.load.requests:
+            return False
+        return (self.due(self.number) if self.load.rate else now) < self.deadline
 
-    def answered(self, sent: float, now: float, request: bytes, answer: bytes | bytearray, body_at: int) -> None:
+    async def feed(self) -> None:
+        """Hand requests that become due to connections that wait for one, until there are no more."""
+        while self.load.rate and self.more(now := time.perf_counter()):
+            while self.idle and self.ready(now) and self.more(now):
+                self.idle.pop().send(now)
+            await asyncio.sleep(_TICK)
+        while self.idle:
+            self.idle.pop().end()
+
+    def answered(
+        self, number: int, sent: float, now: float, request: bytes, answer: bytes | bytearray, body_at: int
+    ) -> None:
         """Count an answer."""
         self.last = now
         self.latencies.append(now - sent)
+        if self.load.workload == MIXED:
+            self.parts.setdefault(part_of(MIXED, number), array("d")).append(now - sent)
         self.statuses[int(answer[9:12])] += 1
         self.received += len(answer)
         if len(self.latencies) >= self.next_sample:
-            self._keep(request, bytes(answer[body_at:]))
+            self._keep(part_of(self.load.workload, number), request, bytes(answer[body_at:]))
 
-    def _keep(self, request: bytes, body: bytes) -> None:
+    def _keep(self, workload: str, request: bytes, body: bytes) -> None:
         """Keep every answer at first, then ever fewer: a sample of the whole run that is cheap to take."""
-        if sum(len(kept) for _, kept in self.samples) < _SAMPLE_BYTES:
-            self.samples.append((request[request.index(b"\r\n\r\n") + 4 :] or request, body))
+        if sum(len(kept) for _, _, kept in self.samples) < _SAMPLE_BYTES:
+            self.samples.append((workload, request[request.index(b"\r\n\r\n") + 4 :] or request, body))
         self.next_sample = len(self.latencies) * 1.3 + 1
 
     def closed(self) -> None:
@@ -87,18 +116,32 @@ class Connection(asyncio.Protocol):
         self.total = 0  # bytes of the answer, 0 while its head is not complete
         self.body_at = 0
         self.sent = 0.0
+        self.number = 0
         self.request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
         self.transport = transport  # type: ignore[assignment]
-        self.send()
+        self.go_on(time.perf_counter())
 
-    def send(self) -> None:
+    def go_on(self, now: float) -> None:
+        """Send the next request, wait until one is due, or end."""
+        if not self.run.more(now):
+            self.end()
+        elif self.run.ready(now):
+            self.send(now)
+        else:
+            self.run.idle.append(self)
+
+    def send(self, now: float) -> None:
         """Send the next request."""
-        self.request = self.run.next()
-        self.sent = time.perf_counter()
+        self.number, self.sent, self.request = self.run.next(now)
         self.transport.write(self.request)
+
+    def end(self) -> None:
+        """Close the connection: there is nothing more to send."""
+        self.request = b""
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Take a part of the answer; when it is complete, go on."""
@@ -116,13 +159,10 @@ class Connection(asyncio.Protocol):
                 self.buffer += data
             return
         now = time.perf_counter()
-        self.run.answered(self.sent, now, self.request, whole, self.body_at)
+        self.run.answered(self.number, self.sent, now, self.request, whole, self.body_at)
         self.buffer, self.total = bytearray(), 0
-        if self.run.more(now):
-            self.send()
-        else:
-            self.request = b""
-            self.transport.close()
+        self.request = b""
+        self.go_on(now)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count the end of the connection, which is an error while a request waits for its answer."""
@@ -147,7 +187,7 @@ async def generate(load: Load) -> tuple[Run, dict[str, Any]]:
     run.started = time.perf_counter()
     run.deadline = run.started + load.seconds
     connect = (loop.create_connection(lambda: Connection(run), load.host, load.port) for _ in range(load.connections))
-    await asyncio.gather(*connect)
+    await asyncio.gather(*connect, run.feed())
     await asyncio.wait_for(run.done, load.seconds + _GRACE)
     return run, _result(run, time.process_time() - cpu)
 
@@ -160,13 +200,21 @@ def _result(run: Run, cpu: float) -> dict[str, Any]:
         "rate": len(latencies) / elapsed,
         "seconds": elapsed,
         "p50_ms": percentile(latencies, 0.50) * 1000,
+        "p90_ms": percentile(latencies, 0.9) * 1000,
         "p99_ms": percentile(latencies, 0.99) * 1000,
+        "p999_ms": percentile(latencies, 0.999) * 1000,
         "max_ms": latencies[-1] * 1000 if latencies else 0.0,
         "bytes": run.received,
         "statuses": {str(status): count for status, count in sorted(run.statuses.items())},
         "errors": dict(run.errors),
         "generator_cpu": cpu,
+        "parts": {name: _latency(sorted(found)) for name, found in sorted(run.parts.items())},
     }
+
+
+def _latency(ordered: list[float]) -> dict[str, float]:
+    quantiles = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999}
+    return {"requests": len(ordered)} | {name: percentile(ordered, part) * 1000 for name, part in quantiles.items()}
 
 
 def percentile(ordered: list[float], part: float) -> float:
@@ -180,9 +228,9 @@ def verify(run: Run) -> dict[str, Any]:
         return {"verified": 0, "wrong": []}
     policy = Policy.read(run.load.policy)
     wrong = []
-    for request, answer in run.samples:
+    for workload, request, answer in run.samples:
         try:
-            check_answer(WORKLOADS[run.load.workload], request, answer, policy)
+            check_answer(WORKLOADS[workload], request, answer, policy)
         except (MunimentError, AssertionError, KeyError, ValueError) as error:
             wrong.append(f"{type(error).__name__}: {error}")
     return {"verified": len(run.samples) - len(wrong), "wrong": wrong[:3]}

@@ -61,6 +61,7 @@ WORKLOADS = {
         Workload("proof", "GET inclusion proof, random", "raw", "/proof/inclusion?index="),
         Workload("tile", "GET full tile, random", "raw", "/tile/0/"),
         Workload("bundle", "GET full bundle, random", "raw", "/tile/entries/"),
+        Workload("mixed", "half appends, proofs, tiles", "raw", "/entries", 1, _OCTETS),
     )
 }
 
@@ -89,7 +90,11 @@ SERIES = (  # reads first: on the log as it was preloaded
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run of a generator. `size` is the size of the log read from; `requests` ends the run early; `policy` is for checks."""
+    """One run of a generator. `size` is the size of the log read from; `requests` ends the run early; `policy` is for checks.
+
+    `rate` is how many requests a second become due, whether or not earlier ones were answered (open loop); 0 means that each
+    connection sends the next one when it has its answer (closed loop). `reads` is the part of the log reads are spread over.
+    """
 
     workload: str
     host: str
@@ -100,6 +105,8 @@ class Load:
     size: int = 0
     requests: int = 0
     policy: str = ""
+    rate: float = 0.0
+    reads: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the load as a JSON value."""
@@ -111,7 +118,8 @@ class Options:
     """How long and how often.
 
     A run that others disturbed is made again, up to `attempts` in all, and no more than `repeats` times for a store.
-    `fsck_each` checks the whole log after each series that wrote to it, else once in the end.
+    `fsck_each` checks the whole log after each series that wrote to it, else once in the end. `sizes` are those at which growth
+    is measured, smallest first.
     """
 
     stores: tuple[str, ...]
@@ -127,6 +135,8 @@ class Options:
     generator: str = "auto"
     only: re.Pattern[str] = field(default=re.compile(""))
     json: Path | None = None
+    study_seconds: float = 5.0
+    sizes: tuple[int, ...] = ()
 
     def series(self) -> Iterator[Series]:
         """Yield the series to measure."""
@@ -142,5 +152,6 @@ QUICK = {
     "attempts": 1,
     "fsck_each": False,
     "preload": 4_000,
+    "study_seconds": 0.3,
 }
 """Too short to be figures: shows that everything runs."""

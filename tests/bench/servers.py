@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -109,18 +110,41 @@ def _postmaster(url: str) -> int | None:
     return None
 
 
+class Served:
+    """A Muniment server of one instance, on its core. It can be killed and started again."""
+
+    def __init__(self, data: Path, database: str | None) -> None:
+        self.data, self.database = data, database
+        self.server = self._start()
+
+    def _start(self) -> LiveServer:
+        with pinned(SERVER_CORE):
+            return LiveServer(self.data, database=self.database, traced=False)
+
+    def target(self) -> Target:
+        """Return where it listens, once it does."""
+        where = urlsplit(self.server.wait().url)
+        return Target(where.hostname or "", where.port or 0, self.server.process.pid, str(self.data / "policy"))
+
+    def restart(self) -> float:
+        """Kill the server, start it again, and return the seconds from its start until it listens."""
+        self.server.stop(signal.SIGKILL)
+        started = time.perf_counter()
+        self.server = self._start()
+        self.target()
+        return time.perf_counter() - started
+
+
 @contextmanager
-def muniment(data: Path, database: str | None) -> Iterator[Target]:
-    """Serve a new instance, an event log and a raw log, on its core."""
+def muniment(data: Path, database: str | None) -> Iterator[Served]:
+    """Serve a new instance, an event log and a raw log."""
     init(data, database, "event", EVENT_ORIGIN)
     run("log", "create", "raw", "--kind", "raw", "--origin", RAW_ORIGIN, "--data", data, database=database)
-    with pinned(SERVER_CORE):
-        server = LiveServer(data, database=database)
+    served = Served(data, database)
     try:
-        where = urlsplit(server.wait().url)
-        yield Target(where.hostname or "", where.port or 0, server.process.pid, str(data / "policy"))
+        yield served
     finally:
-        server.stop()
+        served.server.stop()
 
 
 @contextmanager

@@ -1,0 +1,291 @@
+"""docs/performance.md and its plot, made from the JSON of a bench: `python -m tests.bench.page docs/performance.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.bench.report import table
+
+_DOCS = Path(__file__).resolve().parents[2] / "docs"
+STORES = ("postgres", "sqlite")
+
+
+class Goal(NamedTuple):
+    """A line of what was promised: `found` takes the value of a store, `aims` has one number for each store."""
+
+    quantity: str
+    unit: str
+    found: Callable[[dict[str, Any], str], float | None]
+    aims: dict[str, float]
+    at_most: bool = False
+
+    def cells(self, value: dict[str, Any]) -> list[str]:
+        """Return the cells of its row: what, and for each store what was found and whether that is enough."""
+        return [self.quantity, *(self._cell(value, store) for store in STORES)]
+
+    def _cell(self, value: dict[str, Any], store: str) -> str:
+        found = self.found(value, store)
+        if found is None or store not in self.aims:
+            return "-"
+        aim = self.aims[store]
+        good = found <= aim if self.at_most else found >= aim
+        sign = "<=" if self.at_most else ">="
+        return f"{found:.2f}{self.unit} ({'met' if good else '**not met**'}: {sign} {aim:g}{self.unit})"
+
+
+def _series(value: dict[str, Any], store: str, name: str) -> dict[str, Any] | None:
+    return next((one for one in value["series"] if one["store"] == store and one["series"] == name), None)
+
+
+def _store(value: dict[str, Any], store: str) -> dict[str, Any] | None:
+    return next((one for one in value["stores"] if one["store"] == store), None)
+
+
+def to_echo(name: str, *, entries: bool = False) -> Callable[[dict[str, Any], str], float | None]:
+    """Return what reads the throughput of a series as a part of the echo's."""
+
+    def read(value: dict[str, Any], store: str) -> float | None:
+        one = _series(value, store, name)
+        return None if one is None else float(one["ratios"]["entries_to_echo" if entries else "requests_to_echo"])
+
+    return read
+
+
+def to_ceiling(name: str) -> Callable[[dict[str, Any], str], float | None]:
+    """Return what reads the entries a second of a series as a part of the storage ceiling."""
+
+    def read(value: dict[str, Any], store: str) -> float | None:
+        one, of = _series(value, store, name), _store(value, store)
+        if one is None or of is None:
+            return None
+        ceiling = of["ceiling"][f"{name.split('-', maxsplit=1)[0]}-1000"]["entries_per_second"]
+        return float(one["ratios"]["entries_per_second"]) / float(ceiling)
+
+    return read
+
+
+def _spread(value: dict[str, Any], store: str) -> float | None:
+    one = _series(value, store, "raw-c64")
+    return one and one["p99_ms"] / one["p50_ms"]
+
+
+def _in_syncs(value: dict[str, Any], store: str) -> float | None:
+    one = _series(value, store, "raw-c1")
+    return one and one["p50_ms"] * 1000 / float(value["machine"]["fdatasync_us"])
+
+
+def _overload(value: dict[str, Any], store: str) -> float | None:
+    of = _store(value, store)
+    return of and of["studies"]["overload"].get("p99_ratio")
+
+
+def _growth(name: str, key: str, *, down: bool = False) -> Callable[[dict[str, Any], str], float | None]:
+    def read(value: dict[str, Any], store: str) -> float | None:
+        of = _store(value, store)
+        grown = of["studies"]["growth"] if of else []
+        if len(grown) < 2:
+            return None
+        first, last = (one[name][key] if name else one[key] for one in (grown[0], grown[-1]))
+        return float(last if not name else (last / first if not down else first / last))
+
+    return read
+
+
+def _memory(value: dict[str, Any], store: str) -> float | None:
+    of = _store(value, store)
+    grown = of["studies"]["growth"] if of else []
+    return grown[0]["pss_mb"] if grown else None
+
+
+def _beyond(value: dict[str, Any], store: str) -> float | None:
+    of = _store(value, store)
+    return of and of["studies"]["stored"].get("beyond_payload")
+
+
+def both(number: float) -> dict[str, float]:
+    """Return the same aim for both stores."""
+    return dict.fromkeys(STORES, number)
+
+
+GOALS = (
+    Goal("raw entry, single POST, 64 connections", " E", to_echo("raw-c64"), {"postgres": 0.65, "sqlite": 0.55}),
+    Goal("same, 256 connections", " E", to_echo("raw-c256"), both(0.65)),
+    Goal("event, single POST, 64 connections", " E", to_echo("event-c64"), both(0.40)),
+    Goal("same, 256 connections", " E", to_echo("event-c256"), both(0.40)),
+    Goal("p99 / p50 of a raw POST, 64 connections", "", _spread, both(2), at_most=True),
+    Goal("p50 of a raw POST, 1 connection, in fsyncs", "", _in_syncs, {"postgres": 14, "sqlite": 9}, at_most=True),
+    Goal("batch of 1,000 raw, compact answer", " S", to_ceiling("raw-batch-c4"), both(0.5)),
+    Goal("batch of 1,000 raw, every receipt", " S", to_ceiling("raw-receipts-c4"), both(0.35)),
+    Goal("batch of 1,000 events, entries/s", " E", to_echo("event-batch-c4", entries=True), both(0.85)),
+    Goal("inclusion proof GET, random", " E", to_echo("proof-c64"), both(0.55)),
+    Goal("tile GET, 8 kB", " E", to_echo("tile-c64"), both(0.9)),
+    Goal("bundle GET", " E", to_echo("bundle-c64"), both(0.9)),
+    Goal(
+        "bytes beyond a 308-byte leaf, without the hash index",
+        " B",
+        _beyond,
+        {"postgres": 110, "sqlite": 75},
+        at_most=True,
+    ),
+    Goal("memory at the smaller size, under load", " MB", _memory, both(120), at_most=True),
+    Goal("append at the larger size against the smaller", "x", _growth("raw-c64", "rate"), both(0.7)),
+    Goal(
+        "proof time at the larger size against the smaller",
+        "x",
+        _growth("proof-c64", "server_us"),
+        both(1.3),
+        at_most=True,
+    ),
+    Goal("restart after kill -9, larger size", " s", _growth("", "restart_seconds"), both(2), at_most=True),
+    Goal("p99 of reads while writes are refused", "x", _overload, both(2), at_most=True),
+)
+
+
+def page(value: dict[str, Any]) -> str:
+    """Return docs/performance.md."""
+    return "\n".join([_HEAD, *_goals(value), _MIDDLE, table(value), "", *_studies(value), _TAIL])
+
+
+def _goals(value: dict[str, Any]) -> Iterable[str]:
+    yield "| quantity | Postgres | SQLite |"
+    yield "|---|---|---|"
+    for goal in GOALS:
+        yield f"| {' | '.join(goal.cells(value))} |"
+
+
+def _studies(value: dict[str, Any]) -> Iterable[str]:
+    yield "## Latency at a given rate\n"
+    yield "Requests become due at a fixed rate, and latency counts from that moment (no coordinated omission).\n"
+    yield "| store | request | part of capacity | due/s | answered/s | p50 ms | p90 ms | p99 ms | p99.9 ms |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for store in value["stores"]:
+        for one in store["studies"]["open_loop"]:
+            if "skipped" not in one:
+                times = " | ".join(f"{one[name]:.2f}" for name in ("p50_ms", "p90_ms", "p99_ms", "p999_ms"))
+                rates = f"{one['part']:.0%} | {one['asked_rate']:,.0f} | {one['rate']:,.0f}"
+                yield f"| {store['store']} | {one['workload']} | {rates} | {times} |"
+    yield "\n## Mixed load\n"
+    yield "Half appends of raw entries, a quarter proofs, a quarter tiles, 64 connections, closed loop.\n"
+    yield "| store | request | requests/s | p50 ms | p99 ms |"
+    yield "|---|---|---|---|---|"
+    for store in value["stores"]:
+        mixed = store["studies"]["mixed"]
+        for name, one in mixed["parts"].items():
+            rate = one["requests"] / mixed["seconds"]
+            yield f"| {store['store']} | {name} | {rate:,.0f} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f} |"
+    yield ""
+
+
+# --- the plot -------------------------------------------------------------------------------------------------------------
+
+_WIDTH, _HEIGHT, _MARGIN = 420, 260, 50
+_COLOURS = {"postgres": "#31648c", "sqlite": "#c8692b"}
+_DASHES = {"raw": "", "event": "5 4", "proof": "2 3"}
+Line = tuple[str, str, list[tuple[float, float]]]
+
+
+def plot(value: dict[str, Any]) -> str:
+    """Return an SVG: throughput and p99 by connections, and throughput by the log's size."""
+    charts = [
+        _chart("requests/s by connections", _by_connections(value, "rate")),
+        _chart("p99 (ms) by connections", _by_connections(value, "p99_ms")),
+        _chart("requests/s by log size", _by_size(value)),
+    ]
+    body = "".join(f'<g transform="translate({at * _WIDTH},0)">{one}</g>' for at, one in enumerate(charts))
+    size = f'width="{3 * _WIDTH}" height="{_HEIGHT + 24}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">{body}{_legend()}</svg>\n'
+
+
+def _by_connections(value: dict[str, Any], what: str) -> list[Line]:
+    lines: list[Line] = []
+    for store in STORES:
+        for name in ("raw", "event"):
+            found = [one for one in value["series"] if (one["store"], one["workload"]) == (store, name)]
+            lines.append((store, name, sorted((one["connections"], one[what]) for one in found)))
+    return lines
+
+
+def _by_size(value: dict[str, Any]) -> list[Line]:
+    lines: list[Line] = []
+    for store in value["stores"]:
+        for name in ("raw", "proof"):
+            points = [(one["size"], one[f"{name}-c64"]["rate"]) for one in store["studies"]["growth"]]
+            lines.append((store["store"], name, points))
+    return lines
+
+
+def _chart(title: str, lines: Sequence[Line]) -> str:
+    points = [point for _, _, line in lines for point in line]
+    text = f'<text x="{_MARGIN}" y="16" font-weight="bold">{title}</text>'
+    if not points:
+        return text + f'<text x="{_MARGIN}" y="40">not measured</text>'
+    xs = sorted({x for x, _ in points})
+    top = max(y for _, y in points) * 1.1
+
+    def place(x: float, y: float) -> str:
+        across = xs.index(x) / max(1, len(xs) - 1)
+        return f"{_MARGIN + across * (_WIDTH - 2 * _MARGIN):.1f},{_HEIGHT - 30 - y / top * (_HEIGHT - 70):.1f}"
+
+    drawn = []
+    for store, name, line in lines:
+        path = " ".join(place(x, y) for x, y in line)
+        style = f'fill="none" stroke="{_COLOURS[store]}" stroke-width="2" stroke-dasharray="{_DASHES[name]}"'
+        drawn.append(f'<polyline points="{path}" {style}/>')
+        drawn += [
+            f'<circle cx="{at.split(",")[0]}" cy="{at.split(",")[1]}" r="2.5" fill="{_COLOURS[store]}"/>'
+            for at in path.split()
+        ]
+    ticks = [f'<text x="{place(x, 0).split(",")[0]}" y="{_HEIGHT - 12}" text-anchor="middle">{x:,}</text>' for x in xs]
+    levels = [top * part / 4 for part in range(5)]
+    ticks += [
+        f'<text x="{_MARGIN - 6}" y="{place(xs[0], y).split(",")[1]}" text-anchor="end">{y:,.0f}</text>' for y in levels
+    ]
+    return text + "".join(drawn + ticks)
+
+
+def _legend() -> str:
+    parts = []
+    for at, (label, colour, dash) in enumerate(
+        [("Postgres", _COLOURS["postgres"], ""), ("SQLite", _COLOURS["sqlite"], "")]
+        + [(name, "#555", dash) for name, dash in _DASHES.items()]
+    ):
+        x = _MARGIN + at * 110
+        line = f'<line x1="{x}" y1="{_HEIGHT + 10}" x2="{x + 26}" y2="{_HEIGHT + 10}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
+        parts.append(f'{line}<text x="{x + 32}" y="{_HEIGHT + 14}">{label}</text>')
+    return "".join(parts)
+
+
+_HEAD = """# Performance
+
+Made by `make bench` and `python -m tests.bench.page`; every figure is from one run, with fsync, guard and the check before each signature on.
+E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core, measured before each run. S is the
+store's own append of 1,000 entries in a loop: no HTTP, no guard, no signature. Ratios carry over to other machines; absolute figures do not.
+
+## What is promised
+"""
+_MIDDLE = """
+![Throughput and latency by connections and by log size](performance.svg)
+
+## All series
+"""
+_TAIL = """## How it is measured
+
+Server and load generator have a core each; Postgres may use both. Every body is unique. Medians of at least three runs; a run during which
+strangers used more than a quarter of a core is made again. After each series a sample of answers is verified with the log's policy, and
+`muniment-server fsck` checks the whole log. `make bench` takes about half an hour; `python -m tests.bench --help` lists what can be chosen.
+"""
+
+
+def main() -> None:
+    """Write the page and the plot."""
+    value = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    (_DOCS / "performance.md").write_text(page(value), "utf-8")
+    (_DOCS / "performance.svg").write_text(plot(value), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

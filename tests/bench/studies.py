@@ -1,0 +1,161 @@
+"""What medians of closed loops do not show: latency at a given rate, mixed and refused load, bytes, memory, and growth with the log's size."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import asyncpg
+
+from tests.bench import ceiling
+from tests.bench.machine import pss_megabytes
+from tests.bench.measure import Bench, Generator, OwnGenerator
+from tests.bench.plan import BATCH, ENTRY_SIZE, Load, Options, Series
+from tests.bench.servers import Served
+
+_PARTS = (0.5, 0.8)
+_OVERLOAD = 3.0
+_READERS, _WRITERS = 8, 64
+_QUIET_READS = 0.05  # of the capacity: few enough that they do not queue behind each other
+
+
+class Studies:
+    """The studies of one store. `capacity` is the throughput of each workload at 64 connections, by the series just measured."""
+
+    def __init__(self, bench: Bench, own: OwnGenerator, options: Options, capacity: dict[str, float]) -> None:
+        self.bench = bench
+        self.own = own
+        self.seconds = options.study_seconds
+        self.capacity = capacity
+
+    def run(self) -> dict[str, Any]:
+        """Run those that need the log as the series left it."""
+        return {
+            "open_loop": [self._open(name, part) for name in ("raw", "event", "proof") for part in _PARTS],
+            "mixed": self._load(self.own, "mixed", 64),
+            "overload": self._overload(),
+            "pss_mb": pss_megabytes(self.bench.target.pid),
+        }
+
+    def _load(self, generator: Generator, workload: str, connections: int, rate: float = 0.0) -> dict[str, Any]:
+        target = self.bench.target
+        log = "event" if workload.startswith("event") else "raw"
+        seed, size = time.time_ns() % 2**63, self.bench.size(log)
+        policy = "" if generator is not self.own else target.policy
+        load = Load(workload, target.host, target.port, connections, self.seconds, seed, size, 0, policy, rate)
+        found = generator.run(load) | generator.verdict()
+        if found["wrong"]:
+            raise RuntimeError(f"{workload}: a wrong answer: {found['wrong']}")
+        self.bench.step(f"{self.bench.store}: {workload}, {'closed loop' if not rate else f'{rate:,.0f}/s'}")
+        return {"workload": workload, "connections": connections, "asked_rate": rate} | found
+
+    def _open(self, workload: str, part: float) -> dict[str, Any]:
+        """Latency at a part of the capacity, counted from the moment a request is due."""
+        if workload not in self.capacity:
+            return {"workload": workload, "part": part, "skipped": "its series was not measured"}
+        return self._load(self.own, workload, 64, part * self.capacity[workload]) | {"part": part}
+
+    def _overload(self) -> dict[str, Any]:
+        """Proofs at a small rate: alone, and while three times as many entries are offered as the log can take."""
+        if not {"proof", "raw-batch"} <= set(self.capacity):
+            return {"skipped": "its series were not measured"}
+        rate = _QUIET_READS * self.capacity["proof"]
+        alone = self._load(self.own, "proof", _READERS, rate)
+        offered = _OVERLOAD * self.capacity["raw-batch"]
+        with closing(OwnGenerator()) as writer, ThreadPoolExecutor(1) as threads:
+            writing = threads.submit(self._load, writer, "raw-batch", _WRITERS, offered)
+            beside = self._load(self.own, "proof", _READERS, rate)
+            written = writing.result()
+        return {"alone": alone, "beside": beside, "writes": written, "p99_ratio": beside["p99_ms"] / alone["p99_ms"]}
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------------
+
+
+def stored(database: str | None, folder: Path, entries: int) -> dict[str, Any]:
+    """Return the bytes an entry takes in a database with one raw log of so many entries, by table and index."""
+    folder.mkdir(exist_ok=True)
+    asyncio.run(_fill_store(database, folder, entries))
+    tables = asyncio.run(_postgres_bytes(database)) if database else _sqlite_bytes(folder / "ceiling.sqlite")
+    each = {name: size / entries for name, size in sorted(tables.items())}
+    index = each.pop("entries_leaf_key")
+    return {
+        "entries": entries,
+        "entry_bytes": ENTRY_SIZE,
+        "bytes": each,
+        "hash_index": index,
+        "beyond_payload": sum(each.values()) - ENTRY_SIZE,
+    }
+
+
+async def _fill_store(database: str | None, folder: Path, entries: int) -> None:
+
+    store = await ceiling.open_store(database, folder)
+    try:
+        await ceiling.measure(store, "raw", BATCH, math.inf, entries)
+    finally:
+        await store.close()
+
+
+def _sqlite_bytes(path: Path) -> dict[str, float]:
+    database = apsw.Connection(str(path))
+    try:
+        rows = database.execute("SELECT name, sum(pgsize) FROM dbstat WHERE name NOT LIKE 'sqlite%' GROUP BY name")
+        return {name: float(size) for name, size in rows}
+    finally:
+        database.close()
+
+
+async def _postgres_bytes(url: str) -> dict[str, float]:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("VACUUM")
+        sql = (
+            "SELECT c.relname, CASE c.relkind WHEN 'r' THEN pg_table_size(c.oid) ELSE pg_relation_size(c.oid) END AS bytes "
+            "FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'i')"
+        )
+        return {row["relname"]: float(row["bytes"]) for row in await connection.fetch(sql)}
+    finally:
+        await connection.close()
+
+
+# --- growth ---------------------------------------------------------------------------------------------------------------
+
+
+def growth(bench: Bench, served: Served, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Measure a log at several sizes: appends, proofs, memory, and how long a restart takes."""
+    found = []
+    for size in sizes:
+        _fill(bench, size)
+        restart = served.restart()
+        bench.target = served.target()
+        at: dict[str, Any] = {"size": bench.size("raw"), "restart_seconds": restart}
+        for series in (Series("raw", 64), Series("raw-batch", 4), Series("proof", 64)):
+            runs = [
+                bench.run(bench.target, series, bench.options.seconds, bench.size("raw"))
+                for _ in range(bench.options.runs)
+            ]
+            at[series.name] = {
+                name: statistics.median(run[name] for run in runs) for name in ("rate", "p50_ms", "p99_ms", "server_us")
+            }
+        found.append(at | {"pss_mb": pss_megabytes(bench.target.pid)})
+    return found
+
+
+def _fill(bench: Bench, size: int) -> None:
+    missing = math.ceil((size - bench.signed_size("raw")) / BATCH)
+    if missing > 0:
+        target = bench.target
+        load = Load("raw-batch", target.host, target.port, 2, 3600.0, time.time_ns() % 2**63, 0, missing, "")
+        result = bench.filler.run(load) | bench.filler.verdict()
+        if result["statuses"] != {"201": missing}:
+            raise RuntimeError(f"filling failed: {result}")
+    while bench.size("raw") < size:
+        time.sleep(0.1)
