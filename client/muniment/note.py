@@ -24,6 +24,7 @@ MAX_NOTE = 1_000_000
 MAX_SIGNATURES = 100
 """The specification asks for at least 16; more than 100 lines is an attack, not a note."""
 
+_KEY_NAME = re.compile(r"[^\s+\x00-\x1f\ud800-\udfff]+")
 _BAD_CHARACTER = re.compile("[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 
 _P = 2**255 - 19
@@ -59,7 +60,7 @@ class Note:
 
 def is_key_name(name: str) -> bool:
     """Tell whether `name` may name a key: not empty, no white space, no control character, no plus sign."""
-    return bool(name) and not any(c.isspace() or c == "+" or c < " " or "\ud800" <= c <= "\udfff" for c in name)
+    return _KEY_NAME.fullmatch(name) is not None
 
 
 def parse_note(data: bytes | str) -> Note:

@@ -19,6 +19,7 @@ from muniment.errors import BadProof
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE, LeafHash, RootHash, node_hash
 from muniment.tiles import TILE_WIDTH, Tile, width_at
 
+_FULL = TILE_WIDTH * HASH_SIZE
 MAX_PROOF = 64
 """More hashes than any proof of a tree of at most 2**63 - 1 leaves has."""
 
@@ -216,13 +217,13 @@ def path(
 def _siblings(rows: Sequence[bytes | bytearray], position: int) -> list[bytes]:
     """Return the siblings on the way from a hash of a full tile to the tile's root, some of them made again: see :func:`thin`."""
     found: list[bytes] = []
-    for row in range(8):
-        at = (position >> row ^ 1) << 5
-        data = rows[row]
-        if data:
-            found.append(bytes(data[at : at + 32]))
-        else:
-            found.append(sha256(b"\x01" + rows[row - 1][2 * at : 2 * at + 64]).digest())
+    at = position << 5
+    for row, data in enumerate(rows[:8]):
+        at ^= 32
+        found.append(
+            bytes(data[at : at + 32]) if data else sha256(b"\x01" + rows[row - 1][2 * at : 2 * at + 64]).digest()
+        )
+        at = at >> 1 & -32
     return found
 
 
@@ -318,6 +319,17 @@ class Growth(NamedTuple):
         return hash_in(self.rows[level, index], row, position)
 
 
+def _widen(rows: TileRows, hashes: bytes) -> None:
+    """Add hashes to a tile, as many as it has room for, and every inner node they complete."""
+    rows[0] += hashes
+    for height in range(8):
+        below, row = rows[height], rows[height + 1]
+        done, pairs = 2 * len(row), len(below) & -64
+        if done == pairs:
+            return
+        row += b"".join([sha256(b"\x01" + below[at : at + 64]).digest() for at in range(done, pairs, 64)])
+
+
 def grow(edge: Edge, leaf_hashes: Iterable[LeafHash]) -> Growth:
     """Append leaf hashes to the tree with this right edge. `edge` stays as it was."""
     levels = [[bytearray(row) for row in rows] for rows in edge.levels]
@@ -325,35 +337,32 @@ def grow(edge: Edge, leaf_hashes: Iterable[LeafHash]) -> Growth:
     next_index = [edge.size >> (8 * (level + 1)) for level in range(len(levels))]
     full: dict[tuple[int, int], TileRows] = {}
     stored: list[TileGrowth] = []
-    touched = set()
-
-    def push(level: int, value: bytes) -> None:
+    added = b"".join(leaf_hashes)
+    count, level = len(added) // HASH_SIZE, 0
+    touched = []
+    while added:
         if level == len(levels):
             levels.append(_new_rows())
             old_widths.append(0)
             next_index.append(0)
-        touched.add(level)
-        rows = levels[level]
-        rows[0] += value
-        height = 0
-        while height < 8 and not len(rows[height]) & 63:  # a pair has become complete
-            rows[height + 1] += sha256(b"\x01" + rows[height][-64:]).digest()
-            height += 1
-        if height == 8:
-            full[level, next_index[level]] = rows
-            stored.append(TileGrowth(level, next_index[level], old_widths[level], bytes(rows[0])))
-            levels[level], old_widths[level] = _new_rows(), 0
-            next_index[level] += 1
-            push(level + 1, bytes(rows[8]))
-
-    count = 0
-    for value in leaf_hashes:
-        push(0, value)
-        count += 1
+        touched.append(level)
+        roots = b""
+        while added:
+            rows = levels[level]
+            room = _FULL - len(rows[0])
+            _widen(rows, added[:room])
+            added = added[room:]
+            if len(rows[0]) == _FULL:
+                full[level, next_index[level]] = rows
+                stored.append(TileGrowth(level, next_index[level], old_widths[level], bytes(rows[0])))
+                levels[level], old_widths[level] = _new_rows(), 0
+                next_index[level] += 1
+                roots += rows[8]
+        added, level = roots, level + 1
     rows_of = full | {(level, next_index[level]): rows for level, rows in enumerate(levels)}
     stored += [
         TileGrowth(level, next_index[level], old_widths[level], bytes(levels[level][0]))
-        for level in sorted(touched)
+        for level in touched
         if levels[level][0]
     ]
     return Growth(Edge(edge.size + count, levels), stored, rows_of)
