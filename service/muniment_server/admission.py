@@ -95,7 +95,7 @@ def draft_event(body: bytes) -> EventDraft:
     try:
         fast = _plain_event(body)
         if fast is not None:
-            return _commit(fast, orjson.dumps(fast, option=orjson.OPT_SORT_KEYS), seed, _fast_canonical)
+            return _commit(*fast, seed, _fast_canonical)
         strict = definition.parse_event(body)
     except EventRefused as error:
         raise Refused(422, error.code, error.detail, _HINTS[error.code], pointer=error.pointer) from None
@@ -104,15 +104,15 @@ def draft_event(body: bytes) -> EventDraft:
 
 def canonicalize(body: bytes) -> tuple[dict[str, Any], bytes]:
     """Return an event and its canonical form. Raises EventRefused exactly when muniment.event.parse_event does."""
-    value = _plain_event(body)
-    if value is not None:
-        return value, _fast_canonical(value)
+    fast = _plain_event(body)
+    if fast is not None:
+        return fast
     strict = definition.parse_event(body)
     return strict, strictjson.canonical(strict)
 
 
-def _plain_event(body: bytes) -> dict[str, Any] | None:
-    """Return the event in a body without any surprise; None for every other, which the strict way looks at.
+def _plain_event(body: bytes) -> tuple[dict[str, Any], bytes] | None:
+    """Return the event in a body without any surprise, and its canonical form; None for every other, which the strict way looks at.
 
     Canonical form is then what orjson makes of it: names are ASCII, so that both sort them alike, and there are no floats.
     """
@@ -125,7 +125,8 @@ def _plain_event(body: bytes) -> dict[str, Any] | None:
     if type(value) is not dict or not value or len(value) > definition.MAX_MEMBERS or not _is_plain(value, 1):
         return None
     # No shorter than the input: then nothing was dropped, so no name occurred twice.
-    return value if len(_fast_canonical(value)) == len(body) else None
+    payload = _fast_canonical(value)
+    return (value, payload) if len(payload) == len(body) else None
 
 
 def _is_simple(text: bytes) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from muniment_server.admission import Refused
 from muniment_server.sequencer import ClockRefused, ReadOnly, Sequencer
@@ -26,8 +26,7 @@ Done = Callable[[Outcome | Refused], None]
 """Called once, in the event loop, with what became of a submission. Must not raise."""
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     submission: Submission
     done: Done
     size: int

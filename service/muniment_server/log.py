@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -51,6 +52,8 @@ _LOOK_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.1
 """How long a process that only reads may answer with a head before it looks for a larger one."""
 _PUBLISH_EARLY = 0.8
+_MAX_UPPERS = 4096
+"""Tiles whose part of a proof above them is kept: two megabytes."""
 _BREATH = 200
 
 
@@ -115,7 +118,10 @@ class Log:
         self._published = 0  # size of the last checkpoint this process published
         self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
         self._looked = -_LOOK_SECONDS
+        self._looking: asyncio.Task[None] | None = None
         self._kept: tuple[Signed, Edge] | None = None  # of a log that others write
+        # Of a signed head, the part of proofs above their lowest tile, which its 256 entries share.
+        self._uppers: tuple[Signed | None, dict[int, list[bytes]]] = (None, {})
         self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
         self._dirty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -157,7 +163,7 @@ class Log:
         """Answer everything that was taken, publish the last head, and stop."""
         if self.batcher:
             await self.batcher.close()
-        for task in self._tasks:
+        for task in (*self._tasks, *filter(None, (self._looking,))):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -280,7 +286,7 @@ class Log:
         leaves = [outcome.leaves[at] for at in ends] if outcome.leaves else ()
         some = Submission([submission.drafts[at] for at in ends])
         for at, receipt in zip(
-            ends, await self.receipts(some, outcome._replace(indices=indices, leaves=leaves)), strict=True
+            ends, await self.receipts(some, replace(outcome, indices=indices, leaves=leaves)), strict=True
         ):
             self._note_answer(submission, outcome, at, receipt.proof, receipt.leaf_hash)
 
@@ -344,6 +350,10 @@ class Log:
         """
         if now := self._latest_now(at_least):
             return now
+        return await self._look()
+
+    async def _look(self) -> Signed:
+        """Ask the database for the published head, and return the larger one of that and our own."""
         own = self.sequencer.signed if self.sequencer else None
         published = await self.published()
         if own and own.size > published.size:
@@ -370,9 +380,19 @@ class Log:
             own, interval = None if self.refusal else self.sequencer.signed, _LOOK_SECONDS
         else:
             own, interval = self._kept[0] if self._kept else None, _FOLLOW_SECONDS
-        # Another writer of this log may have published more: look now and then, also when nobody asks for a size.
-        looked = time.monotonic() - self._looked < interval
-        return own if own and looked and own.size >= max(at_least, self._seen) else None
+        # Another writer of this log may have published more: look now and then, also when nobody asks for a size. In good time, and
+        # beside the requests: otherwise all that come in the meantime would have to wait.
+        age = time.monotonic() - self._looked
+        if interval / 2 < age < interval and self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look_beside())
+        return own if own and age < interval and own.size >= max(at_least, self._seen) else None
+
+    async def _look_beside(self) -> None:
+        try:
+            with contextlib.suppress(StoreError, NotThere):  # whoever needs it will ask, and be told
+                await self._look()
+        finally:
+            self._looking = None
 
     def _edge_now(self) -> Edge | None:
         """Return the right edge of a signed head that is in memory."""
@@ -418,24 +438,35 @@ class Log:
             )
         return await self._prove(plan_inclusion(index, size), size, signed, index)
 
-    def prove_now(self, index: int, size: int | None) -> Proof | None:
+    def prove_now(self, index: int) -> Proof | None:
         """Prove an entry under the latest signed head, when everything needed is in memory; else None."""
         signed, edge = self._latest_now(index + 1), self._edge_now()
-        if not signed or not edge or edge.size != signed.size or size not in (None, signed.size):
+        if not signed or not edge or edge.size != signed.size:
+            return None
+
+        bottom = self._rows_now(edge, 0, index // TILE_WIDTH)
+        if bottom is None:
             return None
 
         def rows_of(level: int, tile: int) -> Rows:
-            rows = self._rows_now(edge, level, tile)
+            rows = self._rows_now(edge, level, tile) if level else bottom
             if rows is None:
                 raise _Cold
             return rows
 
+        if self._uppers[0] is not signed:
+            self._uppers = (signed, {})
+        uppers = self._uppers[1]
+        upper = uppers.get(index // TILE_WIDTH)
         try:
-            hashes = path(index, signed.size, edge.tails, rows_of)
-            leaf = hash_at(rows_of(0, index // TILE_WIDTH), 0, index % TILE_WIDTH)
+            if upper is None:
+                upper = path(index, signed.size, edge.tails, rows_of, 8)
+                if len(uppers) < _MAX_UPPERS:
+                    uppers[index // TILE_WIDTH] = upper
+            lower = path(index, signed.size, edge.tails, rows_of, 0, 8)
         except _Cold:
             return None
-        return Proof(signed.size, signed.root, hashes, signed, [], leaf)
+        return Proof(signed.size, signed.root, lower + upper, signed, [], hash_at(bottom, 0, index % TILE_WIDTH))
 
     def _rows_now(self, edge: Edge | None, level: int, index: int) -> Rows | None:
         """Return the rows of a tile from the right edge or the cache."""

@@ -6,10 +6,12 @@ All entries of a batch share head, checkpoint and the upper part of their proofs
 
 from __future__ import annotations
 
-from binascii import b2a_base64
+from binascii import b2a_base64, hexlify
+from collections.abc import Sequence
 
 import orjson
 
+from muniment.hashing import HASH_SIZE
 from muniment.receipt import RECEIPT_TYPE
 from muniment.tree import Growth, path
 from muniment_server.admission import EventDraft
@@ -17,6 +19,8 @@ from muniment_server.cache import Rows
 
 _SHARED = 3
 """Entries whose index differs in the lowest bits alone share the proof from this height on."""
+_HEX = 64
+"""Characters of a hash."""
 
 
 class Maker:
@@ -27,6 +31,7 @@ class Maker:
         self._size = growth.edge.size
         self._tails = growth.edge.tails
         self._uppers: dict[int, bytes] = {}
+        self._lowers: dict[int, tuple[bytes, bytes, bytes]] = {}
         self._before = b'{"typ":"%b","origin":%b,"index":' % (RECEIPT_TYPE.encode(), orjson.dumps(origin))
         self._inclusion = b'","inclusion":{"tree_size":%d,"hashes":[' % self._size
         self._after = b']},"checkpoint":%b' % orjson.dumps(note)
@@ -40,29 +45,45 @@ class Maker:
 
     def receipt(self, index: int, leaf: bytes, draft: object) -> bytes:
         """Return the JSON text of a receipt; that of an event opens its members. Raises KeyError as :meth:`proof`."""
-        lower = path(index, self._size, self._tails, self._rows, 0, _SHARED)
         upper = self._uppers.get(index >> _SHARED)
-        if upper is None:
-            upper = self._upper(index >> _SHARED)
-        hashes = [b'"%b"' % part.hex().encode() for part in lower]
-        if upper:
-            hashes.append(upper)
-        parts = (
-            self._before,
-            b'%d,"leaf":"' % index,
-            b2a_base64(leaf, newline=False),
-            self._inclusion,
-            b",".join(hashes),
-            self._after,
-            _opened(draft) if isinstance(draft, EventDraft) else b"}",
+        return b"".join(
+            (
+                self._before,
+                b'%d,"leaf":"' % index,
+                b2a_base64(leaf, newline=False),
+                self._inclusion,
+                self._lower(index),
+                self._upper(index >> _SHARED) if upper is None else upper,
+                self._after,
+                _opened(draft) if isinstance(draft, EventDraft) else b"}",
+            )
         )
-        return b"".join(parts)
+
+    def _lower(self, index: int) -> bytes:
+        """Return the JSON text of the proof below height _SHARED."""
+        if index | 7 >= self._size:  # at the right end some of it is missing
+            return hex_list(path(index, self._size, self._tails, self._rows, 0, _SHARED))
+        rows = self._lowers.get(index >> 8)
+        if rows is None:
+            found = self._rows(0, index >> 8)
+            rows = self._lowers[index >> 8] = (hexlify(found[0]), hexlify(found[1]), hexlify(found[2]))
+        first, second, third = rows
+        position = index & 255
+        a, b, c = (position ^ 1) * _HEX, (position >> 1 ^ 1) * _HEX, (position >> 2 ^ 1) * _HEX
+        return b'"%b","%b","%b"' % (first[a : a + _HEX], second[b : b + _HEX], third[c : c + _HEX])
 
     def _upper(self, part: int) -> bytes:
-        """Return the JSON text of the proof above height _SHARED, which neighbouring entries have in common."""
-        hashes = path(part << _SHARED, self._size, self._tails, self._rows, _SHARED)
-        found = self._uppers[part] = b",".join([b'"%b"' % value.hex().encode() for value in hashes])
+        """Return the JSON text of the proof from height _SHARED on, which neighbouring entries have in common, and the comma before."""
+        text = hex_list(path(part << _SHARED, self._size, self._tails, self._rows, _SHARED))
+        # The right-most part has nothing below _SHARED when it is a single entry.
+        alone = part << _SHARED == self._size - 1
+        found = self._uppers[part] = b"," + text if text and not alone else text
         return found
+
+
+def hex_list(hashes: Sequence[bytes]) -> bytes:
+    """Return hashes as the inside of a JSON array: in hex, between quotes, with commas."""
+    return b'"%b"' % hexlify(b"".join(hashes), '"', HASH_SIZE).replace(b'"', b'","') if hashes else b""
 
 
 def _opened(draft: EventDraft) -> bytes:

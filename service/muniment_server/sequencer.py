@@ -203,7 +203,7 @@ class Sequencer:
             answers = [round_.assign(one, keys.get((one.caller, one.key or "")), self._ttl) for one in batch]
             if not round_.entries:
                 _, signed = await self._signed_state()
-                return [_outcome(answer, signed, None) for answer in answers]
+                return _sign_off(answers, signed, None)
             try:
                 signed, growth = await self._commit(state, round_)
             except Known:
@@ -215,8 +215,7 @@ class Sequencer:
                 await self._load()
                 continue
             self._careful = max(self._careful - 1, 0)
-            maker = Maker(self._log.origin, growth, signed.note)
-            return [_outcome(answer, signed, maker) for answer in answers]
+            return _sign_off(answers, signed, Maker(self._log.origin, growth, signed.note))
         raise StoreError(f"other writers won {_TRIES} times in a row")
 
     @step("sequencer.look_up")
@@ -367,7 +366,9 @@ class Sequencer:
         return self._signed_edge
 
 
-def _outcome(answer: Outcome | Refused, signed: Signed, maker: Maker | None) -> Outcome | Refused:
-    if isinstance(answer, Refused):
-        return answer
-    return Outcome(answer.indices, answer.leaves, answer.new, signed, maker, answer.replayed)
+def _sign_off(answers: list[Outcome | Refused], signed: Signed, maker: Maker | None) -> list[Outcome | Refused]:
+    """Give each outcome the signed head that its entries are under."""
+    for answer in answers:
+        if isinstance(answer, Outcome):
+            answer.signed, answer.maker = signed, maker
+    return answers

@@ -62,7 +62,12 @@ class Signed:
     note: str
 
 
-class Outcome(NamedTuple):
+UNSIGNED = Signed(0, EMPTY_ROOT, "")
+"""Stands in an Outcome until its round is signed."""
+
+
+@dataclass(slots=True)
+class Outcome:
     """Where the entries of one submission are, at a signed head that holds them all.
 
     `indices` and `leaves` have one element for each draft; `new` counts the entries this submission added. `maker` makes proofs and
@@ -72,13 +77,9 @@ class Outcome(NamedTuple):
     indices: Sequence[int]
     leaves: Sequence[bytes]
     new: int
-    signed: Signed
+    signed: Signed = UNSIGNED
     maker: Maker | None = None
     replayed: bool = False
-
-
-UNSIGNED = Signed(0, EMPTY_ROOT, "")
-"""Stands in an Outcome until its round is signed."""
 
 
 @dataclass(slots=True)
@@ -102,33 +103,43 @@ class Round:
         if stored is not None:
             return _replay(submission, stored)
         before = len(self.entries)
-        placed = [self._place(draft) for draft in submission.drafts]
+        indices, leaves = self._place(submission.drafts)
         new = len(self.entries) - before
         first = submission.drafts[0]
         if submission.key is not None and isinstance(first, EventDraft):
             mark = submission.fingerprint(first.seed)
-            row = IdempotencyRow(submission.caller, submission.key, mark, placed[0][0], new, self.stamp + ttl)
+            row = IdempotencyRow(submission.caller, submission.key, mark, indices[0], new, self.stamp + ttl)
             self.keys.append(row)
-        return Outcome([index for index, _ in placed], [leaf for _, leaf in placed], new, UNSIGNED)
+        return Outcome(indices, leaves, new)
 
-    def _place(self, draft: Draft) -> tuple[int, bytes]:
-        if isinstance(draft, RawDraft):
-            leaf = draft.leaf
-            index = self.known.get(leaf)
-            if index is None:
-                key = leaf_key(draft.hash)
-                self.raw_keys.append(key)
-                index = self.known[leaf] = self._add(NewEntry(leaf, key), draft.hash)
-            return index, leaf
-        leaf = draft.leaf(self.logged_at)
-        value = leaf_hash(leaf)
-        payload, seed = (draft.payload, draft.seed) if isinstance(draft, EventDraft) else (None, None)
-        return self._add(NewEntry(leaf, leaf_key(value), payload, seed), value), leaf
-
-    def _add(self, entry: NewEntry, value: LeafHash) -> int:
-        self.entries.append(entry)
-        self.hashes.append(value)
-        return self.first + len(self.entries) - 1
+    def _place(self, drafts: Sequence[Draft]) -> tuple[list[int], list[bytes]]:
+        """Give each draft its index; return these and the leaves."""
+        indices: list[int] = []
+        leaves: list[bytes] = []
+        known, entries, hashes = self.known, self.entries, self.hashes
+        following = self.first + len(entries)
+        for draft in drafts:
+            kind = type(draft)
+            if kind is RawDraft:
+                leaf, value = draft  # type: ignore[misc]
+                index = known.get(leaf)
+                if index is None:
+                    index = known[leaf] = following
+                    key = leaf_key(value)
+                    self.raw_keys.append(key)
+                    entries.append(NewEntry(leaf, key))
+                    hashes.append(value)
+                    following += 1
+            else:
+                leaf = draft.leaf(self.logged_at)  # type: ignore[operator]
+                value, index = leaf_hash(leaf), following
+                payload, seed = (draft.payload, draft.seed) if isinstance(draft, EventDraft) else (None, None)
+                entries.append(NewEntry(leaf, leaf_key(value), payload, seed))
+                hashes.append(value)
+                following += 1
+            indices.append(index)
+            leaves.append(leaf)
+        return indices, leaves
 
 
 def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:
@@ -140,4 +151,4 @@ def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:
             "this Idempotency-Key was used for another body",
             "Use a new key for a new event; repeat a request with exactly the same body.",
         )
-    return Outcome(range(row.first_index, row.first_index + row.count), (), 0, UNSIGNED, replayed=True)
+    return Outcome(range(row.first_index, row.first_index + row.count), (), 0, replayed=True)

@@ -447,7 +447,7 @@ async def test_a_sweep_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatc
 OF_THE_PROTOCOL = {
     "_start_asgi_task", "client", "connection_lost", "connection_made", "cycle", "data_received", "expect_100_continue", "flow",
     "headers", "loop", "on_body", "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "parser",
-    "pipeline", "scope", "server_state", "transport", "url",
+    "pipeline", "scope", "server_state", "shutdown", "transport", "url",
 }  # fmt: skip
 OF_A_REQUEST = {
     "disconnected", "keep_alive", "message_event", "response_complete", "response_started", "waiting_for_100_continue",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httptools
 import httpx
 import orjson
 import pytest
@@ -19,10 +22,11 @@ from muniment_server.admission import EventDraft, draft_event, draft_raw
 from muniment_server.app import create_app
 from muniment_server.receipts import Maker
 from muniment_server.settings import Settings
-from muniment_server.web.hot import Hot
+from muniment_server.web.hot import Fields, Hot
 from muniment_server.web.service import Service
 from tests.live import LiveServer
 from tests.service.http_check import JSON, NDJSON, Verifier, bundle, client, head_size, ndjson
+from tests.service.http_raw import address, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
 
 SHORT = {"Accept": "application/json, image/png;q=0.1"}
@@ -221,6 +225,105 @@ LEFT = [
 ]
 
 
+def asked(one: tuple[bytes, bytes, list[tuple[bytes, bytes]]]) -> tuple[bytes, bytes, Fields]:
+    method, url, headers = one
+    return method, url, Fields.of(headers)
+
+
+class Parsed:
+    """What the real parser makes of bytes: one whole request and nothing else, or nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        self.url, self.body, self.ends = b"", b"", 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(data)
+            self.good = self.ends == 1 and parser.should_keep_alive() and parser.get_http_version() == "1.1"
+        except httptools.HttpParserError:
+            self.good = False
+        self.method = parser.get_method()
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.ends += 1
+
+
+WHOLE = [
+    b"POST /logs/raw/entries HTTP/1.1\r\nHost: x\r\nX-Odd: a b:c\r\nContent-Length: 5\r\n\r\nhello",
+    b"GET /proof/inclusion?index=0 HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
+]
+
+
+def spoil_known_blocks(hot: Hot) -> None:
+    """Whatever happens to the bytes: only what the parser would understand the same way is answered without it."""
+    answered = 0
+    for whole in WHOLE:
+        assert hot.find_whole(whole) is None, "no block is known yet"
+        hot.remember(whole, Fields.of(Parsed(whole).headers))
+        assert hot.find_whole(whole)
+        odd = [
+            whole[:at] + bytes([byte]) + whole[at + cut :] for at in range(len(whole)) for cut in (0, 1) for byte in ODD
+        ]
+        short = [whole[:at] for at in range(len(whole))]
+        joined = [one + other for one in WHOLE for other in WHOLE]
+        for data in (*odd, *short, *joined):
+            seen = []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(hot, "find", lambda *found, seen=seen: seen.append(found) or FOUND)
+                found = hot.find_whole(data)
+            if not found:
+                continue
+            answered += 1
+            ((method, url, fields),) = seen
+            parsed = Parsed(data)
+            assert parsed.good, data
+            assert (method, url, fields.headers, found[1]) == (parsed.method, parsed.url, parsed.headers, parsed.body)
+    assert answered > 100, "other bodies and other resources are"
+    for block in (
+        b"Host : x",
+        b"Host:x",
+        b"Host:  x",
+        b"Host: x ",
+        b"A: b\r\n c",
+        b"X: " + bytes(1025).replace(b"\0", b"y"),
+    ):
+        data = b"GET / HTTP/1.1\r\n%b\r\n\r\n" % block
+        hot.remember(data, Fields.of(Parsed(data).headers))
+        assert hot.find_whole(data) is None, "not a block that looks the same to every reader"
+    for number in range(1000):
+        hot.remember(b"GET / HTTP/1.1\r\nX: %d\r\n\r\n" % number, Fields.of([(b"x", b"%d" % number)]))
+    assert len(hot._blocks) <= 256
+
+
+FOUND: Any = object()
+ODD = b'\0\t\n\r !"#%&+-./0159:;=?AHZ_az~\x7f\x80\xff'
+
+
+def test_a_request_in_pieces_is_the_same_request(served: tuple[Instance, LiveServer]):
+    """However the bytes of a connection are cut: the same answers, whether fields are known or not, and alone or not."""
+    one = request_bytes("GET", "/proof/inclusion?index=7")
+    bad = request_bytes("POST", "/logs/raw/entries", b'{"typ":"muniment/x"}')
+    expected = [200, 422, 200, 422]
+    with socket.create_connection(address(served[1].url), timeout=10) as connection:
+        for at in range(1, len(one + bad), 7):
+            for part in (one, bad, (one + bad)[:at], (one + bad)[at:]):
+                connection.sendall(part)
+                time.sleep(0.002)
+            received = b""
+            while len(statuses(received)) < 4:
+                received += connection.recv(65536)
+            assert statuses(received) == expected
+
+
 def test_which_requests_go_the_short_way(tmp_path: Path, request: pytest.FixtureRequest):
     with instance_on("sqlite", request, tmp_path, (DEFAULT, RAW)) as instance:
         asyncio.run(_which(instance))
@@ -232,12 +335,13 @@ async def _which(instance: Instance) -> None:
     await service.start()
     try:
         hot = Hot(service)
-        assert hot.find(*TAKEN[0]) is None, "API keys have to be read first"
+        assert hot.find(*asked(TAKEN[0])) is None, "API keys have to be read first"
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
             assert (await http.get("/proof/inclusion?index=0")).status_code == 200
         for one in TAKEN:
-            assert hot.find(*one), one
+            assert hot.find(*asked(one)), one
         for one in LEFT:
-            assert hot.find(*one) is None, one
+            assert hot.find(*asked(one)) is None, one
+        spoil_known_blocks(hot)
     finally:
         await service.catalog.close()

@@ -642,7 +642,7 @@ async def test_a_log_that_only_reads(rig: Rig, make: Make):
     await asyncio.sleep(0.15)
     assert (await reader.latest()).size == 22, "it follows"
     assert (await reader.latest(at_least=22)).size == 22
-    now = reader.prove_now(5, None)
+    now = reader.prove_now(5)
     assert now
     assert now == await reader.prove_inclusion(5, None)
     assert now.hashes == (await writer.prove_inclusion(5, 22)).hashes

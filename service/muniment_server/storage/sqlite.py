@@ -39,6 +39,8 @@ OLDEST_SAFE = (3, 51, 3)
 """Before this version a WAL reset could lose a committed transaction."""
 _BUSY_MILLISECONDS = 10_000
 _READERS = 4
+_WRITER_KIBIBYTES = 8192
+"""Pages the writer keeps. Each entry goes to another page of the hash index, so the usual two megabytes are soon too few."""
 _AT_ONCE = 512
 """Entries that are read back without a thread: a fraction of a millisecond."""
 
@@ -129,6 +131,7 @@ class SqliteStore:
         try:
             path.touch(mode=0o600)  # it holds payloads and seeds; SQLite gives its other files the same mode
             writer = connect(path)
+            writer.execute(f"PRAGMA cache_size = -{_WRITER_KIBIBYTES}")
             migrate_sqlite(writer)
         except (apsw.Error, OSError) as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 Header = tuple[bytes, bytes]
+Headers = Sequence[Header]
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
@@ -22,7 +23,7 @@ class Ask(NamedTuple):
     path: str
     raw_path: bytes
     query: bytes
-    headers: Sequence[tuple[bytes, bytes]]
+    headers: Headers
     params: Mapping[str, Any]
     request: Request | None = None  # where the body comes from, unless it is here already
 

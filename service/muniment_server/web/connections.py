@@ -11,6 +11,7 @@ from typing import Protocol
 
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.web.wire import Outbox
 
 _SWEEP_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
@@ -37,6 +38,7 @@ class Connections:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.client_seconds = settings.client_seconds
         self.keep_alive_seconds = settings.keep_alive_seconds
+        self.outbox = Outbox()
         self._most = settings.max_connections
         self._most_of_one = settings.max_connections_per_address
         self._metrics = metrics

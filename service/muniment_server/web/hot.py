@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from starlette.responses import Response
 
@@ -21,24 +21,38 @@ from muniment_server.catalog import DEFAULT_LOG
 from muniment_server.log import Log
 from muniment_server.submission import Outcome
 from muniment_server.web import read, write
-from muniment_server.web.ask import MAX_HEADERS, Answer, Ask
+from muniment_server.web.ask import MAX_HEADERS, Answer, Ask, Headers
 from muniment_server.web.request import Caller
 from muniment_server.web.routes import ROUTES, Route
 from muniment_server.web.service import Service
 
 Respond = Callable[[Answer | Response], None]
-Headers = Sequence[tuple[bytes, bytes]]
 
 _LOG = rb"(?:/logs/(?P<log>[a-z0-9][a-z0-9-]{0,62}))?"
 _POST = re.compile(rb"(?P<v1>/v1)?" + _LOG + rb"/(?P<what>entries|add)")
 _FILE = re.compile(_LOG + rb"/tile/(?P<path>[0-9a-z/.]+)")
-_QUESTION = re.compile(rb"(?:/v1)?" + _LOG + rb"/proof/inclusion\?[a-z0-9_=&]+")
+_QUESTION = re.compile(rb"(?:/v1)?" + _LOG + rb"/proof/inclusion\?index=(?P<index>0|[1-9][0-9]{0,17})")
+_LINE = re.compile(rb"(GET|POST) (/[a-z0-9/._?=&-]*) HTTP/1\.1")
+_MAX_BLOCK, _MAX_BLOCKS = 1024, 256
+"""Bytes of a block of header fields that is remembered, and how many of them."""
 _LENGTH = re.compile(rb"[0-9]{1,8}")
 _ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 """Fields that ask for something this path does not do."""
 _BY_PATH = {(route.method, route.path): route for route in ROUTES}
 _ENTRIES, _ADD = _BY_PATH["POST", "/entries"], _BY_PATH["POST", "/add"]
 _TILE, _PROOF = _BY_PATH["GET", "/tile/{path:path}"], _BY_PATH["GET", "/proof/inclusion"]
+
+
+class Fields(NamedTuple):
+    """A block of header fields. `length` is that of the body; None when a field asks for something that is not done here."""
+
+    headers: Headers
+    length: int | None
+
+    @classmethod
+    def of(cls, headers: Headers) -> Fields:
+        """Return what the fields of a request ask for."""
+        return cls(headers, _plain(headers))
 
 
 class Job(Protocol):
@@ -53,20 +67,46 @@ class Hot:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._blocks: dict[bytes, Fields] = {}
 
-    def find(self, method: bytes, url: bytes, headers: Headers) -> Job | None:
+    def find(self, method: bytes, url: bytes, fields: Fields) -> Job | None:
         """Return how to answer a request whose head is complete; None leaves it to the application."""
-        length = _plain(headers)
-        if length is None:
+        if fields.length is None:
             return None
         try:
             if method == b"POST":
-                return self._append(url, headers, length)
-            if method == b"GET" and not length:
-                return self._read(url, headers)
+                return self._append(url, fields.headers, fields.length)
+            if method == b"GET" and not fields.length:
+                return self._read(url, fields.headers)
         except Exception:  # noqa: BLE001 - whatever it is, the application meets it too, and says so
             return None
         return None
+
+    def find_whole(self, data: bytes) -> tuple[Job, bytes] | None:
+        """Return how to answer a request that came in one piece, and its body, if its header fields are known byte for byte.
+
+        A connection mostly sends the same block again and again. What the parser made of it once, it would make of it again.
+        """
+        at = data.find(b"\r\n")
+        end = data.find(b"\r\n\r\n", at) + 4
+        fields = self._blocks.get(data[at:end])
+        if fields is None or len(data) != end + (fields.length or 0):
+            return None
+        line = _LINE.fullmatch(data, 0, at)
+        job = line and self.find(line[1], line[2], fields)
+        return (job, data[end:]) if job else None
+
+    def remember(self, data: bytes, fields: Fields) -> None:
+        """Remember the fields of a request that the parser took, and whose bytes begin with `data`."""
+        at = data.find(b"\r\n")
+        end = data.find(b"\r\n\r\n", at) + 4
+        block = data[at:end]
+        # Only what looks the same to every reader: one line for each field, nothing folded, no other space, no bare CR or LF.
+        plain = b"".join([b"\r\n%b: %b" % field for field in fields.headers]) + b"\r\n\r\n"
+        if len(block) <= _MAX_BLOCK and block.lower() == plain.lower():
+            if len(self._blocks) >= _MAX_BLOCKS:
+                self._blocks.clear()
+            self._blocks[block] = fields
 
     def _log(self, name: bytes | None) -> Log | None:
         return self._service.catalog.opened(name.decode() if name else DEFAULT_LOG)
@@ -78,7 +118,7 @@ class Hot:
             return None
         _, path, job = found
         ask = Ask(path, url, b"", headers, {})
-        caller = self._service.access.caller_now(ask, log)
+        caller = self._service.access.caller_now(headers, log)
         if caller is None:
             return None
         limit = write.check_entry(ask, log, caller) if job is _Entry else write.check_plain(log, caller)
@@ -90,14 +130,14 @@ class Hot:
         log = None if found is None else self._log(found[0])
         if found is None or log is None:
             return None
-        path, _, query = url.partition(b"?")
-        ask = Ask(path.decode(), path, query, headers, {})
-        caller = self._service.access.caller_now(ask, log)
+        caller = self._service.access.caller_now(headers, log)
         if caller is None:
             return None
         wanted = found[1]
-        answer = read.prove_now(ask, log, caller) if wanted is None else read.file_now(log, caller, wanted)
-        route = _PROOF if wanted is None else _TILE
+        if isinstance(wanted, int):
+            route, answer = _PROOF, read.prove_now(log, caller, wanted)
+        else:
+            route, answer = _TILE, read.file_now(log, caller, wanted)
         return None if answer is None else _Ready(self._service, route, answer, started)
 
 
@@ -111,9 +151,10 @@ def _file(url: bytes) -> tuple[bytes | None, Tile | Bundle] | None:
         return None
 
 
-def _proof(url: bytes) -> tuple[bytes | None, None] | None:
+def _proof(url: bytes) -> tuple[bytes | None, int] | None:
+    """Return the log and the index that a proof is asked of, in its latest tree; None for every other question."""
     found = _QUESTION.fullmatch(url)
-    return found and (found["log"], None)
+    return found and (found["log"], int(found["index"]))
 
 
 @functools.lru_cache(1024)

@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 import httptools
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from muniment_server.web.ask import MAX_HEADERS, Answer
 from muniment_server.web.connections import Connections
 from muniment_server.web.errors import problem
-from muniment_server.web.hot import Hot, Job
+from muniment_server.web.hot import Fields, Hot, Job
+from muniment_server.web.wire import encode, encode_last
 
 MIN_RATE = 8192
 """Bytes per second a client must send or read, on average over `client_seconds`: 16 MiB may take 35 minutes."""
@@ -75,6 +75,7 @@ class Protocol(HttpToolsProtocol):
         self._all = connections
         self._hot = hot
         self._job: Job | None = None  # while its body is being received
+        self._first = b""  # what came in one piece with the first byte of the request that is being parsed
         self._body = b""
         self._jobs_cycle = _Short()
         self._grace = connections.client_seconds
@@ -109,6 +110,10 @@ class Protocol(HttpToolsProtocol):
         if self._refusal is not None:
             return
         before = self._phase
+        if before in (_OPENED, _IDLE):
+            if self._hot is not None and self._answer_whole(self._hot, data):
+                return
+            self._first = data
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -123,6 +128,19 @@ class Protocol(HttpToolsProtocol):
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEADERS:
                     self._refuse_head()
+
+    def _answer_whole(self, hot: Hot, data: bytes) -> bool:
+        """Answer a plain request that is here from its first byte to its last, and whose fields are known, without the parser."""
+        found = None if self.flow.write_paused else hot.find_whole(data)
+        if found is None:
+            return False
+        self.cycle = self._jobs_cycle = _Short()  # type: ignore[assignment]
+        self._busy = True
+        self._phase = _ANSWER
+        self._deadline = _FOREVER
+        job, body = found
+        job.run(body, self._respond)
+        return True
 
     # --- what the parser calls ---
 
@@ -150,6 +168,7 @@ class Protocol(HttpToolsProtocol):
             self._reject("pipelining", _problem(503, "overloaded", detail, "Wait for answers before asking more.", 1))
             raise ValueError("pipelining")
         self._job = self._find_job()
+        self._first = b""
         if self._job is not None:
             self._body = b""
             self.cycle = self._jobs_cycle = _Short()  # type: ignore[assignment]
@@ -167,7 +186,11 @@ class Protocol(HttpToolsProtocol):
             return None
         if self.parser.get_http_version() != "1.1":
             return None
-        return self._hot.find(self.parser.get_method(), self.url, self.headers)
+        fields = Fields.of(self.headers)
+        job = self._hot.find(self.parser.get_method(), self.url, fields)
+        if job is not None and self._first:
+            self._hot.remember(self._first, fields)
+        return job
 
     def _hand_over(self) -> None:
         """Give the request to the application."""
@@ -208,8 +231,11 @@ class Protocol(HttpToolsProtocol):
         short.response_complete = True
         if self.transport.is_closing():
             return
-        self.transport.write(_encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive))
-        if not short.keep_alive:
+        data = encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive)
+        if short.keep_alive:
+            self._all.outbox.add(self.transport, data)
+        else:
+            self._write_at_once(data)
             self.transport.close()
         self.on_response_complete()
 
@@ -235,6 +261,15 @@ class Protocol(HttpToolsProtocol):
                 self.loop.time() + self._grace
             )  # answered before the body was here: it is dropped, but not for ever
 
+    def _write_at_once(self, data: bytes) -> None:
+        self._all.outbox.flush()  # an answer to an earlier request may wait there
+        self.transport.write(data)
+
+    def shutdown(self) -> None:
+        """End the connection, once what is being answered is."""
+        self._all.outbox.flush()
+        super().shutdown()
+
     def _rest(self) -> None:
         self._phase = _IDLE
         self._deadline = self.loop.time() + self._all.keep_alive_seconds
@@ -243,6 +278,7 @@ class Protocol(HttpToolsProtocol):
 
     def check(self, now: float) -> int:
         """End what took too long. Returns how many bytes of answers wait to be read."""
+        self._all.outbox.flush()
         if now > self._deadline:
             self._late(now)
         unsent = self.transport.get_write_buffer_size()
@@ -326,39 +362,11 @@ class Protocol(HttpToolsProtocol):
         """Send it, and drop what still comes for a while: closing at once would reset the connection, and the answer be lost."""
         self._phase = _REFUSED
         self._deadline = self.loop.time() + min(_LINGER, self._grace)
-        self.transport.write(self._refusal or b"")
+        self._write_at_once(self._refusal or b"")
         self.transport.write_eof()
         self.flow.resume_reading()
 
 
 def _problem(status: int, code: str, detail: str, hint: str, retry_after: int | None = None) -> bytes:
     extra = {} if retry_after is None else {"retry_after": retry_after}
-    return _wire(problem(status, code, detail, hint, **extra))
-
-
-def _encode(answer: Answer | Response, defaults: Sequence[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:
-    """Return an answer as it goes out: what uvicorn writes of the same answer of an application."""
-    if isinstance(answer, Response):
-        status, body, own, last = answer.status_code, bytes(answer.body), tuple(answer.raw_headers), b""
-    else:
-        body, media_type, status, own = answer
-        last = b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type.encode())
-    lines = b"".join([_defaults(defaults), *[b"%b: %b\r\n" % field for field in own], last])
-    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-    return b"".join((STATUS_LINE[status], lines, end, body))
-
-
-_last_defaults: tuple[Sequence[tuple[bytes, bytes]], bytes] = ((), b"")
-
-
-def _defaults(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the fields that stand in every answer: the date. uvicorn makes a new list each second."""
-    global _last_defaults  # noqa: PLW0603 - one for the process, as uvicorn's own
-    if _last_defaults[0] is not fields:
-        _last_defaults = (fields, b"".join([b"%b: %b\r\n" % field for field in fields]))
-    return _last_defaults[1]
-
-
-def _wire(response: Response) -> bytes:
-    lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
-    return b"".join([STATUS_LINE[response.status_code], *lines, b"connection: close\r\n\r\n", bytes(response.body)])
+    return encode_last(problem(status, code, detail, hint, **extra))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from binascii import hexlify
 from hashlib import sha256
 from typing import Any
 
@@ -15,6 +16,7 @@ from muniment.hashing import HASH_SIZE
 from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
 from muniment_server.admission import Refused
 from muniment_server.log import Log, NotThere, Proof
+from muniment_server.receipts import hex_list
 from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, Header
 from muniment_server.web.request import Caller, Query
 from muniment_server.web.write import form_of
@@ -86,39 +88,38 @@ async def get_receipt(ask: Ask, log: Log, caller: Caller) -> Answer:
 # --- proofs -------------------------------------------------------------------------------------------------------------
 
 
-def _which(ask: Ask, log: Log, caller: Caller) -> tuple[int | None, str | None, int | None]:
-    """Return the index or the leaf hash, whichever is given, and the tree size that a GET /proof/inclusion names."""
+def prove_now(log: Log, caller: Caller, index: int) -> Answer | None:
+    """As prove_inclusion of an index in the latest tree, when everything needed is in memory; else None."""
     check_readable(log, caller)
-    query = Query(ask, ("index", "leaf_hash", "tree_size"))
-    index, wanted = query.number("index"), query.text("leaf_hash")
-    if (index is None) == (wanted is None):
-        raise FormatError("give either index or leaf_hash")
-    return index, wanted, query.number("tree_size")
-
-
-def prove_now(ask: Ask, log: Log, caller: Caller) -> Answer | None:
-    """As prove_inclusion, when everything needed is in memory; else None."""
-    index, _, size = _which(ask, log, caller)
-    proof = None if index is None else log.prove_now(index, size)
-    return None if proof is None or index is None else _inclusion(log, index, proof)
+    proof = log.prove_now(index)
+    return None if proof is None else _inclusion(log, index, proof)
 
 
 async def prove_inclusion(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /proof/inclusion: of an entry named by index or leaf hash, in a tree of any size."""
-    index, wanted, size = _which(ask, log, caller)
+    check_readable(log, caller)
+    query = Query(ask, ("index", "leaf_hash", "tree_size"))
+    index, wanted, size = query.number("index"), query.text("leaf_hash"), query.number("tree_size")
+    if (index is None) == (wanted is None):
+        raise FormatError("give either index or leaf_hash")
     if index is None:
         index = await log.find(parse_hex(wanted or "", HASH_SIZE, "leaf_hash"))
     return _inclusion(log, index, await log.prove_inclusion(index, size))
 
 
 def _inclusion(log: Log, index: int, proof: Proof) -> Answer:
-    leaf = proof.leaf_hash.hex()
+    leaf = hexlify(proof.leaf_hash)
     log.note(
-        "proof", kind="inclusion", first=index, leaf_hash=leaf, second=proof.size, hashes=proof.hashes, root=proof.root
+        "proof",
+        kind="inclusion",
+        first=index,
+        leaf_hash=leaf.decode(),
+        second=proof.size,
+        hashes=proof.hashes,
+        root=proof.root,
     )
     before, after = _frame(log, proof)
-    hashes = b'"%b"' % '","'.join([value.hex() for value in proof.hashes]).encode() if proof.hashes else b""
-    body = b'{"index":%d,"leaf_hash":"%b",%b%b%b' % (index, leaf.encode(), before, hashes, after)
+    body = b'{"index":%d,"leaf_hash":"%b",%b%b%b' % (index, leaf, before, hex_list(proof.hashes), after)
     return Answer(body, JSON, 200, _fresh(log))
 
 

@@ -20,7 +20,7 @@ from muniment_server.catalog import SCOPES, Catalog, digest_of_key
 from muniment_server.log import Log
 from muniment_server.storage import ApiKeyRow, StoreError
 from muniment_server.telemetry import get_logger
-from muniment_server.web.ask import Ask
+from muniment_server.web.ask import Ask, Headers
 
 _KEYS_SECONDS = 0.5
 _KEYS_AGAIN = 0.3  # after this they are read again beside the requests, so that hardly any has to wait for it
@@ -64,32 +64,31 @@ class Access:
         finally:
             self._refresh = None
 
-    def caller_now(self, ask: Ask, log: Log) -> Caller | None:
+    def caller_now(self, headers: Headers, log: Log) -> Caller | None:
         """Return who is calling about `log`; None when the keys have to be read first. Raises Refused as :meth:`caller`."""
         age = self._age()
         if age > _KEYS_SECONDS:
             return None
         if age > _KEYS_AGAIN and self._refresh is None:
             self._refresh = asyncio.get_running_loop().create_task(self._read_beside())
-        return self._caller(ask, log)
+        return self._caller(headers, log)
 
     async def caller(self, ask: Ask, log: Log) -> Caller:
         """Return who is calling about `log`. Raises Refused on a key that is not valid."""
         if self._age() > _KEYS_SECONDS:
             await self._read(_KEYS_SECONDS)
-        return self._caller(ask, log)
+        return self._caller(ask.headers, log)
 
-    def _caller(self, ask: Ask, log: Log) -> Caller:
-        keys = self._keys
-        headers = ask.values(b"authorization")
-        if not headers:
+    def _caller(self, headers: Headers, log: Log) -> Caller:
+        given = [value for name, value in headers if name == b"authorization"]
+        if not given:
             found = self._nobody.get(log.row.log_id)
             if found is None:
                 found = self._nobody[log.row.log_id] = Caller("anonymous", self._anonymous(log))
             return found
-        scheme, _, token = headers[0].partition(" ")
-        good = len(headers) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
-        row = keys.get(digest_of_key(token)) if good else None
+        scheme, _, token = given[0].decode("latin-1").partition(" ")
+        good = len(given) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
+        row = self._keys.get(digest_of_key(token)) if good else None
         if row is None:
             raise Refused(401, "unauthorized", "the API key is not valid", "Send `Authorization: Bearer mk_...`.")
         if row.log_name not in (None, log.row.name):

@@ -1,0 +1,68 @@
+"""Answers as they go out: their bytes, and when these are handed to the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from muniment_server.web.ask import Answer, Header
+
+_TOGETHER = 8
+
+
+class Outbox:
+    """Sends answers a few at a time, at the latest when the event loop has gone through what is ready.
+
+    Handing one answer to the kernel wakes whoever waits for it, on another processor. When that is the same client again and again,
+    it falls asleep in between, and each waking costs more than all the rest of a read. A few at a time, it stays awake.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Any, bytes]] = []
+
+    def add(self, transport: Any, data: bytes) -> None:
+        """Send `data` on `transport`, soon: before anything that is scheduled on the event loop from now on."""
+        if not self._kept:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._kept.append((transport, data))
+        if len(self._kept) >= _TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is kept. Call this before anything else is written, or a connection closed."""
+        kept, self._kept = self._kept, []
+        for transport, data in kept:
+            if not transport.is_closing():
+                transport.write(data)
+
+
+def encode(answer: Answer | Response, defaults: Sequence[Header], *, keep_alive: bool) -> bytes:
+    """Return an answer as it goes out: what uvicorn writes of the same answer of an application."""
+    if isinstance(answer, Response):
+        status, body, own, last = answer.status_code, bytes(answer.body), tuple(answer.raw_headers), b""
+    else:
+        body, media_type, status, own = answer
+        last = b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type.encode())
+    lines = b"".join([_defaults(defaults), *[b"%b: %b\r\n" % field for field in own], last])
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    return b"".join((STATUS_LINE[status], lines, end, body))
+
+
+def encode_last(response: Response) -> bytes:
+    """Return a refusal after which the connection is closed."""
+    return encode(response, (), keep_alive=False)
+
+
+_last_defaults: tuple[Sequence[Header], bytes] = ((), b"")
+
+
+def _defaults(fields: Sequence[Header]) -> bytes:
+    """Return the fields that stand in every answer: the date. uvicorn makes a new list each second."""
+    global _last_defaults  # noqa: PLW0603 - one for the process, as uvicorn's own
+    if _last_defaults[0] is not fields:
+        _last_defaults = (fields, b"".join([b"%b: %b\r\n" % field for field in fields]))
+    return _last_defaults[1]
