@@ -74,7 +74,7 @@ def _measure_store(
             return url
 
         step(f"{store}: storage ceiling")
-        limit = ceiling.run(database(), folder, options.ceiling_seconds)
+        limit = ceiling.run(database(), folder, options.ceiling_seconds, options.preload)
         bytes_of = studies.stored(database(), folder / f"bytes-{store}", options.preload)
         url, data = database(), folder / f"data-{store}"
         echo = stack.enter_context(servers.echo())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from muniment_server.storage.sqlite import SqliteStore
 from tests.bench.bodies import entry, entry_parts
 from tests.bench.generator import percentile
 from tests.bench.machine import SERVER_CORE, pinned
+from tests.bench.plan import BATCH
 
 _SECONDS = 300
 
@@ -49,44 +49,78 @@ def _entries(kind: str, parts: tuple[bytes, bytes], numbers: range) -> list[NewE
     return made
 
 
-async def measure(store: Store, kind: str, batch: int, seconds: float, most: float = math.inf) -> dict[str, float]:
-    """Append batches until `seconds` have gone into Store.append alone, or there are `most` entries; making them is not counted."""
-    created = LogRow(0, f"{kind}-{batch}", f"bench.example/{kind}-{batch}", kind, True, False, 0)
-    log = await store.create_log(created, Head(0, EMPTY_ROOT, 0, 0, "bench"))
-    head, edge = Head(0, EMPTY_ROOT, 0, 0, "bench"), Edge()
-    parts, taken = entry_parts(time.time_ns()), []
-    while sum(taken) < seconds and head.size < most:
-        entries = _entries(kind, parts, range(head.size, head.size + batch))
-        growth = grow(edge, [leaf_hash(made.leaf) for made in entries])
-        after = Head(growth.edge.size, growth.edge.root(), head.logged_at + 1, head.epoch, head.guard_id)
+class _Appender:
+    """Appends to one log of its own through Store.append alone, as the sequencer would."""
+
+    def __init__(self, store: Store, kind: str) -> None:
+        self._store = store
+        self._kind = kind
+        self._parts = entry_parts(time.time_ns())
+        self._head, self._edge = Head(0, EMPTY_ROOT, 0, 0, "bench"), Edge()
+        self._log_id = 0
+
+    @property
+    def size(self) -> int:
+        return self._head.size
+
+    async def start(self, name: str) -> None:
+        """Make the log."""
+        row = LogRow(0, name, f"bench.example/{name}", self._kind, True, False, 0)
+        self._log_id = (await self._store.create_log(row, self._head)).log_id
+
+    async def append(self, batch: int) -> float:
+        """Append a batch; return the seconds that took, without those of making it."""
+        old = self._head
+        entries = _entries(self._kind, self._parts, range(old.size, old.size + batch))
+        growth = grow(self._edge, [leaf_hash(made.leaf) for made in entries])
+        after = Head(growth.edge.size, growth.edge.root(), old.logged_at + 1, old.epoch, old.guard_id)
+        absent = [made.leaf_key for made in entries] if self._kind == "raw" else []
         started = time.perf_counter()
-        await store.append(Grown(log.log_id, after, entries, growth.tiles), head)
-        taken.append(time.perf_counter() - started)
-        head, edge = after, growth.edge
+        await self._store.append(Grown(self._log_id, after, entries, growth.tiles), old, absent)
+        took = time.perf_counter() - started
+        self._head, self._edge = after, growth.edge
+        return took
+
+
+async def fill(store: Store, kind: str, entries: int, name: str = "filled") -> _Appender:
+    """Make a log with at least so many entries."""
+    made = _Appender(store, kind)
+    await made.start(name)
+    while made.size < entries:
+        await made.append(BATCH)
+    return made
+
+
+async def measure(store: Store, kind: str, batch: int, seconds: float, before: int) -> dict[str, float]:
+    """Append batches to a log of `before` entries, until `seconds` have gone into Store.append alone."""
+    log = await fill(store, kind, before, f"{kind}-{batch}")
+    taken: list[float] = []
+    while sum(taken) < seconds:
+        taken.append(await log.append(batch))
     ordered = sorted(taken)
     return {
         "entries_per_second": batch * len(taken) / sum(taken),
         "p50_ms": percentile(ordered, 0.5) * 1000,
         "p99_ms": percentile(ordered, 0.99) * 1000,
-        "entries": head.size,
+        "entries": log.size,
     }
 
 
-async def _main(database: str | None, folder: Path, seconds: float) -> dict[str, Any]:
+async def _main(database: str | None, folder: Path, seconds: float, before: int) -> dict[str, Any]:
     store = await open_store(database, folder)
     try:
         return {
-            f"{kind}-{batch}": await measure(store, kind, batch, seconds)
+            f"{kind}-{batch}": await measure(store, kind, batch, seconds, before if batch > 1 else 0)
             for kind in ("raw", "event")
-            for batch in (1, 1_000)
+            for batch in (1, BATCH)
         }
     finally:
         await store.close()
 
 
-def run(database: str | None, folder: Path, seconds: float) -> dict[str, Any]:
-    """Measure in a process on the server's core."""
-    words = [sys.executable, "-m", "tests.bench.ceiling", str(folder), str(seconds)]
+def run(database: str | None, folder: Path, seconds: float, before: int) -> dict[str, Any]:
+    """Measure in a process on the server's core. `before` is the size of the logs that batches are appended to."""
+    words = [sys.executable, "-m", "tests.bench.ceiling", str(folder), str(seconds), str(before)]
     with pinned(SERVER_CORE):
         done = subprocess.run(
             words,
@@ -105,4 +139,4 @@ def run(database: str | None, folder: Path, seconds: float) -> dict[str, Any]:
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         url = os.environ.get("BENCH_DATABASE") or None
-        print(json.dumps(runner.run(_main(url, Path(sys.argv[1]), float(sys.argv[2])))))
+        print(json.dumps(runner.run(_main(url, Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))))

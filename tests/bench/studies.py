@@ -96,10 +96,9 @@ def stored(database: str | None, folder: Path, entries: int) -> dict[str, Any]:
 
 
 async def _fill_store(database: str | None, folder: Path, entries: int) -> None:
-
     store = await ceiling.open_store(database, folder)
     try:
-        await ceiling.measure(store, "raw", BATCH, math.inf, entries)
+        await ceiling.fill(store, "raw", entries)
     finally:
         await store.close()
 
