@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from muniment.checkpoint import Checkpoint, parse_checkpoint
@@ -107,18 +108,22 @@ class Policy:
 
         Raises FormatError, BadSignature or PolicyNotMet.
         """
-        parsed = parse_note(note)
-        checkpoint = parse_checkpoint(parsed.text)
-        keys = [log.vkey for log in self.logs if log.vkey.name == checkpoint.origin]
-        if not keys:
-            raise PolicyNotMet(f"the policy lists no log called {checkpoint.origin!r}")
-        verify_note(parsed, keys)
-        # Fail closed: this version cannot check cosignatures, and an unchecked quorum is not a quorum.
-        if self.quorum is not None:
-            raise PolicyNotMet(
-                f"quorum {self.quorum!r} needs witness cosignatures, which this version does not evaluate"
-            )
-        return VerifiedCheckpoint(checkpoint, str(parsed))
+        return _verify(self, note)
+
+
+@lru_cache(64)
+def _verify(policy: Policy, note: str | bytes) -> VerifiedCheckpoint:
+    """See :meth:`Policy.verify`. The receipts of a batch hold one and the same note, and a signature costs ten proofs to check."""
+    parsed = parse_note(note)
+    checkpoint = parse_checkpoint(parsed.text)
+    keys = [log.vkey for log in policy.logs if log.vkey.name == checkpoint.origin]
+    if not keys:
+        raise PolicyNotMet(f"the policy lists no log called {checkpoint.origin!r}")
+    verify_note(parsed, keys)
+    # Fail closed: this version cannot check cosignatures, and an unchecked quorum is not a quorum.
+    if policy.quorum is not None:
+        raise PolicyNotMet(f"quorum {policy.quorum!r} needs witness cosignatures, which this version does not evaluate")
+    return VerifiedCheckpoint(checkpoint, str(parsed))
 
 
 class _Parser:
