@@ -60,6 +60,8 @@ ORDER = {
         "sequencer",
         "batcher",
         "fsck",
+        "heads",
+        "reading",
         "scrub",
         "log",
         "catalog",

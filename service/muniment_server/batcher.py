@@ -60,6 +60,8 @@ class Batcher:
         self._running: set[tuple[str, str]] = set()  # Idempotency-Keys from submit until their batch is answered
         self._wake = asyncio.Event()
         self._depth = metrics.queue_depth.labels(name)
+        self._commit_seconds = metrics.commit_seconds.labels(name)
+        self._batch_entries = metrics.batch_entries.labels(name)
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -174,7 +176,7 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - a bug fails this batch, not the task that all later ones need
             get_logger().exception("batch failed unexpectedly", log=self._name)
             return [_failure(error)] * len(batch)
-        self._metrics.commit_seconds.labels(self._name).observe(time.perf_counter() - started)
+        self._commit_seconds.observe(time.perf_counter() - started)
         self._count(answers)
         return answers
 
@@ -193,7 +195,7 @@ class Batcher:
             if count:
                 self._metrics.appends.labels(self._name, outcome).inc(count)
         if new:
-            self._metrics.batch_entries.labels(self._name).observe(new)
+            self._batch_entries.observe(new)
 
 
 def _overloaded(detail: str) -> Refused:

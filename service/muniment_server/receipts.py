@@ -31,6 +31,7 @@ class Maker:
         self._size = growth.edge.size
         self._tails = growth.edge.tails
         self._uppers: dict[int, bytes] = {}
+        self._tops: dict[int, bytes] = {}  # by tile: the proof above it
         self._lowers: dict[int, tuple[bytes, bytes, bytes]] = {}
         self._before = b'{"typ":"%b","origin":%b,"index":' % (RECEIPT_TYPE.encode(), orjson.dumps(origin))
         self._inclusion = b'","inclusion":{"tree_size":%d,"hashes":[' % self._size
@@ -74,9 +75,14 @@ class Maker:
 
     def _upper(self, part: int) -> bytes:
         """Return the JSON text of the proof from height _SHARED on, which neighbouring entries have in common, and the comma before."""
-        text = hex_list(path(part << _SHARED, self._size, self._tails, self._rows, _SHARED))
+        first = part << _SHARED
+        top = self._tops.get(first >> 8)
+        if top is None:
+            top = self._tops[first >> 8] = hex_list(path(first, self._size, self._tails, self._rows, 8))
+        middle = hex_list(path(first, self._size, self._tails, self._rows, _SHARED, 8))
+        text = b",".join(filter(None, (middle, top)))
         # The right-most part has nothing below _SHARED when it is a single entry.
-        alone = part << _SHARED == self._size - 1
+        alone = first == self._size - 1
         found = self._uppers[part] = b"," + text if text and not alone else text
         return found
 

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,59 @@ def test_a_reader_beside_the_writer(instance: Instance) -> None:
         verifier.consistent(read)
         assert audit(read, instance.policy).checkpoint.size == 13
         assert free_of_tracebacks(reader.stderr() + writer.stderr())
+
+
+READS = [
+    "/checkpoint",
+    "/checkpoints",
+    "/log",
+    "/entries?start=200&limit=100",
+    "/entries/299",
+    "/entries/299/receipt",
+    "/proof/inclusion?index=0",
+    "/proof/inclusion?index=299",
+    "/proof/inclusion?index=300",
+    "/proof/inclusion?index=301",
+    "/proof/inclusion?index=7&tree_size=256",
+    "/proof/consistency?first=255",
+    "/tile/0/000",
+    "/tile/0/001.p/45",
+    "/tile/0/001.p/46",
+    "/tile/1/000.p/1",
+    "/tile/entries/000",
+    "/tile/entries/001.p/45",
+]
+
+
+def test_readers_and_the_writer_give_the_same_answers(instance: Instance) -> None:
+    """Byte for byte, from the database and then from memory; and after the log grew, no later than a reader may follow."""
+    env = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.05"}
+    batches = {"": (ndjson(*({"n": n} for n in range(300))), NDJSON), "/logs/raw": (bundle(*LEAVES), {})}
+    with ExitStack() as stack:
+        servers = [stack.enter_context(instance.server(*flags, env=env)) for flags in ((), READER, READER)]
+        https = [stack.enter_context(client(server.url)) for server in servers]
+        for prefix, (body, headers) in batches.items():
+            assert https[0].post(f"{prefix}/entries/batch", content=body, headers=headers).status_code == 201
+            same_answers(https, prefix, 301)
+            assert https[0].post(f"{prefix}/entries", content=b'{"last":1}', headers=JSON).status_code == 201
+            same_answers(https, prefix, 302)
+
+
+def same_answers(https: list[httpx.Client], prefix: str, size: int) -> None:
+    for http in https:
+        wait_published(http, prefix, size)
+    time.sleep(0.25)  # twice what a reader may take to see it
+    for url in READS:
+        answers = {
+            (found.status_code, found.content)
+            for http in https
+            for found in (http.get(prefix + url), http.get(prefix + url))
+        }
+        assert len(answers) == 1, (prefix + url, answers)
+
+
+READER = ("--read-only",)
+LEAVES = [b"leaf %d" % number for number in range(300)]
 
 
 def test_a_reader_holds_no_key_and_no_guard(embedded: Instance, tmp_path: Path) -> None:

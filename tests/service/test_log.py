@@ -20,7 +20,8 @@ from muniment.tree import TileRows, expand, hash_at, hash_in, verify_consistency
 from muniment_server import log as module
 from muniment_server.admission import Refused, draft_event
 from muniment_server.cache import Cache
-from muniment_server.log import Damaged, Log, NotThere
+from muniment_server.heads import Damaged, NotThere
+from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.storage import NewEntry, OutcomeUnknown, Store, StoreError, StoreUnavailable
 from muniment_server.submission import Submission

@@ -11,7 +11,7 @@ from starlette.routing import Match
 
 from muniment.errors import FormatError
 from muniment_server.admission import Refused
-from muniment_server.log import Damaged, NotThere
+from muniment_server.heads import Damaged, NotThere
 from muniment_server.storage import StoreError
 from muniment_server.telemetry import get_logger
 

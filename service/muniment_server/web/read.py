@@ -15,7 +15,9 @@ from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
 from muniment_server.admission import Refused
-from muniment_server.log import Log, NotThere, Proof
+from muniment_server.heads import NotThere
+from muniment_server.log import Log
+from muniment_server.reading import Proof
 from muniment_server.receipts import hex_list
 from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, Header
 from muniment_server.web.request import Caller, Query

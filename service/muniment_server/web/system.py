@@ -16,7 +16,7 @@ from muniment.receipt import Receipt
 from muniment.verify import failure_json, verify_receipt
 from muniment_server.admission import Refused
 from muniment_server.catalog import Catalog
-from muniment_server.log import NotThere
+from muniment_server.heads import NotThere
 from muniment_server.storage import StoreError
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Query, read_body

@@ -11,7 +11,7 @@ import contextlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,15 +140,15 @@ def _arrange(
         draft = drafts[one.at]
         if not isinstance(draft, RawDraft):
             raise AssertionError("a raw log has raw drafts")
-        drafts[one.at] = replace(draft, hash=LeafHash(flip(draft.hash, one.bit)))
+        drafts[one.at] = draft._replace(hash=LeafHash(flip(draft.hash, one.bit)))
         return Submission(drafts)
     if one.what == "leaf":
         faulty_append = faulty.store.append
 
-        async def append(grown: Any, expected: Head) -> None:
+        async def append(grown: Any, expected: Head, absent: Sequence[int] = ()) -> None:
             entries = list(grown.entries)
-            entries[one.at] = replace(entries[one.at], leaf=flip(entries[one.at].leaf, one.bit))
-            await faulty_append(replace(grown, entries=entries), expected)
+            entries[one.at] = entries[one.at]._replace(leaf=flip(entries[one.at].leaf, one.bit))
+            await faulty_append(replace(grown, entries=entries), expected, absent)
 
         faulty.append = append  # type: ignore[attr-defined]
     elif one.what == "stored leaf":

@@ -1,0 +1,129 @@
+"""The heads of a log: the latest one that may be shown, those that were published, and the right edge that goes with them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+from muniment.checkpoint import parse_checkpoint
+from muniment.errors import BadProof
+from muniment.note import parse_note
+from muniment.tree import Edge, partial_tiles
+from muniment_server.sequencer import Sequencer
+from muniment_server.storage import LogRow, Published, Store, StoreError
+from muniment_server.submission import Signed
+
+_LOOK_SECONDS = 1.0
+_FOLLOW_SECONDS = 0.1
+"""How long a process that only reads may answer with a head before it looks for a larger one."""
+
+
+class Damaged(StoreError):
+    """The database lacks, or contradicts, something a signed head covers."""
+
+
+class NotThere(Exception):
+    """There is no such entry, size or checkpoint (yet). `code` is stable; `extra` goes into the problem document."""
+
+    def __init__(self, code: str, detail: str, hint: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.hint = hint
+        self.extra = extra
+
+
+class Heads:
+    """The heads of a log. `sequencer` is None in a process that does not write it."""
+
+    def __init__(self, store: Store, row: LogRow, sequencer: Sequencer | None) -> None:
+        self.row = row
+        self.sequencer = sequencer
+        self._store = store
+        self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
+        self._looked = -_LOOK_SECONDS
+        self._looking: asyncio.Task[None] | None = None
+        self._kept: tuple[Signed, Edge] | None = None  # of a log that others write
+
+    async def latest(self, at_least: int = 0) -> Signed:
+        """Return the latest signed head this process knows of: its own, or the published one when that may be larger.
+
+        `at_least` is the size a caller asked for. Raises NotThere when nothing was published yet.
+        """
+        if now := self._latest_now(at_least):
+            return now
+        return await self._look()
+
+    async def _look(self) -> Signed:
+        """Ask the database for the published head, and return the larger one of that and our own."""
+        own = self.sequencer.signed if self.sequencer else None
+        published = await self.published()
+        if own and own.size > published.size:
+            return own
+        signed = Signed(published.size, parse_checkpoint(parse_note(published.note).text).root, published.note)
+        if not self.sequencer:
+            await self._keep(signed)
+        return signed
+
+    async def _keep(self, signed: Signed) -> None:
+        """Keep the head of a log that others write, with its right edge, so that reads need no database until there is a larger one."""
+        if self._kept and self._kept[0].size >= signed.size:
+            return
+        stored = await self._store.tiles(self.row.log_id, partial_tiles(signed.size))
+        # Damaged tiles are not kept: a proof that needs them finds that out by itself, and others are as good as ever.
+        with contextlib.suppress(BadProof):
+            edge = Edge.of(signed.size, stored)
+            if edge.root() == signed.root:
+                self._kept = (signed, edge)
+
+    def _latest_now(self, at_least: int = 0) -> Signed | None:
+        """Return the latest signed head when it surely is in memory; None when the database has to be asked."""
+        if self.sequencer:
+            own, interval = None if self.sequencer.refusal else self.sequencer.signed, _LOOK_SECONDS
+        else:
+            own, interval = self._kept[0] if self._kept else None, _FOLLOW_SECONDS
+        # Another writer of this log may have published more: look now and then, also when nobody asks for a size. In good time, and
+        # beside the requests: otherwise all that come in the meantime would have to wait.
+        age = time.monotonic() - self._looked
+        if interval / 2 < age < interval and self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look_beside())
+        return own if own and age < interval and own.size >= max(at_least, self._seen) else None
+
+    async def _look_beside(self) -> None:
+        try:
+            with contextlib.suppress(StoreError, NotThere):  # whoever needs it will ask, and be told
+                await self._look()
+        finally:
+            self._looking = None
+
+    def _edge_now(self) -> Edge | None:
+        """Return the right edge of a signed head that is in memory."""
+        if self.sequencer:
+            return self.sequencer.edge()
+        return self._kept[1] if self._kept else None
+
+    async def published(self, size: int | None = None) -> Published:
+        """Return the published checkpoint of `size`, or the largest one. Raises NotThere."""
+        found = await self._store.checkpoint(self.row.log_id, size)
+        if found and size is None:
+            self._seen, self._looked = max(self._seen, found.size), time.monotonic()
+        if found:
+            return found
+        if size is None:
+            raise NotThere(
+                "no_checkpoint", "no checkpoint was published yet", "Run `muniment-server init` again to finish it."
+            )
+        later = await self._store.checkpoints(self.row.log_id, size, 1)
+        hint = f"The next published size is {later[0].size}." if later else "Ask GET /checkpoint for the latest."
+        raise NotThere(
+            "no_checkpoint",
+            f"no checkpoint of size {size} was published",
+            hint,
+            **({"next_size": later[0].size} if later else {}),
+        )
+
+    async def checkpoints(self, start: int, limit: int) -> list[Published]:
+        """Return up to `limit` published checkpoints with size >= start, smallest first."""
+        return await self._store.checkpoints(self.row.log_id, start, limit)

@@ -1,0 +1,328 @@
+"""What can be read of a log: proofs, receipts, entries, and the C2SP files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from muniment.checkpoint import parse_checkpoint
+from muniment.encoding import b64
+from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
+from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
+from muniment.note import parse_note
+from muniment.receipt import Receipt
+from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
+from muniment.tree import (
+    Edge,
+    Node,
+    Plan,
+    expand,
+    hash_at,
+    path,
+    place,
+    plan_consistency,
+    plan_inclusion,
+    plan_root,
+)
+from muniment_server.admission import EventDraft, Refused, commit
+from muniment_server.cache import Cache, Rows
+from muniment_server.heads import Damaged, Heads, NotThere
+from muniment_server.sequencer import Sequencer
+from muniment_server.storage import LogRow, Store, StoredPayload, leaf_key
+from muniment_server.submission import Signed
+from muniment_server.trace import Trace
+
+_MAX_UPPERS = 4096
+"""Tiles whose part of a proof above them is kept: two megabytes."""
+
+
+class Proof(NamedTuple):
+    """A proof at `size` under `root`, and what ties that size to the signed head `signed`.
+
+    `leaf_hash` is that of the entry an inclusion proof is of.
+    """
+
+    size: int
+    root: bytes
+    hashes: list[bytes]
+    signed: Signed
+    tie: list[bytes]
+    leaf_hash: bytes = b""
+
+
+class _Cold(Exception):
+    """A tile is not in memory."""
+
+
+class Reader(Heads):
+    """Reads a log, from memory where it can, else with one query of the database."""
+
+    def __init__(
+        self, store: Store, row: LogRow, sequencer: Sequencer | None, cache: Cache, trace: Trace | None = None
+    ) -> None:
+        super().__init__(store, row, sequencer)
+        self._cache = cache
+        self._trace = trace
+        self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
+        # Of a signed head, the part of proofs above their lowest tile, which its 256 entries share.
+        self._uppers: tuple[Signed | None, dict[int, list[bytes]]] = (None, {})
+
+    def note(self, event: str, **values: Any) -> None:
+        """Write a line of the trace, if there is one."""
+        if self._trace:
+            self._trace(self.row.name, event, **values)
+
+    # --- proofs ---------------------------------------------------------------------------------------------------------
+
+    async def prove_inclusion(self, index: int, size: int | None) -> Proof:
+        """Prove entry `index` in the tree of `size` (default: the latest signed one). Raises NotThere."""
+        signed = await self.latest(max(size or 0, index + 1))
+        size = self._known_size(signed.size if size is None else size, signed)
+        if index >= size:
+            raise NotThere(
+                "no_entry",
+                f"there is no entry {index} in the tree of size {size}",
+                "Ask for a smaller index, or again later.",
+            )
+        return await self._prove(plan_inclusion(index, size), size, signed, index)
+
+    def prove_now(self, index: int) -> Proof | None:
+        """Prove an entry under the latest signed head, when everything needed is in memory; else None."""
+        signed, edge = self._latest_now(index + 1), self._edge_now()
+        if not signed or not edge or edge.size != signed.size:
+            return None
+
+        bottom = self._rows_now(edge, 0, index // TILE_WIDTH)
+        if bottom is None:
+            return None
+
+        def rows_of(level: int, tile: int) -> Rows:
+            rows = self._rows_now(edge, level, tile) if level else bottom
+            if rows is None:
+                raise _Cold
+            return rows
+
+        if self._uppers[0] is not signed:
+            self._uppers = (signed, {})
+        uppers = self._uppers[1]
+        upper = uppers.get(index // TILE_WIDTH)
+        try:
+            if upper is None:
+                upper = path(index, signed.size, edge.tails, rows_of, 8)
+                if len(uppers) < _MAX_UPPERS:
+                    uppers[index // TILE_WIDTH] = upper
+            lower = path(index, signed.size, edge.tails, rows_of, 0, 8)
+        except _Cold:
+            return None
+        return Proof(signed.size, signed.root, lower + upper, signed, [], hash_at(bottom, 0, index % TILE_WIDTH))
+
+    def _rows_now(self, edge: Edge | None, level: int, index: int) -> Rows | None:
+        """Return the rows of a tile from the right edge or the cache."""
+        if edge and level < len(edge.levels) and edge.size >> 8 * (level + 1) == index:
+            return edge.levels[level]
+        return self._cache.get(self.row.log_id, level, index)
+
+    async def prove_consistency(self, first: int, second: int | None) -> Proof:
+        """Prove that the tree of `second` (default: the latest signed one) extends that of `first` >= 1. Raises NotThere."""
+        signed = await self.latest(max(first, second or 0))
+        second = self._known_size(signed.size if second is None else second, signed)
+        self._known_size(first, signed)
+        if first > second:
+            raise Refused(
+                400,
+                "sizes_reversed",
+                f"first ({first}) is larger than second ({second})",
+                "Give the smaller size as first.",
+            )
+        return await self._prove(plan_consistency(first, second), second, signed)
+
+    @staticmethod
+    def _known_size(size: int, signed: Signed) -> int:
+        if size > signed.size:
+            raise NotThere(
+                "no_such_size",
+                f"the log has {signed.size} entries, not {size}",
+                f"Ask for a size up to {signed.size}, or again later.",
+                tree_size=signed.size,
+            )
+        return size
+
+    async def _prove(self, plan: Plan, size: int, signed: Signed, index: int | None = None) -> Proof:
+        """Fold a plan together with the root of `size`, the tie to `signed` and the leaf hash, with one read of the tiles."""
+        leaf = Plan(() if index is None else ((Node(0, index),),))
+        plans = [plan, plan_root(size), plan_consistency(size, signed.size), leaf]
+        lookup = await self._rows([tile for part in plans for tile in part.tiles(signed.size)])
+        hashes, root, tie, found = (part.fold(lambda node: _find(lookup, node)) for part in plans)
+        return Proof(size, root[0], hashes, signed, tie, found[0] if found else b"")
+
+    async def _fold(self, plan: Plan, size: int) -> list[bytes]:
+        rows = await self._rows(plan.tiles(size))
+        return plan.fold(lambda node: _find(rows, node))
+
+    async def _rows(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
+        """Return the rows of tiles: from the right edge, the cache, or one read of the database. Raises Damaged."""
+        found: dict[tuple[int, int], Rows] = {}
+        cold: dict[tuple[int, int], Tile] = {}
+        edge = self._edge_now()
+        for tile in tiles:
+            rows = self._rows_now(edge, tile.level, tile.index)
+            if rows is None or len(rows[0]) < tile.width * HASH_SIZE:
+                cold[tile.level, tile.index] = max(
+                    tile, cold.get((tile.level, tile.index), tile), key=lambda t: t.width
+                )
+            else:
+                found[tile.level, tile.index] = rows
+        if cold:
+            found |= await self._cold(list(cold.values()))
+        return found
+
+    async def _cold(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
+        stored = await self._store.tiles(self.row.log_id, tiles)
+        found: dict[tuple[int, int], Rows] = {}
+        for tile in tiles:
+            data = stored.get((tile.level, tile.index), b"")
+            if len(data) < tile.width * HASH_SIZE:
+                raise Damaged(f"tile {tile.level}/{tile.index} is missing or too short")
+            found[tile.level, tile.index] = rows = expand(data)
+            if len(data) == TILE_WIDTH * HASH_SIZE:
+                self._cache.put(self.row.log_id, tile.level, tile.index, rows)
+        return found
+
+    async def find(self, wanted: bytes) -> int:
+        """Return the lowest index of an entry with this leaf hash. Raises NotThere."""
+        for index, leaf in await self._store.find_leaves(self.row.log_id, [leaf_key(wanted)]):
+            if leaf_hash(leaf) == wanted:
+                return index
+        raise NotThere(
+            "no_entry", "no entry has this leaf hash", "The leaf hash is SHA-256(0x00 || leaf), in lowercase hex."
+        )
+
+    # --- entries --------------------------------------------------------------------------------------------------------
+
+    async def receipt(self, index: int, size: int | None, *, secrets: bool) -> Receipt:
+        """Return the receipt of an entry at a published checkpoint (default: the latest). Raises NotThere.
+
+        `secrets` says whether the caller may see payloads: only then does the receipt of an event open its members.
+        """
+        published = await self.published(size)
+        if index >= published.size:
+            raise await self._not_covered(index, published.size)
+        root = parse_checkpoint(parse_note(published.note).text).root
+        return await self._stored_receipt(index, Signed(published.size, root, published.note), secrets=secrets)
+
+    async def _not_covered(self, index: int, size: int) -> NotThere:
+        if size == (await self.published()).size and index < (await self.latest()).size:
+            return NotThere(
+                "not_published_yet",
+                f"entry {index} is in the log, but not yet under a published checkpoint",
+                "Ask again in a second.",
+                retry_after=1,
+            )
+        return NotThere(
+            "no_entry", f"there is no entry {index} under the checkpoint of size {size}", "Ask for a smaller index."
+        )
+
+    async def _stored_receipt(self, index: int, signed: Signed, *, secrets: bool) -> Receipt:
+        leaves = await self._store.leaves(self.row.log_id, index, index + 1)
+        if not leaves:
+            raise Damaged(f"entry {index} is missing")
+        proof = await self._fold(plan_inclusion(index, signed.size), signed.size)
+        commitment, disclosures = None, None
+        if secrets and isinstance(parse_leaf(leaves[0]), EventLeaf):
+            for stored in await self._store.payloads(self.row.log_id, index, index + 1):
+                opened = _open(stored)
+                commitment, disclosures = Commitment(opened.members), tuple(opened.disclosures)
+        return Receipt(
+            self.row.origin, index, leaves[0], signed.size, tuple(proof), signed.note, commitment, disclosures
+        )
+
+    async def entries(self, start: int, limit: int, *, secrets: bool) -> tuple[list[dict[str, Any]], int]:
+        """Return up to `limit` entries from `start`, as JSON values, and the size of the signed head they are under."""
+        size = (await self.latest(start + 1)).size
+        stop = min(start + limit, size)
+        if start >= stop:
+            return [], size
+        leaves = await self._store.leaves(self.row.log_id, start, stop)
+        if len(leaves) != stop - start:
+            raise Damaged(f"entries {start + len(leaves)} to {stop} are missing")
+        payloads = await self._store.payloads(self.row.log_id, start, stop) if secrets else []
+        by_index = {stored.index: stored for stored in payloads}
+        return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
+
+    async def entry(self, index: int, *, secrets: bool) -> dict[str, Any]:
+        """Return one entry as a JSON value. Raises NotThere."""
+        found, size = await self.entries(index, 1, secrets=secrets)
+        if not found:
+            raise NotThere("no_entry", f"the log has {size} entries: there is no entry {index}", "Indices start at 0.")
+        return found[0]
+
+    # --- C2SP -----------------------------------------------------------------------------------------------------------
+
+    async def tile(self, tile: Tile) -> bytes | None:
+        """Return the bytes of a tile, or None when no signed head has it at this width."""
+        if not await self._served(tile.level, tile.index, tile.width):
+            return None
+        rows = self._cache.get(self.row.log_id, tile.level, tile.index)
+        if rows is None:
+            rows = (await self._cold([tile]))[tile.level, tile.index]
+        return _wide(rows, tile.width)
+
+    def file_now(self, wanted: Tile | Bundle) -> bytes | None:
+        """Return the bytes of a tile or bundle that a signed head has, when they are in memory; else None."""
+        level = wanted.level if isinstance(wanted, Tile) else 0
+        needed = wanted.index * TILE_WIDTH + wanted.width << 8 * level
+        if needed >= 2**63 or not self._latest_now(needed):
+            return None
+        if isinstance(wanted, Bundle):
+            return self._cache.bundle(self.row.log_id, wanted.index) if wanted.width == TILE_WIDTH else None
+        rows = self._cache.get(self.row.log_id, level, wanted.index)
+        return None if rows is None else _wide(rows, wanted.width)
+
+    async def bundle(self, bundle: Bundle) -> bytes | None:
+        """Return the bytes of an entry bundle, or None when no signed head has it at this width."""
+        if not await self._served(0, bundle.index, bundle.width):
+            return None
+        start = bundle.index * TILE_WIDTH
+        leaves = await self._store.leaves(self.row.log_id, start, start + bundle.width)
+        if len(leaves) != bundle.width:
+            raise Damaged(f"entries of bundle {bundle.index} are missing")
+        data = encode_bundle(leaves)
+        if bundle.width == TILE_WIDTH:
+            self._cache.put_bundle(self.row.log_id, bundle.index, data)
+        return data
+
+    async def _served(self, level: int, index: int, width: int) -> bool:
+        """Tell whether the latest signed head has a tile of at least this width."""
+        needed = index * TILE_WIDTH + width << 8 * level
+        return needed < 2**63 and width_at(level, index, (await self.latest(needed)).size) >= width
+
+
+def _find(rows: dict[tuple[int, int], Rows], node: Node) -> bytes:
+    level, index, row, position = place(node)
+    return hash_at(rows[level, index], row, position)
+
+
+def _wide(rows: Rows, width: int) -> bytes:
+    return bytes(rows[0]) if width == TILE_WIDTH else bytes(rows[0][: width * HASH_SIZE])
+
+
+def _open(stored: StoredPayload) -> EventDraft:
+    return commit(orjson.loads(stored.payload), stored.payload, stored.seed)
+
+
+def _entry(index: int, leaf: bytes, stored: StoredPayload | None) -> dict[str, Any]:
+    value: dict[str, Any] = {"index": index, "leaf": b64(leaf), "leaf_hash": LeafHash(leaf_hash(leaf)).hex()}
+    content = parse_leaf(leaf)
+    if isinstance(content, EventLeaf):
+        value["logged_at"] = format_time(content.logged_at)
+    elif isinstance(content, OwnLeaf):
+        value["typ"] = content.typ
+        value["logged_at"] = content.value["logged_at"]
+    if stored:
+        opened = _open(stored)
+        value["event"] = orjson.Fragment(stored.payload)
+        value["commitment"] = Commitment(opened.members).value()
+        value["disclosures"] = opened.disclosures
+    return value
