@@ -265,7 +265,7 @@ Made by `make bench` and `python -m tests.bench.page`; every figure is from one 
 E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core, measured before each run. S is the
 store's own append of 1,000 entries in a loop: no HTTP, no guard, no signature. Ratios carry over to other machines; absolute figures do not.
 
-## What is promised
+## Goals
 """
 _MIDDLE = """
 ![Throughput and latency by connections and by log size](performance.svg)
