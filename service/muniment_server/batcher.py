@@ -99,9 +99,16 @@ class Batcher:
             self._running.add(mark)
         self._wake.set()
 
+    def check_room(self) -> None:
+        """Raise Refused when nothing more would be taken now, whatever it is: before a body is read and understood for nothing."""
+        if self._closing:
+            raise _shutting_down()
+        if self._queue:
+            self._check_queue(1, 0, time.monotonic())
+
     def _admit(self, submission: Submission, mark: tuple[str, str] | None, size: int, now: float) -> None:
         if self._closing:
-            raise Refused(503, "shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
+            raise _shutting_down()
         if mark in self._running:
             raise Refused(
                 409,
@@ -112,7 +119,10 @@ class Batcher:
             )
         if not self._queue:
             return  # a submission larger than the queue is still taken when it is alone
-        if self._entries + len(submission.drafts) > self._max_entries or self._bytes + size > self._max_bytes:
+        self._check_queue(len(submission.drafts), size, now)
+
+    def _check_queue(self, entries: int, size: int, now: float) -> None:
+        if self._entries + entries > self._max_entries or self._bytes + size > self._max_bytes:
             raise _overloaded("too many entries are waiting")
         # Whoever came first waits longest. Beyond this, what is taken now would be late, and so would its checkpoint.
         if now - self._queue[0].since > self._max_age:
@@ -196,6 +206,10 @@ class Batcher:
                 self._metrics.appends.labels(self._name, outcome).inc(count)
         if new:
             self._batch_entries.observe(new)
+
+
+def _shutting_down() -> Refused:
+    return Refused(503, "shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
 
 
 def _overloaded(detail: str) -> Refused:

@@ -170,6 +170,10 @@ class Log(Reader):
             raise Refused(503, "disk_low", "the disk is nearly full", hint, retry_after=10)
         return self.batcher
 
+    def check_room(self) -> None:
+        """Raise Refused when this log takes nothing at the moment: before a body is read for nothing."""
+        self._writing().check_room()
+
     async def append(self, submission: Submission) -> Outcome:
         """Append, or find, the entries of a submission. Raises Refused."""
         outcome = await self._writing().submit(submission)

@@ -64,7 +64,7 @@ class Settings(BaseModel):
     max_queue_seconds: float = Field(
         1.0, gt=0, le=60, description="Seconds the first of those waits before later ones are answered 429 overloaded."
     )
-    max_commit_entries: int = Field(5_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
+    max_commit_entries: int = Field(1_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
     idempotency_ttl: int = Field(86_400, ge=60, description="Seconds for which an Idempotency-Key is remembered.")
     cache_bytes: int = Field(
         44 * 2**20, ge=2**20, description="Memory for full tiles and entry bundles, in bytes; a tile takes 11 KiB."

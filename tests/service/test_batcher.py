@@ -241,6 +241,28 @@ async def test_a_queue_is_bounded_in_age_too(make, sequencer: Sequencer):
     await asyncio.gather(*tasks)
 
 
+async def test_it_says_beforehand_that_there_is_no_room(make, sequencer: Sequencer):
+    batcher = make(max_entries=2)
+    batcher.check_room()
+    tasks = [go(batcher, raw(b"in flight"))]
+    await settle()
+    for number in range(2):
+        batcher.check_room()
+        tasks.append(go(batcher, raw(b"%d" % number)))
+        await settle()
+    with pytest.raises(Refused, match="too many entries"):
+        batcher.check_room()
+    for _ in range(2):
+        sequencer.release()
+        await settle()
+    await asyncio.gather(*tasks)
+    batcher.check_room()
+    await batcher.close()
+    with pytest.raises(Refused) as caught:
+        batcher.check_room()
+    assert caught.value.code == "shutting_down"
+
+
 async def test_what_is_larger_than_the_queue_is_taken_alone(make, sequencer: Sequencer):
     batcher = make(max_entries=3, max_bytes=1000)
     large = [go(batcher, raw(*[b"%d" % n for n in range(7)]))]

@@ -13,12 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
 from muniment.tiles import format_tile, parse_tile_path, tiles_at
+from muniment_server.admission import Refused
+from muniment_server.catalog import SCOPES
+from muniment_server.settings import Settings
+from muniment_server.web import write
+from muniment_server.web.ask import Ask
+from muniment_server.web.request import Caller
 from tests.live import LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit, fsck, merkle, split_bundle, tile_name, tile_paths, tree_levels
 from tests.service.http_check import JSON, Verifier, bundle, client, expect_problem, head_size
@@ -382,6 +390,26 @@ def test_a_full_queue_pushes_back_with_a_problem_document_too(request: pytest.Fi
             large = b"".join(b'{"n":%d}\n' % n for n in range(50))
             alone = http.post("/entries/batch", content=large, headers={"Content-Type": "application/x-ndjson"})
             assert alone.status_code == 201, "a batch larger than the queue is taken when it is alone"
+
+
+class _Flooded:
+    """A log that takes nothing at the moment, and a request whose body must not be read for it."""
+
+    row, settings = SimpleNamespace(kind="raw"), Settings(data=Path())
+
+    def check_room(self) -> None:
+        raise Refused(429, "overloaded", "full", "Retry.")
+
+    def stream(self) -> None:
+        raise AssertionError("the body is read")
+
+
+@pytest.mark.parametrize("handler", [write.add_entry, write.add_batch, write.add_plain])
+def test_no_body_is_read_for_a_log_that_takes_nothing(handler: Any) -> None:
+    flooded: Any = _Flooded()
+    ask = Ask("/", b"/", b"", [(b"content-length", b"5")], {}, flooded)
+    with pytest.raises(Refused, match="full"):
+        asyncio.run(handler(ask, flooded, Caller("anybody", SCOPES)))
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def entry_answer(ask: Ask, outcome: Outcome, receipt: bytes, media_type: str = J
 async def add_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
     """POST /entries: one entry in, its receipt out."""
     limit = check_entry(ask, log, caller)
+    log.check_room()
     body = await (_raw_body(ask) if log.row.kind == "raw" else read_body(ask, limit))
     submission = entry_submission(ask, log, caller, body)
     return await answer_entry(ask, log, submission, await log.append(submission))
@@ -106,6 +107,7 @@ async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
     """POST /entries/batch: many entries in, all or nothing."""
     caller.need("append")
     with_receipts = Query(ask, ("receipts",)).flag("receipts")
+    log.check_room()
     settings = log.settings
     if log.row.kind == "raw":
         drafts: list[Draft] = await _raw_drafts(
@@ -208,6 +210,7 @@ def check_plain(log: Log, caller: Caller) -> int:
 async def add_plain(ask: Ask, log: Log, caller: Caller) -> Answer:
     """POST /add on raw logs: the body is the leaf, the answer is its index and nothing else."""
     check_plain(log, caller)
+    log.check_room()
     return plain_answer(await log.append(Submission([draft_raw(await _raw_body(ask))], caller.name)))
 
 
