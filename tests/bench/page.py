@@ -261,7 +261,8 @@ def _legend() -> str:
 
 _HEAD = """# Performance
 
-Made by `make bench` and `python -m tests.bench.page`; every figure is from one run, with fsync, guard and the check before each signature on.
+Made by `make bench` and `python -m tests.bench.page`; every ratio is of figures from one run, with fsync, guard and the check before each signature
+on. Growth with the size of the log is a run of its own (`python -m tests.bench --sizes 1000000,10000000`).
 E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core, measured before each run. S is the
 store's own append of 1,000 entries in a loop: no HTTP, no guard, no signature. Ratios carry over to other machines; absolute figures do not.
 
