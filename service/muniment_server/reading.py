@@ -35,7 +35,7 @@ from muniment_server.submission import Signed
 from muniment_server.trace import Trace
 
 _MAX_UPPERS = 4096
-"""Tiles whose part of a proof above them is kept: two megabytes."""
+"""Tiles whose part of a proof above them is kept: four megabytes."""
 
 
 class Proof(NamedTuple):

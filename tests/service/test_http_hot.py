@@ -24,6 +24,7 @@ from muniment_server.receipts import Maker
 from muniment_server.settings import Settings
 from muniment_server.web.hot import Fields, Hot
 from muniment_server.web.service import Service
+from muniment_server.web.wire import Outbox
 from tests.live import LiveServer
 from tests.service.http_check import JSON, NDJSON, Verifier, bundle, client, head_size, ndjson
 from tests.service.http_raw import address, request_bytes, statuses
@@ -306,6 +307,39 @@ def spoil_known_blocks(hot: Hot) -> None:
 
 FOUND: Any = object()
 ODD = b'\0\t\n\r !"#%&+-./0159:;=?AHZ_az~\x7f\x80\xff'
+
+
+class Transport:
+    """Keeps what is written to it, unless it is closing or broken."""
+
+    def __init__(self, *, closing: bool = False, broken: bool = False) -> None:
+        self.closing, self.broken = closing, broken
+        self.written: list[bytes] = []
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: bytes) -> None:
+        if self.broken:
+            raise RuntimeError("cannot write after EOF")
+        self.written.append(data)
+
+
+async def test_answers_leave_together_in_order_and_soon():
+    outbox, one, two = Outbox(), Transport(), Transport()
+    outbox.add(one, b"1")
+    outbox.add(Transport(broken=True), b"x")
+    outbox.add(closing := Transport(closing=True), b"x")
+    outbox.add(two, b"2")
+    outbox.add(one, b"3")
+    assert not one.written
+    await asyncio.sleep(0)
+    assert (one.written, two.written, closing.written) == ([b"1", b"3"], [b"2"], [])
+    for number in range(20):
+        outbox.add(one, b"%d" % number)
+    assert len(one.written) == 2 + 16, "eight at a time, without waiting for the loop"
+    outbox.flush()
+    assert one.written[2:] == [b"%d" % number for number in range(20)]
 
 
 def test_a_request_in_pieces_is_the_same_request(served: tuple[Instance, LiveServer]):

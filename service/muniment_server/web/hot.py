@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -198,7 +199,7 @@ class _Ready:
         self._service.count(self._route, self._answer.status, self._started)
 
 
-class _Append:
+class _Append(ABC):
     """An append: it waits for its batch, and is answered from there."""
 
     __slots__ = ("_ask", "_caller", "_log", "_respond", "_service", "_started", "_submission")
@@ -231,9 +232,9 @@ class _Append:
         else:
             self._finish(answer)
 
+    @abstractmethod
     def _answer(self, outcome: Outcome) -> Answer | None:
         """Return the answer; None when that needs the database."""
-        raise NotImplementedError
 
     async def _later(self, outcome: Outcome) -> None:
         """Answer a retry, or an entry that was known: its proof needs the database."""

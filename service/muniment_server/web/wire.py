@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,8 +37,10 @@ class Outbox:
         """Send what is kept. Call this before anything else is written, or a connection closed."""
         kept, self._kept = self._kept, []
         for transport, data in kept:
-            if not transport.is_closing():
-                transport.write(data)
+            # Each on its own: a connection that cannot be written any more must not take the answers of others with it.
+            with contextlib.suppress(RuntimeError):
+                if not transport.is_closing():
+                    transport.write(data)
 
 
 def encode(answer: Answer | Response, defaults: Sequence[Header], *, keep_alive: bool) -> bytes:
