@@ -277,7 +277,8 @@ _TAIL = """## How it is measured
 
 Server and load generator have a core each; Postgres may use both. Every body is unique. Medians of at least three runs; a run during which
 strangers used more than a quarter of a core is made again. After each series a sample of answers is verified with the log's policy, and
-`muniment-server fsck` checks the whole log. `make bench` takes about half an hour; `python -m tests.bench --help` lists what can be chosen.
+`muniment-server fsck` checks the whole log. `make bench` takes about a quarter of an hour, growth another one; `python -m tests.bench --help` lists
+what can be chosen.
 """
 
 
