@@ -28,10 +28,8 @@ from tests.faults.workload import Account, Instance, in_loop, init, judge
 from tests.live import LiveServer, free_of_tracebacks, trace_of
 
 LEVELS = (0, 96 << 10, 768 << 10)  # bytes that the filler leaves free
-_SQLITE_MIB, _POSTGRES_MIB = (
-    24,
-    128,
-)  # the early stop gets the larger one: between two looks at the disk some of the rest is used
+_SQLITE_MIB, _POSTGRES_MIB = 24, 128
+_LOW_MIB = 512  # the rest must last longer than it takes to look at the disk again, a growing write-ahead log of 16 MiB included
 _SECONDS = 60.0
 _RESUME_SECONDS = 20.0
 _BUSY = 40  # acknowledgements before and after each fault
@@ -220,7 +218,7 @@ def run(context: Context) -> None:
             _on_postgres(context, seed)
             continue
         work: Callable[[Scene, int], None] = low if seed % 4 == 1 else full
-        with _disk(context, _POSTGRES_MIB if work is low else _SQLITE_MIB) as disk:
+        with _disk(context, _LOW_MIB if work is low else _SQLITE_MIB) as disk:
             work(Scene(context, disk, None, "10" if work is low else "0"), seed)
 
 
