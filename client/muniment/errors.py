@@ -4,7 +4,10 @@ The tree, tested as such::
 
     MunimentError
     ├── FormatError               bytes that do not follow their format
-    │   └── EventRefused          JSON that cannot be an event; carries a JSON pointer
+    │   ├── EventRefused          JSON that cannot be an event; carries a JSON pointer
+    │   ├── BadHeader             not a Bitcoin block header with its proof of work
+    │   │   └── BadHeaderChain    headers that break a rule of the chain
+    │   └── BadTimestamp          not an OpenTimestamps proof within our bounds
     ├── VerificationError         well-formed, but it does not prove what it says
     │   ├── BadSignature          a known key did not sign this
     │   ├── BadProof              the Merkle arithmetic does not lead to the signed root
@@ -12,7 +15,10 @@ The tree, tested as such::
     │   ├── PolicyNotMet          nothing in the policy vouches for this checkpoint
     │   ├── NotWhatWasSent        the log answered with an entry that is not ours
     │   ├── Inconsistent          two signed checkpoints of one log contradict each other
-    │   └── Unproven              the log does not prove that two of its checkpoints belong together
+    │   ├── Unproven              the log does not prove that two of its checkpoints belong together
+    │   └── AnchorMismatch        an anchor is of other bytes or of no such block
+    ├── NoHeader                  no block of this height exists yet
+    ├── SourceUnavailable         a source of Bitcoin headers gives no usable answer
     ├── StateError                the file of remembered checkpoints cannot be read or written
     └── RequestError              talking to the server
         ├── Unreachable           no usable answer arrived
@@ -91,6 +97,30 @@ class Unproven(VerificationError):
     def __init__(self, detail: str, notes: tuple[str, str]) -> None:
         super().__init__(detail)
         self.notes = notes
+
+
+class BadHeader(FormatError):
+    """Not a Bitcoin block header, or one without the proof of work that it claims."""
+
+
+class BadHeaderChain(BadHeader):
+    """A file of headers that breaks a rule of the header chain, or has less work than it must have."""
+
+
+class NoHeader(MunimentError):
+    """No block of this height exists yet, as far as the source knows."""
+
+
+class SourceUnavailable(MunimentError):
+    """A source of Bitcoin headers is not reachable, answers nonsense, or explorers disagree. Says nothing about the anchor."""
+
+
+class BadTimestamp(FormatError):
+    """An OpenTimestamps proof, or the answer of a calendar, that is malformed or beyond our bounds."""
+
+
+class AnchorMismatch(VerificationError):
+    """An anchor does not hold: it is of other bytes, or its Merkle root is not that of the block."""
 
 
 class StateError(MunimentError):
