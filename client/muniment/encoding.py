@@ -37,6 +37,10 @@ def parse_hex(text: str, length: int, what: str = "hash") -> bytes:
     return bytes.fromhex(text)
 
 
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
+
+
 def b64(data: bytes) -> str:
     """Return RFC 4648 section 4 base64 with padding."""
     return base64.b64encode(data).decode()
@@ -53,13 +57,13 @@ def parse_b64(text: str, what: str = "base64", length: int | None = None) -> byt
 
 def b64url(data: bytes) -> str:
     """Return RFC 4648 section 5 base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode()
 
 
 def parse_b64url(text: str, what: str = "base64url", length: int | None = None) -> bytes:
     """Return the bytes of canonical unpadded base64url. Raises FormatError, also when `length` is given and differs."""
     try:
-        data = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+        data = binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4))
     except (ValueError, UnicodeError) as error:
         raise FormatError(f"{what} is not base64url: {text[:80]!r}") from error
     return _checked(data, b64url(data) == text, text, what, length)

@@ -86,9 +86,7 @@ class Disclosure:
     def parse(cls, text: str) -> Disclosure:
         """Return the member that `text` opens. Raises FormatError unless it is a canonical [salt, name, value]."""
         data = parse_b64url(text, "disclosure")
-        value = strictjson.parse(data)
-        if strictjson.canonical(value) != data:
-            raise FormatError("disclosure is not canonical JSON")
+        value = strictjson.parse_canonical(data)
         if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, str) for part in value[:2]):
             raise FormatError("disclosure is not [salt, name, value]")
         return cls(*value)

@@ -10,12 +10,13 @@ from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muniment import strictjson
 from muniment.errors import EventRefused
-from muniment.strictjson import MAX_DEPTH, MAX_NUMBER
+from muniment.strictjson import _DECODER, MAX_DEPTH, MAX_NUMBER, _checked, _parse_plain
 from tests.unit.strategies import number_literals, values
 
 
@@ -278,3 +279,68 @@ def test_python_values_become_what_json_has_for_them() -> None:
 
 def test_pointers_escape_as_rfc_6901_says() -> None:
     assert [strictjson.escape(name) for name in ("", "a/b", "m~n", "~1", " ")] == ["", "a~1b", "m~0n", "~01", " "]
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-MAX_NUMBER - 2, MAX_NUMBER + 2)
+    | st.text()
+    | st.text(alphabet=st.characters(max_codepoint=127)),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(), inner) | st.dictionaries(st.text(alphabet='aAé~\x7f"_'), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(PLAIN)
+def test_the_short_way_to_canonical_form_leads_where_the_long_one_does(value: Any):
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeError):
+        with pytest.raises(EventRefused):
+            strictjson.canonical(value)
+    else:
+        assert strictjson.canonical(value) == expected
+
+
+def test_every_character_is_escaped_as_rfc_8785_says():
+    for low in range(0, 0x3000, 64):
+        text = "".join(map(chr, range(low, low + 64)))
+        assert strictjson.canonical([text, {"a": text}]) == rfc8785.dumps([text, {"a": text}])
+
+
+SURPRISES = [
+    b'{"a":1,"a":1}',
+    b"-0",
+    b"1e0",
+    b"1.0",
+    b"[1,NaN]",
+    b'"\\u0061"',
+    b'{"b":1,"a":1}',
+    b" 1",
+    b"1\x00",
+    b'{"a":9007199254740992}',
+    b"[" * 33 + b"]" * 33,
+    b"[" * 9999,
+    b'"\x01"',
+]
+
+
+@pytest.mark.parametrize("data", SURPRISES)
+def test_what_may_surprise_goes_the_long_way(data: bytes):
+    assert _parse_plain(data) is None
+
+
+@given(PLAIN | st.floats())
+def test_a_value_that_is_read_the_short_way_is_the_same(value: Any):
+    for text in (json.dumps(value), json.dumps(value, separators=(",", ":"), sort_keys=True)):
+        found = _parse_plain(text.encode())
+        if found is not None:
+            assert repr(found) == repr(_checked(_DECODER.decode(text), "", 1))
+
+
+@pytest.mark.parametrize("data", [b'{"a":[1,null,true,"\\n\\u0001"],"b":{}}', b'"x"', b"9007199254740991"])
+def test_what_is_plain_goes_the_short_way(data: bytes):
+    assert _parse_plain(data) == json.loads(data)
