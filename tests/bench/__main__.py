@@ -36,13 +36,16 @@ def _options() -> Options:
         default="",
         help="also measure growth, at these sizes of the raw log: 1000000,10000000 takes half an hour",
     )
-    parser.add_argument("--preload", type=int, help="entries in each log before it is measured")
+    parser.add_argument("--preload", type=int, help="entries in the event log before it is measured")
+    parser.add_argument("--reads", type=int, help="entries in the raw log, which reads are spread over")
     given = parser.parse_args()
     stores = tuple(given.stores.split(","))
     if unknown := set(stores) - {"sqlite", "postgres"}:
         parser.error(f"unknown store {unknown.pop()!r}")
     chosen = {
-        name: value for name in ("seconds", "warmup", "runs", "preload") if (value := getattr(given, name)) is not None
+        name: value
+        for name in ("seconds", "warmup", "runs", "preload", "reads")
+        if (value := getattr(given, name)) is not None
     }
     values: dict[str, Any] = (QUICK if given.quick else {}) | chosen
     values["sizes"] = tuple(int(size) for size in given.sizes.split(",") if size)
@@ -74,7 +77,7 @@ def _measure_store(
             return url
 
         step(f"{store}: storage ceiling")
-        limit = ceiling.run(database(), folder, options.ceiling_seconds, options.preload)
+        limit = ceiling.run(database(), folder, options.ceiling_seconds, options.reads, options.preload)
         bytes_of = studies.stored(database(), folder / f"bytes-{store}", options.preload)
         url, data = database(), folder / f"data-{store}"
         echo = stack.enter_context(servers.echo())
@@ -84,6 +87,7 @@ def _measure_store(
         found = [bench.series(series) for series in options.series()]
         capacity = {one["workload"]: one["rate"] for one in found if one["connections"] in (4, 64)}
         studied = {"stored": bytes_of} | studies.Studies(bench, generators[1], options, capacity).run()
+        studied["cold"] = studies.cold(bench, served)
         studied["growth"] = studies.growth(bench, served, options.sizes)
         final = {log: bench.fsck(log) for log in LOG_NAMES}
         return _about(store, limit, found, postgres) | {"fsck": final, "studies": studied}, found
@@ -129,7 +133,7 @@ def main() -> None:
         generator=generator.name,
         options={
             name: getattr(options, name)
-            for name in ("seconds", "warmup", "echo_seconds", "runs", "attempts", "repeats", "preload")
+            for name in ("seconds", "warmup", "echo_seconds", "runs", "attempts", "repeats", "preload", "reads")
         },
         machine=facts,
         stores=about,

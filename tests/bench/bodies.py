@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, format_bundle, format_tile
-from tests.bench.plan import BATCH, ENTRY_SIZE, WORKLOADS, Workload
+from tests.bench.plan import BATCH, ENTRY_SIZE, SMALL_SIZE, WORKLOADS, Workload
 
 _DIGITS = 12
 _BEFORE = (
@@ -36,6 +36,11 @@ def entry_parts(seed: int) -> Parts:
     return f"{_BEFORE % note}{identity}".encode(), _AFTER.encode()
 
 
+def small_parts(seed: int) -> Parts:
+    """Return the same for an entry of SMALL_SIZE bytes, which is no event."""
+    return f"{seed:0{SMALL_SIZE - _DIGITS}x}".encode(), b""
+
+
 def entry(parts: Parts, number: int) -> bytes:
     """Return entry `number`."""
     return b"%b%012d%b" % (parts[0], number, parts[1])
@@ -44,12 +49,13 @@ def entry(parts: Parts, number: int) -> bytes:
 def batch_parts(workload: Workload, parts: Parts) -> Parts:
     """Return the parts of an entry within a batch: C2SP bundle encoding for raw logs, NDJSON for event logs."""
     before, after = parts
-    return (ENTRY_SIZE.to_bytes(2, "big") + before, after) if workload.log == "raw" else (before, after + b"\n")
+    size = len(before) + _DIGITS + len(after)
+    return (before, after + b"\n") if workload.log == "event" else (size.to_bytes(2, "big") + before, after)
 
 
 def body_maker(workload: Workload, seed: int) -> Callable[[int], bytes]:
     """Return the function that makes the body of request `number`."""
-    parts = entry_parts(seed)
+    parts = small_parts(seed) if workload.log == "small" else entry_parts(seed)
     if workload.entries <= 1:
         return lambda number: entry(parts, number)
     before, after = batch_parts(workload, parts)
@@ -71,7 +77,7 @@ def path_maker(workload: Workload, seed: int, size: int) -> Callable[[int], str]
         return lambda _: f"{base}{pick(size)}"
     if workload.name == "tile":
         return lambda _: tiles + format_tile(Tile(0, pick(full)))
-    if workload.name == "bundle":
+    if workload.name.endswith("bundle"):
         return lambda _: tiles + format_bundle(Bundle(pick(full)))
     return lambda _: base
 

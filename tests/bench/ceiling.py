@@ -106,11 +106,11 @@ async def measure(store: Store, kind: str, batch: int, seconds: float, before: i
     }
 
 
-async def _main(database: str | None, folder: Path, seconds: float, before: int) -> dict[str, Any]:
+async def _main(database: str | None, folder: Path, seconds: float, before: dict[str, int]) -> dict[str, Any]:
     store = await open_store(database, folder)
     try:
         return {
-            f"{kind}-{batch}": await measure(store, kind, batch, seconds, before if batch > 1 else 0)
+            f"{kind}-{batch}": await measure(store, kind, batch, seconds, before[kind] if batch > 1 else 0)
             for kind in ("raw", "event")
             for batch in (1, BATCH)
         }
@@ -118,9 +118,9 @@ async def _main(database: str | None, folder: Path, seconds: float, before: int)
         await store.close()
 
 
-def run(database: str | None, folder: Path, seconds: float, before: int) -> dict[str, Any]:
-    """Measure in a process on the server's core. `before` is the size of the logs that batches are appended to."""
-    words = [sys.executable, "-m", "tests.bench.ceiling", str(folder), str(seconds), str(before)]
+def run(database: str | None, folder: Path, seconds: float, raw: int, event: int) -> dict[str, Any]:
+    """Measure in a process on the server's core. `raw` and `event` are the sizes of the logs that batches are appended to."""
+    words = [sys.executable, "-m", "tests.bench.ceiling", str(folder), str(seconds), str(raw), str(event)]
     with pinned(SERVER_CORE):
         done = subprocess.run(
             words,
@@ -139,4 +139,5 @@ def run(database: str | None, folder: Path, seconds: float, before: int) -> dict
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         url = os.environ.get("BENCH_DATABASE") or None
-        print(json.dumps(runner.run(_main(url, Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))))
+        sizes = {"raw": int(sys.argv[3]), "event": int(sys.argv[4])}
+        print(json.dumps(runner.run(_main(url, Path(sys.argv[1]), float(sys.argv[2]), sizes))))

@@ -51,7 +51,7 @@ def check_receipt(receipt: Receipt, log: str, sent: bytes, policy: Policy) -> No
 
 
 def _check_batch(workload: Workload, request: bytes, answer: dict[str, Any], policy: Policy) -> None:
-    sent = decode_bundle(request) if workload.log == "raw" else request.splitlines()
+    sent = decode_bundle(request) if workload.log != "event" else request.splitlines()
     indices = [index for low, high in answer["indices"] for index in range(low, high)]
     size = policy.verify(answer["checkpoint"]).checkpoint.size
     assert len(indices) == len(set(indices)) == answer["count"] == len(sent)

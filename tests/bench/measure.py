@@ -92,15 +92,17 @@ class Bench:
     appended: int = 0  # entries that were answered, those of warm-ups and of runs made again included
 
     def preload(self) -> None:
-        """Fill both logs, so that reads have something to read and appends do not start from an empty tree."""
-        for name in ("raw-batch", "event-batch"):
-            count = -(-self.options.preload // BATCH)
+        """Fill the logs, so that reads have something to read and appends do not start from an empty tree."""
+        wanted = {"raw": self.options.reads, "event": self.options.preload, "small": self.options.reads // 4}
+        for log, entries in wanted.items():
+            name = f"{log}-batch"
+            count = -(-entries // BATCH)
             load = self._load(self.target, Series(name, min(2, count)), 600.0, requests=count)
             found = self.filler.run(load) | self.filler.verdict()
             if found["statuses"] != {"201": count}:
                 raise RuntimeError(f"preloading failed: {found}")
             self.step(f"{self.store}: preloaded")
-        while self.size("event") <= self.options.preload or self.size("raw") <= self.options.preload:
+        while any(self.size(log) <= entries for log, entries in wanted.items()):
             time.sleep(0.05)  # until a checkpoint covers it
 
     def size(self, log: str) -> int:

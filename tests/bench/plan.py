@@ -11,10 +11,13 @@ from typing import Any
 ENTRY_SIZE = 308
 """Bytes of every entry posted: an event of 7 members. Raw logs get the same bytes, as a leaf."""
 BATCH = 1_000
-LOG_NAMES = {"event": "default", "raw": "raw"}
-PREFIXES = {"event": "", "raw": "/logs/raw", "": ""}
+SMALL_SIZE = 30
+"""Bytes of an entry of the log `small`: 256 of them are a bundle of 8 kB, as large as a tile."""
+LOG_NAMES = {"event": "default", "raw": "raw", "small": "small"}
+PREFIXES = {"event": "", "raw": "/logs/raw", "small": "/logs/small", "": ""}
 """Where a log is mounted; "" is the echo."""
-RAW_ORIGIN, EVENT_ORIGIN = "bench.example/raw", "bench.example/event"
+EVENT_ORIGIN = "bench.example/event"
+RAW_ORIGINS = {"raw": "bench.example/raw", "small": "bench.example/small"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ WORKLOADS = {
         ),
         Workload("proof", "GET inclusion proof, random", "raw", "/proof/inclusion?index="),
         Workload("tile", "GET full tile, random", "raw", "/tile/0/"),
-        Workload("bundle", "GET full bundle, random", "raw", "/tile/entries/"),
+        Workload("bundle", "GET full bundle of 8 kB, random", "small", "/tile/entries/"),
+        Workload("large-bundle", "GET full bundle of 79 kB, random", "raw", "/tile/entries/"),
+        Workload("small-batch", "batch of 1,000 small raw", "small", "/entries/batch", BATCH, _OCTETS),
         Workload("mixed", "half appends, proofs, tiles", "raw", "/entries", 1, _OCTETS),
     )
 }
@@ -82,7 +87,7 @@ class Series:
 ECHO = Series("echo", 64)
 """The reference E: the same body, 64 connections."""
 SERIES = (  # reads first: on the log as it was preloaded
-    *(Series(name, 64) for name in ("proof", "tile", "bundle")),
+    *(Series(name, 64) for name in ("proof", "tile", "bundle", "large-bundle")),
     *(Series(name, connections) for name in ("raw", "event") for connections in (1, 64, 256)),
     *(Series(name, 4) for name in ("raw-batch", "raw-receipts", "event-batch", "event-receipts")),
 )
@@ -119,7 +124,8 @@ class Options:
 
     A run that others disturbed is made again, up to `attempts` in all, and no more than `repeats` times for a store.
     `fsck_each` checks the whole log after each series that wrote to it, else once in the end. `sizes` are those at which growth
-    is measured, smallest first.
+    is measured, smallest first. `preload` is how many entries the event log begins with, `reads` the raw one, and the small one a
+    quarter of that.
     """
 
     stores: tuple[str, ...]
@@ -132,6 +138,7 @@ class Options:
     repeats: int = 30
     fsck_each: bool = True
     preload: int = 100_000
+    reads: int = 1_000_000
     generator: str = "auto"
     only: re.Pattern[str] = field(default=re.compile(""))
     json: Path | None = None
@@ -152,6 +159,7 @@ QUICK = {
     "attempts": 1,
     "fsck_each": False,
     "preload": 4_000,
+    "reads": 8_000,
     "study_seconds": 0.3,
 }
 """Too short to be figures: shows that everything runs."""

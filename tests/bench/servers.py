@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from tests.bench.machine import SERVER_CORE, pinned
-from tests.bench.plan import EVENT_ORIGIN, RAW_ORIGIN
+from tests.bench.plan import EVENT_ORIGIN, RAW_ORIGINS
 from tests.live import LiveServer, init, run
 
 _counter = itertools.count()
@@ -117,29 +117,30 @@ class Served:
         self.data, self.database = data, database
         self.server = self._start()
 
-    def _start(self) -> LiveServer:
+    def _start(self, env: dict[str, str] | None = None) -> LiveServer:
         with pinned(SERVER_CORE):
-            return LiveServer(self.data, database=self.database, traced=False)
+            return LiveServer(self.data, database=self.database, traced=False, env=env)
 
     def target(self) -> Target:
         """Return where it listens, once it does."""
         where = urlsplit(self.server.wait().url)
         return Target(where.hostname or "", where.port or 0, self.server.process.pid, str(self.data / "policy"))
 
-    def restart(self) -> float:
-        """Kill the server, start it again, and return the seconds from its start until it listens."""
+    def restart(self, env: dict[str, str] | None = None) -> float:
+        """Kill the server, start it again with these settings, and return the seconds from its start until it listens."""
         self.server.stop(signal.SIGKILL)
         started = time.perf_counter()
-        self.server = self._start()
+        self.server = self._start(env)
         self.target()
         return time.perf_counter() - started
 
 
 @contextmanager
 def muniment(data: Path, database: str | None) -> Iterator[Served]:
-    """Serve a new instance, an event log and a raw log."""
+    """Serve a new instance: an event log and two raw ones."""
     init(data, database, "event", EVENT_ORIGIN)
-    run("log", "create", "raw", "--kind", "raw", "--origin", RAW_ORIGIN, "--data", data, database=database)
+    for name, origin in RAW_ORIGINS.items():
+        run("log", "create", name, "--kind", "raw", "--origin", origin, "--data", data, database=database)
     served = Served(data, database)
     try:
         yield served

@@ -17,12 +17,13 @@ import asyncpg
 from tests.bench import ceiling
 from tests.bench.machine import pss_megabytes
 from tests.bench.measure import Bench, Generator, OwnGenerator
-from tests.bench.plan import BATCH, ENTRY_SIZE, Load, Options, Series
+from tests.bench.plan import BATCH, ECHO, ENTRY_SIZE, WORKLOADS, Load, Options, Series
 from tests.bench.servers import Served
 
 _PARTS = (0.5, 0.8)
 _OVERLOAD = 3.0
 _READERS, _WRITERS = 8, 64
+_SMALL_CACHE = 1 << 20
 _QUIET_READS = 0.05  # of the capacity: few enough that they do not queue behind each other
 
 
@@ -46,7 +47,7 @@ class Studies:
 
     def _load(self, generator: Generator, workload: str, connections: int, rate: float = 0.0) -> dict[str, Any]:
         target = self.bench.target
-        log = "event" if workload.startswith("event") else "raw"
+        log = WORKLOADS[workload].log
         seed, size = time.time_ns() % 2**63, self.bench.size(log)
         policy = "" if generator is not self.own else target.policy
         load = Load(workload, target.host, target.port, connections, self.seconds, seed, size, 0, policy, rate)
@@ -123,6 +124,26 @@ async def _postgres_bytes(url: str) -> dict[str, float]:
         return {row["relname"]: float(row["bytes"]) for row in await connection.fetch(sql)}
     finally:
         await connection.close()
+
+
+# --- cold ----------------------------------------------------------------------------------------------------------------
+
+
+def cold(bench: Bench, served: Served) -> dict[str, Any]:
+    """Measure reads that find next to nothing in the server's memory: its cache holds a fortieth of the tiles."""
+    served.restart({"MUNIMENT_SERVER_CACHE_BYTES": str(_SMALL_CACHE)})
+    bench.target = served.target()
+    found: dict[str, Any] = {}
+    for series in (Series("proof", 64), Series("tile", 64), Series("bundle", 64)):
+        echo = bench.run(bench.echo, ECHO, bench.options.echo_seconds)["rate"]
+        log = WORKLOADS[series.workload].log
+        run = bench.run(bench.target, series, bench.options.seconds, bench.size(log))
+        found[series.name] = {name: run[name] for name in ("rate", "p50_ms", "p99_ms", "server_us")} | {
+            "over_echo": run["rate"] / echo
+        }
+    served.restart()
+    bench.target = served.target()
+    return found
 
 
 # --- growth ---------------------------------------------------------------------------------------------------------------
