@@ -61,6 +61,7 @@ ORDER = {
         "batcher",
         "fsck",
         "heads",
+        "cold",
         "reading",
         "scrub",
         "log",

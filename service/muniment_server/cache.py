@@ -30,7 +30,16 @@ class Cache:
         self.size = 0  # bytes
 
     def get(self, log_id: int, level: int, index: int) -> Rows | None:
-        """Return the rows of a full tile, read with :func:`muniment.tree.hash_at`; or None."""
+        """Return the rows of a full tile, read with :func:`muniment.tree.hash_at`; or None, also for one without inner nodes."""
+        found = self._find(log_id, level, index)
+        return found if found and len(found) > 1 else None
+
+    def data(self, log_id: int, level: int, index: int) -> bytes | None:
+        """Return the hashes of a full tile, or None."""
+        found = self._find(log_id, level, index)
+        return bytes(found[0]) if found else None
+
+    def _find(self, log_id: int, level: int, index: int) -> Rows | None:
         found = self._kept.get((log_id, level, index))
         if found is not None:
             self._kept.move_to_end((log_id, level, index))
@@ -40,10 +49,14 @@ class Cache:
         """Keep a full tile. There are 256 times as many at level 0 as above, so those are thinned."""
         self._put(Full(log_id, level, index), thin(rows) if level == 0 else [bytes(row) for row in rows])
 
+    def put_data(self, log_id: int, level: int, index: int, data: bytes) -> None:
+        """Keep a full tile without its inner nodes, unless it is kept already: a proof makes them when it needs them."""
+        if not self._find(log_id, level, index):
+            self._put(Full(log_id, level, index), [data])
+
     def bundle(self, log_id: int, index: int) -> bytes | None:
         """Return a full entry bundle, or None."""
-        found = self.get(log_id, -1, index)
-        return bytes(found[0]) if found else None
+        return self.data(log_id, -1, index)
 
     def put_bundle(self, log_id: int, index: int, data: bytes) -> None:
         """Keep a full entry bundle."""

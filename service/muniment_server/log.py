@@ -58,6 +58,7 @@ class Log(Reader):
         self._metrics = metrics
         self._published = 0  # size of the last checkpoint this process published
         self._dirty = asyncio.Event()
+        self.drafting = asyncio.Lock()  # held while a batch is understood
         self._tasks: list[asyncio.Task[None]] = []
         if sequencer:
             sequencer.on_signed = self._dirty.set  # not when a waiter is answered: it may have left

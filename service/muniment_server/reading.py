@@ -28,6 +28,7 @@ from muniment.tree import (
 )
 from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.cache import Cache, Rows
+from muniment_server.cold import ColdTiles, Done
 from muniment_server.heads import Damaged, Heads, NotThere
 from muniment_server.sequencer import Sequencer
 from muniment_server.storage import LogRow, Store, StoredPayload, leaf_key
@@ -64,6 +65,7 @@ class Reader(Heads):
     ) -> None:
         super().__init__(store, row, sequencer)
         self._cache = cache
+        self._cold_tiles = ColdTiles(store, row.log_id, cache)
         self._trace = trace
         self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
         # Of a signed head, the part of proofs above their lowest tile, which its 256 entries share.
@@ -117,6 +119,21 @@ class Reader(Heads):
         except _Cold:
             return None
         return Proof(signed.size, signed.root, lower + upper, signed, [], hash_at(bottom, 0, index % TILE_WIDTH))
+
+    def warm(self, index: int, done: Done) -> bool:
+        """Have what :meth:`prove_now` needs read, and call `done`. Returns False when it is not tiles that it needs."""
+        signed = self._latest_now(index + 1)
+        if signed:
+            self._cold_tiles.proof(index, signed.size, done)
+        return bool(signed)
+
+    def warm_tile(self, tile: Tile, done: Done) -> bool:
+        """Have what :meth:`file_now` needs read, and call `done`. Returns False for tiles that are not full."""
+        needed = (tile.index + 1) * TILE_WIDTH << 8 * tile.level
+        if needed >= 2**63 or not self._latest_now(needed):
+            return False
+        self._cold_tiles.tile(tile.level, tile.index, done)
+        return True
 
     def _rows_now(self, edge: Edge | None, level: int, index: int) -> Rows | None:
         """Return the rows of a tile from the right edge or the cache."""
@@ -264,10 +281,10 @@ class Reader(Heads):
         """Return the bytes of a tile, or None when no signed head has it at this width."""
         if not await self._served(tile.level, tile.index, tile.width):
             return None
-        rows = self._cache.get(self.row.log_id, tile.level, tile.index)
-        if rows is None:
-            rows = (await self._cold([tile]))[tile.level, tile.index]
-        return _wide(rows, tile.width)
+        data = self._cache.data(self.row.log_id, tile.level, tile.index)
+        if data is None:
+            data = bytes((await self._cold([tile]))[tile.level, tile.index][0])
+        return data[: tile.width * HASH_SIZE]
 
     def file_now(self, wanted: Tile | Bundle) -> bytes | None:
         """Return the bytes of a tile or bundle that a signed head has, when they are in memory; else None."""
@@ -277,8 +294,8 @@ class Reader(Heads):
             return None
         if isinstance(wanted, Bundle):
             return self._cache.bundle(self.row.log_id, wanted.index) if wanted.width == TILE_WIDTH else None
-        rows = self._cache.get(self.row.log_id, level, wanted.index)
-        return None if rows is None else _wide(rows, wanted.width)
+        data = self._cache.data(self.row.log_id, level, wanted.index)
+        return data and data[: wanted.width * HASH_SIZE]
 
     async def bundle(self, bundle: Bundle) -> bytes | None:
         """Return the bytes of an entry bundle, or None when no signed head has it at this width."""
@@ -302,10 +319,6 @@ class Reader(Heads):
 def _find(rows: dict[tuple[int, int], Rows], node: Node) -> bytes:
     level, index, row, position = place(node)
     return hash_at(rows[level, index], row, position)
-
-
-def _wide(rows: Rows, width: int) -> bytes:
-    return bytes(rows[0]) if width == TILE_WIDTH else bytes(rows[0][: width * HASH_SIZE])
 
 
 def _open(stored: StoredPayload) -> EventDraft:

@@ -58,10 +58,18 @@ def check_kept(before: StoredTiles, after: StoredTiles) -> None:
             raise Mismatch(index * TILE_WIDTH << 8 * level, f"tile {level}/{index} is no longer what it was")
 
 
-def check_new(old: int, size: int, leaves: Sequence[bytes], stored: StoredTiles) -> None:
-    """Check every hash that the tree of `size` has and that of `old` has not, from the leaves [old, size) up. Raises Mismatch."""
+def check_count(old: int, size: int, leaves: Sequence[bytes]) -> None:
+    """Check that the leaves [old, size) are all there. Raises Mismatch."""
     if len(leaves) != size - old:
         raise Mismatch(old + len(leaves), f"{size - old - len(leaves)} entries from {old + len(leaves)} on are missing")
+
+
+def check_new(old: int, size: int, leaves: Sequence[bytes], stored: StoredTiles) -> None:
+    """Check every hash that the tree of `size` has and that of `old` has not, from the leaves [old, size) up. Raises Mismatch.
+
+    `stored` may hold more: the leaves of a larger tree can be checked part by part.
+    """
+    check_count(old, size, leaves)
     made = b"".join([sha256(b"\x00" + leaf).digest() for leaf in leaves])
     level = 0
     while made:

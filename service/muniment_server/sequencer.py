@@ -16,6 +16,7 @@ from muniment.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from muniment.errors import FormatError, VerificationError
 from muniment.event import format_time
 from muniment.note import SigningKey, parse_note, verify_note
+from muniment.tiles import TILE_WIDTH
 from muniment.tree import Edge, Growth, grow
 from muniment_server import recheck, startup
 from muniment_server.admission import RawDraft, Refused
@@ -44,6 +45,7 @@ MAX_BEHIND = 60_000
 HOLD = 60_000
 """Milliseconds for which a clock that was set forward is not believed."""
 _TRIES = 100
+_LARGE = 250
 _CAREFUL = 32
 """Batches that are looked up before they are appended, once one held a leaf that is known."""
 
@@ -201,6 +203,7 @@ class Sequencer:
             stamp = self._stamp(state.head)
             round_ = Round(state.head.size, stamp, format_time(stamp), leaves)
             answers = [round_.assign(one, keys.get((one.caller, one.key or "")), self._ttl) for one in batch]
+            await _breathe(len(round_.entries))
             if not round_.entries:
                 _, signed = await self._signed_state()
                 return _sign_off(answers, signed, None)
@@ -283,6 +286,7 @@ class Sequencer:
     async def _commit(self, state: _State, round_: Round) -> tuple[Signed, Growth]:
         """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""
         growth = grow(state.edge, round_.hashes)
+        await _breathe(len(round_.hashes))
         old = state.head
         head = Head(growth.edge.size, growth.edge.root(), round_.stamp, old.epoch, old.guard_id)
         self._state = None
@@ -322,7 +326,11 @@ class Sequencer:
         leaves, stored = await self._store.reread(self._log.log_id, old, head.size, wanted)
         try:
             recheck.check_kept(state.stored, stored)
-            recheck.check_new(old, head.size, leaves, stored)
+            recheck.check_count(old, head.size, leaves)
+            for first in range(old, head.size, TILE_WIDTH):
+                part = leaves[first - old : first - old + TILE_WIDTH]
+                recheck.check_new(first, min(first + TILE_WIDTH, head.size), part, stored)
+                await _breathe(len(part))
             recheck.check_root(head.size, head.root, stored)
             return recheck.edge_bytes(head.size, stored)
         except recheck.Mismatch as error:
@@ -364,6 +372,12 @@ class Sequencer:
     def edge(self) -> Edge | None:
         """Return the right edge as of the last head signed here, or None while there is none."""
         return self._signed_edge
+
+
+async def _breathe(entries: int) -> None:
+    """Let reads be answered between two steps of a large batch: each takes milliseconds."""
+    if entries >= _LARGE:
+        await asyncio.sleep(0)
 
 
 def _sign_off(answers: list[Outcome | Refused], signed: Signed, maker: Maker | None) -> list[Outcome | Refused]:

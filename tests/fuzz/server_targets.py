@@ -37,6 +37,9 @@ from tests.fuzz.targets import _JSON_SEEDS, _JSON_WORDS, LOG, _text
 # --- of the client ------------------------------------------------------------------------------------------------------
 
 
+_LIMITS = SimpleNamespace(settings=SimpleNamespace(max_event_bytes=2_000, max_batch_entries=20))
+
+
 @fuzzed("disclosure", [text for entry in LOG.entries[1:] for text in entry.disclosures or ()], [b"WyJ", b"Il0", b"LCI"])
 def _disclosure(data: bytes) -> None:
     found = Disclosure.parse(_text(data))
@@ -244,12 +247,9 @@ def _admission(data: bytes) -> None:
     (Refused,),
 )
 def _raw_batch(data: bytes) -> None:
-    drafts = _now(write._raw_drafts(data, 20))
+    drafts = _now(write._raw_drafts(data, _LIMITS))
     expect(encode_bundle([draft.leaf for draft in drafts]) == data, "a batch has two spellings")
     expect(1 <= len(drafts) <= 20, "so many entries")
-
-
-_LIMITS = SimpleNamespace(settings=SimpleNamespace(max_event_bytes=2_000))
 
 
 @fuzzed(
@@ -259,7 +259,7 @@ _LIMITS = SimpleNamespace(settings=SimpleNamespace(max_event_bytes=2_000))
     (Refused,),
 )
 def _event_batch(data: bytes) -> None:
-    drafts: list[EventDraft] = _now(write._event_drafts(data, 20, _LIMITS))  # type: ignore[arg-type, assignment]
+    drafts: list[EventDraft] = _now(write._event_drafts(data, _LIMITS))  # type: ignore[arg-type, assignment]
     lines = data.removesuffix(b"\n").split(b"\n")
     expect(len(lines) == len(drafts), "an entry more or less than lines")
     for line, draft in zip(lines, drafts, strict=True):

@@ -201,6 +201,8 @@ TAKEN = [
     (POST, b"/logs/raw/add", [LENGTH]),
     (GET, b"/proof/inclusion?index=0", []),
     (GET, b"/v1/proof/inclusion?index=0", [(b"host", b"x")]),
+    (GET, b"/proof/inclusion?index=1", []),
+    (GET, b"/tile/0/001", []),
 ]
 LEFT = [
     (POST, b"/entries", [LENGTH]),
@@ -218,10 +220,8 @@ LEFT = [
     (GET, b"/entries", []),
     (POST, b"/proof/inclusion?index=0", []),
     (GET, b"/proof/inclusion?index=0", [LENGTH]),
-    (GET, b"/proof/inclusion?index=1", []),
     (GET, b"/proof/inclusion?index=x", []),
     (GET, b"/v1/tile/0/000.p/1", []),
-    (GET, b"/tile/0/001", []),
     (b"HEAD", b"/proof/inclusion?index=0", []),
 ]
 

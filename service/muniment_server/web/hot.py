@@ -9,25 +9,16 @@ from __future__ import annotations
 import functools
 import re
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
-
-from starlette.responses import Response
+from typing import NamedTuple
 
 from muniment.errors import FormatError
 from muniment.tiles import Bundle, Tile, parse_tile_path
-from muniment_server.admission import Refused
 from muniment_server.catalog import DEFAULT_LOG
 from muniment_server.log import Log
-from muniment_server.submission import Outcome
 from muniment_server.web import read, write
-from muniment_server.web.ask import MAX_HEADERS, Answer, Ask, Headers
-from muniment_server.web.request import Caller
-from muniment_server.web.routes import ROUTES, Route
+from muniment_server.web.ask import MAX_HEADERS, Ask, Headers
+from muniment_server.web.jobs import PROOF, TILE, Append, ColdFile, ColdProof, Entry, Job, Plain, Ready
 from muniment_server.web.service import Service
-
-Respond = Callable[[Answer | Response], None]
 
 _LOG = rb"(?:/logs/(?P<log>[a-z0-9][a-z0-9-]{0,62}))?"
 _POST = re.compile(rb"(?P<v1>/v1)?" + _LOG + rb"/(?P<what>entries|add)")
@@ -39,9 +30,6 @@ _MAX_BLOCK, _MAX_BLOCKS = 1024, 256
 _LENGTH = re.compile(rb"[0-9]{1,8}")
 _ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 """Fields that ask for something this path does not do."""
-_BY_PATH = {(route.method, route.path): route for route in ROUTES}
-_ENTRIES, _ADD = _BY_PATH["POST", "/entries"], _BY_PATH["POST", "/add"]
-_TILE, _PROOF = _BY_PATH["GET", "/tile/{path:path}"], _BY_PATH["GET", "/proof/inclusion"]
 
 
 class Fields(NamedTuple):
@@ -54,13 +42,6 @@ class Fields(NamedTuple):
     def of(cls, headers: Headers) -> Fields:
         """Return what the fields of a request ask for."""
         return cls(headers, _plain(headers))
-
-
-class Job(Protocol):
-    """A request that is answered here."""
-
-    def run(self, body: bytes, respond: Respond) -> None:
-        """Answer it, now or later, by calling `respond` once. Never raises."""
 
 
 class Hot:
@@ -122,7 +103,7 @@ class Hot:
         caller = self._service.access.caller_now(headers, log)
         if caller is None:
             return None
-        limit = write.check_entry(ask, log, caller) if job is _Entry else write.check_plain(log, caller)
+        limit = write.check_entry(ask, log, caller) if job is Entry else write.check_plain(log, caller)
         return job(self._service, ask, log, caller) if length <= limit else None
 
     def _read(self, url: bytes, headers: Headers) -> Job | None:
@@ -136,10 +117,14 @@ class Hot:
             return None
         wanted = found[1]
         if isinstance(wanted, int):
-            route, answer = _PROOF, read.prove_now(log, caller, wanted)
+            route, answer = PROOF, read.prove_now(log, caller, wanted)
         else:
-            route, answer = _TILE, read.file_now(log, caller, wanted)
-        return None if answer is None else _Ready(self._service, route, answer, started)
+            route, answer = TILE, read.file_now(log, caller, wanted)
+        if answer is not None:
+            return Ready(self._service, route, answer, started)
+        if isinstance(wanted, int):
+            return ColdProof(self._service, log, caller, wanted)
+        return ColdFile(self._service, log, caller, wanted)
 
 
 @functools.lru_cache(4096)
@@ -159,12 +144,12 @@ def _proof(url: bytes) -> tuple[bytes | None, int] | None:
 
 
 @functools.lru_cache(1024)
-def _posted(url: bytes) -> tuple[bytes | None, str, type[_Append]] | None:
+def _posted(url: bytes) -> tuple[bytes | None, str, type[Append]] | None:
     """Return the log a POST is to, its path, and what answers it; None for a URL that is not answered here."""
     found = _POST.fullmatch(url)
     if found is None or (found["what"] == b"add" and found["v1"]):
         return None
-    return found["log"], url.decode(), _Entry if found["what"] == b"entries" else _Plain
+    return found["log"], url.decode(), Entry if found["what"] == b"entries" else Plain
 
 
 def _plain(headers: Headers) -> int | None:
@@ -183,101 +168,3 @@ def _plain(headers: Headers) -> int | None:
         ):
             return None
     return length if size <= MAX_HEADERS else None
-
-
-class _Ready:
-    """An answer from memory."""
-
-    __slots__ = ("_answer", "_route", "_service", "_started")
-
-    def __init__(self, service: Service, route: Route, answer: Answer, started: float) -> None:
-        self._service, self._route, self._answer, self._started = service, route, answer, started
-
-    def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
-        """Send it."""
-        respond(self._answer)
-        self._service.count(self._route, self._answer.status, self._started)
-
-
-class _Append(ABC):
-    """An append: it waits for its batch, and is answered from there."""
-
-    __slots__ = ("_ask", "_caller", "_log", "_respond", "_service", "_started", "_submission")
-    route: Route
-
-    def __init__(self, service: Service, ask: Ask, log: Log, caller: Caller) -> None:
-        self._service, self._ask, self._log, self._caller = service, ask, log, caller
-        self._started = time.perf_counter()
-
-    def run(self, body: bytes, respond: Respond) -> None:
-        """Submit the entry."""
-        self._respond = respond
-        try:
-            self._submission = write.entry_submission(self._ask, self._log, self._caller, body)
-            self._log.submit(self._submission, self._done)
-        except Exception as error:  # noqa: BLE001 - every error gets an answer
-            self._fail(error)
-
-    def _done(self, found: Outcome | Refused) -> None:
-        if isinstance(found, Refused):
-            self._fail(found)
-            return
-        try:
-            answer = self._answer(found)
-        except Exception as error:  # noqa: BLE001 - the entry is in the log, and somebody waits
-            self._fail(error)
-            return
-        if answer is None:
-            self._service.spawn(self._later(found))
-        else:
-            self._finish(answer)
-
-    @abstractmethod
-    def _answer(self, outcome: Outcome) -> Answer | None:
-        """Return the answer; None when that needs the database."""
-
-    async def _later(self, outcome: Outcome) -> None:
-        """Answer a retry, or an entry that was known: its proof needs the database."""
-        try:
-            await self._log.note_answers(self._submission, outcome)
-            self._finish(await self._slow(outcome))
-        except Exception as error:  # noqa: BLE001 - every error gets an answer
-            self._fail(error)
-
-    async def _slow(self, outcome: Outcome) -> Answer:
-        return await write.answer_entry(self._ask, self._log, self._submission, outcome)
-
-    def _finish(self, answer: Answer) -> None:
-        self._respond(answer)
-        self._service.count(self.route, answer.status, self._started)
-
-    def _fail(self, error: Exception) -> None:
-        response = self._service.fail(self.route, error)
-        self._respond(response)
-        self._service.count(self.route, response.status_code, self._started)
-
-
-class _Entry(_Append):
-    """POST /entries."""
-
-    __slots__ = ()
-    route = _ENTRIES
-
-    def _answer(self, outcome: Outcome) -> Answer | None:
-        receipt = self._log.receipt_now(self._submission, outcome)
-        return None if receipt is None else write.entry_answer(self._ask, outcome, receipt)
-
-
-class _Plain(_Append):
-    """POST /add."""
-
-    __slots__ = ()
-    route = _ADD
-
-    def _answer(self, outcome: Outcome) -> Answer | None:
-        if not self._log.note_now(self._submission, outcome):
-            return None
-        return write.plain_answer(outcome)
-
-    async def _slow(self, outcome: Outcome) -> Answer:
-        return write.plain_answer(outcome)

@@ -24,7 +24,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from muniment_server.web.ask import MAX_HEADERS, Answer
 from muniment_server.web.connections import Connections
 from muniment_server.web.errors import problem
-from muniment_server.web.hot import Fields, Hot, Job
+from muniment_server.web.hot import Fields, Hot
+from muniment_server.web.jobs import Job
 from muniment_server.web.wire import encode, encode_last
 
 MIN_RATE = 8192

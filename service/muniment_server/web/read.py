@@ -97,6 +97,12 @@ def prove_now(log: Log, caller: Caller, index: int) -> Answer | None:
     return None if proof is None else _inclusion(log, index, proof)
 
 
+async def prove_latest(log: Log, caller: Caller, index: int) -> Answer:
+    """As prove_inclusion of an index in the latest tree."""
+    check_readable(log, caller)
+    return _inclusion(log, index, await log.prove_inclusion(index, None))
+
+
 async def prove_inclusion(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /proof/inclusion: of an entry named by index or leaf hash, in a tree of any size."""
     check_readable(log, caller)
@@ -213,7 +219,12 @@ def file_now(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer | None:
 
 async def get_tile(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
-    wanted = _file(ask, log, caller)
+    return await find_file(log, caller, _file(ask, log, caller))
+
+
+async def find_file(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer:
+    """As get_tile, of a path that was parsed."""
+    check_readable(log, caller)
     data = await (log.tile(wanted) if isinstance(wanted, Tile) else log.bundle(wanted))
     if data is None:
         raise NotThere("not_found", "no such tile", "The latest checkpoint says which tiles there are.")

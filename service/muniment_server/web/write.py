@@ -20,7 +20,7 @@ _JSON = ("application/json", "text/json")
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
 
-_BREATH = 50
+_BREATH, _BREATH_EVENTS = 100, 20
 _BREATH_BYTES = 262_144
 
 
@@ -108,16 +108,15 @@ async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
     caller.need("append")
     with_receipts = Query(ask, ("receipts",)).flag("receipts")
     log.check_room()
-    settings = log.settings
-    if log.row.kind == "raw":
-        drafts: list[Draft] = await _raw_drafts(
-            await read_body(ask, settings.max_batch_bytes), settings.max_batch_entries
-        )
-        key = None  # equal leaves are equal entries: nothing to remember
-    else:
+    if log.row.kind != "raw":
         _expect_type(ask, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
-        drafts = await _event_drafts(await read_body(ask, settings.max_batch_bytes), settings.max_batch_entries, log)
-        key = idempotency_key(ask)
+    body = await read_body(ask, log.settings.max_batch_bytes)
+    # One at a time: drafts take ten times the memory of the body, and reads would have to wait for a step of each of them.
+    async with log.drafting:
+        log.check_room()  # by now others may have taken it
+        drafts = await (_raw_drafts if log.row.kind == "raw" else _event_drafts)(body, log)
+    # Equal leaves of a raw log are equal entries: nothing to remember.
+    key = None if log.row.kind == "raw" else idempotency_key(ask)
     submission = Submission(drafts, caller.name, key)
     outcome = await log.append(submission)
     body = orjson.dumps(
@@ -138,13 +137,15 @@ def _check_count(count: int, limit: int) -> None:
         raise Refused(413, "too_many_entries", f"a batch has at most {limit} entries", "Send several batches.")
 
 
-async def _event_drafts(body: bytes, limit: int, log: Log) -> list[Draft]:
+async def _event_drafts(body: bytes, log: Log) -> list[Draft]:
     text = body.removesuffix(b"\n")
-    _check_count(text.count(b"\n") + 1 if body else 0, limit)  # before 16 million newlines become a list
+    _check_count(
+        text.count(b"\n") + 1 if body else 0, log.settings.max_batch_entries
+    )  # before 16 million newlines become a list
     lines = text.split(b"\n")
     drafts: list[Draft] = []
     for number, line in enumerate(lines, 1):
-        if not number % _BREATH:
+        if not number % _BREATH_EVENTS:
             await asyncio.sleep(0)  # ten thousand drafts take a while: let others be answered in between
         try:
             if len(line) > log.settings.max_event_bytes:
@@ -155,7 +156,8 @@ async def _event_drafts(body: bytes, limit: int, log: Log) -> list[Draft]:
     return drafts
 
 
-async def _raw_drafts(body: bytes, limit: int) -> list[Draft]:
+async def _raw_drafts(body: bytes, log: Log) -> list[Draft]:
+    limit = log.settings.max_batch_entries
     _check_count(_count_entries(body, limit + 1), limit)
     try:
         leaves = decode_bundle(body)

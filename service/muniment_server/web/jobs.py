@@ -1,0 +1,232 @@
+"""The ways to answer one of the busiest requests: from memory, once tiles were read, or once a batch was committed."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+from starlette.responses import Response
+
+from muniment.tiles import Bundle, Tile
+from muniment_server.admission import Refused
+from muniment_server.log import Log
+from muniment_server.submission import Outcome
+from muniment_server.web import read, write
+from muniment_server.web.ask import Answer, Ask
+from muniment_server.web.request import Caller
+from muniment_server.web.routes import ROUTES, Route
+from muniment_server.web.service import Service
+
+Respond = Callable[[Answer | Response], None]
+
+_BY_PATH = {(route.method, route.path): route for route in ROUTES}
+TILE, PROOF = _BY_PATH["GET", "/tile/{path:path}"], _BY_PATH["GET", "/proof/inclusion"]
+
+
+class Job(Protocol):
+    """A request that is answered here."""
+
+    def run(self, body: bytes, respond: Respond) -> None:
+        """Answer it, now or later, by calling `respond` once. Never raises."""
+
+
+class Ready:
+    """An answer from memory."""
+
+    __slots__ = ("_answer", "_route", "_service", "_started")
+
+    def __init__(self, service: Service, route: Route, answer: Answer, started: float) -> None:
+        self._service, self._route, self._answer, self._started = service, route, answer, started
+
+    def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
+        """Send it."""
+        respond(self._answer)
+        self._service.count(self._route, self._answer.status, self._started)
+
+
+class _Cold(ABC):
+    """A read whose tiles are not in memory. In the end it is answered as the application does it."""
+
+    __slots__ = ("_caller", "_log", "_respond", "_service", "_started")
+    route: Route
+
+    def __init__(self, service: Service, log: Log, caller: Caller) -> None:
+        self._service, self._log, self._caller = service, log, caller
+        self._started = time.perf_counter()
+
+    def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
+        """Have the tiles read."""
+        self._respond = respond
+        try:
+            if not self._warm():
+                self._service.spawn(self._wait())
+        except Exception as error:  # noqa: BLE001 - every error gets an answer
+            self._fail(error)
+
+    @abstractmethod
+    def _warm(self) -> bool:
+        """Have tiles read, and :meth:`_warmed` called; False when that would not help."""
+
+    @abstractmethod
+    def _now(self) -> Answer | None:
+        """Return the answer from memory."""
+
+    @abstractmethod
+    async def _slow(self) -> Answer:
+        """Return the answer, whatever it takes."""
+
+    def _warmed(self, error: Exception | None) -> None:
+        if error:
+            self._fail(error)
+            return
+        try:
+            answer = self._now()
+        except Exception as wrong:  # noqa: BLE001 - every error gets an answer
+            self._fail(wrong)
+            return
+        if answer is None:  # there is another head by now, or a tile is damaged
+            self._service.spawn(self._wait())
+        else:
+            self._finish(answer, answer.status)
+
+    async def _wait(self) -> None:
+        try:
+            answer = await self._slow()
+        except Exception as error:  # noqa: BLE001 - every error gets an answer
+            self._fail(error)
+        else:
+            self._finish(answer, answer.status)
+
+    def _fail(self, error: Exception) -> None:
+        response = self._service.fail(self.route, error)
+        self._finish(response, response.status_code)
+
+    def _finish(self, answer: Answer | Response, status: int) -> None:
+        self._respond(answer)
+        self._service.count(self.route, status, self._started)
+
+
+class ColdProof(_Cold):
+    """GET /proof/inclusion, of an index in the latest tree."""
+
+    __slots__ = ("_index",)
+    route = PROOF
+
+    def __init__(self, service: Service, log: Log, caller: Caller, index: int) -> None:
+        super().__init__(service, log, caller)
+        self._index = index
+
+    def _warm(self) -> bool:
+        return self._log.warm(self._index, self._warmed)
+
+    def _now(self) -> Answer | None:
+        return read.prove_now(self._log, self._caller, self._index)
+
+    async def _slow(self) -> Answer:
+        return await read.prove_latest(self._log, self._caller, self._index)
+
+
+class ColdFile(_Cold):
+    """GET /tile/..."""
+
+    __slots__ = ("_wanted",)
+    route = TILE
+
+    def __init__(self, service: Service, log: Log, caller: Caller, wanted: Tile | Bundle) -> None:
+        super().__init__(service, log, caller)
+        self._wanted = wanted
+
+    def _warm(self) -> bool:
+        return isinstance(self._wanted, Tile) and self._log.warm_tile(self._wanted, self._warmed)
+
+    def _now(self) -> Answer | None:
+        return read.file_now(self._log, self._caller, self._wanted)
+
+    async def _slow(self) -> Answer:
+        return await read.find_file(self._log, self._caller, self._wanted)
+
+
+class Append(ABC):
+    """An append: it waits for its batch, and is answered from there."""
+
+    __slots__ = ("_ask", "_caller", "_log", "_respond", "_service", "_started", "_submission")
+    route: Route
+
+    def __init__(self, service: Service, ask: Ask, log: Log, caller: Caller) -> None:
+        self._service, self._ask, self._log, self._caller = service, ask, log, caller
+        self._started = time.perf_counter()
+
+    def run(self, body: bytes, respond: Respond) -> None:
+        """Submit the entry."""
+        self._respond = respond
+        try:
+            self._submission = write.entry_submission(self._ask, self._log, self._caller, body)
+            self._log.submit(self._submission, self._done)
+        except Exception as error:  # noqa: BLE001 - every error gets an answer
+            self._fail(error)
+
+    def _done(self, found: Outcome | Refused) -> None:
+        if isinstance(found, Refused):
+            self._fail(found)
+            return
+        try:
+            answer = self._answer(found)
+        except Exception as error:  # noqa: BLE001 - the entry is in the log, and somebody waits
+            self._fail(error)
+            return
+        if answer is None:
+            self._service.spawn(self._later(found))
+        else:
+            self._finish(answer)
+
+    @abstractmethod
+    def _answer(self, outcome: Outcome) -> Answer | None:
+        """Return the answer; None when that needs the database."""
+
+    async def _later(self, outcome: Outcome) -> None:
+        """Answer a retry, or an entry that was known: its proof needs the database."""
+        try:
+            await self._log.note_answers(self._submission, outcome)
+            self._finish(await self._slow(outcome))
+        except Exception as error:  # noqa: BLE001 - every error gets an answer
+            self._fail(error)
+
+    async def _slow(self, outcome: Outcome) -> Answer:
+        return await write.answer_entry(self._ask, self._log, self._submission, outcome)
+
+    def _finish(self, answer: Answer) -> None:
+        self._respond(answer)
+        self._service.count(self.route, answer.status, self._started)
+
+    def _fail(self, error: Exception) -> None:
+        response = self._service.fail(self.route, error)
+        self._respond(response)
+        self._service.count(self.route, response.status_code, self._started)
+
+
+class Entry(Append):
+    """POST /entries."""
+
+    __slots__ = ()
+    route = _BY_PATH["POST", "/entries"]
+
+    def _answer(self, outcome: Outcome) -> Answer | None:
+        receipt = self._log.receipt_now(self._submission, outcome)
+        return None if receipt is None else write.entry_answer(self._ask, outcome, receipt)
+
+
+class Plain(Append):
+    """POST /add."""
+
+    __slots__ = ()
+    route = _BY_PATH["POST", "/add"]
+
+    def _answer(self, outcome: Outcome) -> Answer | None:
+        if not self._log.note_now(self._submission, outcome):
+            return None
+        return write.plain_answer(outcome)
+
+    async def _slow(self, outcome: Outcome) -> Answer:
+        return write.plain_answer(outcome)

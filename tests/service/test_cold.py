@@ -1,0 +1,111 @@
+"""Tiles that are not in memory: read together, kept only when they are whole, and nobody waits for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from muniment.tiles import Tile
+from muniment_server.cache import Cache
+from muniment_server.cold import ColdTiles
+from muniment_server.storage import StoreUnavailable
+
+SIZE = 3 * 65_536 + 700
+LOG = 7
+
+
+class Tiles:
+    """A store of tiles that notes each read."""
+
+    def __init__(self, *, short: bool = False) -> None:
+        self.reads: list[Sequence[Tile]] = []
+        self.short = short
+        self.down = False
+
+    async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
+        assert log_id == LOG
+        self.reads.append(tiles)
+        await asyncio.sleep(0)
+        if self.down:
+            raise StoreUnavailable("down")
+        return {(t.level, t.index): self.content(t)[: 100 if self.short else None] for t in tiles}
+
+    @staticmethod
+    def content(tile: Tile) -> bytes:
+        return (b"%04d%08d" % (tile.level, tile.index) * 700)[:8192]
+
+
+class Waiting:
+    """What those who asked were told."""
+
+    def __init__(self) -> None:
+        self.told: list[Exception | None] = []
+
+    def __call__(self, error: Exception | None) -> None:
+        self.told.append(error)
+
+    async def until(self, count: int) -> list[Exception | None]:
+        for _ in range(10_000):
+            if len(self.told) >= count:
+                return self.told
+            await asyncio.sleep(0)
+        raise AssertionError(f"{len(self.told)} of {count} were told")
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache(4 << 20)
+
+
+async def test_one_read_for_all_that_ask_in_one_turn(cache: Cache):
+    store, waiting = Tiles(), Waiting()
+    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    for index in (0, 1, 300, 70_000):
+        cold.proof(index, SIZE, waiting)
+    cold.tile(0, 5, waiting)
+    assert await waiting.until(5) == [None] * 5
+    expected = [(0, 0), (0, 1), (0, 5), (0, 273), (1, 0), (1, 1)]
+    assert [[(t.level, t.index) for t in read] for read in store.reads] == [expected]
+    for level, index in expected:
+        assert cache.data(LOG, level, index) == store.content(Tile(level, index, 256))
+        assert (cache.get(LOG, level, index) is None) == ((level, index) == (0, 5)), "a file needs no inner nodes"
+    cold.proof(5 * 256, SIZE, waiting)
+    await waiting.until(6)
+    assert cache.get(LOG, 0, 5), "inner nodes, when a proof needs them"
+    assert len(store.reads) == 1, "from what is in memory"
+
+
+async def test_many_are_read_in_parts_and_later_ones_with_the_next_part(cache: Cache):
+    store, waiting = Tiles(), Waiting()
+    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    for index in range(100):
+        cold.tile(0, index, waiting)
+    while not store.reads:  # noqa: ASYNC110 - an event would have to be set by the store
+        await asyncio.sleep(0)
+    cold.tile(0, 100, waiting)
+    assert await waiting.until(101) == [None] * 101
+    assert [len(read) for read in store.reads] == [64, 37]
+
+
+async def test_what_is_not_whole_is_not_kept(cache: Cache):
+    waiting = Waiting()
+    cold = ColdTiles(Tiles(short=True), LOG, cache)  # type: ignore[arg-type]
+    cold.tile(0, 1, waiting)
+    cold.proof(600, SIZE, waiting)
+    assert await waiting.until(2) == [None, None], "whoever misses it says so"
+    assert cache.size == 0
+
+
+async def test_all_who_wait_hear_of_an_error_and_the_next_one_is_served(cache: Cache):
+    store, waiting = Tiles(), Waiting()
+    store.down = True
+    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    cold.tile(0, 1, waiting)
+    cold.proof(600, SIZE, waiting)
+    assert [type(error) for error in await waiting.until(2)] == [StoreUnavailable] * 2
+    store.down = False
+    cold.tile(0, 1, waiting)
+    assert (await waiting.until(3))[2] is None
+    assert cache.data(LOG, 0, 1)
