@@ -20,6 +20,7 @@ from muniment.errors import BadDisclosure, EventRefused, FormatError
 
 EVENT_TYPE = "muniment/event@v1"
 GENESIS_TYPE = "muniment/genesis@v1"
+ANCHOR_TYPE = "muniment/anchor@v1"
 RESERVED_PREFIX = "muniment/"
 """Leaves whose `typ` starts so are made by the log itself."""
 
@@ -172,6 +173,15 @@ def genesis_leaf(origin: str, kind: str, vkeys: list[str], logged_at: str) -> by
     return strictjson.canonical(
         {"kind": kind, "logged_at": logged_at, "origin": origin, "typ": GENESIS_TYPE, "vkeys": vkeys}
     )
+
+
+def anchor_leaf(tree_size: int, digest: bytes, block: dict[str, Any], logged_at: str) -> bytes:
+    """Return the leaf that records a confirmed anchor: the SHA-256 `digest` of the stamped checkpoint of `tree_size`, and its block.
+
+    `block` has the members ``hash`` (hex, as people see it), ``height`` and ``time`` (Unix seconds, by the header).
+    """
+    anchor = {"block": block, "checkpoint_sha256": digest.hex(), "tree_size": tree_size}
+    return strictjson.canonical({"anchor": anchor, "logged_at": logged_at, "typ": ANCHOR_TYPE})
 
 
 @dataclass(frozen=True, slots=True)

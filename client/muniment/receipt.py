@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from muniment import strictjson
+from muniment import members, strictjson
+from muniment.anchored import MAX_ANCHORS, AnchoredCheckpoint
 from muniment.checkpoint import Checkpoint, parse_checkpoint
-from muniment.encoding import MAX_SIZE, b64, parse_b64, parse_decimal, parse_hex
+from muniment.encoding import b64, parse_b64, parse_decimal
 from muniment.errors import BadDisclosure, BadProof, FormatError
 from muniment.event import Commitment, EventLeaf, OwnLeaf, parse_leaf
 from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
+from muniment.members import expect
 from muniment.note import parse_note
 from muniment.policy import Policy
 from muniment.tree import MAX_PROOF, verify_inclusion
@@ -47,7 +49,10 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A receipt as it stands, nothing verified. `proof` holds 32-byte hashes, leaf sibling first."""
+    """A receipt as it stands, nothing verified. `proof` holds 32-byte hashes, leaf sibling first.
+
+    What `anchors` prove, :mod:`muniment.anchor.check` says; :meth:`verify` does not look at them.
+    """
 
     origin: str
     index: int
@@ -57,7 +62,7 @@ class Receipt:
     checkpoint: str
     commitment: Commitment | None = None
     disclosures: tuple[str, ...] | None = None
-    anchors: tuple[Any, ...] = field(default=(), repr=False)
+    anchors: tuple[AnchoredCheckpoint, ...] = ()
 
     @property
     def leaf_hash(self) -> LeafHash:
@@ -110,7 +115,7 @@ class Receipt:
         if self.disclosures is not None:
             value["disclosures"] = list(self.disclosures)
         if self.anchors:
-            value["anchors"] = list(self.anchors)
+            value["anchors"] = [anchor.to_json() for anchor in self.anchors]
         return value
 
     def __str__(self) -> str:
@@ -131,28 +136,25 @@ class Receipt:
 
         Unknown members are ignored; an unknown `typ` is refused.
         """
-        _expect(isinstance(value, dict) and value.get("typ") == RECEIPT_TYPE, f"typ is not {RECEIPT_TYPE}")
-        inclusion = value.get("inclusion")
-        _expect(isinstance(inclusion, dict), "inclusion is missing")
-        hashes = inclusion.get("hashes")
-        _expect(
-            isinstance(hashes, list) and len(hashes) <= MAX_PROOF,
-            f"inclusion.hashes is not a list of at most {MAX_PROOF}",
-        )
+        expect(isinstance(value, dict) and value.get("typ") == RECEIPT_TYPE, f"typ is not {RECEIPT_TYPE}")
+        tree_size, proof = members.inclusion(value)
         disclosures = value.get("disclosures")
-        _expect("disclosures" not in value or _is_texts(disclosures), "disclosures is not a list of texts")
+        expect("disclosures" not in value or _is_texts(disclosures), "disclosures is not a list of texts")
         anchors = value.get("anchors", [])
-        _expect(isinstance(anchors, list), "anchors is not a list")
+        expect(
+            isinstance(anchors, list) and len(anchors) <= MAX_ANCHORS,
+            f"anchors is not a list of at most {MAX_ANCHORS}",
+        )
         return cls(
-            origin=_text(value, "origin"),
-            index=_integer(value, "index"),
-            leaf=parse_b64(_text(value, "leaf"), "leaf"),
-            tree_size=_integer(inclusion, "tree_size"),
-            proof=tuple(parse_hex(_as_text(part), HASH_SIZE, "proof hash") for part in hashes),
-            checkpoint=_text(value, "checkpoint"),
+            origin=members.text(value, "origin"),
+            index=members.integer(value, "index"),
+            leaf=parse_b64(members.text(value, "leaf"), "leaf"),
+            tree_size=tree_size,
+            proof=proof,
+            checkpoint=members.text(value, "checkpoint"),
             commitment=Commitment.parse(value["commitment"]) if "commitment" in value else None,
             disclosures=tuple(disclosures) if disclosures is not None else None,
-            anchors=tuple(anchors),
+            anchors=tuple(map(AnchoredCheckpoint.from_json, anchors)),
         )
 
     # --- C2SP tlog-proof ------------------------------------------------------------------------------------------------
@@ -173,9 +175,9 @@ class Receipt:
             raise FormatError("tlog-proof is not UTF-8") from None
         head, separator, note = text.partition("\n\n")
         lines = head.split("\n")
-        _expect(bool(separator) and lines[0] == TLOG_PROOF_HEADER, "not a tlog-proof")
-        _expect(3 <= len(lines) <= 3 + MAX_PROOF, "tlog-proof has too few or too many lines")
-        _expect(
+        expect(bool(separator) and lines[0] == TLOG_PROOF_HEADER, "not a tlog-proof")
+        expect(3 <= len(lines) <= 3 + MAX_PROOF, "tlog-proof has too few or too many lines")
+        expect(
             lines[1].startswith("extra ") and lines[2].startswith("index "),
             "tlog-proof lacks its extra or index line",
         )
@@ -188,7 +190,7 @@ class Receipt:
             proof=tuple(parse_b64(line, "proof hash", HASH_SIZE) for line in lines[3:]),
             checkpoint=note,
         )
-        _expect(receipt.to_tlog_proof() == text, "tlog-proof is not in canonical form")
+        expect(receipt.to_tlog_proof() == text, "tlog-proof is not in canonical form")
         return receipt
 
 
@@ -198,29 +200,5 @@ def format_tlog_proof(index: int, leaf: bytes, proof: Sequence[bytes], checkpoin
     return "\n".join(lines) + f"\n\n{checkpoint}"
 
 
-def _expect(condition: bool, problem: str) -> None:  # noqa: FBT001 - reads like the sentence it is
-    if not condition:
-        raise FormatError(f"receipt: {problem}")
-
-
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, str) for part in value)
-
-
-def _as_text(value: Any) -> str:
-    _expect(isinstance(value, str), "a hash is not text")
-    return str(value)
-
-
-def _text(value: dict[str, Any], name: str) -> str:
-    found = value.get(name)
-    if not isinstance(found, str):
-        raise FormatError(f"receipt: {name} is not text")
-    return found
-
-
-def _integer(value: dict[str, Any], name: str) -> int:
-    found = value.get(name)
-    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= MAX_SIZE:
-        raise FormatError(f"receipt: {name} is not an index or size")
-    return found

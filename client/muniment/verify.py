@@ -7,10 +7,10 @@ and nothing else: no network, no clock, no server.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muniment.encoding import b64
 from muniment.errors import EventRefused, FormatError, MunimentError, Refused, Unavailable
@@ -19,6 +19,9 @@ from muniment.hashing import leaf_hash
 from muniment.note import parse_note, verify_note
 from muniment.policy import Policy
 from muniment.receipt import Receipt, Verified
+
+if TYPE_CHECKING:
+    from muniment.anchor.check import AnchorCheck  # which needs another library
 
 RAW = "raw"
 """The `typ` of a report on a leaf whose bytes mean what their submitter says they mean."""
@@ -36,7 +39,8 @@ class Report:
     """What a receipt proved under a policy. Made by :func:`verify_receipt` alone, so holding one means the checks passed.
 
     `signers` are ``name+keyid`` of the policy's keys that signed the checkpoint. `typ` is the type of the leaf, or "raw".
-    `logged_at` is in milliseconds since 1970 UTC, by the log's own clock; None for a raw leaf.
+    `logged_at` is in milliseconds since 1970 UTC, by the log's own clock; None for a raw leaf. `anchors` is what the receipt's anchors
+    showed, in their order; None when they were not checked.
     """
 
     verified: Verified
@@ -44,6 +48,7 @@ class Report:
     signers: tuple[str, ...]
     logged_at: int | None
     limits: tuple[Limit, ...]
+    anchors: tuple[AnchorCheck, ...] | None = None
 
     @property
     def statement(self) -> str:
@@ -69,6 +74,8 @@ class Report:
         }
         if self.logged_at is not None:
             value["logged_at"] = format_time(self.logged_at)
+        if self.anchors is not None:
+            value["anchors"] = [anchor.to_json() for anchor in self.anchors]
         if isinstance(found.entry, EventLeaf):
             value |= {"complete": found.complete, "event": found.opened, "hidden": list(found.hidden)}
         elif isinstance(found.entry, OwnLeaf):
@@ -86,6 +93,7 @@ class Report:
         lines = [f"Proved: {printable(self.statement)}.", *_content(self.verified)]
         if self.logged_at is not None:
             lines.append(f"Logged at {format_time(self.logged_at)}, by the log's own clock.")
+        lines += [f"Anchor: {anchor.state}: {printable(anchor.claim)}." for anchor in self.anchors or ()]
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -97,15 +105,17 @@ def limits_text(limits: Iterable[Limit]) -> str:
     )
 
 
-def verify_receipt(receipt: Receipt, policy: Policy) -> Report:
+def verify_receipt(receipt: Receipt, policy: Policy, anchors: Sequence[AnchorCheck] | None = None) -> Report:
     """Return what `receipt` proves when `policy` alone is trusted.
 
-    Raises FormatError, BadSignature, PolicyNotMet, BadProof or BadDisclosure.
+    `anchors` is what :mod:`muniment.anchor.check` found of the receipt's anchors, when they were checked. Raises FormatError,
+    BadSignature, PolicyNotMet, BadProof or BadDisclosure.
     """
     verified = receipt.verify(policy)
     typ, logged_at = _describe(verified.entry)
-    limits = tuple(_limits(verified, receipt))
-    return Report(verified, typ, _signers(receipt, policy), logged_at, limits)
+    checked = None if anchors is None else tuple(anchors)
+    limits = (*_limits(verified), *_time_limits(verified, receipt, checked), *_content_limits(verified))
+    return Report(verified, typ, _signers(receipt, policy), logged_at, limits, checked)
 
 
 def failure_json(error: MunimentError) -> dict[str, Any]:
@@ -165,7 +175,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 500 else f"{text[:500]}... ({len(text)} characters)"
 
 
-def _limits(verified: Verified, receipt: Receipt) -> list[Limit]:
+def _limits(verified: Verified) -> list[Limit]:
     limits = [
         Limit(
             "unpublished",
@@ -176,17 +186,35 @@ def _limits(verified: Verified, receipt: Receipt) -> list[Limit]:
     ]
     if verified.hidden:
         limits.append(Limit("hidden", f"anything about what is hidden: {_hidden(verified)}."))
+    return limits
+
+
+def _time_limits(verified: Verified, receipt: Receipt, anchors: tuple[AnchorCheck, ...] | None) -> list[Limit]:
+    limits = []
     if isinstance(verified.entry, EventLeaf):
         limits.append(
             Limit("clock", "that the log's clock was right. Times never decrease from entry to entry; no more is sure.")
         )
-    if receipt.anchors:
-        limits.append(Limit("anchors", "what the anchors in this receipt say: this version does not check them."))
-    if not isinstance(verified.entry, OwnLeaf):
+    if receipt.anchors and anchors is None:
         limits.append(
             Limit(
-                "truth",
-                "that what was logged is true, or who sent it. A log proves that it was said, and not changed since.",
+                "anchors",
+                "what the anchors in this receipt say: they were not checked (muniment verify --check-anchors).",
+            )
+        )
+    if any(anchor.found for anchor in anchors or ()):
+        limits.append(
+            Limit(
+                "anchored",
+                "when the entry was made, or that this tree is the only one. An anchor shows that both existed by a time; an"
+                " operator can have two trees anchored.",
             )
         )
     return limits
+
+
+def _content_limits(verified: Verified) -> list[Limit]:
+    if isinstance(verified.entry, OwnLeaf):
+        return []
+    text = "that what was logged is true, or who sent it. A log proves that it was said, and not changed since."
+    return [Limit("truth", text)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from muniment.anchored import AnchoredCheckpoint
 from muniment.errors import (
     BadProof,
     EventRefused,
@@ -92,8 +93,11 @@ def test_a_raw_leaf() -> None:
 
 
 def test_anchors_are_not_checked_and_that_is_said(log: FakeLog) -> None:
-    report = verify_receipt(replace(log.receipt(1), anchors=({"typ": "x"},)), log.policy)
+    anchor = AnchoredCheckpoint(log.note(log.size), log.size, (), b"not looked at", 1)
+    report = verify_receipt(replace(log.receipt(1), anchors=(anchor,)), log.policy)
     assert "anchors" in codes(report.to_json())
+    assert "anchors" not in report.to_json()
+    assert "anchors" not in codes(verify_receipt(log.receipt(1), log.policy).to_json())
 
 
 def test_nothing_a_stranger_wrote_reaches_the_terminal() -> None:
@@ -129,7 +133,7 @@ def test_the_verify_command_loads_neither_client_nor_network(log: FakeLog, tmp_p
         "import sys, socket\n"
         "class No:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('httpx', 'httpcore', 'anyio', 'asyncio', 'rich', 'ssl', 'fcntl'): raise SystemExit(f'loads {name}')\n"
+        "        if name.split('.')[0] in ('httpx', 'httpcore', 'anyio', 'asyncio', 'rich', 'ssl', 'fcntl', 'opentimestamps'): raise SystemExit(f'loads {name}')\n"
         "        if name in ('muniment.client', 'muniment._flows'): raise SystemExit(f'loads {name}')\n"
         "sys.meta_path.insert(0, No())\n"
         "def refuse(*_): raise SystemExit('opens a socket')\n"

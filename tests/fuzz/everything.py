@@ -1,8 +1,8 @@
-"""All fuzz targets: those of the client, and those of the server."""
+"""All fuzz targets: those of the client, of anchors, and of the server."""
 
 from __future__ import annotations
 
-from tests.fuzz import server_targets, targets
+from tests.fuzz import anchor_targets, server_targets, targets
 from tests.fuzz.target import TARGETS
 
-__all__ = ["TARGETS", "server_targets", "targets"]
+__all__ = ["TARGETS", "anchor_targets", "server_targets", "targets"]

@@ -17,9 +17,14 @@ from muniment.hashing import RootHash
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment.receipt import RECEIPT_TYPE, TLOG_PROOF_HEADER, Receipt, format_tlog_proof
+from tests.unit.anchors import sample_anchor, sample_chain
 from tests.unit.samples import EVENTS, KEY, NOON, ORIGIN, POLICY, Logged, SampleLog, event_log, policy_of, raw_log
 
 RECEIPT = event_log().receipt(1)
+ANCHORED = replace(
+    RECEIPT,
+    anchors=(sample_anchor(event_log(), 1, 5), replace(sample_anchor(event_log(), 1, 9), header=None)),
+)
 RAW_POLICY = policy_of(raw_log())
 
 
@@ -163,7 +168,7 @@ def test_a_leaf_that_is_not_what_its_type_makes_is_refused() -> None:
 
 
 def all_receipts() -> list[Receipt]:
-    return [*event_log().receipts(), *raw_log().receipts(), replace(RECEIPT, anchors=({"a": [1, None]}, "x", 3))]
+    return [*event_log().receipts(), *raw_log().receipts(), ANCHORED]
 
 
 def test_json_round_trips() -> None:
@@ -182,7 +187,15 @@ def test_the_members_of_a_receipt() -> None:
     assert value["leaf"] == b64(RECEIPT.leaf)
     assert "commitment" not in raw_log().receipt(0).to_json()
     assert "disclosures" not in raw_log().receipt(0).to_json()
-    assert "anchors" in replace(RECEIPT, anchors=(1,)).to_json()
+    anchor = ANCHORED.anchors[0]
+    assert ANCHORED.to_json()["anchors"][0] == {
+        "checkpoint": event_log().checkpoint(5),
+        "inclusion": {"tree_size": 5, "hashes": [part.hex() for part in anchor.proof]},
+        "ots": b64(anchor.ots),
+        "height": anchor.height,
+        "header": sample_chain().blocks[anchor.height].raw.hex(),
+    }
+    assert "header" not in ANCHORED.to_json()["anchors"][1]
 
 
 def test_unknown_members_order_and_white_space_do_not_matter() -> None:
@@ -190,6 +203,13 @@ def test_unknown_members_order_and_white_space_do_not_matter() -> None:
     value["inclusion"] = {"note": "x", **value["inclusion"]}
     for indent in (None, 1, "\t"):
         assert Receipt.parse(json.dumps(value, indent=indent)) == RECEIPT
+
+
+def test_unknown_members_of_an_anchor_do_not_matter() -> None:
+    value = ANCHORED.to_json()
+    value["anchors"][0] |= {"note": [1], "inclusion": {**value["anchors"][0]["inclusion"], "x": None}}
+    assert Receipt.parse(json.dumps(value)) == ANCHORED
+    assert Receipt.parse(json.dumps(value | {"anchors": []})) == RECEIPT
 
 
 def spoiled(**changes: Any) -> dict[str, Any]:
@@ -206,6 +226,12 @@ def hashes(*found: Any) -> dict[str, Any]:
     return {"tree_size": 9, "hashes": list(found)}
 
 
+def anchored(**changes: Any) -> dict[str, Any]:
+    """A receipt with one anchor that is spoiled."""
+    value = ANCHORED.to_json()["anchors"][0]
+    return spoiled(anchors=[{name: part for name, part in (value | changes).items() if part is not ...}])
+
+
 HEX = "ab" * 32
 NOT_RECEIPTS: list[Any] = [
     None, [], "x", 1, {}, spoiled(typ=...), spoiled(typ="muniment/receipt@v2"), spoiled(typ="Muniment/receipt@v1"), spoiled(typ=None),
@@ -219,7 +245,10 @@ NOT_RECEIPTS: list[Any] = [
         hashes(HEX[:-2] + " a"), hashes(HEX[:-2] + "0x"), hashes(HEX[:-1] + "\uff11"), hashes(b64(bytes(32))), hashes(*[HEX] * 65))),
     *(spoiled(disclosures=texts) for texts in (None, {}, "x", 1, [1], [None], [["x"]])),
     *(spoiled(commitment=commitment) for commitment in (None, {}, [], "x", {"alg": "sha-256", "members": {}})),
-    *(spoiled(anchors=anchors) for anchors in (None, {}, "x", 1)),
+    *(spoiled(anchors=anchors) for anchors in (None, {}, "x", 1, [None], ["x"], [1], [[]], [{}], ANCHORED.to_json()["anchors"][:1] * 9)),
+    *(anchored(**{name: part}) for name in ("checkpoint", "inclusion", "ots", "height") for part in (..., None, [], {}, True, 1.5)),
+    *(anchored(ots=ots) for ots in ("AA", "AB==", "A-==", "AA==\n", b64(bytes(65_537)), 1)), *(anchored(height=at) for at in (-1, 2**28, "1")),
+    *(anchored(header=header) for header in (None, "", "ab" * 79, "ab" * 81, "AB" * 80, 1)), anchored(inclusion=hashes(HEX.upper())),
 ]  # fmt: skip
 
 

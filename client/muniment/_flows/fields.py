@@ -18,6 +18,11 @@ def text(value: dict[str, Any], name: str) -> str:
     return found
 
 
+def optional_text(value: dict[str, Any], name: str) -> str | None:
+    """Return a member that is a string, null or absent."""
+    return None if value.get(name) is None else text(value, name)
+
+
 def integer(value: dict[str, Any], name: str) -> int:
     """Return a member that is an index or a size, in [0, 2**63 - 1]."""
     found = value.get(name)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "receipt": "receipt",
     "verify": "verify",
     "consistency": "consistency",
+    "anchor": "anchor",
     "checkpoint": "checkpoint",
     "export": "export",
     "log": "log",

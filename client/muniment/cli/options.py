@@ -192,7 +192,7 @@ _OPTIONS = (
 )
 
 
-def log_options(command: Callable[..., None]) -> Callable[..., None]:
+def log_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Add the options of a command that talks to a log; the command gets them as its first argument, a Target."""
 
     @functools.wraps(command)
@@ -206,9 +206,11 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         trust_on_first_use: bool,
         as_json: bool,
         **rest: Any,
-    ) -> None:
+    ) -> int | None:
         flags = _given(click.get_current_context())
-        command(Target(url, log or None, origin, policy_file, api_key_file, trust_on_first_use, as_json, flags), **rest)
+        return command(
+            Target(url, log or None, origin, policy_file, api_key_file, trust_on_first_use, as_json, flags), **rest
+        )
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
@@ -231,11 +233,11 @@ def _given(ctx: click.Context) -> str:
     return given + (" --trust-on-first-use" if ctx.params.get("trust_on_first_use") else "")
 
 
-def write_output(path: Path, data: str) -> None:
+def write_output(path: Path, data: str | bytes) -> None:
     """Write a result to a file, whole or not at all. Raises CliError."""
     beside = path.with_name(f"{path.name}.part")
     try:
-        beside.write_text(data, encoding="utf-8")
+        beside.write_bytes(data.encode() if isinstance(data, str) else data)
         beside.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -16,7 +16,9 @@ from muniment.errors import (
     FormatError,
     Inconsistent,
     MunimentError,
+    NoHeader,
     Refused,
+    SourceUnavailable,
     StateError,
     Unavailable,
     Unproven,
@@ -34,7 +36,7 @@ EXIT_REFUSED = 6
 EXIT_UNEXPECTED = 70
 EXIT_INTERRUPTED = 130
 
-_NOT_YET = {"not_published_yet", "no_checkpoint"}
+_NOT_YET = {"not_published_yet", "no_checkpoint", "no_anchor", "anchor_queued"}
 _GUARD = ("guard_", "database_behind", "database_damaged")
 
 
@@ -84,6 +86,9 @@ def explain(error: MunimentError) -> CliError:
         case Unreachable():
             hint = "Is it the right --url, and does the server run (muniment-server serve --data DIR)?"
             found = CliError(EXIT_UNREACHABLE, "unreachable", str(error), hint)
+        case NoHeader() | SourceUnavailable():
+            hint = "A source of Bitcoin headers is --headers FILE, --bitcoin-rpc, --bitcoin-rest or --explorer."
+            found = CliError(EXIT_UNREACHABLE, code_of(error), str(error), hint)
         case StateError():
             hint = "Checkpoints seen are remembered in $XDG_STATE_HOME/muniment, by default ~/.local/state/muniment."
             found = CliError(EXIT_UNEXPECTED, "state_error", str(error), hint)

@@ -18,19 +18,26 @@ from muniment.cli.options import Number, Target, log_options, write_output
     "--tlog-proof", is_flag=True, help="C2SP tlog-proof text instead of JSON. It cannot hold what opens an event."
 )
 @click.option("--tree-size", type=Number(), help="At the published checkpoint of this size. [default: the latest]")
+@click.option("--anchored", is_flag=True, help="With the earliest confirmed Bitcoin anchor that covers the entry.")
 @log_options
-def command(target: Target, index: int, output: Path | None, tlog_proof: bool, tree_size: int | None) -> None:
+def command(
+    target: Target, index: int, output: Path | None, tlog_proof: bool, tree_size: int | None, anchored: bool
+) -> None:
     """Fetch the receipt of an entry, verified: the proof that works without this server, for as long as the key is trusted.
 
-    An entry is covered by a published checkpoint about a second after it was logged; this waits for it.
+    An entry is covered by a published checkpoint about a second after it was logged; this waits for it. A Bitcoin anchor covers
+    it hours later: until then --anchored ends with exit code 3. What the anchor shows, `muniment verify --check-anchors` says.
 
     \b
     Examples:
       muniment receipt 17 -o receipt-17.json
+      muniment receipt 17 --anchored -o receipt-17.json
       muniment receipt 17 --tlog-proof -o entry-17.tlog-proof
     """
+    if anchored and (tlog_proof or tree_size is not None):
+        raise click.UsageError("--anchored goes with neither --tlog-proof, which cannot hold anchors, nor --tree-size")
     with target.open() as client:
-        receipt = client.receipt(index, tree_size=tree_size)
+        receipt = client.anchored_receipt(index) if anchored else client.receipt(index, tree_size=tree_size)
     data = receipt.to_tlog_proof() if tlog_proof else str(receipt)
     if output is None:
         click.echo(data, nl=False)
@@ -41,5 +48,5 @@ def command(target: Target, index: int, output: Path | None, tlog_proof: bool, t
     target.show(
         value,
         f"Receipt of entry {index} of {receipt.origin}, as of size {receipt.tree_size}: {output}\n"
-        f"Next: muniment verify {output}{policy}",
+        f"Next: muniment verify {output}{policy}{' --check-anchors --headers FILE' if anchored else ''}",
     )

@@ -1,55 +1,110 @@
-"""`muniment verify`: offline. Needs receipts and a policy; neither the network nor the HTTP client is touched."""
+"""`muniment verify`: offline. Needs receipts and a policy; neither the network nor the HTTP client is touched.
+
+Only --check-anchors needs more: the library that reads proofs, and a source of block headers, which may be a file.
+"""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from muniment.cli.options import json_option, policy_option, read_policy
-from muniment.cli.output import EXIT_FAILED, EXIT_USAGE, CliError, emit
+from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, EXIT_USAGE, CliError, emit
+from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
 from muniment.errors import FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.verify import Report, failure_json, limits_text, printable, verify_receipt
+
+if TYPE_CHECKING:
+    from muniment.anchor.check import AnchorCheck
+    from muniment.anchor.sources import HeaderSource
 
 MAX_RECEIPT = 64 * 1024 * 1024
 
 Outcome = Report | FormatError | VerificationError
 
 
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """What receipts are held to. `anchors` tells whether theirs are checked, and `headers` against what, if anything."""
+
+    policy: Policy
+    anchors: bool = False
+    headers: HeaderSource | None = None
+
+
 @click.command("verify", short_help="Check receipts offline.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--check-anchors", is_flag=True, help="Check the Bitcoin anchors in the receipts too.")
+@source_options
 @policy_option
 @json_option
-def command(files: tuple[str, ...], policy_file: Path | None, as_json: bool) -> int:
+def command(
+    files: tuple[str, ...], check_anchors: bool, source: SourceOptions, policy_file: Path | None, as_json: bool
+) -> int:
     """Check receipts offline, and say what they prove and what they do not.
 
     FILES are receipts in JSON or C2SP tlog-proof text; - is stdin. Nothing is trusted but the policy; no network is used.
+
+    With --check-anchors, say too before which Bitcoin block the entry existed, mined when, how deep, according to which source of
+    block headers. With --headers FILE this is offline as well; the other sources are asked over the network. A receipt gets its
+    anchor from `muniment receipt INDEX --anchored`, some hours after the entry was logged.
 
     \b
     Examples:
       muniment verify receipt.json --policy log-data/policy
       muniment verify receipts/*.json --policy log-data/policy --json
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
+      muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
-    Exit code 0 when every receipt holds, 1 when one does not.
+    Exit code 0 when every receipt holds, 1 when one does not. With --check-anchors also 1 when an anchor does not hold, 3 when one is
+    missing, only promised or not deep enough, 4 when no source of headers answers.
     """
-    policy = read_policy(policy_file)
-    outcomes = [(name, _check(_read(name), policy)) for name in files]
-    failed = sum(not isinstance(outcome, Report) for _, outcome in outcomes)
+    if source.given and not check_anchors:
+        raise click.UsageError("a source of headers is for --check-anchors")
+    trust = _Trust(read_policy(policy_file))
+    if check_anchors:
+        anchor_library()
+        trust = _Trust(trust.policy, anchors=True, headers=source.open())
+    outcomes = [(name, _check(_read(name), trust)) for name in files]
     if as_json:
-        emit({"verified": not failed, "results": [_json(name, outcome) for name, outcome in outcomes]})
+        emit(
+            {
+                "verified": not any(map(_failed, outcomes)),
+                "results": [_json(name, outcome) for name, outcome in outcomes],
+            }
+        )
     else:
-        click.echo("\n".join(_text(name, outcome) for name, outcome in outcomes))
-        held = [outcome for _, outcome in outcomes if isinstance(outcome, Report)]
-        if held:
-            click.echo(limits_text(limit for report in held for limit in report.limits), nl=False)
-        if len(files) > 1:
-            click.echo(f"{len(held)} of {len(files)} receipts hold.")
-    return EXIT_FAILED if failed else 0
+        _print(outcomes, hint=check_anchors and trust.headers is None)
+    return _exit_code([outcome for _, outcome in outcomes])
+
+
+def _exit_code(outcomes: list[Outcome]) -> int:
+    reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
+    if len(reports) < len(outcomes):
+        return EXIT_FAILED
+    found = exit_code(check for report in reports for check in report.anchors or ())
+    return found or (EXIT_NOT_YET if any(report.anchors == () for report in reports) else 0)
+
+
+def _failed(named: tuple[str, Outcome]) -> bool:
+    return _exit_code([named[1]]) == EXIT_FAILED
+
+
+def _print(outcomes: list[tuple[str, Outcome]], *, hint: bool) -> None:
+    click.echo("\n".join(_text(name, outcome) for name, outcome in outcomes))
+    held = [outcome for _, outcome in outcomes if isinstance(outcome, Report)]
+    if held:
+        click.echo(limits_text(limit for report in held for limit in report.limits), nl=False)
+    if len(outcomes) > 1:
+        click.echo(f"{len(held)} of {len(outcomes)} receipts hold.")
+    if hint:
+        click.echo(NO_SOURCE)
 
 
 def _read(name: str) -> bytes:
@@ -66,11 +121,26 @@ def _read(name: str) -> bytes:
     return data
 
 
-def _check(data: bytes, policy: Policy) -> Outcome:
+def _check(data: bytes, trust: _Trust) -> Outcome:
     try:
-        return verify_receipt(Receipt.parse(data), policy)
+        receipt = Receipt.parse(data)
+        report = verify_receipt(receipt, trust.policy)
+        return verify_receipt(receipt, trust.policy, _anchors(receipt, trust)) if trust.anchors else report
     except (FormatError, VerificationError) as error:
         return error
+
+
+def _anchors(receipt: Receipt, trust: _Trust) -> list[AnchorCheck]:
+    """Return what the anchors of a receipt that holds show; one that is malformed or of something else is a mismatch."""
+    from muniment.anchor.check import AnchorCheck, check_receipt_anchor
+
+    found = []
+    for anchor in receipt.anchors:
+        try:
+            found.append(check_receipt_anchor(receipt, anchor, trust.policy, trust.headers))
+        except (FormatError, VerificationError) as error:
+            found.append(AnchorCheck("mismatch", mismatches=(str(error),)))
+    return found
 
 
 def _json(name: str, outcome: Outcome) -> dict[str, Any]:
@@ -78,6 +148,8 @@ def _json(name: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def _text(name: str, outcome: Outcome) -> str:
-    if isinstance(outcome, Report):
-        return f"{name}: OK\n{outcome.proved_text()}".rstrip("\n")
-    return f"{name}: NOT PROVED\n{printable(str(outcome))}"
+    if not isinstance(outcome, Report):
+        return f"{name}: NOT PROVED\n{printable(str(outcome))}"
+    verdict = "OK, BUT AN ANCHOR DOES NOT HOLD" if _failed((name, outcome)) else "OK"
+    none = "" if outcome.anchors != () else "\nAnchor: none in this receipt (muniment receipt INDEX --anchored)."
+    return f"{name}: {verdict}\n{outcome.proved_text()}".rstrip("\n") + none

@@ -4,6 +4,7 @@ Each method runs a flow of :mod:`muniment._flows` and returns only what that ver
 performed, and in nothing else.
 """
 
+from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Retries
 from muniment._flows.writes import Draft, Entryish
@@ -12,6 +13,8 @@ from muniment.client._http import Options
 from muniment.client._sync import Client
 
 __all__ = [
+    "AnchorFiles",
+    "AnchorInfo",
     "AsyncClient",
     "Client",
     "ConsistencyProof",

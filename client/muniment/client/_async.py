@@ -10,7 +10,8 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from muniment._flows import reads, writes
+from muniment._flows import anchors, reads, writes
+from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
@@ -136,6 +137,25 @@ class AsyncClient(Base):
     async def receipt(self, index: int, *, tree_size: int | None = None) -> Receipt:
         """Return the receipt of entry `index`: see :meth:`Client.receipt`."""
         return await self._run(reads.receipt(self._session, index, tree_size))
+
+    async def anchored_receipt(self, index: int) -> Receipt:
+        """Return the receipt of entry `index` with an anchor: see :meth:`Client.anchored_receipt`."""
+        return await self._run(anchors.anchored_receipt(self._session, index))
+
+    async def anchors(self, start: int = 0) -> AsyncIterator[AnchorInfo]:
+        """Yield what the server says of its anchors: see :meth:`Client.anchors`."""
+        pages = anchors.AnchorPages(self._session, start)
+        while page := await self._run(pages.next_page()):
+            for anchor in page:
+                yield anchor
+
+    async def anchor(self, size: int) -> AnchorInfo:
+        """Return what the server says of the anchor at `size`: see :meth:`Client.anchor`."""
+        return await self._run(anchors.anchor(self._session, size))
+
+    async def anchor_files(self, size: int) -> AnchorFiles:
+        """Return the anchored checkpoint of `size` and its proof: see :meth:`Client.anchor_files`."""
+        return await self._run(anchors.anchor_files(self._session, size))
 
     async def inclusion(
         self, index: int | None = None, *, leaf_hash: bytes | None = None, tree_size: int | None = None

@@ -11,7 +11,8 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from muniment._flows import reads, writes
+from muniment._flows import anchors, reads, writes
+from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
@@ -146,6 +147,27 @@ class Client(Base):
         An entry of the last second may not be published yet: this waits for it as long as the retries allow.
         """
         return self._run(reads.receipt(self._session, index, tree_size))
+
+    def anchored_receipt(self, index: int) -> Receipt:
+        """Return the receipt of entry `index` with the earliest confirmed anchor that covers it; Refused (``no_anchor``) before.
+
+        What the anchor shows, :func:`muniment.anchor.check.check_receipt_anchor` says.
+        """
+        return self._run(anchors.anchored_receipt(self._session, index))
+
+    def anchors(self, start: int = 0) -> Iterator[AnchorInfo]:
+        """Yield what the server says of its anchors of sizes >= `start`, in order of size. Its word, and no more."""
+        pages = anchors.AnchorPages(self._session, start)
+        while page := self._run(pages.next_page()):
+            yield from page
+
+    def anchor(self, size: int) -> AnchorInfo:
+        """Return what the server says of the anchor at `size`. Its word, and no more."""
+        return self._run(anchors.anchor(self._session, size))
+
+    def anchor_files(self, size: int) -> AnchorFiles:
+        """Return the anchored checkpoint of `size`, verified to be of the tree, and its proof for ``check_anchor``."""
+        return self._run(anchors.anchor_files(self._session, size))
 
     def inclusion(
         self, index: int | None = None, *, leaf_hash: bytes | None = None, tree_size: int | None = None

@@ -18,6 +18,8 @@ INPUTS = {
     # the rest: about 4 seconds
     "signing-key": 80_000, "leaf": 90_000, "disclosure": 50_000, "state": 35_000, "answer": 45_000, "guard-slot": 80_000,
     "settings-file": 15_000, "settings-env": 35_000, "headers": 28_000, "admission": 30_000, "raw-batch": 120_000, "event-batch": 30_000,
+    # proofs: about 20 seconds, and more than 100,000 files and replies in a full run
+    "ots": 12_000, "ots-submission": 12_000, "ots-upgrade": 12_000, "anchor": 30_000,
 }  # fmt: skip
 ROUNDS = 3
 """Rounds through all targets in a full run: more than 10,000,000 inputs."""

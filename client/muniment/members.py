@@ -1,0 +1,48 @@
+"""Typed access to the members of a receipt's JSON. Everything raises FormatError."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muniment.encoding import MAX_SIZE, parse_hex
+from muniment.errors import FormatError
+from muniment.hashing import HASH_SIZE
+from muniment.tree import MAX_PROOF
+
+
+def expect(condition: bool, problem: str) -> None:  # noqa: FBT001 - reads like the sentence it is
+    """Raise FormatError unless `condition`."""
+    if not condition:
+        raise FormatError(f"receipt: {problem}")
+
+
+def text(value: dict[str, Any], name: str) -> str:
+    """Return a member that is text."""
+    found = value.get(name)
+    if not isinstance(found, str):
+        raise FormatError(f"receipt: {name} is not text")
+    return found
+
+
+def integer(value: dict[str, Any], name: str, most: int = MAX_SIZE) -> int:
+    """Return a member that is an integer in [0, most]."""
+    found = value.get(name)
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= most:
+        raise FormatError(f"receipt: {name} is not an index or size")
+    return found
+
+
+def inclusion(value: dict[str, Any]) -> tuple[int, tuple[bytes, ...]]:
+    """Return tree size and hashes, leaf sibling first, of the member `inclusion`."""
+    found = value.get("inclusion")
+    if not isinstance(found, dict):
+        raise FormatError("receipt: inclusion is missing")
+    hashes = found.get("hashes")
+    if not isinstance(hashes, list) or len(hashes) > MAX_PROOF:
+        raise FormatError(f"receipt: inclusion.hashes is not a list of at most {MAX_PROOF}")
+    return integer(found, "tree_size"), tuple(_hash(part) for part in hashes)
+
+
+def _hash(part: Any) -> bytes:
+    expect(isinstance(part, str), "a hash is not text")
+    return parse_hex(part, HASH_SIZE, "proof hash")
