@@ -31,6 +31,8 @@ ORDER = {
         "policy",
         "strictjson",
         "event",
+        "members",
+        "anchored",
         "receipt",
         "__init__",
         "anchor",

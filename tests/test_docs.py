@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from muniment.anchor.proof import merge_submission
+from muniment.checkpoint import parse_checkpoint
+from muniment.note import parse_note
 from muniment_server.app import create_app
 from muniment_server.settings import Settings
+from muniment_server.storage import AnchorRow, CalendarRow
+from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.web.errors import CODES
 from muniment_server.web.routes import ROUTES
 from tests import gendocs
+from tests.bitcoin.calendar import append, pending
 from tests.faults.__main__ import all_rigs
 from tests.live import LiveServer, init, run
 
@@ -82,8 +90,22 @@ def two_logs(tmp_path: Path) -> LiveServer:
     data = tmp_path / "data"
     init(data)
     run("log", "create", "releases", "--data", data, "--origin", "example.com/releases", "--kind", "raw")
+    asyncio.run(_store_anchor(data))
     with LiveServer(data) as server:
         yield server
+
+
+async def _store_anchor(data: Path) -> None:
+    """Store an anchor of the first checkpoint that a calendar has taken."""
+    store = await SqliteStore.open(data / "muniment.sqlite")
+    try:
+        note = (await store.checkpoint(1)).note.encode()
+        digest, url = sha256(note).digest(), "https://calendar.example"
+        ots = merge_submission(None, digest, bytes(16), append(bytes(44)) + pending(url))
+        row = AnchorRow(1, parse_checkpoint(parse_note(note).text).root, note, digest, bytes(16), 0, "pending", ots=ots)
+        assert await store.add_anchor(1, row, [CalendarRow(1, url, "pending")])
+    finally:
+        await store.close()
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

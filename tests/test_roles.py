@@ -197,6 +197,11 @@ BYPASSES = (
     "DELETE FROM heads",
     "UPDATE logs SET origin = 'example.com/other'",
     "DELETE FROM logs",
+    "DELETE FROM anchors",
+    "TRUNCATE anchors, anchor_calendars",
+    "UPDATE anchors SET digest = repeat('x', 32)::bytea, revision = revision + 1",
+    "UPDATE anchor_calendars SET url = 'x'",
+    "DELETE FROM followers",
     "DELETE FROM api_keys",
     "UPDATE api_keys SET scopes = 'append read'",
     "DELETE FROM schema_migrations",
@@ -255,7 +260,10 @@ def test_no_way_round(owned: str, tmp_path: Path) -> None:
     app, reader = as_role(owned, "muniment_app"), as_role(owned, "muniment_reader")
     with LiveServer(tmp_path / "data", database=app) as server:
         assert post(server, 1, 2) == 201
-    tables = ("entries", "payloads", "tiles", "checkpoints", "heads", "logs", "api_keys", "schema_migrations")
+    tables = (
+        *("entries", "payloads", "tiles", "checkpoints", "heads", "logs", "api_keys", "schema_migrations"),
+        *("anchors", "anchor_calendars", "followers"),
+    )
     everything = [f"SELECT * FROM {table} ORDER BY 1, 2" for table in tables]
     before = execute(owned, *everything)
     assert asyncio.run(_not_refused(app, BYPASSES)) == []

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,9 @@ from typing import Any
 import pytest
 
 from muniment import event, strictjson, tree
+from muniment.anchor import check, scan
+from muniment.anchor.proof import merge_submission
+from muniment.anchored import MAX_ANCHORS, AnchoredCheckpoint
 from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.encoding import b64, b64url
 from muniment.errors import BadDisclosure, BadProof, BadSignature, EventRefused, FormatError, PolicyNotMet
@@ -31,6 +35,8 @@ from muniment.policy import LogKey, Policy
 from muniment.receipt import Receipt
 from muniment.tiles import Bundle, Tile, encode_bundle, format_bundle, format_tile
 from tests import oracle
+from tests.bitcoin.calendar import SHA256, append, bitcoin, pending, prepend
+from tests.bitcoin.chain import solve
 from tests.test_architecture import ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,6 +104,24 @@ RECEIPT = Receipt(
 )
 
 
+NONCE = bytes(range(16))
+DIGEST = sha256(CHECKPOINT.encode()).digest()
+MESSAGE = sha256(DIGEST + NONCE).digest()
+# A made-up block with one transaction more than its coinbase: the Merkle root is two operations and a double hash away.
+MERKLE_ROOT = sha256(sha256(b"coinbase" + MESSAGE).digest()).digest()
+HEADER = solve(bytes(32), MERKLE_ROOT, 1_795_176_000)
+STAMPED = prepend(b"coinbase") + SHA256 + SHA256 + bitcoin(7)
+PROMISED = append(b"calendar") + SHA256 + pending("https://calendar.example")
+OTS = merge_submission(merge_submission(None, DIGEST, NONCE, PROMISED), DIGEST, NONCE, STAMPED)
+ANCHORED = AnchoredCheckpoint(CHECKPOINT, len(LEAVES), RECEIPT.proof, OTS, 7, HEADER)
+ANCHOR_LEAF = event.anchor_leaf(
+    len(LEAVES),
+    DIGEST,
+    {"hash": sha256(sha256(HEADER).digest()).digest()[::-1].hex(), "height": 7, "time": 1_795_176_000},
+    "2026-11-20T13:00:00.000Z",
+)
+
+
 def _lines(*lines: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
@@ -137,6 +161,14 @@ EXAMPLES: dict[str, dict[str, Callable[[], str]]] = {
         "receipt": lambda: str(RECEIPT),
         "tlog-proof": RECEIPT.to_tlog_proof,
         "one-disclosure": lambda: json.dumps(_only("amount"), indent=2) + "\n",
+    },
+    "anchor.md": {
+        "digest": lambda: _lines(DIGEST.hex(), MESSAGE.hex()),
+        "ots": lambda: _lines(*textwrap.wrap(OTS.hex(), 100)),
+        "anchor-leaf": lambda: _lines(ANCHOR_LEAF.decode()),
+        "anchor-leaf-hash": lambda: _lines(leaf_hash(ANCHOR_LEAF).hex()),
+        "header": lambda: _lines(HEADER.hex()),
+        "anchors": lambda: json.dumps([ANCHORED.to_json()], indent=2, ensure_ascii=False) + "\n",
     },
     "merkle.md": {
         "hashes": lambda: _lines(*(f"{at} {value.hex()}" for at, value in enumerate(HASHES))),
@@ -210,6 +242,51 @@ def test_sizes_named_in_the_specification() -> None:
     assert f"deeper than {strictjson.MAX_DEPTH}" in text
     assert len(event.salt_of(SEED, "actor")) == 22
     assert len(COMMITMENT.digest()) == 43
+
+
+# --- anchor.md ----------------------------------------------------------------------------------------------------------
+
+
+def test_bounds_named_in_the_specification() -> None:
+    text = (SPEC / "anchor.md").read_text()
+    table = {name: value.replace(",", "") for name, value in re.findall(r"^\| (.*?) \| (.*?) \|$", text, re.MULTILINE)}
+    assert table["bytes of a proof"] == str(scan.MAX_FILE)
+    assert table["bytes of a calendar's reply"] == str(scan.MAX_REPLY)
+    assert table["nodes"] == str(scan.MAX_NODES)
+    assert table["nodes of a calendar's reply"] == str(scan.MAX_REPLY_NODES)
+    assert table["nodes below one another"] == str(scan.MAX_DEPTH)
+    assert table["attestations"] == str(scan.MAX_ATTESTATIONS)
+    assert table["bytes of one message"] == str(scan.MAX_MESSAGE)
+    assert table["bytes of all messages"] == str(scan.MAX_MESSAGES)
+    assert table["bytes of an attestation's payload"] == str(scan.MAX_PAYLOAD)
+    assert f"more than {check.MAX_LOOKUPS} Bitcoin attestations" in text
+    assert f"at least {check.MIN_DEPTH} confirmations" in text
+    assert f"at most {MAX_ANCHORS} anchors" in (SPEC / "receipt.md").read_text()
+    assert scan.MAX_HEIGHT == 2**28
+
+
+def test_steps_of_an_anchor_are_those_of_the_code() -> None:
+    section = (SPEC / "receipt.md").read_text().partition("## 7. Anchors")[2]
+    assert re.findall(r"^(\d)\. ", section, re.MULTILINE) == ["1", "2", "3", "4", "5", "6"]
+    assert re.findall(r"^ +(\d)\. ", check.check_receipt_anchor.__doc__ or "", re.MULTILINE) == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "6",
+    ]
+
+
+def test_example_anchor_is_embedded_and_no_more() -> None:
+    anchors = json.loads(blocks(SPEC / "anchor.md")["anchors"])
+    value = json.loads(blocks(SPEC / "receipt.md")["receipt"]) | {"anchors": anchors}
+    receipt = Receipt.from_json(strictjson.parse(json.dumps(value).encode()))
+    receipt.verify(POLICY)
+    found = check.check_receipt_anchor(receipt, receipt.anchors[0], POLICY, None)
+    assert (found.state, found.calendars) == ("no_source", ("https://calendar.example",))
+    assert check.EMBEDDED in found.claim
+    assert check.EMBEDDED in (SPEC / "receipt.md").read_text()
 
 
 # --- receipt.md ---------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
         yield
-        await service.catalog.close()
+        await service.close()
 
     app = FastAPI(
         title="Muniment",
@@ -98,7 +98,7 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
         if shape is models.ReceiptModel:
             found[status]["content"] = {"text/plain": {"schema": {"type": "string"}}}
             found[status]["description"] = "Success; C2SP tlog-proof text with Accept: text/plain"
-    if route.path == "/checkpoint":
+    if route.path in ("/checkpoint", "/anchors/{size}/checkpoint.ots"):
         found[304] = {"description": "Still the one whose ETag stands in If-None-Match"}
     for status in (*route.errors, 404, 503):
         if route.c2sp:

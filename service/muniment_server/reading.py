@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from muniment.anchored import AnchoredCheckpoint
 from muniment.checkpoint import parse_checkpoint
 from muniment.encoding import b64
 from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
@@ -31,7 +32,7 @@ from muniment_server.cache import Cache, Rows
 from muniment_server.cold import ColdTiles, Done
 from muniment_server.heads import Damaged, Heads, NotThere
 from muniment_server.sequencer import Sequencer
-from muniment_server.storage import LogRow, Store, StoredPayload, leaf_key
+from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, StoredPayload, leaf_key
 from muniment_server.submission import Signed
 from muniment_server.trace import Trace
 
@@ -254,6 +255,28 @@ class Reader(Heads):
         return Receipt(
             self.row.origin, index, leaves[0], signed.size, tuple(proof), signed.note, commitment, disclosures
         )
+
+    async def anchors(self, start: int, limit: int) -> tuple[list[AnchorRow], dict[int, list[CalendarRow]]]:
+        """Return up to `limit` anchors with tree_size >= start, smallest first, and the calendars of each by its size."""
+        found = await self._store.anchors(self.row.log_id, start, limit)
+        calendars: dict[int, list[CalendarRow]] = {row.tree_size: [] for row in found}
+        if found:
+            stop = found[-1].tree_size + 1
+            for one in await self._store.anchor_calendars(self.row.log_id, found[0].tree_size, stop):
+                calendars.setdefault(one.tree_size, []).append(one)
+        return found, calendars
+
+    async def anchor_of(self, index: int) -> AnchoredCheckpoint:
+        """Return the earliest confirmed anchor that covers an entry, as a receipt has it. Raises NotThere."""
+        row = await self._store.covering_anchor(self.row.log_id, index)
+        if row is None or row.ots is None or row.height is None:
+            raise NotThere(
+                "no_anchor",
+                f"no confirmed anchor covers entry {index} yet",
+                "Anchors take hours: GET /anchors says how far they are.",
+            )
+        proof = await self._fold(plan_inclusion(index, row.tree_size), row.tree_size)
+        return AnchoredCheckpoint(row.checkpoint.decode(), row.tree_size, tuple(proof), row.ots, row.height, row.header)
 
     async def entries(self, start: int, limit: int, *, secrets: bool) -> tuple[list[dict[str, Any]], int]:
         """Return up to `limit` entries from `start`, as JSON values, and the size of the signed head they are under."""

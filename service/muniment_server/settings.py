@@ -6,9 +6,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX = "MUNIMENT_SERVER_"
 FILE = "muniment.toml"
@@ -16,6 +16,14 @@ FILE = "muniment.toml"
 
 class SettingsError(Exception):
     """A setting is unknown or has a value it cannot have. The message names it and where it came from."""
+
+
+def _words(value: Any) -> Any:
+    """Split what an environment variable or a flag holds: a list there is separated by commas."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 class Settings(BaseModel):
@@ -113,6 +121,65 @@ class Settings(BaseModel):
             "0 turns this off."
         ),
     )
+    anchor: bool = Field(
+        default=False,
+        description=(
+            "Anchor the logs in Bitcoin. Off by default: it makes this server talk to the calendars below. See docs/operating.md."
+        ),
+    )
+    anchor_logs: Words = Field((), description="Names of the logs to anchor, separated by commas. Unset: all.")
+    anchor_entries: int = Field(1_000, ge=1, description="New entries after which a log is anchored.")
+    anchor_minutes: float = Field(
+        60.0,
+        ge=10,
+        allow_inf_nan=False,
+        description="Minutes after which a log that has any new entry is anchored. Never more often than every 10 minutes.",
+    )
+    anchor_calendars: Words = Field(
+        (
+            "https://alice.btc.calendar.opentimestamps.org",
+            "https://bob.btc.calendar.opentimestamps.org",
+            "https://finney.calendar.eternitywall.com",
+        ),
+        min_length=1,
+        description=(
+            "URLs of the OpenTimestamps calendars that get each anchor, separated by commas; also the only ones that are asked for "
+            "proofs. Keep one listed until its anchors are complete. The first two defaults have one operator."
+        ),
+    )
+    anchor_held_by: int = Field(
+        2, ge=1, description="Calendars that should hold an anchor; with fewer it counts as degraded."
+    )
+    anchor_log_entries: bool = Field(
+        default=True, description="Append each confirmed anchor to its log, as an entry muniment/anchor@v1."
+    )
+    anchor_header_file: Path | None = Field(
+        None,
+        description=(
+            "File of Bitcoin block headers against which anchors are checked, kept current with `muniment anchor headers sync`. Without "
+            "one source of headers, no anchor is ever confirmed."
+        ),
+    )
+    anchor_node: str | None = Field(
+        None,
+        min_length=1,
+        description="URL of a Bitcoin Core node (JSON-RPC), instead of a header file. A password may stand in it only in the environment.",
+        repr=False,
+    )
+    anchor_node_cookie: Path | None = Field(None, description="Cookie file of that node.")
+    anchor_rest: str | None = Field(
+        None, min_length=1, description="URL of a Bitcoin Core node with -rest=1, instead of a header file."
+    )
+    anchor_explorers: Words = Field(
+        (),
+        description=(
+            "API URLs of Esplora block explorers of different operators, separated by commas, instead of a header file: two of them must "
+            "agree."
+        ),
+    )
+    anchor_network: Literal["main", "regtest"] = Field(
+        "main", description="Which chain the headers are of; regtest is for tests."
+    )
     trace: Path | None = Field(
         None,
         description="File to which every step of the write path is written, for tests. Unset: none. It grows without bound.",
@@ -136,6 +203,11 @@ class Settings(BaseModel):
     def policy(self) -> Path:
         """The policy file that trusts the logs of this instance."""
         return self.data / "policy"
+
+    @property
+    def anchor_held(self) -> int:
+        """How many calendars should hold an anchor: no more than there are."""
+        return min(self.anchor_held_by, len(self.anchor_calendars))
 
     def key_file(self, log: str) -> Path:
         """Return the signing key file of a log."""

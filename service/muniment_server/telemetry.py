@@ -126,6 +126,49 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.anchors = Gauge("muniment_anchors", "Anchors, by state.", ["log", "state"], registry=self.registry)
+        self.anchor_oldest = Gauge(
+            "muniment_anchor_oldest_unconfirmed_seconds",
+            "Age of the oldest anchor that is neither confirmed nor superseded; 0 when there is none.",
+            ["log"],
+            registry=self.registry,
+        )
+        self.anchor_confirmed = Gauge(
+            "muniment_anchor_since_confirmed_seconds",
+            "Seconds since the last anchor was confirmed, or since the log was made when none ever was.",
+            ["log"],
+            registry=self.registry,
+        )
+        self.anchors_degraded = Gauge(
+            "muniment_anchors_degraded",
+            "Open anchors that fewer calendars hold than should.",
+            ["log"],
+            registry=self.registry,
+        )
+        self.anchor_bad = Gauge(
+            "muniment_anchor_bad_attestations",
+            "Attestations of calendars that are not true: none was kept.",
+            ["log"],
+            registry=self.registry,
+        )
+        self.anchor_refused = Gauge(
+            "muniment_anchor_refused",
+            "1 while the stored log is not the one that is anchored: somebody must look.",
+            ["log"],
+            registry=self.registry,
+        )
+        self.anchor_calendar = Counter(
+            "muniment_anchor_calendar",
+            "Answers of calendars, by outcome (taken, pending, upgraded, unchecked, lied, failed).",
+            ["log", "calendar", "outcome"],
+            registry=self.registry,
+        )
+        self.anchor_calendar_good = Gauge(
+            "muniment_anchor_calendar_last_good_seconds",
+            "When a calendar last answered as it should, in seconds since 1970.",
+            ["log", "calendar"],
+            registry=self.registry,
+        )
         self.scrub_entries = Counter(
             "muniment_scrub_entries", "Entries recomputed by the scrub.", ["log"], registry=self.registry
         )

@@ -8,17 +8,23 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from muniment.checkpoint import parse_checkpoint
+from muniment.note import parse_note
 from muniment.policy import Policy
 from muniment_server.catalog import create_api_key, create_log, open_store
 from muniment_server.settings import read_settings
+from muniment_server.storage import AnchorRow
 from muniment_server.storage.postgres import migrate
+from tests.bitcoin.chain import Chain
 from tests.live import ORIGIN, LiveServer
+from tests.unit.anchors import stamp
 
 _databases = itertools.count()
 
@@ -142,3 +148,29 @@ def instance_on(
         return
     with temporary_database(request.getfixturevalue("postgres_server")) as database:
         yield make_instance(folder / "data", database, logs, keys)
+
+
+@contextmanager
+def anchored(instance: Instance) -> Iterator[None]:
+    """Anchor the genesis checkpoint of every log, as an anchorer would have: by a calendar that has promised."""
+    asyncio.run(_plant(instance))
+    yield
+
+
+async def _plant(instance: Instance) -> None:
+    store = await open_store(read_settings({"data": instance.data, "database": instance.database}, {}))
+    try:
+        for log in await store.logs():
+            published = await store.checkpoint(log.log_id)
+            assert published, "init publishes the genesis checkpoint"
+            note = published.note.encode()
+            root = parse_checkpoint(parse_note(note).text).root
+            row = AnchorRow(published.size, root, note, sha256(note).digest(), bytes(16), published.published_at)
+            assert await store.add_anchor(log.log_id, row, [])
+            stored = await store.anchor(log.log_id)
+            assert stored
+            assert await store.save_anchor(
+                log.log_id, replace(stored, ots=stamp(Chain(1), note)[0], state="pending", submitted_at=row.created_at)
+            )
+    finally:
+        await store.close()

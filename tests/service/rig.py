@@ -24,7 +24,10 @@ from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.submission import OwnDraft, Submission
 
-TABLES = ("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys")
+TABLES = (
+    *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys"),
+    *("anchors", "anchor_calendars", "followers"),
+)
 NOW = 1_800_000_000_000
 """A time in milliseconds, where a test needs no real clock."""
 

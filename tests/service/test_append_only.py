@@ -9,7 +9,7 @@ import apsw
 import asyncpg
 import pytest
 
-from muniment_server.storage import Published
+from muniment_server.storage import AnchorRow, CalendarRow, Published
 from tests.service.rig import NOW, Bench, Rig, new_entry
 
 SEED = bytes(range(32))
@@ -77,6 +77,29 @@ BOTH = {
     "replace a checkpoint by an upsert": (
         "INSERT INTO checkpoints VALUES ({log}, 2, 'again', 0) ON CONFLICT (log_id, size) DO UPDATE SET note = 'forged'"
     ),
+    "rewrite what is anchored": "UPDATE anchors SET checkpoint = {zero}, revision = revision + 1",
+    "anchor another digest": "UPDATE anchors SET digest = {garbage_digest}, revision = revision + 1",
+    "anchor another root": "UPDATE anchors SET root = {garbage_digest}, revision = revision + 1",
+    "anchor another size": "UPDATE anchors SET tree_size = 3, revision = revision + 1",
+    "anchor with another nonce": "UPDATE anchors SET nonce = {nonce}, revision = revision + 1",
+    "take an anchor's time back": "UPDATE anchors SET created_at = 0, revision = revision + 1",
+    "drop a proof": "UPDATE anchors SET ots = NULL, revision = revision + 1",
+    "shrink a proof": "UPDATE anchors SET ots = {nonce}, revision = revision + 1",
+    "take a revision back": "UPDATE anchors SET state = 'confirmed'",
+    "log an anchor elsewhere": "UPDATE anchors SET logged = 1, revision = revision + 1",
+    "invent a state": "UPDATE anchors SET state = 'certain', revision = revision + 1",
+    "delete an anchor": "DELETE FROM anchors",
+    "anchor an older size afterwards": (
+        "INSERT INTO anchors (log_id, tree_size, root, checkpoint, digest, nonce, created_at, state, revision) "
+        "VALUES ({log}, 1, {zero}, {zero}, {zero}, {nonce}, 0, 'queued', 0)"
+    ),
+    "anchor a size again": (
+        "INSERT INTO anchors (log_id, tree_size, root, checkpoint, digest, nonce, created_at, state, revision) "
+        "VALUES ({log}, 2, {zero}, {zero}, {zero}, {nonce}, 0, 'queued', 0)"
+    ),
+    "give a calendar another anchor": "UPDATE anchor_calendars SET tree_size = 1",
+    "rename a calendar": "UPDATE anchor_calendars SET url = 'https://other.example'",
+    "delete a calendar": "DELETE FROM anchor_calendars",
 }
 SQLITE = {
     "replace an entry": "INSERT OR REPLACE INTO entries VALUES ({log}, 1, 0, {zero})",
@@ -86,6 +109,11 @@ SQLITE = {
     "replace a tile by its row id": 'INSERT OR REPLACE INTO tiles (rowid, log_id, level, "index", data) VALUES (1, {log}, 0, 7, {zero})',
     "replace the head": "INSERT OR REPLACE INTO heads VALUES ({log}, 0, {zero}, 0, 0, 'g', 0)",
     "replace a checkpoint": "REPLACE INTO checkpoints VALUES ({log}, 2, 'again', 0)",
+    "replace an anchor": (
+        "INSERT OR REPLACE INTO anchors (log_id, tree_size, root, checkpoint, digest, nonce, created_at, state, revision) "
+        "VALUES ({log}, 2, {zero}, {zero}, {zero}, {nonce}, 0, 'queued', 0)"
+    ),
+    "replace a calendar": "REPLACE INTO anchor_calendars (log_id, tree_size, url, state, attempts) VALUES ({log}, 2, 'https://c', 'queued', 0)",
     "replace a log": "INSERT OR REPLACE INTO logs VALUES ({log}, 'other', 'other', 'raw', 1, 1, 0)",
     "replace a log by its name": "REPLACE INTO logs (name, origin, kind, public, open, created_at) VALUES ('log-1', 'new', 'raw', 1, 1, 0)",
     "renumber by UPDATE OR REPLACE": 'UPDATE OR REPLACE entries SET "index" = 0 WHERE "index" = 1',
@@ -102,6 +130,8 @@ POSTGRES = {
     "empty the tiles": "TRUNCATE tiles",
     "empty the checkpoints": "TRUNCATE checkpoints",
     "empty the heads": "TRUNCATE heads",
+    "empty the anchors": "TRUNCATE anchors CASCADE",
+    "empty the calendars": "TRUNCATE anchor_calendars",
     "empty everything": "TRUNCATE logs CASCADE",
     "merge over an entry": (
         "MERGE INTO entries e USING (SELECT 1 AS at) u ON e.index = u.at WHEN MATCHED THEN UPDATE SET leaf = {zero}"
@@ -123,6 +153,8 @@ async def _stored(rig: Rig) -> tuple[Bench, dict[str, str]]:
     await bench.extend(*entries)
     await rig.store.fence(bench.log_id, await rig.store.head(bench.log_id))
     await rig.store.publish(bench.log_id, Published(2, "note", NOW))
+    anchor = AnchorRow(2, bytes(32), b"note", bytes(32), bytes(16), NOW, ots=bytes(64), logged=0)
+    await rig.store.add_anchor(bench.log_id, anchor, [CalendarRow(2, "https://c")])
     ((tile,),) = await rig.sql("SELECT data FROM tiles")
     names = {
         "zero": bytes(32),
@@ -131,6 +163,8 @@ async def _stored(rig: Rig) -> tuple[Bench, dict[str, str]]:
         "grown": tile + bytes(32),
         "garbage": bytes(len(tile)),
         "wide_garbage": bytes(len(tile) + 32),
+        "garbage_digest": bytes(range(32)),
+        "nonce": bytes(range(16)),
     }
     return bench, {"log": str(bench.log_id)} | {name: rig.blob(data) for name, data in names.items()}
 
@@ -138,7 +172,7 @@ async def _stored(rig: Rig) -> tuple[Bench, dict[str, str]]:
 async def _each_is_refused(rig: Rig, deeds: dict[str, str], *first: str) -> None:
     bench, values = await _stored(rig)
     before = await rig.dump()
-    assert all(before[table] for table in ("logs", "heads", "entries", "payloads", "tiles", "checkpoints"))
+    assert all(before[table] for table in ("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "anchors"))
     for deed, sql in deeds.items():
         try:
             await rig.sql(*first, sql.format(**values))
@@ -181,7 +215,9 @@ async def test_every_table_of_the_log_has_its_triggers(rig: Rig):
         )
     else:
         sql = "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'trigger'"
-    assert {name for (name,) in await rig.sql(sql)} == {"logs", "heads", "entries", "payloads", "tiles", "checkpoints"}
+    assert {name for (name,) in await rig.sql(sql)} == {
+        *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "anchors", "anchor_calendars")
+    }
 
 
 @pytest.mark.parametrize("engine", ["postgres"], indirect=True)

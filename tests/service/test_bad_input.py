@@ -879,8 +879,8 @@ def test_nasty_paths_and_queries_everywhere(server: LiveServer) -> None:
             for nasty in NASTY:
                 for target in (
                     re.sub(r"\{[a-z]+\}", nasty, path),
-                    f"{path.format(log='default', index=0, path='0/000')}?{nasty}={nasty}",
-                    f"{path.format(log='default', index=0, path='0/000')}/{nasty}",
+                    f"{path.format(log='default', index=0, size=1, path='0/000')}?{nasty}={nasty}",
+                    f"{path.format(log='default', index=0, size=1, path='0/000')}/{nasty}",
                 ):
                     head = f"{method.upper()} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
                     received = exchange(server.url, head.encode(), seconds=10)

@@ -25,7 +25,7 @@ from tests.service.http_check import (
     head_size,
     ndjson,
 )
-from tests.service.http_world import DEFAULT, Instance, KeySpec, LogSpec, instance_on, make_instance
+from tests.service.http_world import DEFAULT, Instance, KeySpec, LogSpec, anchored, instance_on, make_instance
 
 APPEND, READ, BOTH = frozenset({"append"}), frozenset({"read"}), frozenset({"append", "read"})
 KEYS = [
@@ -49,6 +49,10 @@ NEEDS = {
     "GET /proof/consistency": "read",
     "GET /checkpoints": "read",
     "GET /log": "read",
+    "GET /anchors": "read",
+    "GET /anchors/{size}": "read",
+    "GET /anchors/{size}/checkpoint": "read",
+    "GET /anchors/{size}/checkpoint.ots": "read",
     "GET /checkpoint": "read",
     "GET /tile/{path}": "read",
 }
@@ -80,7 +84,7 @@ class World:
         """Make the request of an operation as this caller."""
         method, path = operation.split()
         prefix = ("/v1" if v1 else "") + ("" if path in ("/healthz", "/readyz", "/verify") else f"/logs/{log}")
-        path = path.replace("{index}", "1").replace("{path}", "entries/000.p/1")
+        path = path.replace("{index}", "1").replace("{size}", "1").replace("{path}", "entries/000.p/1")
         query = {"GET /proof/inclusion": "?index=1", "GET /proof/consistency": "?first=1"}.get(operation, "")
         content, headers = body_of(operation, log) if method == "POST" else (None, {})
         return self.http.request(
@@ -113,6 +117,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("access")
     with (
         instance_on("sqlite", request, folder, LOGS, KEYS) as instance,
+        anchored(instance),
         instance.server(env={"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.1"}) as server,
         client(server.url) as http,
     ):

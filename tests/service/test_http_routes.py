@@ -36,7 +36,7 @@ from tests.service.http_check import (
     ndjson,
     spread,
 )
-from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
+from tests.service.http_world import DEFAULT, RAW, Instance, anchored, instance_on
 
 EVENT_PREFIXES = ["", "/v1", "/logs/default", "/v1/logs/default"]
 RAW_PREFIXES = ["/logs/raw", "/v1/logs/raw"]
@@ -64,6 +64,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     env = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": str(PUBLISH)}
     with (
         instance_on(request.param, request, tmp_path_factory.mktemp("routes"), (DEFAULT, RAW)) as instance,
+        anchored(instance),
         instance.server(env=env) as server,
         client(server.url) as http,
     ):
@@ -663,7 +664,7 @@ def test_what_is_not_there_is_404(world: World) -> None:
 
 def concrete(path: str) -> str:
     """A URL path for a path of the document."""
-    values = {"{log}": "raw", "{index}": "3", "{path}": f"entries/{tile_name(0)}"}
+    values = {"{log}": "raw", "{index}": "3", "{size}": "1", "{path}": f"entries/{tile_name(0)}"}
     for name, value in values.items():
         path = path.replace(name, value)
     query = {"/proof/inclusion": "?index=2", "/proof/consistency": "?first=2"}

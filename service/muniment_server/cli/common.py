@@ -15,7 +15,7 @@ from muniment_server.settings import Settings, SettingsError, read_settings
 
 T = TypeVar("T")
 
-EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_GUARD, EXIT_BUG = 1, 2, 4, 5, 70
+EXIT_FAILED, EXIT_USAGE, EXIT_PENDING, EXIT_UNREACHABLE, EXIT_GUARD, EXIT_BUG = 1, 2, 3, 4, 5, 70
 
 
 def fail(code: int, message: str) -> NoReturn:

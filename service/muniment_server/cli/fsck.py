@@ -11,6 +11,7 @@ import click
 
 from muniment_server.cli.common import (
     EXIT_FAILED,
+    EXIT_UNREACHABLE,
     EXIT_USAGE,
     data_options,
     fail,
@@ -39,6 +40,9 @@ _ALONE = 20_000  # entries that are checked before another process has started
 @click.option(
     "--against", metavar="URL|DIR", help="Compare with a mirror, or a static tlog-tiles tree; nothing else is checked."
 )
+@click.option(
+    "--check-anchors", is_flag=True, help="Check the anchors, too: against blocks, if a source of headers is set."
+)
 @json_option
 def fsck(**flags: Any) -> None:
     """Recompute every entry, payload, tile, root and signature of a log; name the first bad index.
@@ -46,7 +50,7 @@ def fsck(**flags: Any) -> None:
     Reads only, so it may run beside a server. --repair writes tiles, and nothing else. With --from or --to the rest of the log
     counts as its stored tiles say, and the report says so.
 
-    Exit code 1 when something is wrong, or a copy differs; 4 when database or copy cannot be reached.
+    Exit code 1 when something is wrong, or a copy differs; 4 when database, copy, or the source of block headers cannot be reached.
 
     \b
     Examples:
@@ -57,6 +61,8 @@ def fsck(**flags: Any) -> None:
     """
     if sum((flags["repair"], bool(flags["against"]), flags["start"] is not None or flags["stop"] is not None)) > 1:
         fail(EXIT_USAGE, "--repair, --against and --from/--to are different runs: give one of them")
+    if flags["check_anchors"] and (flags["repair"] or flags["against"]):
+        fail(EXIT_USAGE, "--check-anchors goes with neither --repair nor --against")
     if flags["stop"] is not None and (flags["start"] or 0) >= flags["stop"]:
         fail(EXIT_USAGE, "--from must be smaller than --to")
     settings = settings_from(data=flags["data"], database=flags["database"])
@@ -67,6 +73,8 @@ def fsck(**flags: Any) -> None:
     print_result(flags["as_json"], [report.to_json() for report in reports], "\n".join(lines))
     if not all(report.clean for report in reports):
         sys.exit(EXIT_FAILED)
+    if flags["check_anchors"] and any(report.unreachable for report in reports):
+        sys.exit(EXIT_UNREACHABLE)
 
 
 @contextmanager
@@ -94,11 +102,23 @@ async def _fsck(settings: Settings, flags: dict[str, Any]) -> list[Any]:
     store = await open_store(settings)
     try:
         with _bar() as bar:
-            return [
-                (await _check(settings, store, row, flags, bar)).report for row in await _rows(store, flags["log_name"])
-            ]
+            rows = await _rows(store, flags["log_name"])
+            reports = [(await _check(settings, store, row, flags, bar)).report for row in rows]
+        if flags["check_anchors"]:
+            await _check_anchors(settings, store, rows, reports)
+        return reports
     finally:
         await store.close()
+
+
+async def _check_anchors(settings: Settings, store: Any, rows: list[Any], reports: list[Any]) -> None:
+    from muniment.policy import Policy
+    from muniment_server.anchorer.running import source_of
+    from muniment_server.fsck.anchors import check_anchors
+
+    source, policy = source_of(settings), Policy.read(settings.policy)
+    for row, report in zip(rows, reports, strict=True):
+        await check_anchors(store, row, policy, source, report)
 
 
 async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any], bar: Any) -> Any:

@@ -26,7 +26,7 @@ class Report:
     """What was checked of one log, and what was found.
 
     `start` and `stop` bound the entries that were recomputed; what lies outside counts as its stored tiles say. `total` counts the
-    findings, of which the first hundred are kept.
+    findings, of which the first hundred are kept. `unreachable` says what could not be checked because a source did not answer.
     """
 
     log: str
@@ -38,6 +38,8 @@ class Report:
     tiles: int = 0
     checkpoints: int = 0
     idempotency_keys: int = 0
+    anchors: int = 0
+    unreachable: list[str] = field(default_factory=list)
     seconds: float = 0.0
     repaired: list[str] = field(default_factory=list)
     total: int = 0
@@ -81,7 +83,7 @@ class Report:
         """Return the report for people."""
         counts = (
             f"{self.entries} entries, {self.tiles} tiles, {self.checkpoints} checkpoints, "
-            f"{self.idempotency_keys} idempotency keys, {self.seconds:.1f} s"
+            f"{self.idempotency_keys} idempotency keys, {f'{self.anchors} anchors, ' * bool(self.anchors)}{self.seconds:.1f} s"
         )
         found = [f"  {finding}" for finding in self.findings]
         if self.total > len(self.findings):
@@ -90,4 +92,5 @@ class Report:
         verdict = "clean" if self.clean else f"NOT clean{where}"
         mended = [f"  mended tile {name}" for name in self.repaired]
         notes = [f"  note: {self.note}"] if self.note else []
+        notes += [f"  not checked: {said}" for said in self.unreachable]
         return [f"{self.log}: {verdict} ({counts})", *mended, *found, *notes]

@@ -28,6 +28,7 @@ from muniment_server.storage import (
     StoreUnavailable,
 )
 from muniment_server.storage.migrate import migrate_postgres, pending_postgres
+from muniment_server.storage.postgres_anchors import PostgresAnchors
 
 OLDEST = 15
 _POOL = 8
@@ -160,7 +161,7 @@ async def _execute(connection: asyncpg.Connection[Any], sql: str, values: Sequen
     return await connection.fetchrow(sql, *values)
 
 
-class PostgresStore:
+class PostgresStore(PostgresAnchors):
     """A Store in a Postgres database. Make it with :meth:`open`."""
 
     has_clock = True

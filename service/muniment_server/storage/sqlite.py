@@ -32,6 +32,7 @@ from muniment_server.storage import (
     StoreUnavailable,
 )
 from muniment_server.storage.migrate import migrate_sqlite
+from muniment_server.storage.sqlite_anchors import SqliteAnchors
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ def _check_durable(connection: apsw.Connection) -> None:
         )
 
 
-class SqliteStore:
+class SqliteStore(SqliteAnchors):
     """A Store in one file. Make it with :meth:`open`."""
 
     has_clock = False

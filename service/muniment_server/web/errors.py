@@ -16,6 +16,7 @@ from muniment_server.storage import StoreError
 from muniment_server.telemetry import get_logger
 
 CODES = {
+    "anchor_queued": "No calendar has this anchor yet",
     "bad_parameter": "A parameter in the path or query is not spelled as it must be",
     "body_too_large": "The request body is larger than this route takes",
     "clock": "The writer's clock is wrong",
@@ -51,6 +52,7 @@ CODES = {
     "key_unreadable": "The signing key cannot be read",
     "lone_surrogate": "A text holds half of a character",
     "method_not_allowed": "This resource does not take this method",
+    "no_anchor": "There is no such anchor (yet)",
     "no_checkpoint": "There is no published checkpoint of this size",
     "no_entry": "There is no such entry",
     "no_such_size": "The log is not that large",

@@ -41,6 +41,58 @@ class CommitmentModel(_Model):
     members: dict[str, str]
 
 
+class AnchorBlock(_Model):
+    """A Bitcoin block, as its header says: hash as shown to people, time in seconds since 1970, good to a couple of hours."""
+
+    height: int
+    hash: str = Hex
+    time: int
+
+
+class AnchorCalendar(_Model):
+    """What one calendar has of an anchor. `attempts` counts its requests in this state."""
+
+    url: str
+    state: Literal["queued", "pending", "complete", "bad_attestation", "unlisted", "given_up", "superseded"]
+    attempts: int
+    last_reason: str | None
+
+
+class AnchorModel(_Model):
+    """A checkpoint anchored in Bitcoin, or on its way there. `explanation` says in words what its state is worth."""
+
+    tree_size: int = Size
+    root: str = Hex
+    digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the checkpoint's bytes")
+    state: Literal["queued", "pending", "complete", "confirmed", "superseded"]
+    explanation: str
+    degraded: bool = Field(description="Fewer calendars hold it than should.")
+    created_at: str
+    submitted_at: str | None
+    confirmed_at: str | None = Field(
+        description="When this server checked it; what is proved is the time of the block."
+    )
+    block: AnchorBlock | None
+    calendars: list[AnchorCalendar]
+
+
+class Anchors(_Model):
+    """A page of anchors, by size. `next` is the start of the next page, or null."""
+
+    anchors: list[AnchorModel]
+    next: int | None
+
+
+class ReceiptAnchor(_Model):
+    """An anchor of a receipt: the inclusion of its entry in the anchored tree, and the proof that the checkpoint is that old."""
+
+    checkpoint: str = Field(description="C2SP signed note: the anchored bytes")
+    inclusion: Inclusion
+    ots: str = Field(description="base64 of the OpenTimestamps proof")
+    height: int = Field(description="Height of the block")
+    header: str | None = Field(None, pattern="^[0-9a-f]{160}$", description="The block's header")
+
+
 class ReceiptModel(_Model):
     """What proves one entry by itself. Specified in docs/spec/receipt.md."""
 
@@ -52,6 +104,7 @@ class ReceiptModel(_Model):
     checkpoint: str = Field(description="C2SP signed note")
     commitment: CommitmentModel | None = None
     disclosures: list[str] | None = None
+    anchors: list[ReceiptAnchor] | None = None
 
 
 class Batch(_Model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from binascii import hexlify
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -20,27 +21,30 @@ from muniment_server.log import Log
 from muniment_server.reading import Proof
 from muniment_server.receipts import hex_list
 from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, Header
-from muniment_server.web.request import Caller, Query
+from muniment_server.web.request import Caller, Query, wants_text
 from muniment_server.web.write import form_of
 
-_IMMUTABLE: Header = (b"cache-control", b"public, max-age=604800, immutable")
-_PRIVATE: Header = (b"cache-control", b"private, max-age=604800, immutable")
+IMMUTABLE: Header = (b"cache-control", b"public, max-age=604800, immutable")
+PRIVATE: Header = (b"cache-control", b"private, max-age=604800, immutable")
 
 
-def _json(log: Log, value: Any) -> Answer:
-    return Answer(orjson.dumps(value), JSON, 200, _fresh(log))
+def json_answer(log: Log, value: Any) -> Answer:
+    """Return an answer that a cache has to ask for again."""
+    return Answer(orjson.dumps(value), JSON, 200, fresh(log))
 
 
 _ANYBODY: tuple[Header, ...] = ((b"access-control-allow-origin", b"*"),)
 _CHECK_AGAIN: Header = (b"cache-control", b"no-cache")
 
 
-def _cors(log: Log) -> tuple[Header, ...]:
+def cors(log: Log) -> tuple[Header, ...]:
+    """Return the header fields that let any page read a public log."""
     return _ANYBODY if log.row.public else ()
 
 
-def _fresh(log: Log) -> tuple[Header, ...]:
-    return (*_cors(log), _CHECK_AGAIN)
+def fresh(log: Log) -> tuple[Header, ...]:
+    """Return the header fields of an answer that may be another one next time."""
+    return (*cors(log), _CHECK_AGAIN)
 
 
 def check_readable(log: Log, caller: Caller) -> None:
@@ -65,7 +69,7 @@ async def get_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}: one entry, with what of its payload the caller may see."""
     check_readable(log, caller)
     Query(ask, ())
-    return _json(log, await log.entry(_index(ask), secrets=_may_open(log, caller)))
+    return json_answer(log, await log.entry(_index(ask), secrets=_may_open(log, caller)))
 
 
 async def list_entries(ask: Ask, log: Log, caller: Caller) -> Answer:
@@ -74,7 +78,7 @@ async def list_entries(ask: Ask, log: Log, caller: Caller) -> Answer:
     start, limit = Query(ask, ("start", "limit")).page()
     entries, size = await log.entries(start, limit, secrets=_may_open(log, caller))
     following = start + len(entries)
-    return _json(
+    return json_answer(
         log, {"entries": entries, "next": following if entries and following < size else None, "tree_size": size}
     )
 
@@ -82,9 +86,14 @@ async def list_entries(ask: Ask, log: Log, caller: Caller) -> Answer:
 async def get_receipt(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}/receipt: a receipt at a published checkpoint."""
     check_readable(log, caller)
-    size = Query(ask, ("tree_size",)).number("tree_size")
+    query = Query(ask, ("tree_size", "anchored"))
+    size, anchored = query.number("tree_size"), query.flag("anchored")
+    if anchored and wants_text(ask):
+        raise FormatError("anchors have no place in tlog-proof text: ask for JSON")
     receipt = await log.receipt(_index(ask), size, secrets=_may_open(log, caller))
-    return Answer(*form_of(ask, receipt), 200, (*_fresh(log), (b"vary", b"Accept")))
+    if anchored:
+        receipt = replace(receipt, anchors=(await log.anchor_of(_index(ask)),))
+    return Answer(*form_of(ask, receipt), 200, (*fresh(log), (b"vary", b"Accept")))
 
 
 # --- proofs -------------------------------------------------------------------------------------------------------------
@@ -128,7 +137,7 @@ def _inclusion(log: Log, index: int, proof: Proof) -> Answer:
     )
     before, after = _frame(log, proof)
     body = b'{"index":%d,"leaf_hash":"%b",%b%b%b' % (index, leaf, before, hex_list(proof.hashes), after)
-    return Answer(body, JSON, 200, _fresh(log))
+    return Answer(body, JSON, 200, fresh(log))
 
 
 def _frame(log: Log, proof: Proof) -> tuple[bytes, bytes]:
@@ -153,7 +162,7 @@ async def prove_consistency(ask: Ask, log: Log, caller: Caller) -> Answer:
         raise FormatError("first is the size of the smaller tree, at least 1: everything extends the empty tree")
     proof = await log.prove_consistency(first, query.number("second"))
     log.note("proof", kind="consistency", first=first, second=proof.size, hashes=proof.hashes, root=proof.root)
-    return _json(log, {"first": first, "second": proof.size} | _proof(log, proof))
+    return json_answer(log, {"first": first, "second": proof.size} | _proof(log, proof))
 
 
 def _proof(log: Log, proof: Proof) -> dict[str, Any]:
@@ -182,7 +191,7 @@ async def list_checkpoints(ask: Ask, log: Log, caller: Caller) -> Answer:
         {"size": one.size, "checkpoint": one.note, "published_at": format_time(one.published_at)}
         for one in found[:limit]
     ]
-    return _json(log, {"checkpoints": page, "next": found[limit].size if len(found) > limit else None})
+    return json_answer(log, {"checkpoints": page, "next": found[limit].size if len(found) > limit else None})
 
 
 async def get_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
@@ -193,7 +202,7 @@ async def get_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
     note = found.note
     log.note("served", size=found.size, since=since)
     tag = f'"{sha256(note.encode()).hexdigest()[:32]}"'
-    headers = (*_fresh(log), (b"etag", tag.encode()))
+    headers = (*fresh(log), (b"etag", tag.encode()))
     if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
         return Answer(b"", TEXT, 304, headers)
     return Answer(note.encode(), TEXT, 200, headers)
@@ -207,7 +216,7 @@ def _file(ask: Ask, log: Log, caller: Caller) -> Tile | Bundle:
 
 
 def _file_answer(log: Log, data: bytes) -> Answer:
-    return Answer(data, OCTETS, 200, (*_cors(log), _IMMUTABLE if log.row.public else _PRIVATE))
+    return Answer(data, OCTETS, 200, (*cors(log), IMMUTABLE if log.row.public else PRIVATE))
 
 
 def file_now(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer | None:
@@ -257,7 +266,7 @@ async def get_log(ask: Ask, log: Log, caller: Caller) -> Answer:
         "publish_interval_seconds": settings.publish_interval,
         "idempotency_ttl_seconds": settings.idempotency_ttl,
     }
-    return _json(log, value)
+    return json_answer(log, value)
 
 
 def refuse_unknown_log(name: str) -> Refused:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from muniment_server.log import Log
-from muniment_server.web import models, read, write
+from muniment_server.web import anchors, models, read, write
 from muniment_server.web.ask import Answer, Ask
 from muniment_server.web.request import Caller
 
@@ -42,6 +42,13 @@ _INDEX = {
     "in": "path",
     "required": True,
     "description": "Index of the entry, from 0.",
+    "schema": _NUMBER,
+}
+_ANCHOR = {
+    "name": "size",
+    "in": "path",
+    "required": True,
+    "description": "Tree size of the anchored checkpoint.",
     "schema": _NUMBER,
 }
 _SIZE = _query("tree_size", "Size of the tree; default: the latest.", _NUMBER)
@@ -124,7 +131,13 @@ ROUTES: tuple[Route, ...] = (
         "entries",
         {200: models.ReceiptModel},
         (400, 401, 403, 404),
-        (_INDEX, _SIZE),
+        (
+            _INDEX,
+            _SIZE,
+            _query(
+                "anchored", "With the earliest confirmed anchor that covers it.", {"type": "boolean", "default": False}
+            ),
+        ),
     ),
     Route(
         "GET",
@@ -162,6 +175,46 @@ ROUTES: tuple[Route, ...] = (
         {200: models.Checkpoints},
         (400, 401, 403),
         (_START, _LIMIT),
+    ),
+    Route(
+        "GET",
+        "/anchors",
+        anchors.list_anchors,
+        "List anchors in Bitcoin by tree size",
+        "anchors",
+        {200: models.Anchors},
+        (400, 401, 403),
+        (_START, _LIMIT),
+    ),
+    Route(
+        "GET",
+        "/anchors/{size}",
+        anchors.get_anchor,
+        "Get one anchor, and what its state is worth",
+        "anchors",
+        {200: models.AnchorModel},
+        (400, 401, 403, 404),
+        (_ANCHOR,),
+    ),
+    Route(
+        "GET",
+        "/anchors/{size}/checkpoint",
+        anchors.get_anchored_checkpoint,
+        "The anchored bytes of a checkpoint, which never change",
+        "anchors",
+        {200: _TEXT},
+        (400, 401, 403, 404),
+        (_ANCHOR,),
+    ),
+    Route(
+        "GET",
+        "/anchors/{size}/checkpoint.ots",
+        anchors.get_proof,
+        "The OpenTimestamps proof of these bytes, as it is by now",
+        "anchors",
+        {200: _OCTETS},
+        (400, 401, 403, 404),
+        (_ANCHOR,),
     ),
     Route("GET", "/log", read.get_log, "What this log is", "about", {200: models.LogInfo}, (400, 401, 403)),
     Route(

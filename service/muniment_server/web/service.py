@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from muniment_server.anchorer.running import Anchoring
 from muniment_server.catalog import DEFAULT_LOG, Catalog, open_store
 from muniment_server.settings import Settings
 from muniment_server.storage import StoreUnavailable
@@ -34,6 +35,7 @@ class Service:
         self.metrics = metrics
         self.catalog: Catalog
         self.access: Access
+        self._anchoring = Anchoring(settings, metrics)
         self._started = False
         self._timers: dict[tuple[str, str, int], Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,7 +60,17 @@ class Service:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_BACKOFF)
         self.access = Access(self.catalog)
+        try:
+            await self._anchoring.start(self.catalog)
+        except BaseException:
+            await self.catalog.close()
+            raise
         self._started = True
+
+    async def close(self) -> None:
+        """Stop the followers, answer everything that was taken, and close the database."""
+        await self._anchoring.close()
+        await self.catalog.close()
 
     async def _handle(self, route: Route, ask: Ask) -> Response:
         name = ask.params.get("log", DEFAULT_LOG)

@@ -1,0 +1,93 @@
+"""Routes of anchors: their list, and the pair of files that the stock OpenTimestamps client verifies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from muniment.anchor.header import display
+from muniment.encoding import parse_decimal
+from muniment.event import format_time
+from muniment_server.anchorer.rows import EXPLANATIONS, is_degraded
+from muniment_server.heads import NotThere
+from muniment_server.log import Log
+from muniment_server.storage import AnchorRow, CalendarRow
+from muniment_server.web.ask import OCTETS, TEXT, Answer, Ask
+from muniment_server.web.read import IMMUTABLE, PRIVATE, check_readable, cors, fresh, json_answer
+from muniment_server.web.request import Caller, Query
+
+
+async def list_anchors(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """GET /anchors: a page of anchors, by the tree size of what is anchored."""
+    check_readable(log, caller)
+    start, limit = Query(ask, ("start", "limit")).page()
+    found, calendars = await log.anchors(start, limit + 1)
+    page = [anchor_value(row, calendars[row.tree_size], log.settings.anchor_held) for row in found[:limit]]
+    return json_answer(log, {"anchors": page, "next": found[limit].tree_size if len(found) > limit else None})
+
+
+async def get_anchor(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """GET /anchors/{size}: one anchor."""
+    row = await _anchor(ask, log, caller)
+    _, calendars = await log.anchors(row.tree_size, 1)
+    return json_answer(log, anchor_value(row, calendars[row.tree_size], log.settings.anchor_held))
+
+
+async def get_anchored_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """GET /anchors/{size}/checkpoint: the frozen bytes, exactly as they were anchored."""
+    row = await _anchor(ask, log, caller)
+    return Answer(row.checkpoint, TEXT, 200, (*cors(log), IMMUTABLE if log.row.public else PRIVATE))
+
+
+async def get_proof(ask: Ask, log: Log, caller: Caller) -> Answer:
+    """GET /anchors/{size}/checkpoint.ots: the proof, which grows until every calendar has answered."""
+    row = await _anchor(ask, log, caller)
+    if row.ots is None:
+        hint = f"This anchor is {row.state}: {EXPLANATIONS[row.state]}."
+        raise NotThere("anchor_queued", f"no calendar has the checkpoint of size {row.tree_size} yet", hint)
+    tag = f'"{sha256(row.ots).hexdigest()[:32]}"'
+    headers = (*fresh(log), (b"etag", tag.encode()))
+    if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
+        return Answer(b"", OCTETS, 304, headers)
+    return Answer(row.ots, OCTETS, 200, headers)
+
+
+async def _anchor(ask: Ask, log: Log, caller: Caller) -> AnchorRow:
+    check_readable(log, caller)
+    Query(ask, ())
+    size = parse_decimal(ask.params["size"], "size")
+    found, _ = await log.anchors(size, 1)
+    if found and found[0].tree_size == size:
+        return found[0]
+    hint = f"The next anchored size is {found[0].tree_size}." if found else "GET /anchors lists them."
+    extra = {"next_size": found[0].tree_size} if found else {}
+    raise NotThere("no_anchor", f"the checkpoint of size {size} is not anchored", hint, **extra)
+
+
+def anchor_value(row: AnchorRow, calendars: Sequence[CalendarRow], held: int) -> dict[str, Any]:
+    """Return the JSON value of an anchor. `held` is how many calendars should hold it."""
+    block = None
+    if row.height is not None and row.block_hash is not None:
+        block = {"height": row.height, "hash": display(row.block_hash), "time": row.block_time}
+    return {
+        "tree_size": row.tree_size,
+        "root": row.root.hex(),
+        "digest": row.digest.hex(),
+        "state": row.state,
+        "explanation": EXPLANATIONS[row.state],
+        "degraded": is_degraded(row, calendars, held),
+        "created_at": format_time(row.created_at),
+        "submitted_at": _time(row.submitted_at),
+        "confirmed_at": _time(row.confirmed_at),
+        "block": block,
+        "calendars": [_calendar(one) for one in calendars],
+    }
+
+
+def _calendar(row: CalendarRow) -> dict[str, Any]:
+    return {"url": row.url, "state": row.state, "attempts": row.attempts, "last_reason": row.last_reason}
+
+
+def _time(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else format_time(milliseconds)
