@@ -88,6 +88,7 @@ def _measure_store(
         capacity = {one["workload"]: one["rate"] for one in found if one["connections"] in (4, 64)}
         studied = {"stored": bytes_of} | studies.Studies(bench, generators[1], options, capacity).run()
         studied["cold"] = studies.cold(bench, served)
+        studied["dead_calendars"] = studies.dead_calendars(bench, served)
         studied["growth"] = studies.growth(bench, served, options.sizes)
         final = {log: bench.fsck(log) for log in LOG_NAMES}
         return _about(store, limit, found, postgres) | {"fsck": final, "studies": studied}, found

@@ -110,6 +110,12 @@ def _cold(name: str) -> Callable[[dict[str, Any], str], float | None]:
     return read
 
 
+def _dead(value: dict[str, Any], store: str) -> float | None:
+    of = _store(value, store)
+    found = of["studies"].get("dead_calendars") if of else None
+    return found and float(found["ratio"])
+
+
 def _beyond(value: dict[str, Any], store: str) -> float | None:
     of = _store(value, store)
     return of and of["studies"]["stored"].get("beyond_payload")
@@ -153,6 +159,7 @@ GOALS = (
     ),
     Goal("restart after kill -9, larger size", " s", _growth("", "restart_seconds"), both(2), at_most=True),
     Goal("p99 of reads while writes are refused", "x", _overload, both(2), at_most=True),
+    Goal("appends with all calendars dead, against anchoring off", "x", _dead, both(0.95)),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,14 @@ from typing import Any
 
 import apsw
 import asyncpg
+import httpx
 
 from tests.bench import ceiling
 from tests.bench.machine import pss_megabytes
 from tests.bench.measure import Bench, Generator, OwnGenerator
 from tests.bench.plan import BATCH, ECHO, ENTRY_SIZE, WORKLOADS, Load, Options, Series
 from tests.bench.servers import Served
+from tests.live import run
 
 _PARTS = (0.5, 0.8)
 _OVERLOAD = 3.0
@@ -144,6 +147,59 @@ def cold(bench: Bench, served: Served) -> dict[str, Any]:
     served.restart()
     bench.target = served.target()
     return found
+
+
+# --- dead calendars -------------------------------------------------------------------------------------------------------
+
+
+def dead_calendars(bench: Bench, served: Served) -> dict[str, Any]:
+    """Measure appends while an anchor is due and no calendar answers: one refuses connections, two take them and say nothing.
+
+    In turns with the same server without anchoring, because a log that grows and a disk that is used change by themselves.
+    """
+    rates: dict[str, list[float]] = {"off": [], "dead": []}
+    failed, metrics = 0, {}
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as ours:
+        free = ours.getsockname()[1]
+        ours.close()
+        settings = _dead_settings(silent.getsockname()[1], free)
+        (served.data / "muniment.toml").write_text(settings)
+        run("anchor", "now", "--log", "raw", "--data", served.data, database=served.database, check=False)
+        for number in range(2 * bench.options.runs):
+            name = ("off", "dead")[number % 2]
+            (served.data / "muniment.toml").write_text(settings if name == "dead" else "")
+            served.restart()
+            bench.target = served.target()
+            found = bench.run(bench.target, Series("raw", 64), bench.options.seconds, bench.size("raw"))
+            rates[name].append(found["rate"])
+            failed += sum(count for status, count in found["statuses"].items() if status[0] != "2")
+            if name == "dead":
+                metrics = _late_anchors(free)
+    (served.data / "muniment.toml").write_text("")
+    served.restart()
+    bench.target = served.target()
+    ratio = statistics.median(rates["dead"]) / statistics.median(rates["off"])
+    return {"rates": rates, "ratio": ratio, "failed": failed, "metrics": metrics}
+
+
+def _dead_settings(silent: int, free: int) -> str:
+    hosts = (f"127.0.0.1:{silent}", f"localhost:{silent}", f"127.0.0.1:{free}")
+    urls = ", ".join(f'"http://{host}"' for host in hosts)
+    return f'anchor = true\nanchor_logs = ["raw"]\nanchor_calendars = [{urls}]\nmetrics_port = {free}\n'
+
+
+def _late_anchors(port: int) -> dict[str, float]:
+    """Return what the server says of anchors that no calendar took. Raises RuntimeError when it says nothing for half a minute."""
+    wanted = ("muniment_anchors_degraded{", "muniment_anchor_oldest_unconfirmed_seconds{")
+    for _ in range(300):
+        lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text.splitlines()
+        found = {
+            name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith(wanted))
+        }
+        if len(found) == len(wanted) and all(found.values()):
+            return found
+        time.sleep(0.1)
+    raise RuntimeError(f"the alarm metrics do not show dead calendars: {found}")
 
 
 # --- growth ---------------------------------------------------------------------------------------------------------------
