@@ -1,6 +1,6 @@
 """`make demo`: a log from nothing, fed with what every machine has, checked offline, and caught when it is tampered with.
 
-The records are the path and SHA-256 lines of every installed package's RECORD file, and the commits of this checkout.
+The checkpoint is anchored in a Bitcoin chain of this machine, and a receipt says before which block its entry existed. The records are the path and SHA-256 lines of every installed package's RECORD file, and the commits of this checkout.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from muniment import Client, Policy, Receipt
+from tests.anchor_demo import anchor_world, verify_offline
 from tests.live import LiveServer, command, run
 
 SAMPLE = 10
@@ -116,7 +117,12 @@ def main() -> None:
     run("init", "--data", data, "--origin", ORIGIN)
     policy_file = data / "policy"
     policy = Policy.read(policy_file)
-    with LiveServer(data) as server, Client(server.url, policy=policy) as client:
+    with (
+        anchor_world(data) as world,
+        world.named(),
+        LiveServer(data) as server,
+        Client(server.url, policy=policy) as client,
+    ):
         first = client.checkpoint()
         _out.print(f"   serving at {server.url}; first checkpoint: size {first.checkpoint.size}")
 
@@ -136,6 +142,15 @@ def main() -> None:
         _out.print("[bold]5. Tamper with one byte[/]")
         tamper(saved, policy_file)
 
+        _out.print(
+            "[bold]6. Anchor in Bitcoin[/]  (two OpenTimestamps calendars and a node of this machine: chain regtest)"
+        )
+        receipt, headers = world.anchor(client, indices[0], _out)
+
+    _out.print(
+        "[bold]7. When was that?[/]  (muniment verify --check-anchors: receipt, policy and header file, no network)"
+    )
+    _out.print(f"   [green]ok[/] entry {indices[0]} {verify_offline(receipt, headers, policy_file)}")
     code = subprocess.run(command("fsck", "--data", data), check=False, timeout=600).returncode
     if code:
         raise SystemExit("fsck found damage")

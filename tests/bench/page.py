@@ -291,7 +291,29 @@ _MIDDLE = """
 
 ## All series
 """
-_TAIL = """## How it is measured
+_TAIL = """## Where the time goes
+
+Why single appends stay below their goals, in processor time of the server for one raw entry at 64 connections on SQLite (`perf` and cProfile; the
+echo takes 26 us in all):
+
+| us | what |
+|---|---|
+| 13 | kernel and event loop: as much as the echo's own |
+| 8 | from the request to the queue: head, access, draft, leaf hash |
+| 13 | SQLite: one insert with its hash index, triggers, two fsyncs a batch |
+| 18 | the rest of a batch, 1.2 ms whatever is in it: signature 60 us, its check 130 us, two thread hops 50 us, right edge, tiles, read-back, proof |
+| 9 | the answer: receipt, header, write |
+
+The goal of 0.55 E leaves 21 us beside the kernel and the echo's own share, and SQLite takes 13 of them. Postgres is idle for a third of the time at 64
+connections: it waits for the commit and the read-back, which cannot overlap, because nothing is signed that was not read back. At 256 connections
+batches are larger, and the same work is shared by more. An event costs 25 us more: 21 hashes, base64 and canonical JSON.
+
+Tried, and no faster: base64 of all members at once, several rows in one INSERT (the triggers make SQLite copy them), a thread of our own instead of the
+loop's (14 us a batch), larger page caches (memory). What helped is in [decision 0009](decisions/0009-the-short-way.md).
+
+Proofs of the larger log miss the cache, which holds the tiles of a million entries: a tile that is read again costs 250 hashes, 170 us.
+
+## How it is measured
 
 Server and load generator have a core each; Postgres may use both. Every body is unique. Medians of at least three runs; a run during which
 strangers used more than a quarter of a core is made again. After each series a sample of answers is verified with the log's policy, and

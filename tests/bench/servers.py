@@ -126,9 +126,9 @@ class Served:
         where = urlsplit(self.server.wait().url)
         return Target(where.hostname or "", where.port or 0, self.server.process.pid, str(self.data / "policy"))
 
-    def restart(self, env: dict[str, str] | None = None) -> float:
-        """Kill the server, start it again with these settings, and return the seconds from its start until it listens."""
-        self.server.stop(signal.SIGKILL)
+    def restart(self, env: dict[str, str] | None = None, how: signal.Signals = signal.SIGKILL) -> float:
+        """End the server, start it again with these settings, and return the seconds from its start until it listens."""
+        self.server.stop(how)
         started = time.perf_counter()
         self.server = self._start(env)
         self.target()

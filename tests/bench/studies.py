@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import socket
 import statistics
 import time
@@ -168,7 +169,7 @@ def dead_calendars(bench: Bench, served: Served) -> dict[str, Any]:
         for number in range(2 * bench.options.runs):
             name = ("off", "dead")[number % 2]
             (served.data / "muniment.toml").write_text(settings if name == "dead" else "")
-            served.restart()
+            served.restart(how=signal.SIGTERM)  # a killed anchorer would keep its lease for a while
             bench.target = served.target()
             found = bench.run(bench.target, Series("raw", 64), bench.options.seconds, bench.size("raw"))
             rates[name].append(found["rate"])

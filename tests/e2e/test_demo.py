@@ -21,4 +21,6 @@ def test_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok entry") == 10
     assert "refused, exit code 1" in done.stdout
+    for line in ("is pending: a calendar's promise", "is confirmed", "existed before block 101"):
+        assert line in done.stdout
     assert "default: clean" in done.stdout
