@@ -9,6 +9,7 @@ from typing import NamedTuple
 from muniment.tree import TileRows, thin
 
 Rows = Sequence[bytes | bytearray]
+_MAX_BUNDLE = 32_768
 _OVERHEAD = 700
 """Bytes an element takes beyond its content: key, list, and the headers of up to nine objects."""
 
@@ -59,8 +60,9 @@ class Cache:
         return self.data(log_id, -1, index)
 
     def put_bundle(self, log_id: int, index: int, data: bytes) -> None:
-        """Keep a full entry bundle."""
-        self._put(Full(log_id, -1, index), [data])
+        """Keep a full entry bundle, unless it is so large that it would drive out the tiles of thousands of proofs."""
+        if len(data) <= _MAX_BUNDLE:
+            self._put(Full(log_id, -1, index), [data])
 
     def _put(self, key: Full, rows: Rows) -> None:
         self.size += _weight(rows) - _weight(self._kept.pop(key, ()))

@@ -438,8 +438,13 @@ def test_the_cache_counts_bytes():
     assert kept
     assert tiles
     assert 80_000 < sum(3000 + 10 * n for n in kept) + 10_880 * len(tiles) <= cache.size <= 100_000
-    cache.put_bundle(1, 200, bytes(200_000))
-    assert (cache.size, cache.bundle(1, 200)) == (0, None), "what is larger than the cache is not kept"
+    before = cache.size
+    cache.put_bundle(1, 200, bytes(40_000))
+    assert (cache.size, cache.bundle(1, 200)) == (before, None), "a large bundle does not drive out what others need"
+    assert all(cache.bundle(1, n) for n in kept)
+    small = Cache(10_000)
+    small.put_bundle(1, 0, bytes(20_000))
+    assert (small.size, small.bundle(1, 0)) == (0, None), "what is larger than the cache is not kept"
 
 
 @pytest.mark.parametrize("level", [0, 1])
