@@ -1,16 +1,11 @@
 """The stock `ots` command stamps, upgrades and verifies against our calendars and node: they speak the real protocol.
 
-It runs on this Python and on the newest other one found here, from the same installed packages: they are pure Python, or abi3.
+It runs on this Python and on the newest other one found here.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-import shutil
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,36 +14,7 @@ import pytest
 from tests.bitcoin.calendar import Calendar, confirm
 from tests.bitcoin.chain import Chain
 from tests.bitcoin.node import Node
-
-NEWER = [f"python3.{minor}" for minor in range(15, sys.version_info.minor, -1)]
-_RUN = "import sys; sys.argv[0] = 'ots'; from otsclient.ots import main; sys.exit(main())"
-
-
-@functools.cache
-def newest() -> str | None:
-    """Return the newest other interpreter that can run the client: of MUNIMENT_TEST_PYTHON, the PATH, or pyenv."""
-    pyenv = Path.home() / ".pyenv" / "versions"
-    installed = (str(path) for name in NEWER for path in sorted(pyenv.glob(f"*/bin/{name}")))
-    named = (found for name in NEWER if (found := shutil.which(name)))
-    given = os.environ.get("MUNIMENT_TEST_PYTHON")
-    candidates = [given] if given else sorted({*named, *installed}, key=_minor, reverse=True)
-    return next((one for one in candidates if _run([one], "--version").returncode == 0), None)
-
-
-def _minor(interpreter: str) -> int:
-    return int(interpreter.rpartition("python3.")[2])
-
-
-def _run(interpreter: list[str], *words: object) -> subprocess.CompletedProcess[str]:
-    path = {"PYTHONPATH": sysconfig.get_path("purelib")}
-    return subprocess.run(
-        [*interpreter, "-W", "error::DeprecationWarning", "-c", _RUN, *map(str, words)],
-        env=os.environ | path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.bitcoin.stock import newest, run_ots
 
 
 class World:
@@ -61,7 +27,7 @@ class World:
         """Run one command; return its exit code and all it printed."""
         allowed = [word for calendar in self.calendars for word in ("-l", calendar.url)]
         node = ("--btc-regtest", "--bitcoin-node", self.node.url)
-        done = _run([self.interpreter], "--no-cache", *node, *allowed, *words)
+        done = run_ots(self.interpreter, "--no-cache", *node, *allowed, *words)
         return done.returncode, done.stdout + done.stderr
 
     def stamp(self, file: Path, at_least: int = 2) -> tuple[int, str]:
