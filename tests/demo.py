@@ -150,7 +150,7 @@ def main() -> None:
     _out.print(
         "[bold]7. When was that?[/]  (muniment verify --check-anchors: receipt, policy and header file, no network)"
     )
-    _out.print(f"   [green]ok[/] entry {indices[0]} {verify_offline(receipt, headers, policy_file)}")
+    _out.print(f"   [green]ok[/] the entry {indices[0]} {verify_offline(receipt, headers, policy_file)}")
     code = subprocess.run(command("fsck", "--data", data), check=False, timeout=600).returncode
     if code:
         raise SystemExit("fsck found damage")
