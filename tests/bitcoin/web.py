@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +30,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class Web:
+class Web(ABC):
     """A server; subclasses say what it answers. Faults concern the methods in `faulty`, by default all.
 
     `fault` is "" or one of TRANSPORT_FAULTS: hang (no answer), drip (one byte of a good answer every half second), redirect (to
@@ -51,8 +52,9 @@ class Web:
     def origin(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @abstractmethod
     def answer(self, request: Request) -> Answer:
-        raise NotImplementedError
+        """Return the answer to a request."""
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _CALLS = 500
 _ERROR_NOT_THERE = {-5, -8}
 
 
-class _Node:
+class _Node(ABC):
     """What both ways to ask share. Subclasses fetch; answers are checked here."""
 
     def __init__(self, origin: str, network: Network) -> None:
@@ -26,14 +27,17 @@ class _Node:
         self._network = network
         self.name = f"Bitcoin Core at {origin.partition('://')[2]}"
 
+    @abstractmethod
     async def _tip(self, web: Web) -> int:
-        raise NotImplementedError
+        """Return the height of the last block."""
 
+    @abstractmethod
     async def _hash(self, web: Web, height: int) -> bytes | None:
-        raise NotImplementedError
+        """Return the hash of the block at a height of the best chain."""
 
+    @abstractmethod
     async def _header(self, web: Web, hash_: bytes) -> bytes:
-        raise NotImplementedError
+        """Return the header of a block."""
 
     def _auth(self) -> Credentials | None:
         return None
