@@ -30,7 +30,8 @@ LINKS = 20
 """Processes in one chain: each meets up to three errors, and then one more fault that may end it."""
 _RECOVERY = ("sequencer.load", "startup.prove", "store.head", "store.fence", "postgres.connect", "guard.read")
 ENV = {failpoints.VARIABLE: ""}
-_NOT_HERE = ("catalog.", "guard.create")  # steps of making a log
+# Steps of making a log, and of anchors.
+_NOT_HERE = ("catalog.", "guard.create", "anchorer.", "store.add_anchor", "store.save_anchor")
 
 
 def steps(engine: str) -> list[str]:
