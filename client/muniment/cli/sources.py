@@ -157,7 +157,7 @@ _OPTIONS = (
 def anchor_library() -> None:
     """Raise CliError unless proofs can be read: the library for that comes with an extra."""
     try:
-        import muniment.anchor.proof  # noqa: F401
+        import muniment.anchor.proof  # noqa: F401 - only whether it can be
     except ImportError as error:
         hint = "It is an extra: pip install 'muniment[anchor]'"
         raise CliError(
