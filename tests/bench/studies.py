@@ -90,7 +90,7 @@ def stored(database: str | None, folder: Path, entries: int) -> dict[str, Any]:
     asyncio.run(_fill_store(database, folder, entries))
     tables = asyncio.run(_postgres_bytes(database)) if database else _sqlite_bytes(folder / "ceiling.sqlite")
     each = {name: size / entries for name, size in sorted(tables.items())}
-    index = each.pop("entries_leaf_key")
+    index = each.pop("entries_leaf_key" if database else "leaf_keys")
     return {
         "entries": entries,
         "entry_bytes": ENTRY_SIZE,

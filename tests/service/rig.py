@@ -28,6 +28,8 @@ TABLES = (
     *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys"),
     *("anchors", "anchor_calendars", "followers"),
 )
+SQLITE_TABLES = ("leaf_keys", "leaf_keys_carried")
+"""What SQLite has besides: in Postgres an index does it."""
 NOW = 1_800_000_000_000
 """A time in milliseconds, where a test needs no real clock."""
 

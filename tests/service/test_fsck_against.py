@@ -21,7 +21,7 @@ from muniment_server.fsck.whole import Whole
 from muniment_server.fsck.workers import check_here
 from tests.live import LiveServer, run
 from tests.service.audit import Naive, audit
-from tests.service.rig import Bench, Rig
+from tests.service.rig import Bench, Rig, raw
 from tests.service.test_fsck import check, codes, filled, policy_of, spoil
 
 
@@ -181,6 +181,25 @@ async def test_tiles_are_made_again(rig: Rig, sql: str) -> None:
         await rig.sql("UPDATE tiles SET data = " + rig.blob(bytes(32)))
     await bench.sequencer().run([])
     await bench.extend(b'{"after": 1}')
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_leaf_keys_are_made_again_beside_a_writer(rig: Rig) -> None:
+    bench = await filled(rig, "raw", 3000)
+    sequencer = bench.sequencers[0]
+    await sequencer.run([raw(b"carries the others over")])
+    before = await rig.dump()
+    await spoil(rig, 'DELETE FROM leaf_keys WHERE "index" = 30', "UPDATE leaf_keys_carried SET steps = steps + 1")
+    assert {code for code, _ in codes(await check(bench))} == {"leaf_keys"}
+    assert await mend(bench) == ["leaf_keys"]
+    assert (await check(bench)).clean
+    assert await rig.dump() == before
+    with pytest.raises(Exception, match="append-only"):  # the triggers are back
+        await rig.sql("DELETE FROM leaf_keys")
+    answers = await sequencer.run([raw(b"leaf 30"), raw(*(b"more %d" % n for n in range(2000)))])
+    assert answers[0].new == 0
+    await sequencer.run([raw(*(b"yet more %d" % n for n in range(2000)))])
+    assert (await check(bench)).clean
 
 
 async def test_nothing_is_mended_when_entries_are_wrong(rig: Rig) -> None:

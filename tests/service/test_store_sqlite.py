@@ -10,7 +10,6 @@ import apsw
 import pytest
 
 from muniment_server.storage import OutcomeUnknown, SchemaError, StoreUnavailable, sqlite
-from muniment_server.storage.migrate import migrate_sqlite
 from muniment_server.storage.sqlite import SqliteStore
 from tests.service.audit import audit
 from tests.service.rig import Rig
@@ -174,13 +173,3 @@ async def read_all(path: Path, log_id: int) -> None:
         await store.leaves(log_id, 0, 100)
     finally:
         await store.close()
-
-
-def test_the_leaf_key_is_looked_up_by_its_index(tmp_path: Path):
-    """The planner may not walk the log for a look-up: with one log, log_id alone selects nothing."""
-    connection = sqlite.connect(tmp_path / "db")
-    migrate_sqlite(connection)
-    sql = 'SELECT "index", leaf FROM entries INDEXED BY entries_leaf_key WHERE log_id = 1 AND leaf_key = 2'
-    plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}"))
-    assert "entries_leaf_key (log_id=? AND leaf_key=?)" in plan
-    connection.close()

@@ -1,13 +1,14 @@
-"""Makes tiles again from entries, when and only when these hash to what was signed. Nothing but tiles is ever written.
+"""Makes tiles again from entries, when and only when these hash to what was signed; in SQLite the table of leaf keys as well.
 
 It may run beside a server: tiles only grow, every write compares with the bytes that were found wrong, and all of it is one
-transaction that keeps appends out. The triggers that make tiles append-only are lifted inside that transaction alone.
+transaction that keeps appends out. The triggers that make tables append-only are lifted inside that transaction alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import apsw
 import asyncpg
 
 from muniment.tiles import Tile
-from muniment_server.fsck.whole import Whole
+from muniment_server.fsck.whole import LEAF_KEYS, Whole
 from muniment_server.storage import StoreError, StoreUnavailable
 from muniment_server.storage.postgres import connect as connect_postgres
 from muniment_server.storage.sqlite import connect as connect_sqlite
+from muniment_server.storage.sqlite_leaf_keys import rebuild
 
 Changes = Mapping[tuple[int, int], tuple[bytes, bytes]]
 """By (level, index): the bytes that are stored (none: b""), and those that shall be."""
@@ -30,7 +32,20 @@ class RepairRefused(StoreError):
 
 
 async def repair(whole: Whole, sqlite: Path, url: str | None) -> list[str]:
-    """Write the tiles that a run found wrong; return their names, level/index. Raises RepairRefused, StoreUnavailable."""
+    """Write what a run found wrong; return the names of the tiles, level/index, and "leaf_keys". Raises RepairRefused, StoreUnavailable."""
+    mended = [] if url else await _repair_leaf_keys(whole, sqlite)
+    return mended + await _repair_tiles(whole, sqlite, url)
+
+
+async def _repair_leaf_keys(whole: Whole, sqlite: Path) -> list[str]:
+    """Make the table again: nothing is signed of it, and nobody believes it without looking at the entry."""
+    if all(finding.code != LEAF_KEYS for finding in whole.report.findings):
+        return []
+    await asyncio.to_thread(_write_sqlite, sqlite, ("leaf_keys", "leaf_keys_carried"), rebuild)
+    return [LEAF_KEYS]
+
+
+async def _repair_tiles(whole: Whole, sqlite: Path, url: str | None) -> list[str]:
     if not whole.fold.wrong:
         return []
     _check_signed(whole)
@@ -39,7 +54,7 @@ async def repair(whole: Whole, sqlite: Path, url: str | None) -> list[str]:
     if url:
         await _write_postgres(url, log_id, changes)
     else:
-        await asyncio.to_thread(_write_sqlite, sqlite, log_id, changes)
+        await asyncio.to_thread(_write_sqlite, sqlite, ("tiles",), lambda db: _write_tiles(db, log_id, changes))
     return [f"{level}/{index}" for level, index in sorted(changes)]
 
 
@@ -70,20 +85,19 @@ async def _changes(whole: Whole) -> dict[tuple[int, int], tuple[bytes, bytes]]:
     return changes
 
 
-def _write_sqlite(path: Path, log_id: int, changes: Changes) -> None:
+def _write_sqlite(path: Path, tables: Sequence[str], write: Callable[[apsw.Connection], None]) -> None:
+    """Write in one transaction, in which the triggers of these tables are lifted."""
     connection = connect_sqlite(path)
     try:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            triggers = connection.execute(
-                "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'tiles'"
-            ).fetchall()
+            sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name IN (SELECT value FROM json_each(?))"
+            triggers = connection.execute(sql, (json.dumps(tables),)).fetchall()
             for name, _ in triggers:
                 connection.execute(f'DROP TRIGGER "{name}"')
-            for (level, index), (old, new) in changes.items():
-                _write_one(connection, (log_id, level, index), old, new)
-            for _, sql in triggers:
-                connection.execute(str(sql))
+            write(connection)
+            for _, made in triggers:
+                connection.execute(str(made))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -93,6 +107,11 @@ def _write_sqlite(path: Path, log_id: int, changes: Changes) -> None:
         raise StoreUnavailable(f"SQLite: {error}") from error
     finally:
         connection.close()
+
+
+def _write_tiles(connection: apsw.Connection, log_id: int, changes: Changes) -> None:
+    for (level, index), (old, new) in changes.items():
+        _write_one(connection, (log_id, level, index), old, new)
 
 
 def _write_one(connection: apsw.Connection, where: tuple[int, int, int], old: bytes, new: bytes) -> None:

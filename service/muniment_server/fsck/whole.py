@@ -24,6 +24,8 @@ _STEP = 8 * TILE_WIDTH
 _PAGE = 1000
 _LEAST = -(2**63)
 _KEY_SPACE = 2**64
+LEAF_KEYS = "leaf_keys"
+"""The code of the finding that entries are not found by their leaf keys."""
 _KEYS_AT_ONCE = 1_000_000
 
 Progress = Callable[[int, int], None]
@@ -185,6 +187,8 @@ class Whole:
             return
         for said in await self.store.integrity():
             self.report.add_one("database_pages", None, f"the database's own check: {said}")
+        for said in await self.store.leaf_key_damage():
+            self.report.add_one(LEAF_KEYS, None, said)
 
     async def _check_rest(self) -> None:
         report, head = self.report, self.head

@@ -290,6 +290,9 @@ class Inspect(Protocol):
     async def integrity(self) -> list[str]:
         """Return what the database itself finds wrong with its pages and indexes; empty also where it has no such check."""
 
+    async def leaf_key_damage(self) -> list[str]:
+        """Return how what finds entries by leaf key differs from the entries; empty where the database keeps that right by itself."""
+
 
 class Catalog(Protocol):
     """Logs and API keys."""

@@ -433,6 +433,10 @@ class PostgresStore(PostgresAnchors):
         """See storage.Inspect."""
         return []  # data checksums, where they are on, speak up when a page is read; indexes are checked by reading through them
 
+    async def leaf_key_damage(self) -> list[str]:
+        """See storage.Inspect. An index of the table entries: pg_amcheck compares the two."""
+        return []
+
     # --- catalog --------------------------------------------------------------------------------------------------------
 
     async def logs(self) -> list[LogRow]:

@@ -31,8 +31,11 @@ from muniment_server.storage import (
     StoredPayload,
     StoreUnavailable,
 )
+from muniment_server.storage import sqlite_leaf_keys as leaf_keys
+from muniment_server.storage.leaf_keys import Recent
 from muniment_server.storage.migrate import migrate_sqlite
 from muniment_server.storage.sqlite_anchors import SqliteAnchors
+from muniment_server.storage.sqlite_leaf_keys import MOST, row_id, row_ids
 
 T = TypeVar("T")
 
@@ -41,7 +44,7 @@ OLDEST_SAFE = (3, 51, 3)
 _BUSY_MILLISECONDS = 10_000
 _READERS = 4
 _WRITER_KIBIBYTES = 8192
-"""Pages the writer keeps. Each entry goes to another page of the hash index, so the usual two megabytes are soon too few."""
+"""Pages the writer keeps. Each raw entry is looked for on another page of the leaf keys, so the usual two megabytes are soon too few."""
 _CHECKPOINT_PAGES = 4000
 """Pages of WAL (16 MB) after which a commit carries them over into the database: some milliseconds for those who wait for it. With the
 usual 1,000 pages that is more than one commit in a hundred, and most of the pages are the same few again and again."""
@@ -54,12 +57,6 @@ _SWAP = (
     "WHERE log_id = ? AND size = ? AND root = ? AND logged_at = ? AND epoch = ? AND guard_id = ?"
 )
 _LEAVES = "SELECT leaf FROM entries WHERE id >= ? AND id < ? ORDER BY id"
-# Without the hint, and without statistics, the planner may walk the whole primary key.
-_FIND = 'SELECT "index", leaf FROM entries INDEXED BY entries_leaf_key WHERE log_id = ? AND leaf_key = ?'
-_ANY = (
-    "SELECT 1 FROM json_each(?2) CROSS JOIN entries INDEXED BY entries_leaf_key "
-    "WHERE log_id = ?1 AND leaf_key = json_each.value LIMIT 1"
-)
 _TILE = 'SELECT data FROM tiles WHERE log_id = ? AND level = ? AND "index" = ?'
 _CHECKPOINT = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size = ?"
 _LATEST = (
@@ -68,20 +65,6 @@ _LATEST = (
 )
 _LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
 _KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
-
-
-_MOST = 1 << 40
-"""Entries a log can have here: the row id of an entry is its log times this, and its index."""
-
-
-def _id(log_id: int, index: int) -> int:
-    """Return the row id of an entry. An index that none can have becomes the nearest end of the log."""
-    return log_id * _MOST + max(0, min(index, _MOST))
-
-
-def _ids(log_id: int, start: int, stop: int) -> tuple[int, int]:
-    """Return the row ids of the entries [start, stop), half-open as well."""
-    return _id(log_id, start), _id(log_id, stop)
 
 
 def connect(path: Path) -> apsw.Connection:
@@ -123,6 +106,7 @@ class SqliteStore(SqliteAnchors):
         self._local = threading.local()  # one connection for each reader thread
         self._readers: list[apsw.Connection] = []
         self._at_once: apsw.Connection | None = None  # used by the event loop's thread alone
+        self._recent: dict[int, Recent] = {}  # by log; changed by the writer thread alone
         self._closed = False
 
     @classmethod
@@ -212,7 +196,27 @@ class SqliteStore(SqliteAnchors):
     @step("store.append")
     async def append(self, grown: Grown, expected: Head, absent: Sequence[int] = ()) -> None:
         """See storage.Append."""
-        await self._write(lambda connection: _append(connection, grown, expected, absent))
+        self._check_open()
+        await asyncio.get_running_loop().run_in_executor(self._write_thread, self._append, grown, expected, absent)
+
+    def _append(self, grown: Grown, expected: Head, absent: Sequence[int]) -> None:
+        """Append in one transaction of the writer thread. What it left behind in memory changes when it is committed, and only then."""
+
+        def work(connection: apsw.Connection) -> Recent:
+            _swap(connection, grown.log_id, expected, grown.head)
+            recent = leaf_keys.load(connection, grown.log_id, expected.size, self._recent.get(grown.log_id))
+            self._recent[grown.log_id] = recent
+            try:
+                _store(connection, grown, expected.size, absent, recent)
+            except apsw.ConstraintError:
+                # Perhaps somebody made the table of leaf keys again: then what is known of it is out of date.
+                del self._recent[grown.log_id]
+                raise
+            return recent
+
+        recent = self._transact(work)
+        recent.carried()
+        recent.add([entry.leaf_key for entry in grown.entries])
 
     @step("store.fence")
     async def fence(self, log_id: int, expected: Head) -> Head:
@@ -266,7 +270,7 @@ class SqliteStore(SqliteAnchors):
         """See storage.Read."""
 
         def work(connection: apsw.Connection) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
-            leaves = [leaf for (leaf,) in connection.execute(_LEAVES, _ids(log_id, start, stop))]
+            leaves = [leaf for (leaf,) in connection.execute(_LEAVES, row_ids(log_id, start, stop))]
             return leaves, _tiles(connection, log_id, tiles)
 
         if stop - start <= _AT_ONCE:
@@ -285,7 +289,7 @@ class SqliteStore(SqliteAnchors):
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""
-        return [leaf for (leaf,) in await self._all(_LEAVES, _ids(log_id, start, stop))]
+        return [leaf for (leaf,) in await self._all(_LEAVES, row_ids(log_id, start, stop))]
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """See storage.Read."""
@@ -294,7 +298,8 @@ class SqliteStore(SqliteAnchors):
 
     async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
         """See storage.Read."""
-        return await self._read(lambda db: sorted(row for key in set(keys) for row in db.execute(_FIND, (log_id, key))))
+        look_up = leaf_keys.find(log_id, keys, self._recent.get(log_id))
+        return await self._read(look_up)
 
     async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
         """See storage.Read."""
@@ -330,7 +335,7 @@ class SqliteStore(SqliteAnchors):
     async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
         """See storage.Inspect."""
         sql = 'SELECT "index", leaf_key, leaf FROM entries WHERE id >= ? AND id < ? ORDER BY id'
-        return await self._all(sql, _ids(log_id, start, stop))
+        return await self._all(sql, row_ids(log_id, start, stop))
 
     async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
         """See storage.Inspect."""
@@ -354,20 +359,20 @@ class SqliteStore(SqliteAnchors):
             'SELECT min(i) FROM (SELECT "index" AS i FROM entries WHERE id = (SELECT min(id) FROM entries WHERE id >= ?3 AND id < ?4) '
             'UNION ALL SELECT min("index") FROM payloads WHERE log_id = ?1 AND "index" >= ?2)'
         )
-        row = await self._one(sql, (log_id, size, *_ids(log_id, size, _MOST)))
+        row = await self._one(sql, (log_id, size, *row_ids(log_id, size, MOST)))
         return None if row is None else row[0]
 
     async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
         """See storage.Inspect."""
-        sql = (
-            "SELECT leaf_key FROM entries INDEXED BY entries_leaf_key WHERE log_id = ? AND leaf_key BETWEEN ? AND ? "
-            "GROUP BY leaf_key HAVING count(*) > 1"
-        )
-        return [key for (key,) in await self._all(sql, (log_id, low, high))]
+        return await self._read(lambda connection: leaf_keys.repeated(connection, log_id, low, high))
 
     async def integrity(self) -> list[str]:
         """See storage.Inspect."""
         return await self._read(_integrity)
+
+    async def leaf_key_damage(self) -> list[str]:
+        """See storage.Inspect."""
+        return await self._read(leaf_keys.damage)
 
     # --- catalog --------------------------------------------------------------------------------------------------------
 
@@ -470,22 +475,20 @@ def _tiles(connection: apsw.Connection, log_id: int, tiles: Sequence[Tile]) -> d
     return found
 
 
-def _append(connection: apsw.Connection, grown: Grown, expected: Head, absent: Sequence[int]) -> None:
-    _swap(connection, grown.log_id, expected, grown.head)
-    if (
-        absent and connection.execute(_ANY, (grown.log_id, str(list(absent)))).fetchone()
-    ):  # a moved head is the stronger reason
+def _store(connection: apsw.Connection, grown: Grown, first: int, absent: Sequence[int], recent: Recent) -> None:
+    if absent and leaf_keys.is_any_known(connection, grown.log_id, absent, recent):
         raise Known("an entry with one of these leaf keys is stored")
-    _store_entries(connection, grown, expected.size)
+    _store_entries(connection, grown, first)
     for tile in grown.tiles:
         _store_tile(connection, grown.log_id, tile)
     _store_keys(connection, grown)
+    leaf_keys.carry_over(connection, grown.log_id, recent)
 
 
 @step("sqlite.entries")
 def _store_entries(connection: apsw.Connection, grown: Grown, first: int) -> None:
     log_id = grown.log_id
-    start = _id(log_id, first)
+    start = row_id(log_id, first)
     rows = [(start + at, entry.leaf_key, entry.leaf) for at, entry in enumerate(grown.entries)]
     connection.executemany("INSERT INTO entries (id, leaf_key, leaf) VALUES (?, ?, ?)", rows)
     payloads = [(log_id, first + at, e.payload, e.seed) for at, e in enumerate(grown.entries) if e.payload is not None]
