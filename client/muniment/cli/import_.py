@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from muniment.cli.import_state import state_path
-from muniment.cli.importer import MAX_BYTES, MAX_ENTRIES, Importer, batches, fingerprint
+from muniment.cli.importer import Importer, batches, fingerprint, limits
 from muniment.cli.options import Target, log_options
 from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError
 from muniment.cli.progress import progress
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--cut-off-batch",
     "assume",
     type=click.Choice(["lost"]),
-    help="Only when told so: the batch that a crash cut off is not in the log.",
+    help="Only when told so: what a crash cut off is not in the log.",
 )
 @log_options
 def command(target: Target, file: str, form: str | None, assume: str | None) -> None:
@@ -117,14 +117,17 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 def _stream(target: Target, client: Client, info: LogInfo, form: str) -> None:
     """Import stdin, which cannot be read again: what was logged is said, whatever happens."""
+    from muniment._flows.writes import new_key
+
     rows = Source(sys.stdin.buffer, form).rows()
     first, last, count = None, None, 0
+    keyed = (([row.draft for row in batch], new_key()) for batch in batches(rows, *limits(info)))
     try:
-        for batch in batches(rows, min(MAX_ENTRIES, info.max_batch_entries), min(MAX_BYTES, info.max_batch_bytes)):
-            indices = [receipt.index for receipt in client.append_batch([row.draft for row in batch])]
+        for receipts in client.append_batches(keyed):
+            indices = [receipt.index for receipt in receipts]
             first = min(indices) if first is None else min(first, *indices)
             last = max(indices) if last is None else max(last, *indices)
-            count += len(batch)
+            count += len(indices)
     except CliError as error:
         error.hint = f"{error.hint}\nThe {count} rows before it are in the log.".lstrip()
         raise

@@ -1,7 +1,9 @@
 """How far an import has come: a small file beside the input, written before every batch and durable before it is sent.
 
-It names the bytes that are logged for sure, and the batch under way with its Idempotency-Key. After a crash the batch is sent again
-under the same key, so it is logged once. A key holds only for a time and for one API key; beyond that the log itself is searched.
+It names the bytes that are logged for sure, and the batches under way, each with its Idempotency-Key: one whose answer is awaited or
+being verified, and the next. After a crash they are sent again under the same keys, so they are logged once, and in order, because a
+batch is sent only once the log has answered the one before. A key holds only for a time and for one API key; beyond that the log
+itself is searched.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Pending:
 class ImportState:
     """What of an input is in the log `origin`: the bytes before `offset`, with SHA-256 `digest` (hex), as `rows` entries.
 
-    `first` and `last` are the lowest index and the highest, or None before the first batch.
+    `first` and `last` are the lowest index and the highest, or None before the first batch. `pending` are the batches under way, in
+    the order of the input, from `offset` on; none was sent before the log answered the one before it.
     """
 
     origin: str
@@ -48,29 +51,29 @@ class ImportState:
     rows: int = 0
     first: int | None = None
     last: int | None = None
-    pending: Pending | None = None
+    pending: tuple[Pending, ...] = ()
 
     def begun(self, pending: Pending) -> ImportState:
-        """Return the state with a batch under way."""
-        return replace(self, pending=pending)
+        """Return the state with one more batch under way."""
+        return replace(self, pending=(*self.pending, pending))
 
     def abandoned(self) -> ImportState:
-        """Return the state without the batch under way, which is not in the log."""
-        return replace(self, pending=None)
+        """Return the state without the batches under way, none of which is in the log."""
+        return replace(self, pending=())
 
     def done(self, indices: list[int]) -> ImportState:
-        """Return the state with the batch under way logged at these indices. Requires one under way."""
-        if self.pending is None:
+        """Return the state with the first batch under way logged at these indices. Requires one under way."""
+        if not self.pending:
             raise AssertionError("no batch under way")
-        low, high = min(indices), max(indices)
+        batch, low, high = self.pending[0], min(indices), max(indices)
         return replace(
             self,
-            offset=self.pending.end,
-            digest=self.pending.digest,
-            rows=self.rows + self.pending.rows,
+            offset=batch.end,
+            digest=batch.digest,
+            rows=self.rows + batch.rows,
             first=low if self.first is None else min(low, self.first),
             last=high if self.last is None else max(high, self.last),
-            pending=None,
+            pending=self.pending[1:],
         )
 
 
@@ -100,8 +103,8 @@ def _parse(value: Any) -> ImportState:
     if not isinstance(value, dict) or value.pop("typ", None) != IMPORT_TYPE:
         raise ValueError("not an import state")
     pending = value.pop("pending")
-    state = ImportState(**value, pending=Pending(**pending) if pending is not None else None)
-    numbers = [state.offset, state.rows] + ([state.pending.end, state.pending.rows] if state.pending else [])
+    state = ImportState(**value, pending=tuple(Pending(**batch) for batch in pending))
+    numbers = [state.offset, state.rows] + [number for batch in state.pending for number in (batch.end, batch.rows)]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("not an import state")
     return state

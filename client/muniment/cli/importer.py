@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,12 +17,12 @@ from muniment.cli.rows import Row, Source, read_header
 from muniment.errors import Refused
 
 if TYPE_CHECKING:
-    from muniment.client import Client, LogInfo
+    from muniment.client import Batch, Client, LogInfo
 
 MAX_ENTRIES = 500
 MAX_BYTES = 2 * 1024 * 1024
 SETTLED = 10.0
-"""Seconds after which a batch that was cut off is surely either logged and published, or lost."""
+"""Seconds after which a batch that the last run had under way when it ended is surely either logged and published, or lost."""
 
 _REFUSED_FOR_GOOD = {400, 413, 415, 422}
 """Answers to the content of a batch: every earlier attempt at the same bytes was refused too."""
@@ -67,12 +67,8 @@ class Importer:
             raise self._changed()
         self.advance(self.state.offset)
         rows = source.rows(header)
-        if self.state.pending is not None:
-            self._settle(list(islice(rows, self.state.pending.rows)), self.state.pending)
-        for batch in batches(
-            rows, min(MAX_ENTRIES, self.info.max_batch_entries), min(MAX_BYTES, self.info.max_batch_bytes)
-        ):
-            self._begin(batch)
+        unlogged = self._settle(rows)
+        self._append(self._begun(batches(chain(unlogged, rows), *limits(self.info))))
 
     def _changed(self) -> CliError:
         hint = f"Put the file back as it was, or remove {self.path} to import all of it again."
@@ -80,24 +76,27 @@ class Importer:
             EXIT_USAGE, "input_changed", "the part of the input that is in the log already was changed since", hint
         )
 
-    def _begin(self, batch: list[Row]) -> None:
-        """Note a new batch, then send it."""
-        from muniment._flows.writes import new_key
-
-        end = batch[-1]
-        pending = Pending(end.end, end.digest, len(batch), new_key(), self.tree_size, _now(), self.caller)
-        self._save(self.state.begun(pending))
-        self._send(batch, pending)
-
-    def _send(self, batch: list[Row], pending: Pending) -> None:
+    def _append(self, noted: Iterable[Batch]) -> None:
+        """Send batches that are in the state, and take each out of it once it is verified."""
         try:
-            receipts = self.client.append_batch([row.draft for row in batch], idempotency_key=pending.key)
+            for receipts in self.client.append_batches(noted):
+                self.tree_size = max(self.tree_size, *(receipt.tree_size for receipt in receipts))
+                self._done([receipt.index for receipt in receipts])
         except Refused as refused:
+            # What was verified is not under way any more, and what follows a refused batch is not sent.
             if refused.status in _REFUSED_FOR_GOOD and refused.code != "idempotency_mismatch":
                 self._save(self.state.abandoned())
             raise
-        self.tree_size = max(self.tree_size, *(receipt.tree_size for receipt in receipts))
-        self._done([receipt.index for receipt in receipts])
+
+    def _begun(self, found: Iterable[list[Row]]) -> Iterator[Batch]:
+        """Note each batch as under way before it is yielded, to be sent."""
+        from muniment._flows.writes import new_key
+
+        for batch in found:
+            end, key = batch[-1], new_key()
+            pending = Pending(end.end, end.digest, len(batch), key, self.tree_size, _now(), self.caller)
+            self._save(self.state.begun(pending))
+            yield [row.draft for row in batch], key
 
     def _done(self, indices: list[int]) -> None:
         before = self.state.offset
@@ -108,26 +107,28 @@ class Importer:
         save(self.path, state)
         self.state = state
 
-    # --- the batch that was cut off -------------------------------------------------------------------------------------
+    # --- batches that were cut off --------------------------------------------------------------------------------------
 
-    def _settle(self, batch: list[Row], pending: Pending) -> None:
-        """Find out about the batch under way when the last run ended, and log it if it is not in the log.
+    def _settle(self, rows: Iterator[Row]) -> list[Row]:
+        """Find out about the batches under way when the last run ended; return the rows read that turn out not to be in the log.
 
-        1. Its bytes are those that were sent.
+        1. Their bytes are those that were sent.
         2. A raw leaf that is there already is found again by its content; an event by its key, while the key holds.
-        3. Otherwise the log is searched for the batch.
+        3. Otherwise the log is searched for the batch. When it is not there, those after it were not sent.
         """
-        if not batch or (batch[-1].end, batch[-1].digest) != (pending.end, pending.digest):  # 1
-            raise self._changed()
-        if self.info.kind == "raw" or self._holds(pending):  # 2
-            self._send(batch, pending)
-            return
-        indices = self._find(batch, pending)  # 3
-        if indices is None:
-            self._save(self.state.abandoned())
-            self._begin(batch)
-        else:
-            self._done(indices)
+        while self.state.pending:
+            pending = self.state.pending[0]
+            batch = list(islice(rows, pending.rows))
+            if not batch or (batch[-1].end, batch[-1].digest) != (pending.end, pending.digest):  # 1
+                raise self._changed()
+            if self.info.kind == "raw" or self._holds(pending):  # 2
+                self._append([([row.draft for row in batch], pending.key)])
+            elif (indices := self._find(batch, pending)) is not None:  # 3
+                self._done(indices)
+            else:
+                self._save(self.state.abandoned())
+                return batch
+        return []
 
     def _holds(self, pending: Pending) -> bool:
         """Tell whether the server surely still knows the key of a batch."""
@@ -139,9 +140,13 @@ class Importer:
         """Return the indices of a batch in the log, or None when it is not there. Events of a batch are neighbours."""
         if self.assume == "lost":
             return None
-        time.sleep(max(0.0, min(SETTLED, SETTLED - (_now() - pending.sent_at) / 1000)))
+        time.sleep(
+            SETTLED
+        )  # however long ago it was noted: it may have been sent, or sent again, just before the last run ended
         wanted = [row.draft.body for row in batch]
-        found = _find_run(wanted, self._bodies(pending.tree_size), pending.tree_size)
+        # Behind what is accounted for: the batch before it may have the same content.
+        start = pending.tree_size if self.state.last is None else max(pending.tree_size, self.state.last + 1)
+        found = _find_run(wanted, self._bodies(start), start)
         if found is None:
             return None
         return list(range(found, found + len(wanted)))
@@ -153,10 +158,16 @@ class Importer:
                 raise CliError(
                     EXIT_USAGE,
                     "outcome_unknown",
-                    f"the batch that was cut off may or may not be in the log, and entry {entry.index} cannot be read to find out",
-                    "Use an API key with scope read, or say what you know: --cut-off-batch lost (it is logged again).",
+                    f"rows {self.state.rows + 1} to {self.state.rows + sum(batch.rows for batch in self.state.pending)}, which were"
+                    f" cut off, may or may not be in the log, and entry {entry.index} cannot be read to find out",
+                    "Use an API key with scope read, or say what you know: --cut-off-batch lost (they are logged again).",
                 )
             yield None if entry.event is None else strictjson.canonical(entry.event)
+
+
+def limits(info: LogInfo) -> tuple[int, int]:
+    """Return the most entries and the most bytes of a batch: ours, or the log's where they are smaller."""
+    return min(MAX_ENTRIES, info.max_batch_entries), min(MAX_BYTES, info.max_batch_bytes)
 
 
 def _now() -> int:

@@ -8,6 +8,7 @@ from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Retries
 from muniment._flows.writes import Draft, Entryish
+from muniment.client._ahead import Batch
 from muniment.client._async import AsyncClient
 from muniment.client._http import Options
 from muniment.client._sync import Client
@@ -16,6 +17,7 @@ __all__ = [
     "AnchorFiles",
     "AnchorInfo",
     "AsyncClient",
+    "Batch",
     "Client",
     "ConsistencyProof",
     "Draft",

@@ -15,6 +15,7 @@ from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
+from muniment.client._ahead import in_order_async, unwrap
 from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Body, Options, Unusable, log_url, lost
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
@@ -108,14 +109,20 @@ class AsyncClient(Base):
         """Append entries in batches and yield their receipts, in order: see :meth:`Client.append_many`.
 
         An asynchronous source is read while a batch is on its way, at most `batch_entries` ahead. A slow one is not waited for: the
-        next batch is what has arrived since the last.
+        next batch is what has arrived since the last was answered.
         """
         batcher = Batcher(batch_entries, batch_bytes)
         source = arriving(entries, batcher) if isinstance(entries, AsyncIterable) else lift(entries, batcher)
-        async with aclosing(source):
-            async for drafts in source:
-                for receipt in await self.append_batch(drafts):
+        async with aclosing(in_order_async(source, self._send_batch, self._check_batch)) as answered:
+            async for receipts in answered:
+                for receipt in receipts:
                     yield receipt
+
+    async def _send_batch(self, drafts: list[Draft]) -> Response:
+        return await self._run(writes.send_batch(self._session, drafts, writes.new_key()))
+
+    async def _check_batch(self, drafts: list[Draft], answer: Response) -> list[Receipt]:
+        return await self._run(writes.check_batch(self._session, drafts, answer))
 
     async def append_batch(self, drafts: list[Draft], *, idempotency_key: str | None = None) -> list[Receipt]:
         """Append one batch of drafts, all or none: see :meth:`Client.append_batch`."""
@@ -204,7 +211,7 @@ async def arriving(entries: AsyncIterable[Entryish], batcher: Batcher) -> AsyncG
     queue: asyncio.Queue[Draft | Exception | None] = asyncio.Queue(batcher.max_entries)
     reader = asyncio.create_task(_read(entries, queue))
     try:
-        while (item := _unwrap(await queue.get())) is not None:
+        while (item := unwrap(await queue.get())) is not None:
             for full in batcher.add(item):
                 yield full
             if queue.empty() and (rest := batcher.take()):
@@ -228,9 +235,3 @@ async def _read(entries: AsyncIterable[Entryish], queue: asyncio.Queue[Draft | E
         await queue.put(error)
     else:
         await queue.put(None)
-
-
-def _unwrap(item: Draft | Exception | None) -> Draft | None:
-    if isinstance(item, Exception):
-        raise item
-    return item

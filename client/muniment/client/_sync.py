@@ -16,6 +16,7 @@ from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
+from muniment.client._ahead import Batch, in_order
 from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, Base, Body, Options, Unusable, log_url, lost
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
@@ -40,6 +41,9 @@ class Client(Base):
         super().__init__(url, **options)
         self._http = httpx.Client(transport=transport, **self._options)
         self._lock = threading.Lock()
+        self._counting = threading.Lock()  # guards the two below
+        self._sending = 0
+        self._closed = False
 
     @classmethod
     def trust_on_first_use(
@@ -81,6 +85,8 @@ class Client(Base):
         return time.sleep(step.seconds)
 
     def _exchange(self, request: Request) -> Response | Lost:
+        if self._closed:
+            return Lost("the client is closed", again=False)
         try:
             with self._http.stream(**self._arguments(request)) as answer:
                 body = Body(answer, request.limit, self._patience)
@@ -91,8 +97,28 @@ class Client(Base):
             return lost(error, self.url)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections, except that of a batch that is on its way: it is closed once the answer came."""
+        with self._counting:
+            self._closed = True
+            idle = not self._sending
+        if idle:
+            self._http.close()
+
+    def _send_batch(self, drafts: list[Draft], key: str) -> Response:
+        """Send a batch, in a thread of its own. Nobody closes its connection meanwhile: it would go on reading from whatever is opened next."""
+        with self._counting:
+            self._sending += 1
+        try:
+            return self._run(writes.send_batch(self._session, drafts, key))
+        finally:
+            with self._counting:
+                self._sending -= 1
+                last = self._closed and not self._sending
+            if last:
+                self._http.close()
+
+    def _check_batch(self, drafts: list[Draft], answer: Response) -> list[Receipt]:
+        return self._run(writes.check_batch(self._session, drafts, answer))
 
     def __enter__(self) -> Self:
         return self
@@ -119,11 +145,22 @@ class Client(Base):
     ) -> Iterator[Receipt]:
         """Append entries in batches and yield their receipts, in order.
 
-        `entries` is read one batch ahead of the receipts taken, so memory stays bounded. A batch is logged as a whole or not at all.
-        When an entry cannot be logged, those before it are, and their receipts come before the error.
+        While a batch is on its way, `entries` is read for the next and the answer to the one before is verified; no more than that is
+        held in memory. A batch is logged as a whole or not at all, and is sent once the log has answered the one before. When an entry
+        cannot be logged, those before it are, and their receipts come before the error. Whoever takes no more receipts, or gets an
+        answer that is not proved, leaves at most one batch that may be logged and is not accounted for.
         """
-        for drafts in writes.batches(entries, Batcher(batch_entries, batch_bytes)):
-            yield from self.append_batch(drafts)
+        drafts = writes.batches(entries, Batcher(batch_entries, batch_bytes))
+        for receipts in self.append_batches((batch, writes.new_key()) for batch in drafts):
+            yield from receipts
+
+    def append_batches(self, batches: Iterable[Batch]) -> Iterator[list[Receipt]]:
+        """Append batches, each under its Idempotency-Key, and yield the receipts of each: see :meth:`append_many`.
+
+        Each is read from `batches` while the one before is on its way. So when the log refuses a batch, the next was read, but not
+        sent; and all before it were verified.
+        """
+        return in_order(batches, self._send_batch, self._check_batch)
 
     def append_batch(self, drafts: list[Draft], *, idempotency_key: str | None = None) -> list[Receipt]:
         """Append one batch of drafts, all or none, and return their receipts in order. One key covers the batch."""
