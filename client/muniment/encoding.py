@@ -17,7 +17,6 @@ MAX_SIZE = 2**63 - 1
 """Largest tree size and index anything here accepts (fits a signed 64-bit integer in every database and language)."""
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
-_HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 
 def parse_decimal(text: str, what: str = "number") -> int:
@@ -32,9 +31,13 @@ def parse_decimal(text: str, what: str = "number") -> int:
 
 def parse_hex(text: str, length: int, what: str = "hash") -> bytes:
     """Return the `length` bytes spelled by lowercase hex `text`. Raises FormatError."""
-    if len(text) != 2 * length or not _HEX.fullmatch(text):
+    try:
+        data = bytes.fromhex(text)  # takes capitals and spaces too
+    except ValueError:
+        data = b""
+    if len(data) != length or data.hex() != text:
         raise FormatError(f"{what} is not {2 * length} lowercase hex digits: {text[:80]!r}")
-    return bytes.fromhex(text)
+    return data
 
 
 _TO_URL = bytes.maketrans(b"+/", b"-_")

@@ -11,6 +11,7 @@ import hmac
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -27,6 +28,10 @@ RESERVED_PREFIX = "muniment/"
 MAX_MEMBERS = 256
 SEED_SIZE = 32
 
+_DIGEST = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")  # 256 bits, and two that must be 0
+_EVENT_LEAF = re.compile(
+    rb'\{"commitment":"(%b)","logged_at":"([0-9T:.Z-]{24})","typ":"muniment/event@v1"\}' % _DIGEST.pattern.encode()
+)
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
 )  # newer Pythons take hour 24
@@ -50,6 +55,10 @@ def check_event(value: Any) -> dict[str, Any]:
 
 def canonical_event(event: dict[str, Any]) -> bytes:
     """Return the canonical form of an event given as Python values. Raises EventRefused when it has none."""
+    plain = strictjson.canonical_plain(event)
+    if plain is not None:
+        check_event(event)
+        return plain
     # Through the bytes: tuples, subclasses and duplicate names after str() end up as what the log would read.
     return strictjson.canonical(parse_event(strictjson.canonical(event)))
 
@@ -118,7 +127,9 @@ class Commitment:
         for name, digest in members.items():
             if not isinstance(digest, str):
                 raise FormatError(f"digest of member {name!r} is not text")
-            parse_b64url(digest, "member digest", 32)
+            if not _DIGEST.fullmatch(digest):
+                parse_b64url(digest, "member digest", 32)
+                raise AssertionError("two opinions about a digest")
         return cls(members)
 
     def value(self) -> dict[str, Any]:
@@ -152,6 +163,7 @@ def format_time(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03}Z"
 
 
+@lru_cache(maxsize=64)
 def parse_time(text: str) -> int:
     """Return milliseconds since 1970 UTC. Raises FormatError on any other spelling than :func:`format_time` makes."""
     try:
@@ -205,6 +217,9 @@ def parse_leaf(leaf: bytes) -> EventLeaf | OwnLeaf | None:
 
     Raises FormatError when the leaf claims one of our types and is not exactly what that type makes.
     """
+    event = _EVENT_LEAF.fullmatch(leaf)
+    if event is not None:
+        return EventLeaf(event[1].decode(), parse_time(event[2].decode()))
     if not may_be_reserved(leaf):
         return None
     try:

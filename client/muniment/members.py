@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from muniment.encoding import MAX_SIZE, parse_hex
@@ -44,5 +45,12 @@ def inclusion(value: dict[str, Any]) -> tuple[int, tuple[bytes, ...]]:
 
 
 def _hash(part: Any) -> bytes:
-    expect(isinstance(part, str), "a hash is not text")
-    return parse_hex(part, HASH_SIZE, "proof hash")
+    if not isinstance(part, str):
+        raise FormatError("receipt: a hash is not text")
+    return _parsed(part)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> bytes:
+    """Return a hash of a proof. Neighbouring entries have most of theirs in common, and then share one object."""
+    return parse_hex(text, HASH_SIZE, "proof hash")

@@ -55,9 +55,18 @@ def _decoder(*, strict: bool) -> json.JSONDecoder:
     )
 
 
-_PLAIN = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+def _encoder(*, sort_keys: bool, separators: tuple[str, str]) -> json.JSONEncoder:
+    return json.JSONEncoder(
+        ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=sort_keys, separators=separators
+    )
+
+
+_PLAIN = _encoder(sort_keys=True, separators=(",", ":"))
+_AS_OTHERS_WRITE = (
+    _encoder(sort_keys=False, separators=(",", ":")),
+    _encoder(sort_keys=False, separators=(", ", ": ")),
 )
+"""What most programs write: members in their own order, without spaces or with one after each comma and colon."""
 _DECODER = _decoder(strict=True)
 _LENIENT = _decoder(strict=False)
 
@@ -67,7 +76,7 @@ def parse(data: bytes) -> Any:
 
     Codes: invalid_utf8, invalid_json, duplicate_name, invalid_number, number_range, lone_surrogate, noncharacter, too_deep.
     """
-    plain = _parse_plain(data)
+    plain = _parse_plain(data, _AS_OTHERS_WRITE)
     if plain is not None:
         return plain
     try:
@@ -93,14 +102,18 @@ def parse_canonical(data: bytes) -> Any:
     return plain
 
 
-def _parse_plain(data: bytes) -> Any:
-    """Return the value of an ASCII text that is plain and in canonical form already; None for any other, and for null."""
+def _parse_plain(data: bytes, others: tuple[json.JSONEncoder, ...] = ()) -> Any:
+    """Return the value of an ASCII text that is plain and in canonical form already; None for any other, and for null.
+
+    `others` write what is taken as well.
+    """
     if not data.isascii():
         return None
     try:
-        value = json.loads(data.decode("ascii"))
-        # Equal to its canonical form: no name twice, no number spelled otherwise.
-        return value if _is_plain(value, 1) and _PLAIN.encode(value).encode() == data else None
+        text = data.decode("ascii")
+        value = json.loads(text)
+        # Equal to what the encoder makes of it: no name twice, no number spelled otherwise.
+        return value if _is_plain(value, 1) and any(e.encode(value) == text for e in (_PLAIN, *others)) else None
     except (ValueError, RecursionError):
         return None
 
@@ -196,6 +209,15 @@ def canonical(value: Any) -> bytes:
         raise EventRefused("too_deep", f"nested deeper than {MAX_DEPTH}") from None
     except (rfc8785.CanonicalizationError, UnicodeError, TypeError) as error:
         raise EventRefused("invalid_json", f"has no canonical JSON form: {error}") from error
+
+
+def canonical_plain(value: Any) -> bytes | None:
+    """Return the RFC 8785 form of a value that is plain and all in ASCII, so that :func:`parse` takes it; None for any other."""
+    try:
+        text = _PLAIN.encode(value) if _is_plain(value, 1) else "\x80"
+    except RecursionError:  # a nesting without end
+        return None
+    return text.encode() if text.isascii() else None
 
 
 def lenient_members(data: bytes) -> list[tuple[str, Any]]:

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muniment import strictjson
-from muniment.errors import EventRefused
-from muniment.strictjson import _DECODER, MAX_DEPTH, MAX_NUMBER, _checked, _parse_plain
+from muniment.errors import EventRefused, FormatError
+from muniment.strictjson import _AS_OTHERS_WRITE, _DECODER, MAX_DEPTH, MAX_NUMBER, _checked, _parse_plain
 from tests.unit.strategies import number_literals, values
 
 
@@ -331,12 +331,18 @@ SURPRISES = [
 @pytest.mark.parametrize("data", SURPRISES)
 def test_what_may_surprise_goes_the_long_way(data: bytes):
     assert _parse_plain(data) is None
+    if data != b'{"b":1,"a":1}':  # others write that
+        assert _parse_plain(data, _AS_OTHERS_WRITE) is None
 
 
 @given(PLAIN | st.floats())
 def test_a_value_that_is_read_the_short_way_is_the_same(value: Any):
-    for text in (json.dumps(value), json.dumps(value, separators=(",", ":"), sort_keys=True)):
-        found = _parse_plain(text.encode())
+    for text in (
+        json.dumps(value),
+        json.dumps(value, separators=(",", ":"), sort_keys=True),
+        json.dumps(value, separators=(",", ":")),
+    ):
+        found = _parse_plain(text.encode(), _AS_OTHERS_WRITE)
         if found is not None:
             assert repr(found) == repr(_checked(_DECODER.decode(text), "", 1))
 
@@ -344,3 +350,36 @@ def test_a_value_that_is_read_the_short_way_is_the_same(value: Any):
 @pytest.mark.parametrize("data", [b'{"a":[1,null,true,"\\n\\u0001"],"b":{}}', b'"x"', b"9007199254740991"])
 def test_what_is_plain_goes_the_short_way(data: bytes):
     assert _parse_plain(data) == json.loads(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"b":1,"a":{"d":[1,2],"c":"x"}}', b'{"b": 1, "a": {"d": [1, 2], "c": "x, y: z"}}', b"[1, 2]"]
+)
+def test_what_other_programs_write_goes_the_short_way(data: bytes):
+    assert _parse_plain(data, _AS_OTHERS_WRITE) == json.loads(data)
+    assert _parse_plain(data) is None
+    with pytest.raises(FormatError):
+        strictjson.parse_canonical(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a": 1,"b":2}',
+        b'{"a": 1, "a": 1}',
+        b'{"b": 1, "a": 1, "b": 1}',
+        b'{"a" : 1}',
+        b'{"a": 1 }',
+        b"[1, 2 ]",
+        b'{"a": 1}\n',
+    ],
+)
+def test_other_spellings_go_the_long_way(data: bytes):
+    assert _parse_plain(data, _AS_OTHERS_WRITE) is None
+
+
+@given(PLAIN)
+def test_a_canonical_form_made_the_short_way_is_one_that_is_read(value: Any):
+    found = strictjson.canonical_plain(value)
+    if found is not None:
+        assert found == strictjson.canonical(strictjson.parse(found)) == rfc8785.dumps(value)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from muniment import strictjson
 from muniment._flows import fields
+from muniment._flows.answered import Receipts, check_sent
 from muniment._flows.reads import Session
 from muniment._flows.steps import MEBIBYTE, Call, Flow, Request, Response, json_of, send
 from muniment.encoding import MAX_SIZE
 from muniment.errors import FormatError, NotWhatWasSent
-from muniment.event import EventLeaf, canonical_event
+from muniment.event import canonical_event
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, encode_bundle
 
@@ -66,27 +66,9 @@ def append(session: Session, draft: Draft, key: str) -> Flow[Receipt]:
     limit = MEBIBYTE + 8 * len(draft.body)
     request = Request("POST", "/entries", body=draft.body, headers=headers, limit=limit)
     receipt = Receipt.from_json(json_of((yield from send(request, session.retries))))
-    _check_sent(session, draft, receipt)
+    check_sent(session.trust.policy, draft.body, receipt, is_event=draft.is_event)
     yield from session.trust.observe(receipt.checkpoint, [receipt])
     return receipt
-
-
-def _check_sent(session: Session, draft: Draft, receipt: Receipt) -> None:
-    """Check an answer to an append.
-
-    1. The receipt holds: the log's key signed, the leaf is included, what is opened matches the leaf.
-    2. It is of an event when an event was sent, and opens every member.
-    3. What it opens, or the raw leaf, is byte for byte what was sent.
-    """
-    verified = receipt.verify(session.trust.policy)  # 1
-    if not draft.is_event:
-        if verified.leaf != draft.body:  # 3
-            raise NotWhatWasSent(f"the log answers with another leaf, at index {receipt.index}")
-        return
-    if not isinstance(verified.entry, EventLeaf) or not verified.complete:  # 2
-        raise NotWhatWasSent(f"the log answers with entry {receipt.index}, which is no event or hides some of it")
-    if strictjson.canonical(verified.opened) != draft.body:  # 3
-        raise NotWhatWasSent(f"the log answers with entry {receipt.index}, which is another event")
 
 
 # --- batches ------------------------------------------------------------------------------------------------------------
@@ -151,8 +133,9 @@ def _checked(session: Session, drafts: Sequence[Draft], answer: Response) -> lis
     receipts = [Receipt.from_json(item) for item in fields.objects(value, "receipts")]
     if [receipt.index for receipt in receipts] != _indices(value, len(drafts)):
         raise NotWhatWasSent("the receipts of a batch are not of the indices the log assigned to it")
+    answered = Receipts(session.trust.policy)
     for draft, receipt in zip(drafts, receipts, strict=True):
-        _check_sent(session, draft, receipt)
+        answered.check_sent(draft.body, receipt, is_event=draft.is_event)
     return receipts
 
 
