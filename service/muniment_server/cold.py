@@ -1,10 +1,11 @@
-"""Reads the full tiles that memory has not: all that are asked for in one turn of the event loop with one query."""
+"""Reads what memory has not, full tiles and bundles: all that are asked for in one turn of the event loop with one query."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Tile
@@ -13,29 +14,59 @@ from muniment_server.cache import Cache
 from muniment_server.storage import Store
 
 Done = Callable[[Exception | None], None]
-_AT_ONCE = 64
-"""Requests whose tiles are read together: about half a megabyte."""
+BundleDone = Callable[[bytes | Exception | None], None]
 _FULL = TILE_WIDTH * HASH_SIZE
 
-
-class _Asked(NamedTuple):
-    tiles: Sequence[Tile]
-    done: Done
-    proof: bool  # inner nodes are needed as well
+T = TypeVar("T")
 
 
-class ColdTiles:
-    """Brings tiles of one log into its cache. Owned by the event loop.
+class _Together(ABC, Generic[T]):
+    """Serves what is asked for in parts of `part`. Once another part is waiting for the one before, up to `reads` run at a time."""
 
-    What is missing or too short stays out of the cache: whoever then misses it finds that out, and says so.
-    """
+    part: int
+    reads: int
 
     def __init__(self, store: Store, log_id: int, cache: Cache) -> None:
         self._store = store
         self._log_id = log_id
         self._cache = cache
-        self._asked: list[_Asked] = []
-        self._task: asyncio.Task[None] | None = None
+        self._asked: list[T] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _ask(self, asked: T) -> None:
+        self._asked.append(asked)
+        running = len(self._tasks)
+        if not running or (running < self.reads and len(self._asked) >= self.part):
+            self._tasks.add(asyncio.get_running_loop().create_task(self._run()))
+
+    async def _run(self) -> None:
+        try:
+            await asyncio.sleep(0)  # whoever asks in this turn, too
+            while self._asked:
+                asked, self._asked = self._asked[: self.part], self._asked[self.part :]
+                await self._serve(asked)
+        finally:
+            self._tasks.discard(asyncio.current_task())
+
+    @abstractmethod
+    async def _serve(self, asked: list[T]) -> None:
+        """Read for these, and tell each of them. Never raises."""
+
+
+class _Tiles(NamedTuple):
+    tiles: Sequence[Tile]
+    done: Done
+    proof: bool  # inner nodes are needed as well
+
+
+class ColdTiles(_Together[_Tiles]):
+    """Brings tiles of one log into its cache. Owned by the event loop.
+
+    What is missing or too short stays out of the cache: whoever then misses it finds that out, and says so.
+    """
+
+    part = 64  # about half a megabyte
+    reads = 1
 
     def proof(self, index: int, size: int, done: Done) -> None:
         """Call `done` once the full tiles above entry `index` in the tree of `size` were read, or with what went wrong."""
@@ -44,27 +75,13 @@ class ColdTiles:
         while (tile := index >> 8 * (level + 1)) < size >> 8 * (level + 1):
             tiles.append(Tile(level, tile, TILE_WIDTH))
             level += 1
-        self._ask(_Asked(tiles, done, proof=True))
+        self._ask(_Tiles(tiles, done, proof=True))
 
     def tile(self, level: int, index: int, done: Done) -> None:
         """Call `done` once a full tile was read, or with what went wrong."""
-        self._ask(_Asked([Tile(level, index, TILE_WIDTH)], done, proof=False))
+        self._ask(_Tiles([Tile(level, index, TILE_WIDTH)], done, proof=False))
 
-    def _ask(self, asked: _Asked) -> None:
-        self._asked.append(asked)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        try:
-            await asyncio.sleep(0)  # whoever asks in this turn, too
-            while self._asked:
-                asked, self._asked = self._asked[:_AT_ONCE], self._asked[_AT_ONCE:]
-                await self._serve(asked)
-        finally:
-            self._task = None
-
-    async def _serve(self, asked: list[_Asked]) -> None:
+    async def _serve(self, asked: list[_Tiles]) -> None:
         stored, error = {}, None
         try:
             stored = await self._read({tile for one in asked for tile in one.tiles})
@@ -92,3 +109,31 @@ class ColdTiles:
             self._cache.put(*where, expand(data))
             return True
         return False
+
+
+class _Bundle(NamedTuple):
+    index: int  # type: ignore[assignment]  # the specification's word; tuple.index is not used
+    done: BundleDone
+
+
+class ColdBundles(_Together[_Bundle]):
+    """Reads full entry bundles of one log, and keeps the small ones in its cache. Owned by the event loop."""
+
+    part = 16  # at most four megabytes, by what the store joins; usually a hundred kilobytes
+    reads = 2  # the database joins one part, while answers are made of the other
+
+    def bundle(self, index: int, done: BundleDone) -> None:
+        """Call `done` with a bundle, with what went wrong, or with None for one that has to be read leaf by leaf."""
+        self._ask(_Bundle(index, done))
+
+    async def _serve(self, asked: list[_Bundle]) -> None:
+        try:
+            found = await self._store.bundles(self._log_id, sorted({one.index for one in asked}))
+        except Exception as error:  # noqa: BLE001 - whatever it was, whoever waits is told
+            for one in asked:
+                one.done(error)
+            return
+        for index, data in found.items():
+            self._cache.put_bundle(self._log_id, index, data)
+        for one in asked:
+            one.done(found.get(one.index))

@@ -29,7 +29,7 @@ from muniment.tree import (
 )
 from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.cache import Cache, Rows
-from muniment_server.cold import ColdTiles, Done
+from muniment_server.cold import BundleDone, ColdBundles, ColdTiles, Done
 from muniment_server.heads import Damaged, Heads, NotThere
 from muniment_server.sequencer import Sequencer
 from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, StoredPayload, leaf_key
@@ -67,6 +67,7 @@ class Reader(Heads):
         super().__init__(store, row, sequencer)
         self._cache = cache
         self._cold_tiles = ColdTiles(store, row.log_id, cache)
+        self._cold_bundles = ColdBundles(store, row.log_id, cache)
         self._trace = trace
         self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
         # Of a signed head, the part of proofs above their lowest tile, which its 256 entries share.
@@ -134,6 +135,14 @@ class Reader(Heads):
         if needed >= 2**63 or not self._latest_now(needed):
             return False
         self._cold_tiles.tile(tile.level, tile.index, done)
+        return True
+
+    def warm_bundle(self, bundle: Bundle, done: BundleDone) -> bool:
+        """Have a bundle read, and call `done` (see :meth:`ColdBundles.bundle`). Returns False for one that is not full."""
+        needed = (bundle.index + 1) * TILE_WIDTH
+        if bundle.width != TILE_WIDTH or needed >= 2**63 or not self._latest_now(needed):
+            return False
+        self._cold_bundles.bundle(bundle.index, done)
         return True
 
     def _rows_now(self, edge: Edge | None, level: int, index: int) -> Rows | None:

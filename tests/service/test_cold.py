@@ -1,4 +1,4 @@
-"""Tiles that are not in memory: read together, kept only when they are whole, and nobody waits for good."""
+"""Tiles and bundles that are not in memory: read together, kept only when they are whole, and nobody waits for good."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from muniment.tiles import Tile
 from muniment_server.cache import Cache
-from muniment_server.cold import ColdTiles
+from muniment_server.cold import ColdBundles, ColdTiles
 from muniment_server.storage import StoreUnavailable
 
 SIZE = 3 * 65_536 + 700
@@ -109,3 +109,88 @@ async def test_all_who_wait_hear_of_an_error_and_the_next_one_is_served(cache: C
     cold.tile(0, 1, waiting)
     assert (await waiting.until(3))[2] is None
     assert cache.data(LOG, 0, 1)
+
+
+class Bundles:
+    """A store of bundles that notes each read, and has not those of odd indices. A read goes on when :meth:`release` is called."""
+
+    def __init__(self) -> None:
+        self.reads: list[Sequence[int]] = []
+        self.at_once = 0  # the most reads at a time
+        self._running = 0
+        self._go = asyncio.Event()
+        self.down = False
+
+    async def bundles(self, log_id: int, indices: Sequence[int]) -> dict[int, bytes]:
+        assert log_id == LOG
+        self.reads.append(indices)
+        self._running += 1
+        self.at_once = max(self.at_once, self._running)
+        await self._go.wait()
+        self._running -= 1
+        if self.down:
+            raise StoreUnavailable("down")
+        return {index: self.content(index) for index in indices if not index % 2}
+
+    def release(self) -> None:
+        self._go.set()
+
+    @staticmethod
+    def content(index: int) -> bytes:
+        return b"%08d" % index * (10_000 if index == 4 else 1000)
+
+
+class Read:
+    """What those who asked for bundles were told, by the index they asked for."""
+
+    def __init__(self, cold: ColdBundles) -> None:
+        self.cold = cold
+        self.told: list[tuple[int, bytes | Exception | None]] = []
+
+    def ask(self, *indices: int) -> None:
+        for index in indices:
+            self.cold.bundle(index, lambda found, index=index: self.told.append((index, found)))  # type: ignore[misc]
+
+    async def until(self, count: int) -> list[tuple[int, bytes | Exception | None]]:
+        for _ in range(10_000):
+            if len(self.told) >= count:
+                return self.told
+            await asyncio.sleep(0)
+        raise AssertionError(f"{len(self.told)} of {count} were told")
+
+
+async def test_bundles_are_read_together_and_told_as_they_are(cache: Cache):
+    store = Bundles()
+    store.release()
+    read = Read(ColdBundles(store, LOG, cache))  # type: ignore[arg-type]
+    read.ask(6, 2, 3, 4, 2)
+    expected = [(index, store.content(index)) for index in (6, 2)] + [(3, None), (4, store.content(4))]
+    assert await read.until(5) == [*expected, (2, store.content(2))]
+    assert store.reads == [[2, 3, 4, 6]]
+    assert cache.bundle(LOG, 2) == store.content(2)
+    assert cache.bundle(LOG, 4) is None, "large bundles do not drive tiles out of memory"
+
+
+async def test_many_bundles_are_read_in_parts_and_two_parts_at_a_time(cache: Cache):
+    store = Bundles()
+    read = Read(ColdBundles(store, LOG, cache))  # type: ignore[arg-type]
+    read.ask(*range(0, 200, 2))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [len(part) for part in store.reads] == [16, 16]
+    store.release()
+    await read.until(100)
+    assert sorted(index for part in store.reads for index in part) == list(range(0, 200, 2))
+    assert store.at_once == 2
+
+
+async def test_all_who_wait_for_bundles_hear_of_an_error_and_the_next_one_is_served(cache: Cache):
+    store = Bundles()
+    store.down = True
+    store.release()
+    read = Read(ColdBundles(store, LOG, cache))  # type: ignore[arg-type]
+    read.ask(*range(40))
+    assert {type(found) for _, found in await read.until(40)} == {StoreUnavailable}
+    store.down = False
+    read.ask(8)
+    assert (await read.until(41))[40] == (8, store.content(8))

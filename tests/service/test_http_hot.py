@@ -17,6 +17,7 @@ import pytest
 from muniment.event import parse_leaf
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
+from muniment.tiles import decode_bundle, encode_bundle
 from muniment.tree import Edge, grow
 from muniment_server.admission import EventDraft, draft_event, draft_raw
 from muniment_server.app import create_app
@@ -98,6 +99,26 @@ def test_what_is_read_is_the_same_on_both_ways(served: tuple[Instance, LiveServe
             long = told(http.get(prefix + url, headers=LONG))
             short = [told(http.get(prefix + url, headers=SHORT)) for _ in range(3)]  # cold, then from memory
             assert short == [long] * 3, prefix + url
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_a_bundle_that_is_not_in_memory_is_the_same_on_both_ways(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    leaves = [b"%d" % n + bytes(2000 if n == 300 else 200 if n > 512 else 0) for n in range(1023)]
+    urls = [f"/logs/raw/tile/entries/{n:03}" for n in range(5)] + ["/logs/raw/tile/entries/003.p/9"]
+    with (
+        instance_on(engine, request, tmp_path, (DEFAULT, RAW)) as instance,
+        instance.server() as server,
+        client(server.url) as http,
+    ):
+        http.post("/logs/raw/entries/batch", content=bundle(*leaves))
+        for url in urls:
+            first, long, again = (told(http.get(url, headers=way)) for way in (SHORT, LONG, SHORT))
+            assert first == long == again, url
+        (genesis,) = decode_bundle(http.get("/logs/raw/tile/entries/000").content)[:1]
+        files = [http.get(url).content for url in urls[:4]]
+    assert files == [encode_bundle([genesis, *leaves][256 * n :][:256]) for n in range(4)]
 
 
 BODIES: list[tuple[str, str, bytes, dict[str, str]]] = [

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
-from muniment.tiles import Tile
+from muniment.tiles import Tile, encode_bundle
 from muniment.tree import TileGrowth
 from muniment_server.storage import (
+    SMALL_LEAF,
     ApiKeyRow,
     Head,
     HeadMoved,
@@ -338,6 +339,38 @@ async def test_ranges_are_half_open_and_end_where_the_log_does(rig: Rig):
         assert numbers(await rig.store.leaves(bench.log_id, start, stop)) == list(range(10))[start:stop]
         found = [stored.index for stored in await rig.store.payloads(bench.log_id, start, stop)]
         assert found == [n for n in range(10)[start:stop] if n % 2]
+
+
+async def test_full_bundles_of_small_leaves_come_joined(rig: Rig):
+    one, two = await rig.log("raw"), await rig.log("event")
+    leaves = [random.Random(n).randbytes(n % 40) for n in range(520)]
+    leaves[:5] = [b"", bytes(SMALL_LEAF), b"\x00 within", "\ud800".encode("utf-8", "surrogatepass"), b"\xff\x00"]
+    others = [b"%d" % n for n in range(512)]
+    await one.extend(*leaves[:300])
+    await two.extend(*[new_entry(leaf, payload=b"{}", seed=SEED) for leaf in others])
+    await one.extend(*leaves[300:])
+    for store in (rig.store, await rig.open()):
+        found = await store.bundles(one.log_id, [1, 0, 2, 1, 7, 2**55 - 2])
+        assert found == {n: encode_bundle(leaves[256 * n :][:256]) for n in (0, 1)}, "the third is not full"
+        assert await store.bundles(two.log_id, [1]) == {1: encode_bundle(others[256:])}
+        assert await store.bundles(one.log_id, []) == {}
+
+
+async def test_a_bundle_with_a_large_leaf_does_not_come_joined(rig: Rig):
+    bench = await rig.log("raw")
+    large = [bytes(SMALL_LEAF + 1), bytes(65_535)]
+    leaves = [large[n // 256] if n in (7, 511) else b"%d" % n for n in range(768)]
+    await bench.extend(*leaves)
+    assert await rig.store.bundles(bench.log_id, range(3)) == {2: encode_bundle(leaves[512:])}
+
+
+async def test_a_bundle_that_lacks_an_entry_does_not_come_joined(rig: Rig):
+    bench = await rig.log("raw")
+    leaves = [b"%d" % n for n in range(512)]
+    await bench.extend(*leaves)
+    off = "ALTER TABLE entries DISABLE TRIGGER ALL" if rig.database else "DROP TRIGGER entries_no_delete"
+    await rig.sql(off, 'DELETE FROM entries WHERE "index" = 9', "SELECT 1")
+    assert await rig.store.bundles(bench.log_id, range(2)) == {1: encode_bundle(leaves[256:])}
 
 
 async def test_tiles_come_as_they_are_stored(rig: Rig):

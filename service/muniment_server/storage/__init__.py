@@ -199,6 +199,10 @@ class AnchorSummary:
     bad: int
 
 
+SMALL_LEAF = 1024
+"""Bytes of the largest leaf of a bundle that a database joins: several bundles of 16 MiB in one answer would be too much memory."""
+
+
 def leaf_key(leaf_hash: bytes) -> int:
     """Return the first 8 bytes of a leaf hash as a signed big-endian integer: an index key, never an identity."""
     return int.from_bytes(leaf_hash[:8], "big", signed=True)
@@ -244,6 +248,12 @@ class Read(Protocol):
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """Return the leaves [start, stop), in order, as far as there are any."""
+
+    async def bundles(self, log_id: int, indices: Sequence[int]) -> dict[int, bytes]:
+        """Return entry bundles by index, joined by the database: quicker than leaves().
+
+        Left out are those that are not full, and those that hold a leaf of more than SMALL_LEAF bytes.
+        """
 
     async def reread(
         self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]

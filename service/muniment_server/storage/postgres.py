@@ -10,9 +10,10 @@ from typing import Any
 import asyncpg
 
 from muniment.hashing import RootHash
-from muniment.tiles import Tile
+from muniment.tiles import TILE_WIDTH, Tile
 from muniment_server.failpoints import step
 from muniment_server.storage import (
+    SMALL_LEAF,
     ApiKeyRow,
     Grown,
     Head,
@@ -83,6 +84,13 @@ SELECT EXISTS (SELECT FROM moved) AS moved, EXISTS (SELECT FROM known) AS known
 _FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _ADOPT = f"UPDATE heads SET epoch = epoch + 1, guard_id = $7 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _LEAVES = "SELECT leaf FROM entries WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
+# An int2 is sent in two bytes, big-endian.
+_BUNDLES = (
+    "SELECT u.index, b.data FROM unnest($2::bigint[]) AS u (index), LATERAL ("  # noqa: S608 - composed of constants
+    "SELECT string_agg(int2send(octet_length(leaf)::int2) || leaf, '' ORDER BY index) AS data FROM entries "
+    f"WHERE log_id = $1 AND index >= u.index * {TILE_WIDTH} AND index < (u.index + 1) * {TILE_WIDTH} "
+    f"AND octet_length(leaf) <= {SMALL_LEAF} HAVING count(*) = {TILE_WIDTH}) b"
+)
 # OFFSET 0 keeps the look-up of each row a query of its own. As a plain join, the planner reads all rows of the log once and compares
 # them, for as long as it believes that there are few.
 _TILES = (
@@ -351,6 +359,10 @@ class PostgresStore(PostgresAnchors):
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""
         return [row["leaf"] for row in await self._all(_LEAVES, log_id, start, stop)]
+
+    async def bundles(self, log_id: int, indices: Sequence[int]) -> dict[int, bytes]:
+        """See storage.Read."""
+        return {row["index"]: row["data"] for row in await self._all(_BUNDLES, log_id, indices)}
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """See storage.Read."""

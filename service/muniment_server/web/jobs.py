@@ -139,7 +139,19 @@ class ColdFile(_Cold):
         self._wanted = wanted
 
     def _warm(self) -> bool:
-        return isinstance(self._wanted, Tile) and self._log.warm_tile(self._wanted, self._warmed)
+        if isinstance(self._wanted, Tile):
+            return self._log.warm_tile(self._wanted, self._warmed)
+        return self._log.warm_bundle(self._wanted, self._joined)
+
+    def _joined(self, found: bytes | Exception | None) -> None:
+        """Answer with a bundle: it may be too large for the memory that :meth:`_now` looks at."""
+        if isinstance(found, bytes):
+            answer = read.file_answer(self._log, found)
+            self._finish(answer, answer.status)
+        elif found is None:
+            self._service.spawn(self._wait())
+        else:
+            self._fail(found)
 
     def _now(self) -> Answer | None:
         return read.file_now(self._log, self._caller, self._wanted)

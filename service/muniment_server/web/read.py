@@ -215,7 +215,8 @@ def _file(ask: Ask, log: Log, caller: Caller) -> Tile | Bundle:
     return parse_tile_path(ask.params["path"])
 
 
-def _file_answer(log: Log, data: bytes) -> Answer:
+def file_answer(log: Log, data: bytes) -> Answer:
+    """Return the answer that is a file of the log."""
     return Answer(data, OCTETS, 200, (*cors(log), IMMUTABLE if log.row.public else PRIVATE))
 
 
@@ -223,7 +224,7 @@ def file_now(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer | None:
     """As get_tile, when the file is in memory; else None."""
     check_readable(log, caller)
     data = log.file_now(wanted)
-    return None if data is None else _file_answer(log, data)
+    return None if data is None else file_answer(log, data)
 
 
 async def get_tile(ask: Ask, log: Log, caller: Caller) -> Answer:
@@ -237,7 +238,7 @@ async def find_file(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer:
     data = await (log.tile(wanted) if isinstance(wanted, Tile) else log.bundle(wanted))
     if data is None:
         raise NotThere("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
-    return _file_answer(log, data)
+    return file_answer(log, data)
 
 
 # --- about the log ------------------------------------------------------------------------------------------------------
