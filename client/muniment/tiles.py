@@ -102,12 +102,16 @@ def encode_bundle(leaves: Sequence[bytes]) -> bytes:
 
 def decode_bundle(data: bytes) -> list[bytes]:
     """Return the leaves of a bundle. Raises FormatError when the bytes do not end exactly after a leaf."""
-    leaves: list[bytes] = []
-    at = 0
+    return list(iter_bundle(data))
+
+
+def iter_bundle(data: bytes) -> Iterator[bytes]:
+    """Yield the leaves of a bundle. Raises FormatError, after the leaves before, when the bytes do not end exactly after a leaf."""
+    at = count = 0
     while at < len(data):
         end = at + 2 + int.from_bytes(data[at : at + 2], "big")
         if len(data) < at + 2 or len(data) < end:
-            raise FormatError(f"bundle cut off in entry {len(leaves)}")
-        leaves.append(data[at + 2 : end])
+            raise FormatError(f"bundle cut off in entry {count}")
+        yield data[at + 2 : end]
         at = end
-    return leaves
+        count += 1

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import json
+from collections.abc import Callable
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -20,6 +23,8 @@ from muniment.event import Commitment, disclose, event_leaf
 from muniment.hashing import leaf_hash
 from muniment_server import admission
 from muniment_server.admission import Refused, canonicalize, commit, draft_event, draft_raw
+from muniment_server.web import write
+from tests.service.http_check import bundle, ndjson
 from tests.unit import strategies as json_strategies
 
 SEED = bytes(range(32))
@@ -300,3 +305,33 @@ def test_no_leaf_the_log_makes_can_be_posted():
         with pytest.raises(Refused) as caught:
             draft_raw(leaf)
         assert caught.value.code == "reserved_leaf"
+
+
+@pytest.mark.parametrize("kind", ["raw", "event"])
+def test_a_batch_is_understood_a_few_entries_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+
+    def counted(make: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def draft(body: bytes) -> Any:
+            nonlocal made
+            made += 1
+            return make(body)
+
+        return draft
+
+    for name in ("draft_raw", "draft_event"):
+        monkeypatch.setattr(write, name, counted(getattr(write, name)))
+    log: Any = SimpleNamespace(settings=SimpleNamespace(max_batch_entries=10_000, max_event_bytes=100))
+    if kind == "raw":
+        work, most = write._raw_drafts(bundle(*(b"%d" % n for n in range(10_000))), log), 100
+    else:
+        work, most = write._event_drafts(ndjson(*({"n": n} for n in range(10_000))), log), 10
+    drafts, steps = None, [0]
+    while drafts is None:
+        try:
+            work.send(None)
+        except StopIteration as end:
+            drafts = end.value
+        steps.append(made)
+    assert len(drafts) == made == 10_000
+    assert max(after - before for before, after in itertools.pairwise(steps)) <= most
