@@ -1,75 +1,117 @@
-"""What never changes, kept in memory up to a number of bytes: full tiles with their inner nodes, and full entry bundles."""
+"""What never changes, kept in memory up to a number of bytes: full tiles with their inner nodes, and full entry bundles.
+
+A tile of 256 hashes takes 9 kB, and nearly all of the work of reading it again goes into its inner nodes. So a fourteenth of it, its
+:data:`muniment.tree.Top`, is kept for longer: with that, a proof needs the hashes again, but only a few of the inner nodes.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
-from muniment.tree import TileRows, thin
+from muniment.tree import TileRows, Top, thin, with_top
+
+T = TypeVar("T", list[bytes], Top)
 
 Rows = Sequence[bytes | bytearray]
 _MAX_BUNDLE = 32_768
-_OVERHEAD = 700
-"""Bytes an element takes beyond its content: key, list, and the headers of up to nine objects."""
-
-
-class Full(NamedTuple):
-    """Which full tile or bundle: `level` is -1 for a bundle."""
-
-    log_id: int
-    level: int
-    index: int  # type: ignore[assignment]  # the specification's word; tuple.index is not used
+_ROOM = 4 * 2**20
+"""Bytes that tops leave to the rest, or half of all where that is less."""
+_OVERHEAD = 360
+"""Bytes an element takes beyond its content: key, list, and the headers of the objects in it."""
+_BUNDLES = -1
+"""The level that stands for entry bundles."""
 
 
 class Cache:
-    """Full tiles and bundles of all logs, least recently used first out, at most `limit` bytes of them."""
+    """Full tiles and bundles of all logs, least recently used first out, at most `limit` bytes of them.
+
+    Tops drive out everything else, but for _ROOM, never the other way round.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: OrderedDict[tuple[int, int, int], Rows] = OrderedDict()
-        self.size = 0  # bytes
+        self._kept: _Recent[list[bytes]] = _Recent()
+        self._tops: _Recent[Top] = _Recent()  # the very objects that are in the rows of tiles that are kept
+        self._most_tops = max(limit - _ROOM, limit // 2)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory it takes."""
+        return self._kept.size + self._tops.size
 
     def get(self, log_id: int, level: int, index: int) -> Rows | None:
         """Return the rows of a full tile, read with :func:`muniment.tree.hash_at`; or None, also for one without inner nodes."""
-        found = self._find(log_id, level, index)
+        found = self._kept.get(_key(log_id, level, index))
         return found if found and len(found) > 1 else None
 
     def data(self, log_id: int, level: int, index: int) -> bytes | None:
         """Return the hashes of a full tile, or None."""
-        found = self._find(log_id, level, index)
-        return bytes(found[0]) if found else None
-
-    def _find(self, log_id: int, level: int, index: int) -> Rows | None:
-        found = self._kept.get((log_id, level, index))
-        if found is not None:
-            self._kept.move_to_end((log_id, level, index))
-        return found
+        found = self._kept.get(_key(log_id, level, index))
+        return found[0] if found else None
 
     def put(self, log_id: int, level: int, index: int, rows: TileRows) -> None:
         """Keep a full tile. There are 256 times as many at level 0 as above, so those are thinned."""
-        self._put(Full(log_id, level, index), thin(rows) if level == 0 else [bytes(row) for row in rows])
+        key = _key(log_id, level, index)
+        if level:
+            self._put(key, [bytes(row) for row in rows])
+        else:
+            kept, top = thin(rows)
+            self._tops.put(key, top)
+            self._tops.shrink(self._most_tops)
+            self._put(key, kept)
 
     def put_data(self, log_id: int, level: int, index: int, data: bytes) -> None:
-        """Keep a full tile without its inner nodes, unless it is kept already: a proof makes them when it needs them."""
-        if not self._find(log_id, level, index):
-            self._put(Full(log_id, level, index), [data])
+        """Keep a full tile, unless it is kept already. Without its inner nodes, if its top is not known: a proof makes them."""
+        key = _key(log_id, level, index)
+        if not self._kept.get(key):
+            top = self._tops.get(key)
+            self._put(key, with_top(data, top) if top else [data])
 
     def bundle(self, log_id: int, index: int) -> bytes | None:
         """Return a full entry bundle, or None."""
-        return self.data(log_id, -1, index)
+        return self.data(log_id, _BUNDLES, index)
 
     def put_bundle(self, log_id: int, index: int, data: bytes) -> None:
         """Keep a full entry bundle, unless it is so large that it would drive out the tiles of thousands of proofs."""
         if len(data) <= _MAX_BUNDLE:
-            self._put(Full(log_id, -1, index), [data])
+            self.put_data(log_id, _BUNDLES, index, data)
 
-    def _put(self, key: Full, rows: Rows) -> None:
-        self.size += _weight(rows) - _weight(self._kept.pop(key, ()))
-        self._kept[key] = rows
-        while self.size > self._limit:
-            self.size -= _weight(self._kept.popitem(last=False)[1])
+    def _put(self, key: int, rows: list[bytes]) -> None:
+        self._kept.put(key, rows)
+        self._kept.shrink(self._limit - self._tops.size)
 
 
-def _weight(rows: Rows) -> int:
-    return sum(map(len, rows)) + _OVERHEAD if rows else 0
+class _Recent(Generic[T]):
+    """Elements by key, in the order of their last use."""
+
+    def __init__(self) -> None:
+        self._elements: OrderedDict[int, T] = OrderedDict()
+        self.size = 0  # bytes
+
+    def get(self, key: int) -> T | None:
+        found = self._elements.get(key)
+        if found is not None:
+            self._elements.move_to_end(key)
+        return found
+
+    def put(self, key: int, element: T) -> None:
+        old = self._elements.pop(key, None)
+        self._elements[key] = element
+        self.size += _weight(element) - (_weight(old) if old else 0)
+
+    def shrink(self, limit: int) -> None:
+        """Drop what was used least recently, until no more than `limit` bytes are left."""
+        while self.size > limit:
+            self.size -= _weight(self._elements.popitem(last=False)[1])
+
+
+def _key(log_id: int, level: int, index: int) -> int:
+    """Return a number for a tile or bundle, smaller than a tuple. Requires level < 15 and index < 2**55, as in trees of up to 2**63 leaves."""
+    return (log_id << 4 | level + 1) << 55 | index
+
+
+def _weight(element: Sequence[bytes]) -> int:
+    # The rows of a tile from the fifth on are those of its top, and counted there, or next to nothing.
+    return sum(map(len, element[:4])) + _OVERHEAD

@@ -73,7 +73,8 @@ class ColdTiles(_Together[_Tiles]):
         tiles = []
         level = 0
         while (tile := index >> 8 * (level + 1)) < size >> 8 * (level + 1):
-            tiles.append(Tile(level, tile, TILE_WIDTH))
+            if self._cache.get(self._log_id, level, tile) is None:
+                tiles.append(Tile(level, tile, TILE_WIDTH))
             level += 1
         self._ask(_Tiles(tiles, done, proof=True))
 
@@ -103,9 +104,8 @@ class ColdTiles(_Together[_Tiles]):
         data = stored.get(where[1:]) or self._cache.data(*where)
         if data is None or len(data) != _FULL:
             return False
-        if not proof:
-            self._cache.put_data(*where, data)
-        elif self._cache.get(*where) is None:
+        self._cache.put_data(*where, data)
+        if proof and self._cache.get(*where) is None:
             self._cache.put(*where, expand(data))
             return True
         return False

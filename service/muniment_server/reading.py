@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -36,8 +36,10 @@ from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, Store
 from muniment_server.submission import Signed
 from muniment_server.trace import Trace
 
-_MAX_UPPERS = 4096
-"""Tiles whose part of a proof above them is kept: four megabytes."""
+_SHARED = 16
+"""Entries whose index differs in lower bits alone share the proof from this height on: it is kept."""
+_MAX_UPPERS = 1024
+"""Such parts of proofs that are kept: a megabyte."""
 
 
 class Proof(NamedTuple):
@@ -69,8 +71,9 @@ class Reader(Heads):
         self._cold_tiles = ColdTiles(store, row.log_id, cache)
         self._cold_bundles = ColdBundles(store, row.log_id, cache)
         self._trace = trace
+        self.traced = trace is not None
         self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
-        # Of a signed head, the part of proofs above their lowest tile, which its 256 entries share.
+        # Of a signed head, the part of proofs from height _SHARED on, by the index without its lower bits.
         self._uppers: tuple[Signed | None, dict[int, list[bytes]]] = (None, {})
 
     def note(self, event: str, **values: Any) -> None:
@@ -108,19 +111,24 @@ class Reader(Heads):
                 raise _Cold
             return rows
 
-        if self._uppers[0] is not signed:
-            self._uppers = (signed, {})
-        uppers = self._uppers[1]
-        upper = uppers.get(index // TILE_WIDTH)
         try:
-            if upper is None:
-                upper = path(index, signed.size, edge.tails, rows_of, 8)
-                if len(uppers) < _MAX_UPPERS:
-                    uppers[index // TILE_WIDTH] = upper
-            lower = path(index, signed.size, edge.tails, rows_of, 0, 8)
+            lower = path(index, signed.size, edge.tails, rows_of, 0, _SHARED)
+            upper = self._upper(index, signed, edge, rows_of)
         except _Cold:
             return None
         return Proof(signed.size, signed.root, lower + upper, signed, [], hash_at(bottom, 0, index % TILE_WIDTH))
+
+    def _upper(self, index: int, signed: Signed, edge: Edge, rows_of: Callable[[int, int], Rows]) -> list[bytes]:
+        """Return the part of a proof from height _SHARED on."""
+        if self._uppers[0] is not signed:
+            self._uppers = (signed, {})
+        uppers = self._uppers[1]
+        upper = uppers.get(index >> _SHARED)
+        if upper is None:
+            upper = path(index, signed.size, edge.tails, rows_of, _SHARED)
+            if len(uppers) < _MAX_UPPERS:
+                uppers[index >> _SHARED] = upper
+        return upper
 
     def warm(self, index: int, done: Done) -> bool:
         """Have what :meth:`prove_now` needs read, and call `done`. Returns False when it is not tiles that it needs."""

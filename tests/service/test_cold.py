@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from muniment.tiles import Tile
+from muniment.tree import hash_at
 from muniment_server.cache import Cache
 from muniment_server.cold import ColdBundles, ColdTiles
 from muniment_server.storage import StoreUnavailable
@@ -75,6 +76,24 @@ async def test_one_read_for_all_that_ask_in_one_turn(cache: Cache):
     await waiting.until(6)
     assert cache.get(LOG, 0, 5), "inner nodes, when a proof needs them"
     assert len(store.reads) == 1, "from what is in memory"
+
+
+async def test_a_tile_that_is_read_again_is_not_expanded_again(cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    store, waiting = Tiles(), Waiting()
+    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    cold.proof(600, SIZE, waiting)
+    await waiting.until(1)
+    before = cache.get(LOG, 0, 2)
+    for n in range(1000):
+        cache.put_data(LOG, 0, 1000 + n, bytes(8192))
+    assert cache.data(LOG, 0, 2) is None
+    monkeypatch.setattr("muniment_server.cold.expand", lambda _: pytest.fail("its top is known"))
+    cold.tile(0, 2, waiting)
+    assert await waiting.until(2) == [None] * 2
+    after = cache.get(LOG, 0, 2)
+    assert before
+    assert after
+    assert [hash_at(after, row, 0) for row in range(8)] == [hash_at(before, row, 0) for row in range(8)]
 
 
 async def test_many_are_read_in_parts_and_later_ones_with_the_next_part(cache: Cache):

@@ -16,7 +16,17 @@ from muniment.event import parse_leaf
 from muniment.hashing import LeafHash, RootHash, leaf_hash
 from muniment.policy import LogKey, Policy
 from muniment.tiles import Bundle, Tile, decode_bundle
-from muniment.tree import TileRows, expand, hash_at, hash_in, verify_consistency, verify_inclusion
+from muniment.tree import (
+    TileRows,
+    expand,
+    hash_at,
+    hash_in,
+    path,
+    thin,
+    verify_consistency,
+    verify_inclusion,
+    with_top,
+)
 from muniment_server import log as module
 from muniment_server.admission import Refused, draft_event
 from muniment_server.cache import Cache
@@ -416,7 +426,7 @@ def test_the_cache_forgets_what_was_used_least_recently():
     rows = [expand(bytes([n]) * 8192) for n in range(5)]
     one = Cache(2**30)
     one.put(1, 0, 0, rows[0])
-    cache = Cache(3 * one.size + 100)
+    cache = Cache(3 * one.size + 1_100)  # the top of a fourth has room
     for n in range(3):
         cache.put(1, 0, n, rows[n])
     assert cache.get(1, 0, 0)
@@ -437,7 +447,7 @@ def test_the_cache_counts_bytes():
     tiles = [n for n in range(7) if cache.get(1, 0, n)]
     assert kept
     assert tiles
-    assert 80_000 < sum(3000 + 10 * n for n in kept) + 10_880 * len(tiles) <= cache.size <= 100_000
+    assert 80_000 < sum(3000 + 10 * n for n in kept) + 9_856 * len(tiles) <= cache.size <= 100_000
     before = cache.size
     cache.put_bundle(1, 200, bytes(40_000))
     assert (cache.size, cache.bundle(1, 200)) == (before, None), "a large bundle does not drive out what others need"
@@ -459,6 +469,39 @@ def test_the_rows_of_a_cached_tile_say_what_the_tile_says(level: int):
             assert hash_at(kept, row, position) == hash_in(rows, row, position)
         with pytest.raises(AssertionError):
             hash_at(kept, row, 256 >> row)
+
+
+def test_what_is_kept_of_a_tile_proves_what_the_tile_proves():
+    rows = expand(random.Random(3).randbytes(8192))
+    kept, top = thin(rows)
+    hashes = bytes(rows[0])
+    for position in range(256):
+        wanted = path(position, 256, [], lambda _level, _index: rows)
+        assert wanted == [hash_in(rows, row, position >> row ^ 1) for row in range(8)]
+        assert path(position, 256, [], lambda _level, _index: kept) == wanted
+        assert path(position, 256, [], lambda _level, _index: with_top(hashes, top)) == wanted
+
+
+def test_the_top_of_a_tile_outlives_its_hashes():
+    cache = Cache(300_000)
+    tiles = [expand(bytes([n]) * 8192) for n in range(100)]
+    for n, rows in enumerate(tiles):
+        cache.put(1, 0, n, rows)
+    gone = [n for n in range(100) if cache.data(1, 0, n) is None]
+    assert len(gone) > 70
+    assert cache.size <= 300_000
+    for n in gone:
+        assert cache.get(1, 0, n) is None
+        cache.put_data(1, 0, n, bytes(tiles[n][0]))
+        kept = cache.get(1, 0, n)
+        assert kept, "its inner nodes need not be made again"
+        assert [hash_at(kept, row, 1) for row in range(8)] == [hash_in(tiles[n], row, 1) for row in range(8)]
+    for n in range(1000):
+        cache.put(1, 0, n, tiles[0])
+    assert cache.size <= 300_000, "tops are bounded, too"
+    cache.put_data(1, 0, 5000, bytes(8192))
+    assert cache.data(1, 0, 5000), "they leave room for tiles"
+    assert cache.get(1, 0, 5000) is None
 
 
 async def test_a_tile_that_grows_is_never_served_as_it_was(rig: Rig, make: Make):

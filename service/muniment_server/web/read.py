@@ -126,15 +126,16 @@ async def prove_inclusion(ask: Ask, log: Log, caller: Caller) -> Answer:
 
 def _inclusion(log: Log, index: int, proof: Proof) -> Answer:
     leaf = hexlify(proof.leaf_hash)
-    log.note(
-        "proof",
-        kind="inclusion",
-        first=index,
-        leaf_hash=leaf.decode(),
-        second=proof.size,
-        hashes=proof.hashes,
-        root=proof.root,
-    )
+    if log.traced:
+        log.note(
+            "proof",
+            kind="inclusion",
+            first=index,
+            leaf_hash=leaf.decode(),
+            second=proof.size,
+            hashes=proof.hashes,
+            root=proof.root,
+        )
     before, after = _frame(log, proof)
     body = b'{"index":%d,"leaf_hash":"%b",%b%b%b' % (index, leaf, before, hex_list(proof.hashes), after)
     return Answer(body, JSON, 200, fresh(log))
