@@ -173,6 +173,30 @@ def with_top(hashes: bytes, top: Top) -> list[bytes]:
     return [hashes, b"", b"", b"", top[0], b"", top[1], b""]
 
 
+def heap(rows: Sequence[bytes | bytearray]) -> list[bytes]:
+    """Return the 511 hashes of a full tile, each an object of its own: that of row r at (256 >> r) + position. Takes 38 kB."""
+    hashes = [b""]
+    for row in range(8, -1, -1):
+        data = bytes(rows[row])
+        hashes += [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)]
+    return hashes
+
+
+def siblings(hashes: Sequence[bytes], position: int) -> list[bytes]:
+    """Return the siblings on the way from a hash of a tile, as :func:`heap` gives it, to the tile's root."""
+    at = 256 + position
+    return [
+        hashes[at ^ 1],
+        hashes[at >> 1 ^ 1],
+        hashes[at >> 2 ^ 1],
+        hashes[at >> 3 ^ 1],
+        hashes[at >> 4 ^ 1],
+        hashes[at >> 5 ^ 1],
+        hashes[at >> 6 ^ 1],
+        hashes[at >> 7 ^ 1],
+    ]
+
+
 def hash_at(rows: Sequence[bytes | bytearray], row: int, position: int) -> bytes:
     """Return a hash of a tile, made from the rows below where its own is left empty; `row` is in [0, 7].
 

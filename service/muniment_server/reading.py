@@ -21,11 +21,13 @@ from muniment.tree import (
     Plan,
     expand,
     hash_at,
+    heap,
     path,
     place,
     plan_consistency,
     plan_inclusion,
     plan_root,
+    siblings,
 )
 from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.cache import Cache, Rows
@@ -38,8 +40,8 @@ from muniment_server.trace import Trace
 
 _SHARED = 16
 """Entries whose index differs in lower bits alone share the proof from this height on: it is kept."""
-_MAX_UPPERS = 1024
-"""Such parts of proofs that are kept: a megabyte."""
+_MAX_HEAPS = 256
+"""Full tiles of level 1 whose hashes are kept apart, 38 kB each: those of a log of 16 million entries. Without, a proof takes a tenth longer."""
 
 
 class Proof(NamedTuple):
@@ -75,6 +77,7 @@ class Reader(Heads):
         self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
         # Of a signed head, the part of proofs from height _SHARED on, by the index without its lower bits.
         self._uppers: tuple[Signed | None, dict[int, list[bytes]]] = (None, {})
+        self._heaps: dict[int, list[bytes]] = {}  # by index of the tile
 
     def note(self, event: str, **values: Any) -> None:
         """Write a line of the trace, if there is one."""
@@ -112,23 +115,31 @@ class Reader(Heads):
             return rows
 
         try:
-            lower = path(index, signed.size, edge.tails, rows_of, 0, _SHARED)
+            lower = path(index, signed.size, edge.tails, rows_of, 0, 8)
             upper = self._upper(index, signed, edge, rows_of)
         except _Cold:
             return None
         return Proof(signed.size, signed.root, lower + upper, signed, [], hash_at(bottom, 0, index % TILE_WIDTH))
 
     def _upper(self, index: int, signed: Signed, edge: Edge, rows_of: Callable[[int, int], Rows]) -> list[bytes]:
-        """Return the part of a proof from height _SHARED on."""
+        """Return the part of a proof from height 8 on."""
+        part = index >> _SHARED
+        hashes = self._heap(part, signed.size, rows_of)
+        if hashes is None:
+            return path(index, signed.size, edge.tails, rows_of, 8)
         if self._uppers[0] is not signed:
             self._uppers = (signed, {})
-        uppers = self._uppers[1]
-        upper = uppers.get(index >> _SHARED)
+        upper = self._uppers[1].get(part)
         if upper is None:
-            upper = path(index, signed.size, edge.tails, rows_of, _SHARED)
-            if len(uppers) < _MAX_UPPERS:
-                uppers[index >> _SHARED] = upper
-        return upper
+            upper = self._uppers[1][part] = path(index, signed.size, edge.tails, rows_of, _SHARED)
+        return siblings(hashes, index >> 8 & 255) + upper
+
+    def _heap(self, part: int, size: int, rows_of: Callable[[int, int], Rows]) -> list[bytes] | None:
+        """Return the hashes of a full tile of level 1, if they are kept: those that are asked for first, up to _MAX_HEAPS."""
+        found = self._heaps.get(part)
+        if found is None and (part + 1) << _SHARED <= size and len(self._heaps) < _MAX_HEAPS:
+            found = self._heaps[part] = heap(rows_of(1, part))
+        return found
 
     def warm(self, index: int, done: Done) -> bool:
         """Have what :meth:`prove_now` needs read, and call `done`. Returns False when it is not tiles that it needs."""

@@ -108,3 +108,6 @@ async def check_reads(bench: Bench, log: Log, tree: Naive) -> None:
         verify_consistency(size, SIZE, RootHash(tree.root(size)), RootHash(tree.root(SIZE)), proof.tie)
         proof = await log.prove_consistency(first, size)
         verify_consistency(first, size, RootHash(tree.root(first)), RootHash(tree.root(size)), proof.hashes)
+    for index in [*(index for index in around if index < SIZE), *rng.sample(range(SIZE), 100)]:
+        proof = await log.prove_inclusion(index, None)
+        assert log.prove_now(index) == proof, "from memory as from the database"

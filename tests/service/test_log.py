@@ -21,7 +21,9 @@ from muniment.tree import (
     expand,
     hash_at,
     hash_in,
+    heap,
     path,
+    siblings,
     thin,
     verify_consistency,
     verify_inclusion,
@@ -474,10 +476,11 @@ def test_the_rows_of_a_cached_tile_say_what_the_tile_says(level: int):
 def test_what_is_kept_of_a_tile_proves_what_the_tile_proves():
     rows = expand(random.Random(3).randbytes(8192))
     kept, top = thin(rows)
-    hashes = bytes(rows[0])
+    hashes, hashes_of_tile = bytes(rows[0]), heap(rows)
     for position in range(256):
         wanted = path(position, 256, [], lambda _level, _index: rows)
         assert wanted == [hash_in(rows, row, position >> row ^ 1) for row in range(8)]
+        assert siblings(hashes_of_tile, position) == wanted
         assert path(position, 256, [], lambda _level, _index: kept) == wanted
         assert path(position, 256, [], lambda _level, _index: with_top(hashes, top)) == wanted
 
