@@ -248,6 +248,12 @@ def test_verifying_offline_loads_no_client() -> None:
     assert not any(name.startswith(("muniment.client", "muniment.cli", "muniment._flows")) for name in said["modules"])
 
 
+def test_a_server_loads_the_library_of_its_own_database_alone() -> None:
+    code = "import sys, muniment_server.app; print({'apsw', 'asyncpg'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 def test_the_clients_load_when_named() -> None:
     code = "import sys, muniment; muniment.AsyncClient; muniment.Client; print('httpx' in sys.modules)"
     if not (PACKAGES["muniment"] / "client").is_dir() and not (PACKAGES["muniment"] / "client.py").is_file():

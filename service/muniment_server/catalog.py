@@ -27,8 +27,7 @@ from muniment_server.log import Log
 from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Store
-from muniment_server.storage.postgres import PostgresStore
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.choice import open_database
 from muniment_server.submission import OwnDraft, Submission
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
@@ -46,11 +45,9 @@ class SetupError(Exception):
 
 async def open_store(settings: Settings) -> Store:
     """Open the database of an instance. Raises SchemaError, StoreUnavailable or SetupError."""
-    if settings.database:
-        if not settings.database.startswith(("postgres://", "postgresql://")):
-            raise SetupError("the database is not a postgresql:// URL")
-        return await PostgresStore.open(settings.database)
-    return await SqliteStore.open(settings.sqlite)
+    if settings.database and not settings.database.startswith(("postgres://", "postgresql://")):
+        raise SetupError("the database is not a postgresql:// URL")
+    return await open_database(settings.sqlite, settings.database)
 
 
 # --- keys and policy on disk --------------------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from muniment_server.fsck.chunk import Chunk, Task, check_chunk_or_say
 from muniment_server.storage import Store, StoreUnavailable
-from muniment_server.storage.postgres import PostgresStore
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.choice import open_database
 
 _AHEAD = 3  # tasks given out for each worker
 
@@ -29,7 +28,7 @@ class Database:
 
     async def open(self) -> Store:
         """Open the store."""
-        return await PostgresStore.open(self.url) if self.url else await SqliteStore.open(self.sqlite)
+        return await open_database(self.sqlite, self.url)
 
 
 async def check_here(store: Store, tasks: Iterable[Task]) -> AsyncIterator[Chunk]:

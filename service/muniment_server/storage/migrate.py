@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
-from typing import Any
-
-import apsw
-import asyncpg
+from typing import TYPE_CHECKING, Any
 
 from muniment_server.storage import SchemaError
+
+if TYPE_CHECKING:  # a server needs the library of one database, and each takes megabytes
+    import apsw
+    import asyncpg
 
 _LOCK = 0x6D756E69  # any number, but the same in every version
 _TABLE = "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)"

@@ -44,6 +44,8 @@ OLDEST_SAFE = (3, 51, 3)
 """Before this version a WAL reset could lose a committed transaction."""
 _BUSY_MILLISECONDS = 10_000
 _READERS = 4
+_READER_KIBIBYTES = 512
+"""Of each reader. Every commit empties their page caches: they are good for little more than one query."""
 _WRITER_KIBIBYTES = 8192
 """Pages the writer keeps. Each raw entry is looked for on another page of the leaf keys, so the usual two megabytes are soon too few."""
 _CHECKPOINT_PAGES = 4000
@@ -161,6 +163,7 @@ class SqliteStore(SqliteAnchors):
     def _reader(self) -> apsw.Connection:
         connection = connect(self._path)
         connection.execute("PRAGMA query_only = ON")
+        connection.execute(f"PRAGMA cache_size = -{_READER_KIBIBYTES}")
         self._readers.append(connection)
         return connection
 
