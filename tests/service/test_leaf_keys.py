@@ -165,6 +165,26 @@ async def test_writers_in_turn(tmp_path: Path):
         await store.close()
 
 
+async def test_the_keys_of_logs_that_are_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_WRITTEN", 2)
+    store = await SqliteStore.open(tmp_path / "db")
+    heads: list[tuple[Writer, Head, Edge]] = []
+    for number in range(3):
+        empty = Head(0, EMPTY_ROOT, 0, 0, "g")
+        row = replace(LOG, name=f"log-{number}", origin=f"example.com/{number}")
+        heads.append((Writer(store, (await store.create_log(row, empty)).log_id), empty, Edge()))
+    for turn in range(12):
+        writer, head, edge = heads[turn % 3]
+        heads[turn % 3] = writer, *await writer.append(head, edge, range(head.size, head.size + 900), look=True)
+        assert len(store._recent) <= 2
+    for writer, head, edge in heads:
+        for number in (0, head.size // 2, head.size - 1):
+            with pytest.raises(Known):
+                await writer.append(head, edge, range(number, number + 1), look=True)
+    assert await store.leaf_key_damage() == []
+    await store.close()
+
+
 @pytest.mark.parametrize("fails", ["sqlite.leaf_keys", "sqlite.commit"])
 async def test_what_was_not_committed_was_not_carried_over(tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch):
     store = await SqliteStore.open(tmp_path / "db")
