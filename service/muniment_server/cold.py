@@ -65,8 +65,10 @@ class ColdTiles(_Together[_Tiles]):
     What is missing or too short stays out of the cache: whoever then misses it finds that out, and says so.
     """
 
-    part = 64  # about half a megabyte
-    reads = 1
+    part = 32  # a quarter of a megabyte
+    reads = (
+        4  # beside large batches each read waits for its turns in the event loop, and a tenth of a second is soon gone
+    )
 
     def proof(self, index: int, size: int, done: Done) -> None:
         """Call `done` once the full tiles above entry `index` in the tree of `size` were read, or with what went wrong."""

@@ -96,16 +96,17 @@ async def test_a_tile_that_is_read_again_is_not_expanded_again(cache: Cache, mon
     assert [hash_at(after, row, 0) for row in range(8)] == [hash_at(before, row, 0) for row in range(8)]
 
 
-async def test_many_are_read_in_parts_and_later_ones_with_the_next_part(cache: Cache):
+async def test_many_are_read_in_parts_four_at_a_time_and_later_ones_with_the_next_part(cache: Cache):
     store, waiting = Tiles(), Waiting()
     cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
-    for index in range(100):
+    for index in range(200):
         cold.tile(0, index, waiting)
     while not store.reads:  # noqa: ASYNC110 - an event would have to be set by the store
         await asyncio.sleep(0)
-    cold.tile(0, 100, waiting)
-    assert await waiting.until(101) == [None] * 101
-    assert [len(read) for read in store.reads] == [64, 37]
+    assert [len(read) for read in store.reads] == [32] * 4
+    cold.tile(0, 200, waiting)
+    assert await waiting.until(201) == [None] * 201
+    assert [len(read) for read in store.reads] == [32] * 6 + [9]
 
 
 async def test_what_is_not_whole_is_not_kept(cache: Cache):
