@@ -278,8 +278,10 @@ def _legend() -> str:
 _HEAD = """# Performance
 
 Made by `make bench` and `python -m tests.bench.page`; every ratio is of figures from one run, with fsync, guard and the check before each signature
-on. Two are of runs of their own: growth with the size of the log (`python -m tests.bench --sizes 1000000,10000000`, before cold tiles were read together),
-and reads while writes are refused (`--series "^(proof|raw-batch|raw-receipts|large-bundle)-" --runs 1`).
+on. Three are of runs of their own: S and batches of raw entries (`--series "^(proof|raw-batch|raw-receipts)-"`); growth with the size of the log
+(`--sizes 1000000,10000000`, before the leaf keys of SQLite were written behind and before the tops of tiles were kept); and on Postgres reads
+while writes are refused (`--series "^(proof|raw-batch)-" --runs 1`, so that the log is hardly larger than what memory holds; with cold tiles read
+four parts at a time, which the cold rows here were not).
 E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core, measured before each run. S is the
 store's own append of 1,000 entries in a loop: no HTTP, no guard, no signature; both are compared with the echo beside them, because the speed of this
 machine changes by a third from one minute to the next. Ratios carry over to other machines; absolute figures do not.
@@ -300,18 +302,24 @@ echo takes 26 us in all):
 |---|---|
 | 13 | kernel and event loop: as much as the echo's own |
 | 8 | from the request to the queue: head, access, draft, leaf hash |
-| 13 | SQLite: one insert with its hash index, triggers, two fsyncs a batch |
+| 12 | SQLite: one insert with triggers, its share of the leaf keys, two fsyncs a batch |
 | 18 | the rest of a batch, 1.2 ms whatever is in it: signature 60 us, its check 130 us, two thread hops 50 us, right edge, tiles, read-back, proof |
 | 9 | the answer: receipt, header, write |
 
-The goal of 0.55 E leaves 21 us beside the kernel and the echo's own share, and SQLite takes 13 of them. Postgres is idle for a third of the time at 64
+The goal of 0.55 E leaves 21 us beside the kernel and the echo's own share, and SQLite takes 12 of them. Postgres is idle for a third of the time at 64
 connections: it waits for the commit and the read-back, which cannot overlap, because nothing is signed that was not read back. At 256 connections
 batches are larger, and the same work is shared by more. An event costs 25 us more: 21 hashes, base64 and canonical JSON.
 
 Tried, and no faster: base64 of all members at once, several rows in one INSERT (the triggers make SQLite copy them), a thread of our own instead of the
-loop's (14 us a batch), larger page caches (memory). What helped is in [decision 0009](decisions/0009-the-short-way.md).
+loop's (14 us a batch), larger page caches (memory), storing the next batch while the last one is checked and signed: batches get smaller, and each
+has its price, so 64 connections got a tenth less, and batches of 1,000 only 3 % more. What helped is in [decision 0009](decisions/0009-the-short-way.md).
 
-Proofs of the larger log miss the cache, which holds the tiles of a million entries: a tile that is read again costs 250 hashes, 170 us.
+Proofs of a log that is larger than the cache read a tile again: 13 hashes and a query instead of 250 hashes, since the upper rows of a tile are kept
+for longer than its hashes. With all other tiles gone a proof takes 1.6 times as long as from memory.
+
+SQLite's index of leaf hashes took 20 us of an entry at a million entries until it was written behind ([decision
+0012](decisions/0012-leaf-keys-are-written-behind.md)). S, the store's own append, is twice as fast since, so that the same parts of S are twice
+as many entries.
 
 ## How it is measured
 
