@@ -1,4 +1,4 @@
-"""Reads what memory has not, full tiles and bundles: all that are asked for in one turn of the event loop with one query."""
+"""Reads what memory has not, full tiles and bundles: many that are asked for in one turn of the event loop with one query."""
 
 from __future__ import annotations
 

@@ -212,6 +212,19 @@ async def test_nothing_is_mended_when_entries_are_wrong(rig: Rig) -> None:
     assert await rig.dump() == before
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_leaf_keys_stay_as_they_are_when_tiles_are_refused(rig: Rig) -> None:
+    bench = await filled(rig, "raw", 3000)
+    await bench.sequencers[0].run([raw(b"carries the others over")])
+    spoiled = "UPDATE leaf_keys_carried SET steps = steps + 1"
+    await spoil(rig, spoiled, f"UPDATE tiles SET data = {rig.blob(bytes(32))}", "UPDATE checkpoints SET note = 'x'")
+    before = await rig.store.leaf_key_damage()
+    with pytest.raises(RepairRefused, match="no published checkpoint"):
+        await mend(bench)
+    assert before
+    assert await rig.store.leaf_key_damage() == before
+
+
 async def test_nothing_is_mended_without_a_signature(rig: Rig) -> None:
     bench = await filled(rig, "raw", 300)
     await spoil(rig, f"UPDATE tiles SET data = {rig.blob(bytes(32))}", "UPDATE checkpoints SET note = 'x'")

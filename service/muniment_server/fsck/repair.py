@@ -33,13 +33,13 @@ class RepairRefused(StoreError):
 
 async def repair(whole: Whole, sqlite: Path, url: str | None) -> list[str]:
     """Write what a run found wrong; return the names of the tiles, level/index, and "leaf_keys". Raises RepairRefused, StoreUnavailable."""
-    mended = [] if url else await _repair_leaf_keys(whole, sqlite)
-    return mended + await _repair_tiles(whole, sqlite, url)
+    tiles = await _repair_tiles(whole, sqlite, url)  # first: it may refuse, and then nothing is written
+    return tiles + await _repair_leaf_keys(whole, sqlite)
 
 
 async def _repair_leaf_keys(whole: Whole, sqlite: Path) -> list[str]:
-    """Make the table again: nothing is signed of it, and nobody believes it without looking at the entry."""
-    if all(finding.code != LEAF_KEYS for finding in whole.report.findings):
+    """Make SQLite's table again: nothing is signed of it, and nobody believes it without looking at the entry."""
+    if not whole.leaf_keys_wrong:
         return []
     await asyncio.to_thread(_write_sqlite, sqlite, ("leaf_keys", "leaf_keys_carried"), rebuild)
     return [LEAF_KEYS]

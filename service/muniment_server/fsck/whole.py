@@ -70,6 +70,7 @@ class Whole:
     _outside: list[IdempotencyRow] = field(default_factory=list)
     _last_time: str | None = None
     _broken: bool = False
+    leaf_keys_wrong: bool = False
 
     async def run(self, progress: Progress, check: Check) -> Whole:
         """Check everything, and return itself."""
@@ -188,6 +189,7 @@ class Whole:
         for said in await self.store.integrity():
             self.report.add_one("database_pages", None, f"the database's own check: {said}")
         for said in await self.store.leaf_key_damage():
+            self.leaf_keys_wrong = True  # also when this finding is one too many to be kept
             self.report.add_one(LEAF_KEYS, None, said)
 
     async def _check_rest(self) -> None:

@@ -1,4 +1,7 @@
-"""The table of leaf keys in SQLite, and the entries it does not hold yet. All here runs in one transaction of the caller's connection."""
+"""The table of leaf keys in SQLite, and the entries it does not hold yet.
+
+What writes, and what an append asks, runs in the transaction of the append. The other reads need none: see :func:`find`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,7 @@ MOST = 1 << 40
 """Entries a log can have here: the row id of an entry is its log times this, and its index."""
 
 _STEPS = "SELECT coalesce((SELECT steps FROM leaf_keys_carried WHERE log_id = ?), 0)"
-_STEPPED = (
-    "INSERT INTO leaf_keys_carried VALUES (?, ?) ON CONFLICT (log_id) DO UPDATE SET steps = max(steps, excluded.steps)"
-)
+_STEPPED = "INSERT INTO leaf_keys_carried VALUES (?, ?) ON CONFLICT (log_id) DO UPDATE SET steps = excluded.steps"
 _KEYS = "SELECT leaf_key FROM entries WHERE id >= ? AND id < ? ORDER BY id"
 _ENTRY = 'SELECT "index", leaf FROM entries WHERE id = ?'
 _SCAN = 'SELECT "index", leaf FROM entries WHERE id >= ? AND id < ? AND leaf_key IN (SELECT value FROM json_each(?))'
@@ -85,10 +86,10 @@ def is_any_known(connection: apsw.Connection, log_id: int, keys: Sequence[int], 
 
 @step("sqlite.leaf_keys")
 def carry_over(connection: apsw.Connection, log_id: int, recent: Recent) -> None:
-    """Write the rows that are due."""
-    rows = recent.due()
+    """Write the rows that are due: those of each :data:`~muniment_server.storage.leaf_keys.STEP` entries the log has grown by."""
     if recent.size // STEP > recent.steps:
-        connection.executemany("INSERT INTO leaf_keys VALUES (?, ?, ?)", [(log_id, *row) for row in rows])
+        rows = [(log_id, *row) for row in recent.due()]
+        connection.executemany("INSERT INTO leaf_keys VALUES (?, ?, ?)", rows)
         connection.execute(_STEPPED, (log_id, recent.size // STEP))
 
 
