@@ -68,18 +68,9 @@ Draft = RawDraft | EventDraft
 
 def draft_raw(leaf: bytes) -> RawDraft:
     """Return the draft of a raw entry. Raises Refused."""
-    if not leaf:
-        raise Refused(
-            422, "empty_entry", "an entry has at least one byte", "Send the bytes to log as the request body."
-        )
-    if len(leaf) > MAX_ENTRY:
-        raise Refused(
-            413,
-            "entry_too_large",
-            f"an entry has at most {MAX_ENTRY} bytes, this one {len(leaf)}",
-            "Log a digest of the document, and keep the document yourself.",
-        )
-    if definition.claims_reserved_type(leaf):
+    if not 0 < len(leaf) <= MAX_ENTRY:
+        raise _wrong_size(len(leaf))
+    if definition.may_be_reserved(leaf) and definition.claims_reserved_type(leaf):
         raise Refused(
             422,
             "reserved_leaf",
@@ -87,6 +78,15 @@ def draft_raw(leaf: bytes) -> RawDraft:
             "Choose another value for typ.",
         )
     return RawDraft(leaf, leaf_hash(leaf))
+
+
+def _wrong_size(size: int) -> Refused:
+    if not size:
+        hint = "Send the bytes to log as the request body."
+        return Refused(422, "empty_entry", "an entry has at least one byte", hint)
+    detail = f"an entry has at most {MAX_ENTRY} bytes, this one {size}"
+    hint = "Log a digest of the document, and keep the document yourself."
+    return Refused(413, "entry_too_large", detail, hint)
 
 
 def draft_event(body: bytes) -> EventDraft:

@@ -88,15 +88,20 @@ class Batcher:
 
     def put(self, submission: Submission, done: Done) -> None:
         """Queue a submission; `done` is called once its entries are durable and signed, or it failed. Raises Refused."""
-        mark = (submission.caller, submission.key) if submission.key is not None else None
+        drafts, caller, key = submission
         size = submission.size
         now = time.monotonic()
-        self._admit(submission, mark, size, now)
+        if self._closing:
+            raise _shutting_down()
+        if key is not None and (caller, key) in self._running:
+            raise _running()
+        if self._queue:  # a submission larger than the queue is still taken when it is alone
+            self._check_queue(len(drafts), size, now)
         self._queue.append(_Waiting(submission, done, size, now))
-        self._entries += len(submission.drafts)
+        self._entries += len(drafts)
         self._bytes += size
-        if mark:
-            self._running.add(mark)
+        if key is not None:
+            self._running.add((caller, key))
         self._wake.set()
 
     def check_room(self) -> None:
@@ -106,21 +111,6 @@ class Batcher:
         if self._queue:
             self._check_queue(1, 0, time.monotonic())
 
-    def _admit(self, submission: Submission, mark: tuple[str, str] | None, size: int, now: float) -> None:
-        if self._closing:
-            raise _shutting_down()
-        if mark in self._running:
-            raise Refused(
-                409,
-                "idempotency_running",
-                "a request with this Idempotency-Key is being processed",
-                "Retry in a second: the same key then answers with the same entry.",
-                retry_after=1,
-            )
-        if not self._queue:
-            return  # a submission larger than the queue is still taken when it is alone
-        self._check_queue(len(submission.drafts), size, now)
-
     def _check_queue(self, entries: int, size: int, now: float) -> None:
         if self._entries + entries > self._max_entries or self._bytes + size > self._max_bytes:
             raise _overloaded("too many entries are waiting")
@@ -129,14 +119,19 @@ class Batcher:
             raise _overloaded(f"entries wait for more than {self._max_age:g} s")
 
     def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        entries = 0
-        while self._queue and (not batch or entries + len(self._queue[0].submission.drafts) <= self._max_commit):
+        if self._entries <= self._max_commit:
+            batch = list(self._queue)
+            self._queue.clear()
+            self._entries = self._bytes = 0
+            return batch
+        batch = []
+        room = self._max_commit
+        while self._queue and (not batch or len(self._queue[0].submission.drafts) <= room):
             waiting = self._queue.popleft()
             batch.append(waiting)
-            entries += len(waiting.submission.drafts)
+            room -= len(waiting.submission.drafts)
             self._bytes -= waiting.size
-        self._entries -= entries
+        self._entries -= self._max_commit - room
         return batch
 
     async def _loop(self) -> None:
@@ -197,10 +192,14 @@ class Batcher:
         return answers
 
     def _count(self, answers: Sequence[Outcome | Refused]) -> None:
-        done = [answer for answer in answers if isinstance(answer, Outcome)]
-        new = sum(answer.new for answer in done)
-        replayed = sum(len(answer.indices) for answer in done if answer.replayed)
-        known = sum(len(answer.indices) for answer in done) - new - replayed
+        new = known = replayed = 0
+        for answer in answers:
+            if isinstance(answer, Outcome):
+                new += answer.new
+                if answer.replayed:
+                    replayed += len(answer.indices)
+                else:
+                    known += len(answer.indices) - answer.new
         for outcome, count in (("new", new), ("known", known), ("replayed", replayed)):
             if count:
                 self._metrics.appends.labels(self._name, outcome).inc(count)
@@ -210,6 +209,12 @@ class Batcher:
 
 def _shutting_down() -> Refused:
     return Refused(503, "shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
+
+
+def _running() -> Refused:
+    detail = "a request with this Idempotency-Key is being processed"
+    hint = "Retry in a second: the same key then answers with the same entry."
+    return Refused(409, "idempotency_running", detail, hint, retry_after=1)
 
 
 def _overloaded(detail: str) -> Refused:

@@ -42,8 +42,8 @@ class Submission(NamedTuple):
         """Bytes this submission holds in memory, roughly."""
         size = 0
         for draft in self.drafts:
-            if isinstance(draft, RawDraft):
-                size += len(draft.leaf)
+            if type(draft) is RawDraft:
+                size += len(draft[0])
             elif isinstance(draft, EventDraft):
                 size += 4 * len(draft.payload)
         return size
@@ -103,14 +103,17 @@ class Round:
         if stored is not None:
             return _replay(submission, stored)
         before = len(self.entries)
-        indices, leaves = self._place(submission.drafts)
+        indices, leaves = self._place(submission[0])
         new = len(self.entries) - before
+        if submission[2] is not None:
+            self._remember(submission, indices[0], new, ttl)
+        return Outcome(indices, leaves, new)
+
+    def _remember(self, submission: Submission, index: int, new: int, ttl: int) -> None:
         first = submission.drafts[0]
         if submission.key is not None and isinstance(first, EventDraft):
             mark = submission.fingerprint(first.seed)
-            row = IdempotencyRow(submission.caller, submission.key, mark, indices[0], new, self.stamp + ttl)
-            self.keys.append(row)
-        return Outcome(indices, leaves, new)
+            self.keys.append(IdempotencyRow(submission.caller, submission.key, mark, index, new, self.stamp + ttl))
 
     def _place(self, drafts: Sequence[Draft]) -> tuple[list[int], list[bytes]]:
         """Give each draft its index; return these and the leaves."""

@@ -24,6 +24,8 @@ from muniment_server.app import create_app
 from muniment_server.receipts import Maker
 from muniment_server.settings import Settings
 from muniment_server.web.hot import Fields, Hot
+from muniment_server.web.jobs import Append, Job
+from muniment_server.web.request import Access
 from muniment_server.web.service import Service
 from muniment_server.web.wire import Outbox
 from tests.live import LiveServer
@@ -285,6 +287,42 @@ WHOLE = [
 ]
 
 
+def of_known(job: Job) -> tuple[bytes, bytes, Fields]:
+    """What a job answers that was found by a head that came before, byte for byte."""
+    assert isinstance(job, Append)
+    return POST, job.post.ask.raw_path, Fields.of(job.post.ask.headers)
+
+
+def known_heads_hold_for_a_while(hot: Hot, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who posts is looked up again when the keys were read again, and before they are too old."""
+    whole = WHOLE[0]
+    seen: list[bytes] = []
+
+    def find(method: bytes, url: bytes, fields: Fields, find: Any = hot.find) -> Job | None:
+        seen.append(url)
+        return find(method, url, fields)
+
+    def looks_up() -> bool:
+        seen.clear()
+        assert hot.find_whole(whole)
+        return bool(seen)
+
+    hot.remember(whole, Fields.of(Parsed(whole).headers))
+    hot._posts.clear()
+    monkeypatch.setattr(hot, "find", find)
+    monkeypatch.setattr(time, "monotonic", lambda: access._read_at + 0.1)
+    assert (looks_up(), looks_up()) == (True, False)
+    access.edition += 1
+    assert (looks_up(), looks_up()) == (True, False)
+    monkeypatch.setattr(time, "monotonic", lambda: access._read_at + 0.35)
+    assert (looks_up(), looks_up()) == (True, True)
+    for length in range(1, 2000):
+        head = b"POST /logs/raw/entries HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % length
+        hot.remember(head, Fields.of(Parsed(head).headers))
+        assert hot.find_whole(head + bytes(length))
+    assert len(hot._posts) <= 1024
+
+
 def spoil_known_blocks(hot: Hot) -> None:
     """Whatever happens to the bytes: only what the parser would understand the same way is answered without it."""
     answered = 0
@@ -305,7 +343,7 @@ def spoil_known_blocks(hot: Hot) -> None:
             if not found:
                 continue
             answered += 1
-            ((method, url, fields),) = seen
+            ((method, url, fields),) = seen or [of_known(found[0])]
             parsed = Parsed(data)
             assert parsed.good, data
             assert (method, url, fields.headers, found[1]) == (parsed.method, parsed.url, parsed.headers, parsed.body)
@@ -398,5 +436,7 @@ async def _which(instance: Instance) -> None:
         for one in LEFT:
             assert hot.find(*asked(one)) is None, one
         spoil_known_blocks(hot)
+        with pytest.MonkeyPatch.context() as patch:
+            known_heads_hold_for_a_while(hot, service.access, patch)
     finally:
         await service.catalog.close()

@@ -14,7 +14,7 @@ from muniment_server.heads import NotThere
 from muniment_server.log import Log
 from muniment_server.storage import AnchorRow, CalendarRow
 from muniment_server.web.ask import OCTETS, TEXT, Answer, Ask
-from muniment_server.web.read import IMMUTABLE, PRIVATE, check_readable, cors, fresh, json_answer
+from muniment_server.web.read import check_readable, for_good, json_answer, tagged
 from muniment_server.web.request import Caller, Query
 
 
@@ -37,7 +37,7 @@ async def get_anchor(ask: Ask, log: Log, caller: Caller) -> Answer:
 async def get_anchored_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /anchors/{size}/checkpoint: the frozen bytes, exactly as they were anchored."""
     row = await _anchor(ask, log, caller)
-    return Answer(row.checkpoint, TEXT, 200, (*cors(log), IMMUTABLE if log.row.public else PRIVATE))
+    return Answer(row.checkpoint, TEXT, 200, for_good(log))
 
 
 async def get_proof(ask: Ask, log: Log, caller: Caller) -> Answer:
@@ -47,10 +47,10 @@ async def get_proof(ask: Ask, log: Log, caller: Caller) -> Answer:
         hint = f"This anchor is {row.state}: {EXPLANATIONS[row.state]}."
         raise NotThere("anchor_queued", f"no calendar has the checkpoint of size {row.tree_size} yet", hint)
     tag = f'"{sha256(row.ots).hexdigest()[:32]}"'
-    headers = (*fresh(log), (b"etag", tag.encode()))
+    fields = tagged(log, tag)
     if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
-        return Answer(b"", OCTETS, 304, headers)
-    return Answer(row.ots, OCTETS, 200, headers)
+        return Answer(b"", OCTETS, 304, fields)
+    return Answer(row.ots, OCTETS, 200, fields)
 
 
 async def _anchor(ask: Ask, log: Log, caller: Caller) -> AnchorRow:

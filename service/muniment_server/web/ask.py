@@ -44,12 +44,12 @@ class Ask(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer: `headers` without content type and length, their names in lower case."""
+    """An answer. `fields` are header fields as they go out, ``name: value`` CR LF each, without content type and length."""
 
     body: bytes
     media_type: str = JSON
     status: int = 200
-    headers: tuple[Header, ...] = ()
+    fields: bytes = b""
 
     def response(self) -> Response:
         """Return it as an ASGI application."""
@@ -57,5 +57,6 @@ class Answer(NamedTuple):
             found = Response(None, 304)
         else:
             found = Response(self.body, self.status, media_type=self.media_type)
-        found.raw_headers = [*self.headers, *found.raw_headers]
+        own = [(name, value) for name, _, value in (line.partition(b": ") for line in self.fields.splitlines())]
+        found.raw_headers = [*own, *found.raw_headers]
         return found

@@ -17,7 +17,7 @@ from muniment_server.catalog import DEFAULT_LOG
 from muniment_server.log import Log
 from muniment_server.web import read, write
 from muniment_server.web.ask import MAX_HEADERS, Ask, Headers
-from muniment_server.web.jobs import PROOF, TILE, Append, ColdFile, ColdProof, Entry, Job, Plain, Ready
+from muniment_server.web.jobs import PROOF, TILE, Append, ColdFile, ColdProof, Entry, Job, Plain, Post, Ready
 from muniment_server.web.service import Service
 
 _LOG = rb"(?:/logs/(?P<log>[a-z0-9][a-z0-9-]{0,62}))?"
@@ -27,6 +27,8 @@ _QUESTION = re.compile(rb"(?:/v1)?" + _LOG + rb"/proof/inclusion\?index=(?P<inde
 _LINE = re.compile(rb"(GET|POST) (/[a-z0-9/._?=&-]*) HTTP/1\.1")
 _MAX_BLOCK, _MAX_BLOCKS = 1024, 256
 """Bytes of a block of header fields that is remembered, and how many of them."""
+_MAX_POSTS = 1024
+"""Heads of POSTs that are remembered: one for each length of a body."""
 _LENGTH = re.compile(rb"[0-9]{1,8}")
 _ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 """Fields that ask for something this path does not do."""
@@ -44,12 +46,22 @@ class Fields(NamedTuple):
         return cls(headers, _plain(headers))
 
 
+class _Known(NamedTuple):
+    """How a POST is answered whose head came before, byte for byte, while the keys of that edition hold."""
+
+    job: type[Append]
+    post: Post
+    length: int
+    edition: int
+
+
 class Hot:
     """Tells which requests are answered here, and how."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._blocks: dict[bytes, Fields] = {}
+        self._posts: dict[bytes, _Known] = {}
 
     def find(self, method: bytes, url: bytes, fields: Fields) -> Job | None:
         """Return how to answer a request whose head is complete; None leaves it to the application."""
@@ -69,13 +81,18 @@ class Hot:
 
         A connection mostly sends the same block again and again. What the parser made of it once, it would make of it again.
         """
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._posts.get(data[:end])
+        if known is not None and len(data) == end + known.length and self._service.access.holds(known.edition):
+            return known.job(known.post), data[end:]
         at = data.find(b"\r\n")
-        end = data.find(b"\r\n\r\n", at) + 4
         fields = self._blocks.get(data[at:end])
         if fields is None or len(data) != end + (fields.length or 0):
             return None
         line = _LINE.fullmatch(data, 0, at)
         job = line and self.find(line[1], line[2], fields)
+        if isinstance(job, Append):
+            self._remember_post(data[:end], len(data) - end, job)
         return (job, data[end:]) if job else None
 
     def remember(self, data: bytes, fields: Fields) -> None:
@@ -89,6 +106,11 @@ class Hot:
             if len(self._blocks) >= _MAX_BLOCKS:
                 self._blocks.clear()
             self._blocks[block] = fields
+
+    def _remember_post(self, head: bytes, length: int, job: Append) -> None:
+        if len(self._posts) >= _MAX_POSTS:
+            self._posts.clear()
+        self._posts[head] = _Known(type(job), job.post, length, self._service.access.edition)
 
     def _log(self, name: bytes | None) -> Log | None:
         return self._service.catalog.opened(name.decode() if name else DEFAULT_LOG)
@@ -104,7 +126,7 @@ class Hot:
         if caller is None:
             return None
         limit = write.check_entry(ask, log, caller) if job is Entry else write.check_plain(log, caller)
-        return job(self._service, ask, log, caller) if length <= limit else None
+        return job(Post(self._service, ask, log, caller)) if length <= limit else None
 
     def _read(self, url: bytes, headers: Headers) -> Job | None:
         started = time.perf_counter()

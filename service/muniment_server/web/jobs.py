@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.responses import Response
 
@@ -160,22 +160,32 @@ class ColdFile(_Cold):
         return await read.find_file(self._log, self._caller, self._wanted)
 
 
+class Post(NamedTuple):
+    """Who posts what where: all that requests with the same head have in common."""
+
+    service: Service
+    ask: Ask
+    log: Log
+    caller: Caller
+
+
 class Append(ABC):
     """An append: it waits for its batch, and is answered from there."""
 
-    __slots__ = ("_ask", "_caller", "_log", "_respond", "_service", "_started", "_submission")
+    __slots__ = ("_respond", "_started", "_submission", "post")
     route: Route
 
-    def __init__(self, service: Service, ask: Ask, log: Log, caller: Caller) -> None:
-        self._service, self._ask, self._log, self._caller = service, ask, log, caller
+    def __init__(self, post: Post) -> None:
+        self.post = post
         self._started = time.perf_counter()
 
     def run(self, body: bytes, respond: Respond) -> None:
         """Submit the entry."""
         self._respond = respond
+        _, ask, log, caller = self.post
         try:
-            self._submission = write.entry_submission(self._ask, self._log, self._caller, body)
-            self._log.submit(self._submission, self._done)
+            self._submission = write.entry_submission(ask, log, caller, body)
+            log.submit(self._submission, self._done)
         except Exception as error:  # noqa: BLE001 - every error gets an answer
             self._fail(error)
 
@@ -189,7 +199,7 @@ class Append(ABC):
             self._fail(error)
             return
         if answer is None:
-            self._service.spawn(self._later(found))
+            self.post.service.spawn(self._later(found))
         else:
             self._finish(answer)
 
@@ -200,22 +210,22 @@ class Append(ABC):
     async def _later(self, outcome: Outcome) -> None:
         """Answer a retry, or an entry that was known: its proof needs the database."""
         try:
-            await self._log.note_answers(self._submission, outcome)
+            await self.post.log.note_answers(self._submission, outcome)
             self._finish(await self._slow(outcome))
         except Exception as error:  # noqa: BLE001 - every error gets an answer
             self._fail(error)
 
     async def _slow(self, outcome: Outcome) -> Answer:
-        return await write.answer_entry(self._ask, self._log, self._submission, outcome)
+        return await write.answer_entry(self.post.ask, self.post.log, self._submission, outcome)
 
     def _finish(self, answer: Answer) -> None:
         self._respond(answer)
-        self._service.count(self.route, answer.status, self._started)
+        self.post.service.count(self.route, answer.status, self._started)
 
     def _fail(self, error: Exception) -> None:
-        response = self._service.fail(self.route, error)
+        response = self.post.service.fail(self.route, error)
         self._respond(response)
-        self._service.count(self.route, response.status_code, self._started)
+        self.post.service.count(self.route, response.status_code, self._started)
 
 
 class Entry(Append):
@@ -225,8 +235,8 @@ class Entry(Append):
     route = _BY_PATH["POST", "/entries"]
 
     def _answer(self, outcome: Outcome) -> Answer | None:
-        receipt = self._log.receipt_now(self._submission, outcome)
-        return None if receipt is None else write.entry_answer(self._ask, outcome, receipt)
+        receipt = self.post.log.receipt_now(self._submission, outcome)
+        return None if receipt is None else write.entry_answer(self.post.ask, outcome, receipt)
 
 
 class Plain(Append):
@@ -236,7 +246,7 @@ class Plain(Append):
     route = _BY_PATH["POST", "/add"]
 
     def _answer(self, outcome: Outcome) -> Answer | None:
-        if not self._log.note_now(self._submission, outcome):
+        if not self.post.log.note_now(self._submission, outcome):
             return None
         return write.plain_answer(outcome)
 

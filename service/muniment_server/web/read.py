@@ -20,12 +20,18 @@ from muniment_server.heads import NotThere
 from muniment_server.log import Log
 from muniment_server.reading import Proof
 from muniment_server.receipts import hex_list
-from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, Header
+from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask
 from muniment_server.web.request import Caller, Query, wants_text
 from muniment_server.web.write import form_of
 
-IMMUTABLE: Header = (b"cache-control", b"public, max-age=604800, immutable")
-PRIVATE: Header = (b"cache-control", b"private, max-age=604800, immutable")
+_ANYBODY = b"access-control-allow-origin: *\r\n"
+_CHECK_AGAIN = b"cache-control: no-cache\r\n"
+# By whether a log is public: any page may read that, and any cache keep it.
+_FRESH = {True: _ANYBODY + _CHECK_AGAIN, False: _CHECK_AGAIN}
+_FOR_GOOD = {
+    True: _ANYBODY + b"cache-control: public, max-age=604800, immutable\r\n",
+    False: b"cache-control: private, max-age=604800, immutable\r\n",
+}
 
 
 def json_answer(log: Log, value: Any) -> Answer:
@@ -33,18 +39,19 @@ def json_answer(log: Log, value: Any) -> Answer:
     return Answer(orjson.dumps(value), JSON, 200, fresh(log))
 
 
-_ANYBODY: tuple[Header, ...] = ((b"access-control-allow-origin", b"*"),)
-_CHECK_AGAIN: Header = (b"cache-control", b"no-cache")
-
-
-def cors(log: Log) -> tuple[Header, ...]:
-    """Return the header fields that let any page read a public log."""
-    return _ANYBODY if log.row.public else ()
-
-
-def fresh(log: Log) -> tuple[Header, ...]:
+def fresh(log: Log) -> bytes:
     """Return the header fields of an answer that may be another one next time."""
-    return (*cors(log), _CHECK_AGAIN)
+    return _FRESH[log.row.public]
+
+
+def for_good(log: Log) -> bytes:
+    """Return the header fields of an answer that never changes."""
+    return _FOR_GOOD[log.row.public]
+
+
+def tagged(log: Log, tag: str) -> bytes:
+    """Return the header fields of an answer that `tag` tells from a later one."""
+    return fresh(log) + b"etag: %b\r\n" % tag.encode()
 
 
 def check_readable(log: Log, caller: Caller) -> None:
@@ -93,7 +100,7 @@ async def get_receipt(ask: Ask, log: Log, caller: Caller) -> Answer:
     receipt = await log.receipt(_index(ask), size, secrets=_may_open(log, caller))
     if anchored:
         receipt = replace(receipt, anchors=(await log.anchor_of(_index(ask)),))
-    return Answer(*form_of(ask, receipt), 200, (*fresh(log), (b"vary", b"Accept")))
+    return Answer(*form_of(ask, receipt), 200, fresh(log) + b"vary: Accept\r\n")
 
 
 # --- proofs -------------------------------------------------------------------------------------------------------------
@@ -203,10 +210,10 @@ async def get_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
     note = found.note
     log.note("served", size=found.size, since=since)
     tag = f'"{sha256(note.encode()).hexdigest()[:32]}"'
-    headers = (*fresh(log), (b"etag", tag.encode()))
+    fields = tagged(log, tag)
     if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
-        return Answer(b"", TEXT, 304, headers)
-    return Answer(note.encode(), TEXT, 200, headers)
+        return Answer(b"", TEXT, 304, fields)
+    return Answer(note.encode(), TEXT, 200, fields)
 
 
 def _file(ask: Ask, log: Log, caller: Caller) -> Tile | Bundle:
@@ -218,7 +225,7 @@ def _file(ask: Ask, log: Log, caller: Caller) -> Tile | Bundle:
 
 def file_answer(log: Log, data: bytes) -> Answer:
     """Return the answer that is a file of the log."""
-    return Answer(data, OCTETS, 200, (*cors(log), IMMUTABLE if log.row.public else PRIVATE))
+    return Answer(data, OCTETS, 200, for_good(log))
 
 
 def file_now(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer | None:

@@ -39,6 +39,7 @@ class Access:
         self._keys: dict[bytes, ApiKeyRow] = {}
         self._nobody: dict[int, Caller] = {}  # a caller without a key, by log
         self._asked = False  # whether a key was ever made, also one that is revoked by now
+        self.edition = 0  # how often the keys were read
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
         self._refresh: asyncio.Task[None] | None = None
@@ -54,6 +55,7 @@ class Access:
                 self._keys = {row.digest: row for row in rows if row.revoked_at is None}
                 self._asked = bool(rows)
                 self._nobody = {}
+                self.edition += 1
                 self._read_at = now
 
     async def _read_beside(self) -> None:
@@ -63,6 +65,10 @@ class Access:
             get_logger().debug("keys not read", error=str(error))
         finally:
             self._refresh = None
+
+    def holds(self, edition: int) -> bool:
+        """Tell whether a caller that :meth:`caller_now` found in this edition is who it was, and the keys need not be read again."""
+        return edition == self.edition and time.monotonic() - self._read_at < _KEYS_AGAIN
 
     def caller_now(self, headers: Headers, log: Log) -> Caller | None:
         """Return who is calling about `log`; None when the keys have to be read first. Raises Refused as :meth:`caller`."""

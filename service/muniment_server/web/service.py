@@ -37,7 +37,7 @@ class Service:
         self.access: Access
         self._anchoring = Anchoring(settings, metrics)
         self._started = False
-        self._timers: dict[tuple[str, str, int], Any] = {}
+        self._timers: dict[tuple[int, int], Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -88,10 +88,10 @@ class Service:
 
     def count(self, route: Route, status: int, started: float) -> None:
         """Count an answered request; `started` is a time of time.perf_counter."""
-        timer = self._timers.get((route.method, route.path, status))
+        timer = self._timers.get((id(route), status))
         if timer is None:
             timer = self.metrics.request_seconds.labels(f"{route.method} {route.path}", status)
-            self._timers[route.method, route.path, status] = timer
+            self._timers[id(route), status] = timer
         timer.observe(time.perf_counter() - started)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

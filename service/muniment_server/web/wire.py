@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -46,13 +46,12 @@ class Outbox:
 def encode(answer: Answer | Response, defaults: Sequence[Header], *, keep_alive: bool) -> bytes:
     """Return an answer as it goes out: what uvicorn writes of the same answer of an application."""
     if isinstance(answer, Response):
-        status, body, own, last = answer.status_code, bytes(answer.body), tuple(answer.raw_headers), b""
+        status, body, fields = answer.status_code, bytes(answer.body), _lines(answer.raw_headers)
     else:
-        body, media_type, status, own = answer
-        last = b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type.encode())
-    lines = b"".join([_defaults(defaults), *[b"%b: %b\r\n" % field for field in own], last])
+        body, media_type, status, fields = answer
+        fields += b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type.encode())
     end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-    return b"".join((STATUS_LINE[status], lines, end, body))
+    return b"".join((STATUS_LINE[status], _defaults(defaults), fields, end, body))
 
 
 def encode_last(response: Response) -> bytes:
@@ -67,5 +66,9 @@ def _defaults(fields: Sequence[Header]) -> bytes:
     """Return the fields that stand in every answer: the date. uvicorn makes a new list each second."""
     global _last_defaults  # noqa: PLW0603 - one for the process, as uvicorn's own
     if _last_defaults[0] is not fields:
-        _last_defaults = (fields, b"".join([b"%b: %b\r\n" % field for field in fields]))
+        _last_defaults = (fields, _lines(fields))
     return _last_defaults[1]
+
+
+def _lines(fields: Iterable[Header]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])

@@ -13,7 +13,7 @@ from muniment.tiles import MAX_ENTRY, iter_bundle
 from muniment_server.admission import Draft, Refused, draft_event, draft_raw
 from muniment_server.log import Log
 from muniment_server.submission import Outcome, Submission
-from muniment_server.web.ask import JSON, TEXT, Answer, Ask, Header
+from muniment_server.web.ask import JSON, TEXT, Answer, Ask
 from muniment_server.web.request import Caller, Query, idempotency_key, media_type, read_body, too_large, wants_text
 
 _JSON = ("application/json", "text/json")
@@ -44,8 +44,9 @@ def entry_submission(ask: Ask, log: Log, caller: Caller, body: bytes) -> Submiss
 
 def entry_answer(ask: Ask, outcome: Outcome, receipt: bytes, media_type: str = JSON) -> Answer:
     """Return the answer to a POST /entries."""
-    location = b"%b/entries/%d" % (ask.raw_path.rpartition(b"/entries")[0], outcome.indices[0])
-    return Answer(receipt, media_type, 201 if outcome.new else 200, (*_headers(outcome), (b"location", location)))
+    path = ask.raw_path.rpartition(b"/entries")[0]
+    fields = b"%blocation: %b/entries/%d\r\n" % (_FIELDS[outcome.replayed], path, outcome.indices[0])
+    return Answer(receipt, media_type, 201 if outcome.new else 200, fields)
 
 
 async def add_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
@@ -88,12 +89,8 @@ def _expect_type(ask: Ask, allowed: Sequence[str], example: str) -> None:
         )
 
 
-_NEW: tuple[Header, ...] = ((b"cache-control", b"no-store"),)
-_REPLAYED: tuple[Header, ...] = (*_NEW, (b"idempotency-replayed", b"true"))
-
-
-def _headers(outcome: Outcome) -> tuple[Header, ...]:
-    return _REPLAYED if outcome.replayed else _NEW
+# By whether an Idempotency-Key led to an earlier entry.
+_FIELDS = {False: b"cache-control: no-store\r\n", True: b"cache-control: no-store\r\nidempotency-replayed: true\r\n"}
 
 
 def form_of(ask: Ask, receipt: Receipt) -> tuple[bytes, str]:
@@ -125,7 +122,7 @@ async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
     if with_receipts:
         texts = await log.receipt_texts(submission, outcome)
         body = b"".join((body[:-1], b',"receipts":[', b",".join(texts), b"]}"))
-    return Answer(body, JSON, 201 if outcome.new else 200, _headers(outcome))
+    return Answer(body, JSON, 201 if outcome.new else 200, _FIELDS[outcome.replayed])
 
 
 def _check_count(count: int, limit: int) -> None:
@@ -219,4 +216,4 @@ async def add_plain(ask: Ask, log: Log, caller: Caller) -> Answer:
 
 def plain_answer(outcome: Outcome) -> Answer:
     """Return the answer to a POST /add."""
-    return Answer(b"%d" % outcome.indices[0], TEXT, 200, _headers(outcome))
+    return Answer(b"%d" % outcome.indices[0], TEXT, 200, _FIELDS[outcome.replayed])
