@@ -367,6 +367,15 @@ class Growth(NamedTuple):
         level, index, row, position = place(node)
         return hash_in(self.rows[level, index], row, position)
 
+    def then(self, later: Growth) -> Growth:
+        """Return this growth and `later`, which grew from its edge, as one."""
+        before = {(tile.level, tile.index): tile for tile in self.tiles}
+        tiles = []
+        for tile in later.tiles:
+            first = before.pop((tile.level, tile.index), tile)
+            tiles.append(TileGrowth(tile.level, tile.index, first.old_width, tile.data))
+        return Growth(later.edge, [*before.values(), *tiles], self.rows | later.rows)
+
 
 def _widen(rows: TileRows, hashes: bytes) -> None:
     """Add hashes to a tile, as many as it has room for, and every inner node they complete."""

@@ -217,7 +217,7 @@ class Log(Reader):
             return
         ends = sorted({0, len(outcome.indices) - 1})
         indices = [outcome.indices[at] for at in ends]
-        leaves = [outcome.leaves[at] for at in ends] if outcome.leaves else ()
+        leaves = [outcome.leaves[at] for at in ends] if outcome.leaves else []
         some = Submission([submission.drafts[at] for at in ends])
         for at, receipt in zip(
             ends, await self.receipts(some, replace(outcome, indices=indices, leaves=leaves)), strict=True

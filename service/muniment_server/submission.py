@@ -74,8 +74,8 @@ class Outcome:
     receipts of new entries; `replayed` says that an Idempotency-Key led to entries of an earlier submission.
     """
 
-    indices: Sequence[int]
-    leaves: Sequence[bytes]
+    indices: list[int]
+    leaves: list[bytes]
     new: int
     signed: Signed = UNSIGNED
     maker: Maker | None = None
@@ -102,25 +102,26 @@ class Round:
         """
         if stored is not None:
             return _replay(submission, stored)
-        before = len(self.entries)
-        indices, leaves = self._place(submission[0])
-        new = len(self.entries) - before
+        outcome = Outcome([], [], 0)
+        self.place(submission[0], outcome)
         if submission[2] is not None:
-            self._remember(submission, indices[0], new, ttl)
-        return Outcome(indices, leaves, new)
+            self.remember(submission, outcome, ttl)
+        return outcome
 
-    def _remember(self, submission: Submission, index: int, new: int, ttl: int) -> None:
+    def remember(self, submission: Submission, outcome: Outcome, ttl: int) -> None:
+        """Keep the Idempotency-Key of a submission, if it has one, for `ttl` milliseconds."""
         first = submission.drafts[0]
         if submission.key is not None and isinstance(first, EventDraft):
-            mark = submission.fingerprint(first.seed)
-            self.keys.append(IdempotencyRow(submission.caller, submission.key, mark, index, new, self.stamp + ttl))
+            mark, until = submission.fingerprint(first.seed), self.stamp + ttl
+            row = IdempotencyRow(submission.caller, submission.key, mark, outcome.indices[0], outcome.new, until)
+            self.keys.append(row)
 
-    def _place(self, drafts: Sequence[Draft]) -> tuple[list[int], list[bytes]]:
-        """Give each draft its index; return these and the leaves."""
-        indices: list[int] = []
-        leaves: list[bytes] = []
+    def place(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
+        """Give each draft its index, and tell the outcome."""
+        indices, leaves = outcome.indices, outcome.leaves
         known, entries, hashes = self.known, self.entries, self.hashes
-        following = self.first + len(entries)
+        before = len(entries)
+        following = self.first + before
         for draft in drafts:
             kind = type(draft)
             if kind is RawDraft:
@@ -142,7 +143,7 @@ class Round:
                 following += 1
             indices.append(index)
             leaves.append(leaf)
-        return indices, leaves
+        outcome.new += len(entries) - before
 
 
 def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:
@@ -154,4 +155,4 @@ def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:
             "this Idempotency-Key was used for another body",
             "Use a new key for a new event; repeat a request with exactly the same body.",
         )
-    return Outcome(range(row.first_index, row.first_index + row.count), (), 0, replayed=True)
+    return Outcome(list(range(row.first_index, row.first_index + row.count)), [], 0, replayed=True)

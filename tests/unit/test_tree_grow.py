@@ -264,3 +264,16 @@ def test_fold_is_the_root_of_its_parts() -> None:
     for low, high in ((0, 1), (0, 7), (0, 600), (512, 1000)):
         parts = [tree.mth(node.index << node.height, node.index + 1 << node.height) for node in nodes_of(low, high)]
         assert fold(parts) == tree.mth(low, high)
+
+
+@given(st.integers(0, 1200), st.lists(st.integers(0, 300), min_size=1, max_size=8))
+def test_growths_one_after_the_other_are_one_growth(start: int, parts: list[int]) -> None:
+    hashes, edge = large_hashes(), grow(Edge(), large_hashes()[:start]).edge
+    joined = grow(edge, hashes[start : start + parts[0]])
+    for part in parts[1:]:
+        size = joined.edge.size
+        joined = joined.then(grow(joined.edge, hashes[size : size + part]))
+    at_once = grow(edge, hashes[start : start + sum(parts)])
+    assert same(joined.edge, at_once.edge)
+    assert sorted(joined.tiles) == sorted(at_once.tiles)
+    assert joined.rows == at_once.rows
