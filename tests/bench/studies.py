@@ -74,7 +74,7 @@ class Studies:
         rate = _QUIET_READS * self.capacity["proof"]
         alone = self._load(self.own, "proof", _READERS, rate)
         offered = _OVERLOAD * self.capacity["raw-batch"]
-        with closing(OwnGenerator()) as writer, ThreadPoolExecutor(1) as threads:
+        with closing(OwnGenerator(nice=19)) as writer, ThreadPoolExecutor(1) as threads:
             writing = threads.submit(self._load, writer, "raw-batch", _WRITERS, offered)
             beside = self._load(self.own, "proof", _READERS, rate)
             written = writing.result()
