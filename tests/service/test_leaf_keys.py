@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -62,6 +63,27 @@ def test_entries_with_the_same_key_are_all_kept():
     assert recent.holds([7]), "the one behind the step"
     assert list(dict.fromkeys(recent.find([7]))) == [STEP]
     assert recent.holds([1 << 60]), "of another span"
+
+
+def test_what_only_looks_like_a_key_is_none():
+    first, second = b"\x10" * 7 + b"\x20", b"\x10" * 8
+    recent = Recent(0)
+    recent.add(int.from_bytes(key) for key in (first, second))
+    shifted = [int.from_bytes((first + bytes(8) + second)[at : at + 8]) for at in range(1, 16)]
+    assert not recent.holds(shifted)
+    assert not list(recent.find(shifted))
+    assert recent.holds([*shifted, int.from_bytes(second)])
+
+
+def test_keys_take_little_memory():
+    rng = random.Random(1)
+    tracemalloc.start()
+    recent = Recent(0)
+    for _ in range(SPANS):
+        recent.add(rng.getrandbits(64) - (1 << 63) for _ in range(STEP))
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 40 * SPANS * STEP
 
 
 # --- in the database -----------------------------------------------------------------------------------------------------

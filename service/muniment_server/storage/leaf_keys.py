@@ -10,9 +10,14 @@ steps, and the entries themselves say the rest: after a crash the keys of the la
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
 
 SPANS = 64
 STEP = 1024
+_BUCKETS = 64
+"""Of each span. With so many a look-up goes through some ten rows."""
+_KEY = Struct(">q")
+_ROW = Struct(">qq")
 
 Row = tuple[int, int]
 """A leaf key, and the index of an entry that has it."""
@@ -32,54 +37,62 @@ class Recent:
     """The leaf keys of the last entries of one log: all that are not in the table, and some that are.
 
     Made for the entries from :func:`floor_of` `steps` on, of which :meth:`add` has to be told in order. Only the writer changes it,
-    after a commit; others may look up at any time.
+    after a commit; others may look up at any time. There can be 65,536 rows: as bytes they take a megabyte, as objects six.
     """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.size = floor_of(steps)
-        self._spans: list[dict[int, int]] = [{} for _ in range(SPANS)]
-        self._twins: tuple[Row, ...] = ()  # keys are 8 bytes of a hash: who tries can find two leaves with the same one
+        self._buckets = [
+            bytearray() for _ in range(SPANS * _BUCKETS)
+        ]  # by the highest bits of the key; lowest index first
 
     def add(self, keys: Iterable[int]) -> None:
         """Take the keys of the entries from `size` on."""
-        index, spans = self.size, self._spans
+        index, buckets, pack = self.size, self._buckets, _ROW.pack
         for index, key in enumerate(keys, self.size):
-            if spans[key >> 58 & SPANS - 1].setdefault(key, index) != index:
-                self._twins += ((key, index),)
+            buckets[key >> 52 & 4095] += pack(key, index)
             self.size = index + 1  # last: whoever reads a size finds all entries below it
 
-    def holds(self, keys: Iterable[int]) -> bool:
+    def holds(self, keys: Sequence[int]) -> bool:
         """Tell whether an entry here has one of these keys."""
-        spans = self._spans
-        return any([key in spans[key >> 58 & SPANS - 1] for key in keys])
+        buckets, pack = self._buckets, _KEY.pack
+        # The end of one row and the beginning of the next can look like a key as well.
+        likely = [key for key in keys if pack(key) in buckets[key >> 52 & 4095]]
+        return next(self.find(likely), None) is not None
 
     def find(self, keys: Iterable[int]) -> Iterator[int]:
         """Yield the indices of the entries here that have one of these keys."""
-        wanted = set(keys)
-        for key in wanted:
-            index = self._spans[span_of(key)].get(key)
-            if index is not None:
-                yield index
-        yield from (index for key, index in self._twins if key in wanted)
+        for key in set(keys):
+            bucket, wanted = self._buckets[key >> 52 & 4095], _KEY.pack(key)
+            at = bucket.find(wanted)
+            while at >= 0:
+                if at % _ROW.size == 0:
+                    yield _ROW.unpack_from(bucket, at)[1]
+                at = bucket.find(wanted, at + 1)
 
     def due(self) -> list[Row]:
         """Return the rows, in the order of the table, that are to be carried over now: of every step that the log has grown by."""
         rows: list[Row] = []
         for step in range(self.steps, self.size // STEP):
-            rows += self._of_step(step)
+            stop = (step + 1) * STEP
+            for bucket in self._of_step(step):
+                rows += [row for row in _ROW.iter_unpack(bucket) if stop - SPANS * STEP <= row[1] < stop]
         return sorted(rows)
 
     def carried(self) -> None:
         """Forget what :meth:`due` returned: it is in the table."""
         for step in range(self.steps, self.size // STEP):
-            span, stop = step % SPANS, (step + 1) * STEP
-            self._twins = tuple(row for row in self._twins if span_of(row[0]) != span or row[1] >= stop)
-            kept = {key: index for key, index in self._spans[span].items() if index >= stop}
-            self._spans[span] = dict(row for row in self._twins if span_of(row[0]) == span) | kept
+            stop = (step + 1) * STEP
+            first = step % SPANS * _BUCKETS
+            self._buckets[first : first + _BUCKETS] = [_from(bucket, stop) for bucket in self._of_step(step)]
         self.steps = max(self.steps, self.size // STEP)
 
-    def _of_step(self, step: int) -> Sequence[Row]:
-        span, stop = step % SPANS, (step + 1) * STEP
-        twins = (row for row in self._twins if span_of(row[0]) == span)
-        return [row for row in (*self._spans[span].items(), *twins) if stop - SPANS * STEP <= row[1] < stop]
+    def _of_step(self, step: int) -> list[bytearray]:
+        first = step % SPANS * _BUCKETS
+        return self._buckets[first : first + _BUCKETS]
+
+
+def _from(bucket: bytearray, start: int) -> bytearray:
+    """Return the rows of a bucket whose index is `start` or more, which are its last ones."""
+    return bytearray(b"".join([_ROW.pack(*row) for row in _ROW.iter_unpack(bucket) if row[1] >= start]))
