@@ -126,7 +126,7 @@ def _plain_event(body: bytes) -> tuple[dict[str, Any], bytes] | None:
         return None
     # No shorter than the input: then nothing was dropped, so no name occurred twice.
     payload = _fast_canonical(value)
-    return (value, payload) if len(payload) == len(body) else None
+    return (value, _compact(payload)) if len(payload) == len(body) else None
 
 
 def _is_simple(text: bytes) -> bool:
@@ -159,6 +159,11 @@ def _fast_canonical(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def _compact(text: bytes) -> bytes:
+    """Return a copy that takes no more memory than its bytes: what orjson returns holds 4 kB, and a queue has thousands of them."""
+    return b"%b" % text
+
+
 def _commit(value: dict[str, Any], payload: bytes, seed: bytes, canonical: Callable[[Any], bytes]) -> EventDraft:
     names = sorted(value) if payload.isascii() else sorted(value, key=lambda name: name.encode("utf-16-be"))
     # HMAC-SHA-256 by hand (RFC 2104): the library sets up its machinery anew for each call, eight times the cost of the hashing.
@@ -172,7 +177,7 @@ def _commit(value: dict[str, Any], payload: bytes, seed: bytes, canonical: Calla
         text = b2a_base64(canonical([salt, name, value[name]]), newline=False).translate(_URLSAFE).rstrip(b"=")
         disclosures.append(text.decode())
         members[name] = b2a_base64(sha256(text).digest()).translate(_URLSAFE)[:43].decode()
-    opening = canonical({"alg": "sha-256", "members": members})
+    opening = _compact(canonical({"alg": "sha-256", "members": members}))
     digest = b2a_base64(sha256(opening).digest()).translate(_URLSAFE)[:43].decode()
     return EventDraft(payload, seed, disclosures, members, opening, digest)
 

@@ -142,6 +142,7 @@ class Batcher:
                 batch = self._take()
                 self._depth.set(self._entries)
                 await self._tell(zip(batch, await self._answers(batch), strict=True))
+                del batch  # otherwise a large one would stay in memory until the next one comes
                 # Those who were answered may have sent the next request by now: it goes into the next batch, not the one after it.
                 # A batch has its price, whatever is in it.
                 await asyncio.sleep(0)

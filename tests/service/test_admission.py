@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import json
+import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
 from types import SimpleNamespace
@@ -208,6 +209,16 @@ def test_salts_are_those_of_the_definition(seed: bytes, name: str):
     opened = definition.Disclosure.parse(disclosure)
     assert opened.salt == b64url(hmac.digest(seed, name.encode(), "sha256")[:16]) == definition.salt_of(seed, name)
     assert draft.members == {name: b64url(sha256(disclosure.encode()).digest())}
+
+
+def test_a_draft_takes_no_more_memory_than_what_is_in_it():
+    body = b'{"action":"%b"}' % (b"x" * 300)
+    draft_event(body)  # what is made once
+    tracemalloc.start()
+    drafts = [draft_event(body) for _ in range(100)]
+    taken = tracemalloc.get_traced_memory()[0] / len(drafts)
+    tracemalloc.stop()
+    assert taken < 2_500, "orjson leaves 4 kB to each of its texts"
 
 
 def test_no_two_drafts_share_a_seed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from muniment_server.admission import Refused
 from muniment_server.batcher import Batcher
 from muniment_server.sequencer import ClockRefused, ReadOnly
 from muniment_server.storage import HeadMoved, OutcomeUnknown, StoreError, StoreUnavailable
-from muniment_server.submission import Outcome, Signed, Submission
+from muniment_server.submission import Draft, Outcome, Signed, Submission
 from muniment_server.telemetry import Metrics
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
@@ -409,6 +410,25 @@ async def test_close_of_an_idle_batcher_returns(make):
     batcher = make()
     await asyncio.wait_for(batcher.close(), 5)
     assert (await refusal(batcher.submit(raw(b"a")))).code == "shutting_down"
+
+
+async def test_what_was_answered_is_not_kept_until_the_next_batch(make, sequencer: Sequencer):
+    batcher = make()
+
+    class Drafts(list[Draft]):
+        """Drafts that can be watched."""
+
+    drafts = Drafts(raw(b"0").drafts)
+    watched = weakref.ref(drafts)
+    answered = go(batcher, Submission(drafts))
+    del drafts
+    await settle()
+    sequencer.batches.clear()
+    sequencer.release()
+    await answered
+    del answered
+    await settle()
+    assert watched() is None
 
 
 # --- on a real log ------------------------------------------------------------------------------------------------------

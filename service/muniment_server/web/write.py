@@ -112,6 +112,7 @@ async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
     async with log.drafting:
         log.check_room()  # by now others may have taken it
         drafts = await (_raw_drafts if log.row.kind == "raw" else _event_drafts)(body, log)
+    del body  # the drafts have copies, and may wait for their turn
     # Equal leaves of a raw log are equal entries: nothing to remember.
     key = None if log.row.kind == "raw" else idempotency_key(ask)
     submission = Submission(drafts, caller.name, key)
