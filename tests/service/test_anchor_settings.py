@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from muniment_server.catalog import SetupError
 from muniment_server.settings import SettingsError, read_settings
 from muniment_server.storage import StoreUnavailable
 from muniment_server.telemetry import Metrics
+from muniment_server.web.service import anchoring_of
 from tests.bitcoin.chain import Chain
 
 # --- schedule ------------------------------------------------------------------------------------------------------------
@@ -210,10 +213,17 @@ async def test_whatever_goes_wrong_is_tried_again_and_never_escapes(monkeypatch:
 
 
 @pytest.mark.parametrize("flags", [{}, {"anchor": True, "read_only": True}])
-async def test_a_server_that_is_not_to_anchor_starts_nothing(tmp_path: Path, flags: dict):
-    anchoring = Anchoring(read_settings({"data": tmp_path, **flags}, {}), Metrics())
-    before = len(asyncio.all_tasks())
-    await anchoring.start(SimpleNamespace(logs=lambda: 1 / 0))
-    await asyncio.sleep(0)
-    assert len(asyncio.all_tasks()) == before
-    await anchoring.close()
+def test_a_server_that_is_not_to_anchor_has_no_anchorers(tmp_path: Path, flags: dict[str, bool]):
+    assert anchoring_of(read_settings({"data": tmp_path, **flags}, {}), Metrics()) is None
+
+
+def test_a_server_that_is_to_anchor_has_anchorers(tmp_path: Path):
+    assert isinstance(anchoring_of(read_settings({"data": tmp_path, "anchor": True}, {}), Metrics()), Anchoring)
+
+
+def test_what_only_anchoring_needs_is_loaded_where_logs_are_anchored():
+    code = "import sys, muniment_server.app, muniment_server.web.protocol; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    )
+    assert not loaded & {"httpx", "opentimestamps", "bitcoin", "muniment_server.anchorer.running"}

@@ -10,10 +10,10 @@ from dataclasses import replace
 from random import SystemRandom
 
 from muniment.anchor.sources import HeaderSource
-from muniment_server.anchorer import rows
 from muniment_server.anchorer.anchorer import Anchorer
 from muniment_server.anchorer.calendar import new_client
 from muniment_server.anchorer.running import calendars_of, options_of
+from muniment_server.anchorer.states import OPEN
 from muniment_server.settings import Settings
 from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, LogRow, Store
 
@@ -76,7 +76,7 @@ async def retry(store: Store, log: LogRow, anchorer: Anchorer) -> list[AnchorRow
 async def open_anchors(store: Store, log: LogRow) -> list[AnchorRow]:
     """Return every anchor that is neither confirmed nor superseded. Raises StoreError."""
     found: list[AnchorRow] = []
-    while page := await store.anchors(log.log_id, found[-1].tree_size + 1 if found else 0, _PAGE, rows.OPEN):
+    while page := await store.anchors(log.log_id, found[-1].tree_size + 1 if found else 0, _PAGE, OPEN):
         found += page
     return found
 

@@ -22,22 +22,9 @@ from muniment.anchor.proof import Pending, merge_submission, merge_upgrade, repl
 from muniment.anchor.uri import origin_of
 from muniment.errors import BadTimestamp
 from muniment_server.anchorer.schedule import MAX_ATTEMPTS, block_delay, poll_delay, retry_delay
-from muniment_server.storage import HELD, AnchorRow, CalendarRow
+from muniment_server.storage import AnchorRow, CalendarRow
 
 MIN_DEPTH = 6
-OPEN = ("queued", "pending", "complete")
-EXPLANATIONS = {
-    "queued": "frozen, and not with any calendar yet; proves nothing yet",
-    "pending": "a calendar's promise; proves nothing yet",
-    "complete": "a path to a Bitcoin block; not deep enough yet, or not checked here",
-    "confirmed": "existed before this Bitcoin block, whose header was checked here",
-    "superseded": "never reached a calendar; a newer checkpoint was anchored instead",
-}
-
-
-def is_degraded(row: AnchorRow, calendars: Sequence[CalendarRow], held: int) -> bool:
-    """Tell whether fewer than `held` calendars hold an anchor that still needs them."""
-    return row.state in ("queued", "pending") and sum(one.state in HELD for one in calendars) < held
 
 
 # --- submitting ---------------------------------------------------------------------------------------------------------

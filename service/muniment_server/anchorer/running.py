@@ -179,7 +179,7 @@ class Running:
 
 
 class Anchoring:
-    """All anchorers of a server. Nothing happens when the settings switch anchoring off, or this server only reads."""
+    """All anchorers of a server, for settings that do not switch anchoring off."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
@@ -192,8 +192,6 @@ class Anchoring:
     async def start(self, catalog: Catalog) -> None:
         """Start an anchorer for each open log, and for each that is made later. Raises SetupError."""
         settings = self._settings
-        if not settings.anchor or settings.read_only:
-            return
         source = await asyncio.to_thread(source_of, settings)
         if source is None:
             get_logger().warning("anchors cannot be confirmed: no setting names a source of block headers")

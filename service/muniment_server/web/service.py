@@ -8,12 +8,11 @@ import logging
 import resource
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from muniment_server.anchorer.running import Anchoring
 from muniment_server.catalog import DEFAULT_LOG, Catalog, open_store
 from muniment_server.settings import Settings
 from muniment_server.storage import StoreUnavailable
@@ -22,6 +21,9 @@ from muniment_server.web import errors, read
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Access
 from muniment_server.web.routes import Route
+
+if TYPE_CHECKING:
+    from muniment_server.anchorer.running import Anchoring
 
 _MAX_BACKOFF = 2.0  # a database that is back is to be used within five seconds
 _FILES = 65_536
@@ -35,7 +37,7 @@ class Service:
         self.metrics = metrics
         self.catalog: Catalog
         self.access: Access
-        self._anchoring = Anchoring(settings, metrics)
+        self._anchoring = anchoring_of(settings, metrics)
         self._started = False
         self._timers: dict[tuple[int, int], Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,7 +63,8 @@ class Service:
                 delay = min(2 * delay, _MAX_BACKOFF)
         self.access = Access(self.catalog)
         try:
-            await self._anchoring.start(self.catalog)
+            if self._anchoring:
+                await self._anchoring.start(self.catalog)
         except BaseException:
             await self.catalog.close()
             raise
@@ -69,7 +72,8 @@ class Service:
 
     async def close(self) -> None:
         """Stop the followers, answer everything that was taken, and close the database."""
-        await self._anchoring.close()
+        if self._anchoring:
+            await self._anchoring.close()
         await self.catalog.close()
 
     async def _handle(self, route: Route, ask: Ask) -> Response:
@@ -113,6 +117,15 @@ class Service:
             return response
 
         return endpoint
+
+
+def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:
+    """Return what anchors the logs of this server; None when the settings switch that off, or it only reads."""
+    if not settings.anchor or settings.read_only:
+        return None
+    from muniment_server.anchorer.running import Anchoring  # noqa: PLC0415 - 6 MB that others do without
+
+    return Anchoring(settings, metrics)
 
 
 def _raise_file_limit() -> None:
