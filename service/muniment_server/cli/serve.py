@@ -29,8 +29,10 @@ def serve(**flags: Any) -> None:
     \b
     Example: muniment-server serve --data ./log-data --port 8080
     """
+    from muniment_server.cli.malloc import give_memory_back
     from muniment_server.telemetry import Metrics, configure_logging
 
+    give_memory_back()
     settings = settings_from(**flags)
     need_instance(settings)
     configure_logging(settings.log_format, settings.log_level)
