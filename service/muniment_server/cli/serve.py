@@ -29,10 +29,12 @@ def serve(**flags: Any) -> None:
     \b
     Example: muniment-server serve --data ./log-data --port 8080
     """
-    from muniment_server.cli.malloc import give_memory_back
-    from muniment_server.telemetry import Metrics, configure_logging
+    from muniment_server.cli.memory import give_memory_back, load_structlog
 
     give_memory_back()
+    load_structlog()
+    from muniment_server.telemetry import Metrics, configure_logging
+
     settings = settings_from(**flags)
     need_instance(settings)
     configure_logging(settings.log_format, settings.log_level)
