@@ -55,7 +55,7 @@ _CHECKPOINT_PAGES = 4000
 """Pages of WAL (16 MB) after which a commit carries them over into the database: some milliseconds for those who wait for it. With the
 usual 1,000 pages that is more than one commit in a hundred, and most of the pages are the same few again and again."""
 _WRITTEN = 16
-"""Logs whose last leaf keys stay in memory, up to 6 MB for each. Those of other logs are read again with the next append: 50 ms."""
+"""Logs whose last leaf keys stay in memory, up to 1.5 MB for each. Those of other logs are read again with the next append: 50 ms."""
 _NICE = 5
 """Of the thread that writes."""
 _AT_ONCE = 512
