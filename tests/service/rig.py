@@ -34,7 +34,7 @@ NOW = 1_800_000_000_000
 """A time in milliseconds, where a test needs no real clock."""
 
 
-_PACKED = (
+_SQLITE = (
     (r"INTO entries VALUES \((.+?), (-?\d+), ", r"INTO entries (id, leaf_key, leaf) VALUES (((\1) << 40) + (\2), "),
     (
         r'INTO entries \(log_id, "index", leaf_key, leaf\) VALUES \((\d+), (\d+), ',
@@ -46,11 +46,41 @@ _PACKED = (
 )
 
 
-def packed(sql: str) -> str:
-    """Return a statement that writes rows of entries as SQLite has them: by one number for log and index, which only reads see apart."""
-    for pattern, replacement in _PACKED:
+# In Postgres log and index of an entry are not columns at all, its leaf key stands in an index alone, and a tile may have parts.
+_POSTGRES_ENTRIES = (
+    (r"\(([^()]+?), (-?\d+), -?\d+, (?='|\{)", r"((\1)::bigint * 1099511627776 + (\2), "),
+    (r' \(log_id, "index", leaf_key, leaf\)', " (id, leaf)"),
+    (r'ON CONFLICT \(log_id, "?index"?\)', "ON CONFLICT (id)"),
+    (r'SET "index" = (\d+)', r"SET id = (id >> 40 << 40) + \1"),
+    (r"SET log_id = (\d+) \+ 1", r"SET id = (\1 + 1) * 1099511627776 + (id & 1099511627775)"),
+    (r"\blog_id\b", "(id >> 40)::integer"),
+    (r'"index"|\be\.index\b', "(id & 1099511627775)"),
+    (r"\bleaf_key\b", "muniment_leaf_key(leaf)"),
+)
+_POSTGRES_TILES = (
+    (r"(INTO tiles VALUES \(.+?, \d+), (\d+), ", r"\1, 0, \2, "),
+    (r'(INTO tiles .*ON CONFLICT \(log_id, level, "index")', r"\1, part"),
+    (
+        r'(SELECT level, "index"), data (FROM tiles WHERE log_id = \d+)',
+        r"\1, string_agg(data, '' ORDER BY part) \2 GROUP BY level, index",
+    ),
+    (r"SELECT data (FROM tiles WHERE )", r"SELECT string_agg(data, '' ORDER BY part) \1"),
+)
+
+
+def packed(sql: str, engine: str = "sqlite") -> str:
+    """Return a statement about entries and tiles, written as if log and index were columns and tiles had no parts, as it is to be run."""
+    for pattern, replacement in _patterns(sql, engine):
         sql = re.sub(pattern, replacement, sql)
     return sql
+
+
+def _patterns(sql: str, engine: str) -> tuple[tuple[str, str], ...]:
+    if engine == "sqlite":
+        return _SQLITE
+    if re.search(r"\b(FROM|INTO|UPDATE) entries\b", sql):
+        return _POSTGRES_ENTRIES
+    return _POSTGRES_TILES
 
 
 @dataclass
@@ -84,7 +114,8 @@ class Rig:
         connection = await asyncpg.connect(self.database)
         try:
             async with connection.transaction(isolation="repeatable_read"):
-                return [[tuple(row) for row in await connection.fetch(statement)] for statement in statements]
+                packs = [packed(statement, "postgres") for statement in statements]
+                return [[tuple(row) for row in await connection.fetch(statement)] for statement in packs]
         finally:
             await connection.close()
 

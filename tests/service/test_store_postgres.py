@@ -385,7 +385,7 @@ async def test_no_plan_of_a_young_database_reads_a_whole_log(rig: Rig):
             break
         await asyncio.sleep(0.05)
     assert 200 * batches <= found["entries_pkey"] <= 210 * batches, "each is read back once"
-    assert found["tiles_pkey"] <= 8 * batches
+    assert found["tiles_pkey"] <= 16 * batches, "some parts of the last tiles, in each append and read back"
     assert found["idempotency_pkey"] <= 4 * batches
     assert found["payloads_pkey"] <= 4 * batches
 

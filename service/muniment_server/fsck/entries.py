@@ -43,21 +43,21 @@ class Checked:
 def check_entries(
     log: LogRow, start: int, stop: int, rows: Sequence[Sequence[Any]], payloads: Mapping[int, StoredPayload]
 ) -> Checked:
-    """Check the stored rows (index, leaf_key, leaf) of [start, stop), and the payloads stored under these indices."""
+    """Check the stored rows of [start, stop), see Inspect.entry_rows, and the payloads stored under these indices."""
     checked = Checked()
-    seen = {index: (key, leaf) for index, key, leaf in rows} if len(rows) != stop - start else None
+    seen = {row[0]: row for row in rows} if len(rows) != stop - start else None
     for index in range(start, stop):
         if seen is None:
-            _, key, leaf = rows[index - start]
+            _, leaf, *keys = rows[index - start]
         elif index in seen:
-            key, leaf = seen[index]
+            _, leaf, *keys = seen[index]
         else:
             checked.hashes.append(None)
             checked.add("entry_missing", index, f"entry {index} is below the head, but not stored")
             continue
         value = sha256(b"\0" + leaf).digest()
         checked.hashes.append(value)
-        if key != leaf_key(value):
+        if keys and keys[0] != leaf_key(value):
             checked.add("leaf_key", index, f"the look-up key of entry {index} is not the start of its leaf hash")
         _check_leaf(checked, log, index, leaf, payloads.get(index))
     return checked

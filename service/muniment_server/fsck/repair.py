@@ -146,16 +146,15 @@ async def _write_postgres(url: str, log_id: int, changes: Changes) -> None:
 async def _write_all(connection: asyncpg.Connection[Any], log_id: int, changes: Changes) -> None:
     await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
     # Keeps appends out until the end of the transaction, and comes back with it when it fails.
-    await connection.execute("ALTER TABLE tiles DISABLE TRIGGER tiles_grow")
+    await connection.execute("ALTER TABLE tiles DISABLE TRIGGER tiles_append_only")
+    where = "log_id = $1 AND level = $2 AND index = $3"
     for (level, index), (old, new) in changes.items():
-        where = (log_id, level, index)
-        if old:
-            sql = "UPDATE tiles SET data = $4 WHERE log_id = $1 AND level = $2 AND index = $3 AND data = $5"
-            done = await connection.execute(sql, *where, new, old)
-        else:
-            done = await connection.execute(
-                "INSERT INTO tiles VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", *where, new
-            )
-        if not done.endswith(" 1"):
-            raise _changed(where)
-    await connection.execute("ALTER TABLE tiles ENABLE ALWAYS TRIGGER tiles_grow")
+        tile = (log_id, level, index)
+        sql = f"SELECT string_agg(data, '' ORDER BY part) FROM tiles WHERE {where}"  # noqa: S608 - composed of constants
+        if (await connection.fetchval(sql, *tile) or b"") != old:
+            raise _changed(tile)
+        await connection.execute(f"DELETE FROM tiles WHERE {where}", *tile)  # noqa: S608 - likewise
+        await connection.execute(
+            "INSERT INTO tiles (log_id, level, index, part, data) VALUES ($1, $2, $3, 0, $4)", *tile, new
+        )
+    await connection.execute("ALTER TABLE tiles ENABLE ALWAYS TRIGGER tiles_append_only")

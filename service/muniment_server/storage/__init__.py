@@ -283,7 +283,7 @@ class Inspect(Protocol):
     """Reads for whoever checks what is stored: rows as they are, wrong ones too."""
 
     async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
-        """Return (index, leaf_key, leaf) of the entries that are stored in [start, stop), in order."""
+        """Return (index, leaf) of the entries that are stored in [start, stop), in order; and the leaf key behind, where it is a column."""
 
     async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
         """Return (level, index, bytes) of up to `limit` tiles beyond `after`, a (level, index), in that order."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from muniment.hashing import RootHash
+from muniment.hashing import HASH_SIZE, RootHash
 from muniment.tiles import TILE_WIDTH, Tile
 from muniment_server.failpoints import step
 from muniment_server.storage import (
@@ -30,14 +30,22 @@ from muniment_server.storage import (
 )
 from muniment_server.storage.migrate import migrate_postgres, pending_postgres
 from muniment_server.storage.postgres_anchors import PostgresAnchors
+from muniment_server.storage.row_ids import MOST, row_id, row_ids
 
 OLDEST = 15
 _POOL = 8
 _WRITERS = 32
 _COMMAND_SECONDS = 30.0
 # Every statement here, and those of the triggers, finds its rows by primary key. A plan is kept as long as its connection, so one that
-# was made while a table was empty would go on reading the whole table while it grows, until somebody analyzes it.
-_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
+# was made while a table was empty would go on reading the whole table while it grows, until somebody analyzes it. Left alone, Postgres
+# plans small appends anew each time, which takes as long as a half of them.
+_PLANS = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+}
 _CONNECT_SECONDS = 10.0
 # Without these a commit that was answered may be gone, or half there, after a power cut or a failed fsync.
 _DURABLE = {"fsync": "on", "full_page_writes": "on", "data_sync_retry": "off", "zero_damaged_pages": "off"}
@@ -48,34 +56,43 @@ _FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClient
 # Errors of these classes are raised before the commit record: bad data, constraints, rollback, no resources, own triggers.
 _NOT_COMMITTED = ("21", "22", "23", "25", "40", "42", "53", "54", "55", "P0")
 
+_PART = 32
+"""Hashes of a part of a tile: see migration 0006."""
+
 _HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = $1"
 _EXPECTED = "log_id = $1 AND size = $2 AND root = $3 AND logged_at = $4 AND epoch = $5 AND guard_id = $6"
+# `id / {MOST}` and not a range of ids: the rows are to be found by leaf key, and the planner shall have no choice.
+_HAS_KEY = f"muniment_leaf_key(leaf) = ANY ({{}}::bigint[]) AND id / {MOST} = $1::integer"
 _APPEND = f"""
 WITH known AS (
-    SELECT FROM entries WHERE log_id = $1 AND leaf_key = ANY ($25::bigint[]) LIMIT 1
+    SELECT FROM entries WHERE {_HAS_KEY.format("$27")} LIMIT 1
 ), moved AS (
     UPDATE heads SET size = $7, root = $8, logged_at = $9, epoch = $10 WHERE {_EXPECTED} AND NOT EXISTS (SELECT FROM known)
     RETURNING log_id
 ), new_entries AS (
-    INSERT INTO entries (log_id, index, leaf_key, leaf)
-    SELECT moved.log_id, $2 + u.n - 1, u.leaf_key, u.leaf
-    FROM moved, unnest($11::bigint[], $12::bytea[]) WITH ORDINALITY AS u (leaf_key, leaf, n)
+    INSERT INTO entries (id, leaf)
+    SELECT $11::bigint + u.n - 1, u.leaf
+    FROM moved, unnest($12::bytea[]) WITH ORDINALITY AS u (leaf, n)
 ), new_payloads AS (
     INSERT INTO payloads (log_id, index, payload, seed)
     SELECT moved.log_id, u.index, u.payload, u.seed
     FROM moved, unnest($13::bigint[], $14::bytea[], $15::bytea[]) AS u (index, payload, seed)
 ), new_tiles AS (
-    INSERT INTO tiles (log_id, level, index, data)
-    SELECT moved.log_id, u.level, u.index, u.data
-    FROM moved, unnest($16::smallint[], $17::bigint[], $18::bytea[]) AS u (level, index, data)
-    ON CONFLICT (log_id, level, index) DO UPDATE SET data = excluded.data
+    INSERT INTO tiles (log_id, level, index, part, data)
+    SELECT moved.log_id, u.level, u.index, u.part, CASE WHEN before IS NOT DISTINCT FROM (
+        -- A tile that does not start as this writer thinks gets no data, which NOT NULL refuses: nothing is written.
+        SELECT string_agg(data, '' ORDER BY part) FROM tiles WHERE log_id = $1 AND level = u.level AND index = u.index
+    ) THEN u.data END
+    FROM moved, unnest($16::smallint[], $17::bigint[], $18::smallint[], $19::bytea[], $20::bytea[])
+        AS u (level, index, part, before, data)
+    ON CONFLICT (log_id, level, index, part) DO UPDATE SET data = tiles.data || excluded.data
 ), new_keys AS (
     INSERT INTO idempotency (log_id, caller, key, fingerprint, first_index, count, expires_at)
     SELECT moved.log_id, u.caller, u.key, u.fingerprint, u.first_index, u.count, u.expires_at
-    FROM moved, unnest($19::text[], $20::text[], $21::bytea[], $22::bigint[], $23::integer[], $24::bigint[])
+    FROM moved, unnest($21::text[], $22::text[], $23::bytea[], $24::bigint[], $25::integer[], $26::bigint[])
         AS u (caller, key, fingerprint, first_index, count, expires_at)
     ON CONFLICT (log_id, caller, key) DO UPDATE SET
-        -- A key still in use gets no fingerprint, which NOT NULL refuses: the whole statement fails, and nothing is written.
+        -- A key still in use gets no fingerprint, with the same effect.
         fingerprint = CASE WHEN idempotency.expires_at <= $9 THEN excluded.fingerprint END,
         first_index = excluded.first_index, count = excluded.count, expires_at = excluded.expires_at
 )
@@ -83,20 +100,20 @@ SELECT EXISTS (SELECT FROM moved) AS moved, EXISTS (SELECT FROM known) AS known
 """  # noqa: S608 - composed of constants
 _FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _ADOPT = f"UPDATE heads SET epoch = epoch + 1, guard_id = $7 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
-_LEAVES = "SELECT leaf FROM entries WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
+_LEAVES = "SELECT leaf FROM entries WHERE id >= $1 AND id < $2 ORDER BY id"
 # An int2 is sent in two bytes, big-endian.
 _BUNDLES = (
-    "SELECT u.index, b.data FROM unnest($2::bigint[]) AS u (index), LATERAL ("  # noqa: S608 - composed of constants
-    "SELECT string_agg(int2send(octet_length(leaf)::int2) || leaf, '' ORDER BY index) AS data FROM entries "
-    f"WHERE log_id = $1 AND index >= u.index * {TILE_WIDTH} AND index < (u.index + 1) * {TILE_WIDTH} "
-    f"AND octet_length(leaf) <= {SMALL_LEAF} HAVING count(*) = {TILE_WIDTH}) b"
+    "SELECT u.index, b.data FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (index, low, high), LATERAL ("  # noqa: S608 - constants
+    "SELECT string_agg(int2send(octet_length(leaf)::int2) || leaf, '' ORDER BY id) AS data FROM entries "
+    f"WHERE id >= u.low AND id < u.high AND octet_length(leaf) <= {SMALL_LEAF} HAVING count(*) = {TILE_WIDTH}) b"
+)
+_TILES = (
+    "SELECT u.level, u.index, t.data FROM unnest($2::smallint[], $3::bigint[]) AS u (level, index), LATERAL ("
+    "SELECT string_agg(data, '' ORDER BY part) AS data FROM tiles "
+    "WHERE log_id = $1 AND level = u.level AND index = u.index HAVING count(*) > 0) t"
 )
 # OFFSET 0 keeps the look-up of each row a query of its own. As a plain join, the planner reads all rows of the log once and compares
 # them, for as long as it believes that there are few.
-_TILES = (
-    "SELECT t.level, t.index, t.data FROM unnest($2::smallint[], $3::bigint[]) AS u (level, index), LATERAL ("
-    "SELECT * FROM tiles WHERE log_id = $1 AND level = u.level AND index = u.index OFFSET 0) t"
-)
 _KEYS = (
     "SELECT i.caller, i.key, fingerprint, first_index, count, expires_at, seed "
     "FROM unnest($2::text[], $3::text[]) AS u (caller, key), LATERAL ("
@@ -106,7 +123,7 @@ _KEYS = (
 )
 _REREAD = (
     f"{_TILES} "  # noqa: S608 - composed of constants
-    "UNION ALL SELECT -1, index, leaf FROM entries WHERE log_id = $1 AND index >= $4 AND index < $5"
+    "UNION ALL SELECT -1, id, leaf FROM entries WHERE id >= $4 AND id < $5"
 )
 # A role or database may have other defaults: an answer before the commit is on disk, or no word of a replica that was not waited for.
 _WRITER_SETTINGS = """
@@ -352,17 +369,19 @@ class PostgresStore(PostgresAnchors):
     ) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
         """See storage.Read."""
         levels, indices = [tile.level for tile in tiles], [tile.index for tile in tiles]
-        rows = await self._all(_REREAD, log_id, levels, indices, start, stop)
-        leaves = sorted((index, data) for level, index, data in rows if level < 0)
+        rows = await self._all(_REREAD, log_id, levels, indices, *row_ids(log_id, start, stop))
+        leaves = sorted((id_, data) for level, id_, data in rows if level < 0)
         return [leaf for _, leaf in leaves], {(level, index): data for level, index, data in rows if level >= 0}
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""
-        return [row["leaf"] for row in await self._all(_LEAVES, log_id, start, stop)]
+        return [row["leaf"] for row in await self._all(_LEAVES, *row_ids(log_id, start, stop))]
 
     async def bundles(self, log_id: int, indices: Sequence[int]) -> dict[int, bytes]:
         """See storage.Read."""
-        return {row["index"]: row["data"] for row in await self._all(_BUNDLES, log_id, indices)}
+        ranges = [row_ids(log_id, index * TILE_WIDTH, (index + 1) * TILE_WIDTH) for index in indices]
+        lows, highs = [low for low, _ in ranges], [high for _, high in ranges]
+        return {row["index"]: row["data"] for row in await self._all(_BUNDLES, indices, lows, highs)}
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """See storage.Read."""
@@ -373,8 +392,8 @@ class PostgresStore(PostgresAnchors):
 
     async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
         """See storage.Read."""
-        # Sorted here: ORDER BY index would invite the planner to walk the whole primary key.
-        sql = "SELECT index, leaf FROM entries WHERE log_id = $1 AND leaf_key = ANY($2::bigint[])"
+        # Sorted here: ORDER BY id would invite the planner to walk the whole primary key.
+        sql = f"SELECT id % {MOST} AS index, leaf FROM entries WHERE {_HAS_KEY.format('$2')}"  # noqa: S608 - composed of constants
         return sorted((row["index"], row["leaf"]) for row in await self._all(sql, log_id, list(keys)))
 
     async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
@@ -403,16 +422,14 @@ class PostgresStore(PostgresAnchors):
 
     async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
         """See storage.Inspect."""
-        sql = (
-            "SELECT index, leaf_key, leaf FROM entries WHERE log_id = $1 AND index >= $2 AND index < $3 ORDER BY index"
-        )
-        return await self._all(sql, log_id, start, stop)
+        sql = f"SELECT id % {MOST}, leaf FROM entries WHERE id >= $1 AND id < $2 ORDER BY id"  # noqa: S608 - likewise
+        return await self._all(sql, *row_ids(log_id, start, stop))
 
     async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
         """See storage.Inspect."""
         sql = (
-            "SELECT level, index, octet_length(data) FROM tiles WHERE log_id = $1 AND (level, index) > ($2, $3) "
-            "ORDER BY level, index LIMIT $4"
+            "SELECT level, index, sum(octet_length(data)) FROM tiles WHERE log_id = $1 AND (level, index) > ($2, $3) "
+            "GROUP BY level, index ORDER BY level, index LIMIT $4"
         )
         return [(row[0], row[1], row[2]) for row in await self._all(sql, log_id, *after, limit)]
 
@@ -427,19 +444,20 @@ class PostgresStore(PostgresAnchors):
     async def beyond(self, log_id: int, size: int) -> int | None:
         """See storage.Inspect."""
         sql = (
-            "SELECT least((SELECT min(index) FROM entries WHERE log_id = $1 AND index >= $2), "
+            f"SELECT least((SELECT min(id) % {MOST} FROM entries WHERE id >= $3 AND id < $4), "  # noqa: S608 - constants
             "(SELECT min(index) FROM payloads WHERE log_id = $1 AND index >= $2)) AS index"
         )
-        row = await self._one(sql, log_id, size)
+        row = await self._one(sql, log_id, size, *row_ids(log_id, size, MOST))
         return None if row is None else row["index"]
 
     async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
         """See storage.Inspect."""
+        key = "muniment_leaf_key(leaf)"
         sql = (
-            "SELECT leaf_key FROM entries WHERE log_id = $1 AND leaf_key BETWEEN $2 AND $3 "
-            "GROUP BY leaf_key HAVING count(*) > 1"
+            f"SELECT {key} FROM entries WHERE id >= $1 AND id < $2 AND {key} BETWEEN $3 AND $4 "  # noqa: S608 - constants
+            f"GROUP BY {key} HAVING count(*) > 1"
         )
-        return [row["leaf_key"] for row in await self._all(sql, log_id, low, high)]
+        return [row[0] for row in await self._all(sql, *row_ids(log_id, 0, MOST), low, high)]
 
     async def integrity(self) -> list[str]:
         """See storage.Inspect."""
@@ -515,12 +533,14 @@ def _append_values(grown: Grown, expected: Head) -> list[Any]:
     return [
         *_expected_values(grown.log_id, expected),
         *(head.size, head.root, head.logged_at, head.epoch),
-        [entry.leaf_key for entry in grown.entries],
+        row_id(grown.log_id, first),
         [entry.leaf for entry in grown.entries],
         *([row[column] for row in payloads] for column in range(3)),
         [tile.level for tile in grown.tiles],
         [tile.index for tile in grown.tiles],
-        [tile.data for tile in grown.tiles],
+        [tile.old_width // _PART for tile in grown.tiles],
+        [tile.data[: tile.old_width * HASH_SIZE] or None for tile in grown.tiles],
+        [tile.data[tile.old_width * HASH_SIZE :] for tile in grown.tiles],
         [key.caller for key in keys],
         [key.key for key in keys],
         [key.fingerprint for key in keys],

@@ -38,8 +38,8 @@ from muniment_server.storage import (
 from muniment_server.storage import sqlite_leaf_keys as leaf_keys
 from muniment_server.storage.leaf_keys import Recent
 from muniment_server.storage.migrate import migrate_sqlite
+from muniment_server.storage.row_ids import MOST, row_id, row_ids
 from muniment_server.storage.sqlite_anchors import SqliteAnchors
-from muniment_server.storage.sqlite_leaf_keys import MOST, row_id, row_ids
 
 T = TypeVar("T")
 
@@ -380,7 +380,7 @@ class SqliteStore(SqliteAnchors):
 
     async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
         """See storage.Inspect."""
-        sql = 'SELECT "index", leaf_key, leaf FROM entries WHERE id >= ? AND id < ? ORDER BY id'
+        sql = 'SELECT "index", leaf, leaf_key FROM entries WHERE id >= ? AND id < ? ORDER BY id'
         return await self._all(sql, row_ids(log_id, start, stop))
 
     async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:

@@ -11,9 +11,7 @@ import apsw
 
 from muniment_server.failpoints import step
 from muniment_server.storage.leaf_keys import SPANS, STEP, Recent, floor_of
-
-MOST = 1 << 40
-"""Entries a log can have here: the row id of an entry is its log times this, and its index."""
+from muniment_server.storage.row_ids import MOST, row_id, row_ids
 
 _STEPS = "SELECT coalesce((SELECT steps FROM leaf_keys_carried WHERE log_id = ?), 0)"
 _STEPPED = "INSERT INTO leaf_keys_carried VALUES (?, ?) ON CONFLICT (log_id) DO UPDATE SET steps = excluded.steps"
@@ -53,16 +51,6 @@ _REBUILD = (
     f"INSERT INTO leaf_keys_carried SELECT log_id, size / {STEP} FROM heads WHERE size >= {STEP}",  # noqa: S608 - composed of constants
     f'INSERT INTO leaf_keys SELECT e.log_id, e.leaf_key, e."index" FROM {_CARRIED_ENTRIES} ORDER BY 1, 2, 3',  # noqa: S608 - likewise
 )
-
-
-def row_id(log_id: int, index: int) -> int:
-    """Return the row id of an entry. An index that none can have becomes the nearest end of the log."""
-    return log_id * MOST + max(0, min(index, MOST))
-
-
-def row_ids(log_id: int, start: int, stop: int) -> tuple[int, int]:
-    """Return the row ids of the entries [start, stop), half-open as well."""
-    return row_id(log_id, start), row_id(log_id, stop)
 
 
 def load(connection: apsw.Connection, log_id: int, size: int, recent: Recent | None) -> Recent:
