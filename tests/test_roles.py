@@ -173,13 +173,16 @@ def test_a_table_of_a_later_migration_can_be_read_without_a_new_grant(owned: str
 
 
 BYPASSES = (
-    "UPDATE entries SET leaf = 'x' WHERE index = 0",
-    "DELETE FROM entries WHERE index = 0",
+    "UPDATE entries SET leaf = 'x' WHERE id & 1 = 0",
+    "DELETE FROM entries WHERE id & 1 = 0",
+    "UPDATE log_entries SET leaf = 'x'",
+    "DELETE FROM log_entries",
+    "INSERT INTO log_entries (id, leaf) VALUES (1, 'x')",
     "TRUNCATE entries",
     "TRUNCATE entries, payloads, tiles, checkpoints, heads, logs, idempotency CASCADE",
-    "INSERT INTO entries SELECT log_id, index, leaf_key, 'x' FROM entries ON CONFLICT (log_id, index) DO UPDATE SET leaf = excluded.leaf",
-    "MERGE INTO entries e USING (SELECT 1 AS log_id) s ON e.log_id = s.log_id WHEN MATCHED THEN UPDATE SET leaf = 'x'",
-    "INSERT INTO entries VALUES (1, 7, 0, 'a gap')",
+    "INSERT INTO entries SELECT id, 'x' FROM entries ON CONFLICT (id) DO UPDATE SET leaf = excluded.leaf",
+    "MERGE INTO entries e USING (SELECT 1 AS log_id) s ON e.id >> 40 = s.log_id WHEN MATCHED THEN UPDATE SET leaf = 'x'",
+    "INSERT INTO entries VALUES ((1::bigint << 40) + 7, 'a gap')",
     "UPDATE payloads SET payload = 'x'",
     "DELETE FROM payloads",
     "TRUNCATE payloads",
@@ -286,7 +289,10 @@ def test_no_way_round(owned: str, tmp_path: Path) -> None:
 
 
 def test_what_the_owner_can_still_do_is_found_by_fsck(owned: str, tmp_path: Path) -> None:
-    statements = ("ALTER TABLE entries DISABLE TRIGGER ALL", "UPDATE entries SET leaf = 'forged' WHERE index = 0")
+    statements = (
+        "ALTER TABLE entries DISABLE TRIGGER ALL",
+        "UPDATE entries SET leaf = 'forged' WHERE id & 1099511627775 = 0",
+    )
     execute(as_role(owned, "muniment_migrate"), *statements)
     done = run("fsck", "--data", tmp_path / "data", "--json", database=as_role(owned, "muniment_reader"), check=False)
     assert done.returncode == 1

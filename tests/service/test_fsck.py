@@ -94,7 +94,6 @@ async def test_small_and_empty_logs_are_clean(rig: Rig) -> None:
 ROW = '"index" = 77'
 DAMAGE = {
     "leaf": (f"UPDATE entries SET leaf = {{zero}} WHERE {ROW}", ("leaf_hash", 77)),
-    "leaf key": (f"UPDATE entries SET leaf_key = leaf_key + 1 WHERE {ROW}", ("leaf_key", 77)),
     "entry gone": (f"DELETE FROM entries WHERE {ROW}", ("entry_missing", 77)),
     "payload gone": (f"DELETE FROM payloads WHERE {ROW}", ("payload_missing", 77)),
     "payload of another": ("UPDATE payloads SET payload = {payload} WHERE " + ROW, ("commitment", 77)),
@@ -118,6 +117,24 @@ DAMAGE = {
     "keys overlap": ("UPDATE idempotency SET count = 2 WHERE key = 'k8'", ("idempotency", 9)),
     "guard": ("UPDATE heads SET guard_id = 'other'", ("guard_foreign", None)),
 }
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_a_wrong_leaf_key_is_named(rig: Rig) -> None:
+    """Only SQLite stores it in the row."""
+    bench = await filled(rig, "event")
+    await spoil(rig, f"UPDATE entries SET leaf_key = leaf_key + 1 WHERE {ROW}")
+    assert codes(await check(bench)) >= {("leaf_key", 77)}
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_parts_of_tiles_that_do_not_join_are_named(rig: Rig) -> None:
+    """The tile reads the same, but the next append to it would be refused."""
+    bench = await filled(rig, "event")
+    await spoil(rig, "UPDATE tiles SET part = part + 1 WHERE level = 1")
+    (finding,) = (await check(bench)).findings
+    assert (finding.code, finding.index) == ("database_pages", None)
+    assert f"the parts of tile 1/0 of log {bench.log_id} do not join" in finding.detail
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -231,13 +248,13 @@ async def test_a_part_is_tied_to_the_head(rig: Rig) -> None:
 
 async def test_processes_find_what_one_does(rig: Rig) -> None:
     bench = await filled(rig, "event", 600)
-    await spoil(rig, 'UPDATE entries SET leaf_key = 5 WHERE "index" = 400')
+    await spoil(rig, f'UPDATE payloads SET seed = {rig.blob(bytes(32))} WHERE "index" = 400')
     workers = Workers(Database(rig.folder / "store.sqlite", rig.database), 2)
     try:
         report = await check(bench, check=workers.check)
     finally:
         workers.close()
-    assert codes(report) == codes(await check(bench)) == {("leaf_key", 400)}
+    assert codes(report) == codes(await check(bench)) == {("commitment", 400)}
     assert (report.entries, report.tiles, report.checkpoints) == (600, 4, 5)
 
 

@@ -34,7 +34,7 @@ async def test_a_good_log_is_walked_to_its_end(rig: Rig, kind: str) -> None:
 
 
 DAMAGE = {
-    "entries": ('UPDATE entries SET leaf_key = leaf_key + 1 WHERE "index" = 77', "leaf_key", 77),
+    "entries": ('UPDATE entries SET leaf = {zero} WHERE "index" = 77', "leaf_hash", 77),
     "missing": ('DELETE FROM entries WHERE "index" = 299', "entry_missing", 299),
     "payloads": ('DELETE FROM payloads WHERE "index" = 270', "payload_missing", 270),
     "parent": ("UPDATE tiles SET data = {zero} WHERE level = 1", "tile", 0),

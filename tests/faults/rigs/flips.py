@@ -42,9 +42,9 @@ ENTRIES = 270  # more than one tile, so that there is one of level 1
 PRIMARY_KEYS = {
     "logs": "log_id",
     "heads": "log_id",
-    "entries": "log_id, index",
+    "entries": "id",
     "payloads": "log_id, index",
-    "tiles": "log_id, level, index",
+    "tiles": "log_id, level, index, part",
     "checkpoints": "log_id, size",
     "idempotency": "log_id, caller, key",
     "api_keys": "key_id",
@@ -149,13 +149,13 @@ class Rows:
 
     async def get(self, sql: str) -> Sequence[Any]:
         if self._postgres:
-            return await self._postgres.fetchrow(sql)
+            return await self._postgres.fetchrow(bench_rig.packed(sql, "postgres"))
         return self._sqlite.execute(sql).fetchone()  # type: ignore[union-attr]
 
     async def set(self, table: str, column: str, key: str, value: Any) -> None:
         sql = f'UPDATE {table} SET "{column}" = {{}} WHERE {self.where} AND {key}'
         if self._postgres:
-            done = await self._postgres.execute(sql.format("$1"), value)
+            done = await self._postgres.execute(bench_rig.packed(sql.format("$1"), "postgres"), value)
             assert done == "UPDATE 1", (done, sql)
             return
         assert self._sqlite
@@ -212,8 +212,10 @@ async def pick(rows: Rows, random_: random.Random, table: str, column: str) -> t
         return f'"index" = {index}', value, {index}
     if table == "tiles":
         level, index = random_.choice(((0, 0), (0, 1), (1, 0)))
-        (value,) = await rows.get(f'SELECT data FROM tiles WHERE {where} AND level = {level} AND "index" = {index}')
-        return f'level = {level} AND "index" = {index}', value, set()
+        first = " AND part = 0" if rows.bench.rig.database else ""
+        key = f'level = {level} AND "index" = {index}{first}'
+        (value,) = await rows.get(f"SELECT data FROM tiles WHERE {where} AND {key}")
+        return key, value, set()
     if table == "heads":
         (value,) = await rows.get(f"SELECT {column} FROM heads WHERE {where}")
         return "1 = 1", value, set()
@@ -249,7 +251,8 @@ def expected(table: str, column: str, key: str, old: Any, new: Any, known: set[i
 async def flip_row(rows: Rows, random_: random.Random, kind: str) -> str | None:
     """Flip one bit of one row, and check that fsck names it; None when this database cannot hold the result."""
     bench = rows.bench
-    names = [target for target in TARGETS if kind == "event" or target[1] not in _EVENTS_ONLY]
+    absent = {"leaf_key"} if bench.rig.database else set()
+    names = [target for target in TARGETS if target[1] not in absent | (set() if kind == "event" else _EVENTS_ONLY)]
     table, column = random_.choice(names)
     key, old, known = await pick(rows, random_, table, column)
     new = flip(old, random_, _BITS.get(column, 64))
