@@ -10,6 +10,7 @@ import time
 import asyncpg
 import pytest
 
+from muniment.hashing import leaf_hash
 from muniment_server.storage import (
     HeadMoved,
     OutcomeUnknown,
@@ -17,12 +18,13 @@ from muniment_server.storage import (
     SchemaError,
     StoreError,
     StoreUnavailable,
+    leaf_key,
     postgres,
 )
 from muniment_server.storage.postgres import PostgresStore, migrate
 from tests.service.audit import audit
 from tests.service.proxy import proxy_before
-from tests.service.rig import NOW, Bench, Rig, event
+from tests.service.rig import NOW, Bench, Rig, event, raw
 
 
 @pytest.fixture
@@ -388,6 +390,31 @@ async def test_no_plan_of_a_young_database_reads_a_whole_log(rig: Rig):
     assert found["tiles_pkey"] <= 16 * batches, "some parts of the last tiles, in each append and read back"
     assert found["idempotency_pkey"] <= 4 * batches
     assert found["payloads_pkey"] <= 4 * batches
+
+
+async def test_no_look_up_by_leaf_key_of_a_young_database_reads_a_whole_log(rig: Rig):
+    """Likewise for what only raw logs ask: whether a leaf is there already."""
+    bench = await rig.log("raw")
+    sequencer = bench.sequencer()
+    await sequencer.start()
+    batches = 40
+    for number in range(batches):
+        leaves = [b"%d of %d" % (n, number) for n in range(200)]
+        await sequencer.run([raw(*leaves)])
+        assert await rig.store.find_leaves(bench.log_id, [leaf_key(leaf_hash(leaves[7]))]) == [
+            (200 * number + 7, leaves[7])
+        ]
+    await rig.store.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = {str(name): int(read) for name, read in await rig.sql(READ)}
+        if found["entries_pkey"] >= 200 * batches and found["entries_leaf_key"] >= batches:
+            break
+        await asyncio.sleep(0.05)
+    assert 200 * batches <= found["entries_pkey"] <= 210 * batches, "each is read back once"
+    assert batches <= found["entries_leaf_key"] <= 2 * batches
+    ((read,),) = await rig.sql("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'entries'")
+    assert read <= batches
 
 
 READ = "SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes"
