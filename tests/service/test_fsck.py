@@ -17,6 +17,7 @@ from muniment_server.admission import commit
 from muniment_server.fsck import Report, fsck
 from muniment_server.fsck.commitment import commitment_of
 from muniment_server.fsck.entries import ERASURE_TYPE
+from muniment_server.fsck.equal import LeafKeys
 from muniment_server.fsck.workers import Database, Workers
 from muniment_server.guard import SLOT
 from muniment_server.storage import IdempotencyRow, Published
@@ -149,6 +150,16 @@ async def test_damage_is_named(rig: Rig, what: str) -> None:
     first = 8 if what == "keys overlap" else wanted[1]  # whose fingerprint no longer fits
     assert report.first_bad_index == first
     assert f"first at index {first}" in report.lines()[0] or first is None
+
+
+@pytest.mark.parametrize("at_once", [7, 50, 10_000])
+def test_repeated_leaf_keys_are_found_in_any_number_of_parts(at_once: int) -> None:
+    keys = [0, 5, -1, 2**63 - 1, -(2**63), *range(100, 400)]
+    found = LeafKeys(len(keys), at_once)
+    found.add(keys)
+    found.add([2**63 - 1, 77, 250, 250, -(2**63), -1])
+    assert sorted(key for part in found.repeated() for key in part) == [-(2**63), -1, 250, 2**63 - 1]
+    found.close()
 
 
 async def test_equal_leaves_in_a_raw_log(rig: Rig) -> None:

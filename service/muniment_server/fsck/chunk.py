@@ -12,7 +12,7 @@ from muniment.tiles import TILE_WIDTH, Tile
 from muniment.tree import expand
 from muniment_server.fsck.entries import Checked, check_entries, check_keys
 from muniment_server.fsck.report import Finding
-from muniment_server.storage import IdempotencyRow, LogRow, Store, StoredPayload, StoreUnavailable
+from muniment_server.storage import IdempotencyRow, LogRow, Store, StoredPayload, StoreUnavailable, leaf_key
 
 _PAGE = 1000
 _REACH = 20_000  # twice the entries of the largest batch
@@ -50,7 +50,7 @@ class Chunk:
 
     `roots` has the root of every full tile; `tiles` the leaf hashes of those that are not full, or that a wanted or signed size
     ends in; `wrong` has what tile 0/index should be. `signed` are (size, root) of published checkpoints with sizes in
-    (start, stop]. `checked` is without its hashes.
+    (start, stop]. `keys` are the leaf keys of a raw log. `checked` is without its hashes.
     """
 
     start: int
@@ -61,6 +61,7 @@ class Chunk:
     wrong: dict[int, bytes] = field(default_factory=dict)
     signed: list[tuple[int, RootHash]] = field(default_factory=list)
     checkpoints: int = 0
+    keys: list[int] = field(default_factory=list)
     empty: bool = False  # not one entry is stored here
 
 
@@ -75,6 +76,8 @@ async def check_chunk(store: Store, task: Task) -> Chunk:
     chunk = Chunk(start, stop, checked, empty=not rows)
     await _check_checkpoints(store, task, chunk)
     await _check_tiles(store, task, chunk)
+    if task.log.kind == "raw":
+        chunk.keys = [leaf_key(value) for value in checked.hashes if value]
     checked.hashes = []  # not sent between processes
     return chunk
 

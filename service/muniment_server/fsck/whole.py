@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH, width_at
 from muniment_server.fsck.chunk import UNREADABLE, Chunk, Task, check_note, is_damage
 from muniment_server.fsck.entries import Checked, check_keys, check_overlaps
+from muniment_server.fsck.equal import LeafKeys
 from muniment_server.fsck.guards import check_guard, read_guard
 from muniment_server.fsck.report import Report
 from muniment_server.fsck.tree import Fold, Wanted, tie
@@ -23,10 +25,8 @@ from muniment_server.storage import Head, IdempotencyRow, LogRow, Published, Sto
 _STEP = 8 * TILE_WIDTH
 _PAGE = 1000
 _LEAST = -(2**63)
-_KEY_SPACE = 2**64
 LEAF_KEYS = "leaf_keys"
 """The code of the finding that entries are not found by their leaf keys."""
-_KEYS_AT_ONCE = 1_000_000
 
 Progress = Callable[[int, int], None]
 Check = Callable[[Store, Iterable[Task]], AsyncIterator[Chunk]]
@@ -71,6 +71,7 @@ class Whole:
     _last_time: str | None = None
     _broken: bool = False
     leaf_keys_wrong: bool = False
+    _leaf_keys: LeafKeys = field(init=False)
 
     async def run(self, progress: Progress, check: Check) -> Whole:
         """Check everything, and return itself."""
@@ -100,12 +101,14 @@ class Whole:
                 wanted.setdefault(size, []).append(("guard", root))
         self._clip()
         self.fold = Fold(self.store, self.log, report, wanted)
-        pages = asyncio.create_task(self._integrity())  # meanwhile
-        try:
-            await self._walk(progress, check, self._inside(keys), frozenset(wanted))
-        finally:
-            await pages
-        await self._check_rest()
+        looked_for = head.size if self._complete and self.log.kind == "raw" else 0
+        with contextlib.closing(LeafKeys(looked_for)) as self._leaf_keys:
+            pages = asyncio.create_task(self._integrity())  # meanwhile
+            try:
+                await self._walk(progress, check, self._inside(keys), frozenset(wanted))
+            finally:
+                await pages
+            await self._check_rest()
 
     def _clip(self) -> None:
         size = self.head.size
@@ -159,6 +162,8 @@ class Whole:
         if self._last_time and checked.first_time and checked.first_time < self._last_time:
             self.report.add_one("time_went_back", chunk.start, f"time goes back at or behind entry {chunk.start}")
         self._last_time = checked.last_time or self._last_time
+        if self._complete:
+            self._leaf_keys.add(chunk.keys)
         if len(chunk.roots) < (chunk.stop - chunk.start) // TILE_WIDTH:
             self._broken = True  # a chunk that cannot be read: there are no roots from here on
         if not self._broken:
@@ -264,10 +269,7 @@ class Whole:
         return found
 
     async def _check_equal_leaves(self) -> None:
-        parts = self.report.entries // _KEYS_AT_ONCE + 1
-        for part in range(parts):
-            low, high = (_KEY_SPACE * at // parts - _KEY_SPACE // 2 for at in (part, part + 1))
-            keys = await self.store.repeated_keys(self.log.log_id, low, high - 1)
+        for keys in self._leaf_keys.repeated():
             for at in range(0, len(keys), _PAGE):
                 await self._compare_leaves(keys[at : at + _PAGE])
 

@@ -294,9 +294,6 @@ class Inspect(Protocol):
     async def beyond(self, log_id: int, size: int) -> int | None:
         """Return the lowest index, `size` or larger, that an entry or a payload is stored under."""
 
-    async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
-        """Return the leaf keys in [low, high] that more than one entry has."""
-
     async def integrity(self) -> list[str]:
         """Return what the database itself finds wrong with its pages and indexes; empty also where it has no such check."""
 

@@ -457,15 +457,6 @@ class PostgresStore(PostgresAnchors):
         row = await self._one(sql, log_id, size, *row_ids(log_id, size, MOST))
         return None if row is None else row["index"]
 
-    async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
-        """See storage.Inspect."""
-        key = "muniment_leaf_key(leaf)"
-        sql = (
-            f"SELECT {key} FROM entries WHERE id >= $1 AND id < $2 AND {key} BETWEEN $3 AND $4 "  # noqa: S608 - constants
-            f"GROUP BY {key} HAVING count(*) > 1"
-        )
-        return [row[0] for row in await self._all(sql, *row_ids(log_id, 0, MOST), low, high)]
-
     async def integrity(self) -> list[str]:
         """See storage.Inspect. Pages speak up themselves where data checksums are on, and indexes are read through."""
         return [

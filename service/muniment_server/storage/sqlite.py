@@ -408,10 +408,6 @@ class SqliteStore(SqliteAnchors):
         row = await self._one(sql, (log_id, size, *row_ids(log_id, size, MOST)))
         return None if row is None else row[0]
 
-    async def repeated_keys(self, log_id: int, low: int, high: int) -> list[int]:
-        """See storage.Inspect."""
-        return await self._read(lambda connection: leaf_keys.repeated(connection, log_id, low, high))
-
     async def integrity(self) -> list[str]:
         """See storage.Inspect."""
         return await self._read(_integrity)

@@ -23,11 +23,6 @@ _FIND = (
     "WHERE k.log_id = ?1 AND k.leaf_key = ?2"
 )
 _ANY = "SELECT 1 FROM json_each(?2) CROSS JOIN leaf_keys WHERE log_id = ?1 AND leaf_key = json_each.value LIMIT 1"
-_REPEATED = (
-    'SELECT leaf_key FROM (SELECT leaf_key, "index" FROM leaf_keys WHERE log_id = ?1 AND leaf_key BETWEEN ?2 AND ?3 '
-    'UNION SELECT leaf_key, "index" FROM entries WHERE id >= ?4 AND id < ?5 AND leaf_key BETWEEN ?2 AND ?3) '
-    "GROUP BY leaf_key HAVING count(*) > 1"
-)
 # The index below which the entries with keys of one span are in the table, and from which on they are not.
 _SPAN = f"({{row}}.leaf_key >> 58 & {SPANS - 1})"
 _CARRIED = f"CASE WHEN steps > {_SPAN} THEN (steps - (steps - 1 - {_SPAN}) % {SPANS}) * {STEP} ELSE 0 END"
@@ -102,12 +97,6 @@ def find(
         return sorted(found)
 
     return look_up
-
-
-def repeated(connection: apsw.Connection, log_id: int, low: int, high: int) -> list[int]:
-    """Return the leaf keys in [low, high] that more than one entry has."""
-    last = row_ids(log_id, floor_of(_steps(connection, log_id)), MOST)
-    return [key for (key,) in connection.execute(_REPEATED, (log_id, low, high, *last))]
 
 
 def damage(connection: apsw.Connection) -> list[str]:
