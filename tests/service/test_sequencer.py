@@ -847,7 +847,7 @@ async def test_a_database_that_goes_back_under_a_running_sequencer(rig: Rig):
     await rig.sql(
         *(off if rig.database else [f"DROP TRIGGER {name}" for name in triggers]),
         'DELETE FROM entries WHERE "index" = 1',
-        f"UPDATE tiles SET data = {rig.blob(old['tiles'][0][3])}",
+        f"UPDATE tiles SET data = {rig.blob(old['tiles'][0][-1])}",
         f"UPDATE heads SET size = 1, root = {rig.blob(old['heads'][0][2])}, logged_at = {old['heads'][0][3]}",
         "SELECT 1",
     )
