@@ -190,11 +190,12 @@ class Log(Reader):
 
     def receipt_now(self, submission: Submission, outcome: Outcome) -> bytes | None:
         """Return the JSON receipt of a submission of one new entry; None when that needs the database."""
-        draft = submission.drafts[0]
-        if not outcome.new or not outcome.maker or isinstance(draft, OwnDraft):
+        draft, maker = submission.drafts[0], outcome.maker
+        if not outcome.new or maker is None or isinstance(draft, OwnDraft):
             return None
-        self.note_now(submission, outcome)
-        return outcome.maker.receipt(outcome.indices[0], outcome.leaves[0], draft)
+        if self._trace:
+            self.note_now(submission, outcome)
+        return maker.receipt(outcome.indices[0], outcome.leaves[0], draft)
 
     def note_now(self, submission: Submission, outcome: Outcome) -> bool:
         """Do for a submission of one new entry what :meth:`note_answers` does. Returns False when that needs the database."""

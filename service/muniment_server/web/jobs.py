@@ -200,8 +200,9 @@ class Append(ABC):
             return
         if answer is None:
             self.post.service.spawn(self._later(found))
-        else:
-            self._finish(answer)
+            return
+        self._respond(answer)
+        self.post.service.count(self.route, answer.status, self._started)
 
     @abstractmethod
     def _answer(self, outcome: Outcome) -> Answer | None:
@@ -211,16 +212,15 @@ class Append(ABC):
         """Answer a retry, or an entry that was known: its proof needs the database."""
         try:
             await self.post.log.note_answers(self._submission, outcome)
-            self._finish(await self._slow(outcome))
+            answer = await self._slow(outcome)
         except Exception as error:  # noqa: BLE001 - every error gets an answer
             self._fail(error)
+            return
+        self._respond(answer)
+        self.post.service.count(self.route, answer.status, self._started)
 
     async def _slow(self, outcome: Outcome) -> Answer:
         return await write.answer_entry(self.post.ask, self.post.log, self._submission, outcome)
-
-    def _finish(self, answer: Answer) -> None:
-        self._respond(answer)
-        self.post.service.count(self.route, answer.status, self._started)
 
     def _fail(self, error: Exception) -> None:
         response = self.post.service.fail(self.route, error)

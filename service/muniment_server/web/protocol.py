@@ -254,7 +254,8 @@ class Protocol(HttpToolsProtocol):
         if self._refusal is not None:
             self._send_refusal()
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self._phase == _ANSWER:
             self._rest()
         elif self._phase == _BODY:

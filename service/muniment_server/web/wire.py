@@ -24,14 +24,20 @@ class Outbox:
 
     def __init__(self) -> None:
         self._kept: list[tuple[Any, bytes]] = []
+        self._due = False  # whether the event loop is to call `flush`
 
     def add(self, transport: Any, data: bytes) -> None:
         """Send `data` on `transport`, soon: before anything that is scheduled on the event loop from now on."""
-        if not self._kept:
-            asyncio.get_running_loop().call_soon(self.flush)
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._flush_due)
         self._kept.append((transport, data))
         if len(self._kept) >= _TOGETHER:
             self.flush()
+
+    def _flush_due(self) -> None:
+        self._due = False
+        self.flush()
 
     def flush(self) -> None:
         """Send what is kept. Call this before anything else is written, or a connection closed."""
