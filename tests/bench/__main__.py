@@ -76,7 +76,7 @@ def _measure_store(
             stack.callback(postgres.drop_database, url)
             return url
 
-        bytes_of = studies.stored(database(), folder / f"bytes-{store}", options.preload)
+        bytes_of = studies.stored(database(), folder / f"bytes-{store}", options.reads)
         url, data = database(), folder / f"data-{store}"
         echo = stack.enter_context(servers.echo())
         served = stack.enter_context(servers.muniment(data, url))
