@@ -56,6 +56,8 @@ async def test_an_append_stores_everything_at_once(rig: Rig):
             (0, 0): b"".join(Naive([*leaves, b"with payload"]).rows[0])
         }
         assert await store.find_keys(bench.log_id, [("alice", "k")], NOW) == [StoredKey(row, SEED)]
+        for start, stop in ((0, 7), (2, 4), (7, 9)):
+            assert await store.reread(bench.log_id, start, stop, []) == ([*leaves, b"with payload"][start:stop], {})
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 511, 512, 600])
