@@ -33,6 +33,7 @@ from muniment_server.submission import Outcome, Submission
 from muniment_server.telemetry import Metrics, configure_logging
 from tests.faults.children import Say
 from tests.service.audit import Naive, audit, check_note
+from tests.service.rig import packed
 
 ORIGIN = "example.com/log"
 PUBLISH = 0.05
@@ -51,7 +52,8 @@ class Instance:
     def settings(self) -> Settings:
         """Return its settings."""
         places = {"data": self.data, "guard_dir": self.guard, "database": self.database}
-        return Settings(**places, publish_interval=PUBLISH, min_free_percent=0)  # the rigs' disks are small
+        # The rigs' disks are small; and a busy machine is not what they look for.
+        return Settings(**places, publish_interval=PUBLISH, min_free_percent=0, max_queue_seconds=30)
 
     def environment(self) -> dict[str, str]:
         """Return what tells a real server where guard and database are."""
@@ -229,7 +231,8 @@ class _Reader:
             connection = await asyncpg.connect(self.instance.database)
             try:
                 async with connection.transaction(isolation="repeatable_read"):
-                    return [[tuple(row) for row in await connection.fetch(one)] for one in statements]
+                    packs = [packed(one, "postgres") for one in statements]
+                    return [[tuple(row) for row in await connection.fetch(one)] for one in packs]
             finally:
                 await connection.close()
         database = apsw.Connection(str(self.instance.data / "muniment.sqlite"))

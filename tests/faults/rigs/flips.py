@@ -235,7 +235,7 @@ def expected(table: str, column: str, key: str, old: Any, new: Any, known: set[i
     """Return the indices (or sizes) one of which has to be named first."""
     if table == "tiles":
         at = next(at for at in range(0, len(old), 32) if old[at : at + 32] != new[at : at + 32]) // 32
-        level, index = (int(part.split(" = ")[1]) for part in key.split(" AND "))
+        level, index = (int(part.split(" = ")[1]) for part in key.split(" AND ")[:2])
         return {(index * 256 + at) << 8 * level}
     if table == "heads" and column == "size":
         return {max(min(old, new), 0)}  # what is missing, or too much, begins there
