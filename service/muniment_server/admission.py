@@ -75,7 +75,7 @@ def draft_raw(leaf: bytes) -> RawDraft:
     """Return the draft of a raw entry. Raises Refused."""
     if not 0 < len(leaf) <= MAX_ENTRY:
         raise _wrong_size(len(leaf))
-    if definition.may_be_reserved(leaf) and definition.claims_reserved_type(leaf):
+    if definition.claims_reserved_type(leaf):
         raise Refused(
             422,
             "reserved_leaf",

@@ -94,7 +94,7 @@ class Batcher:
         if self._closing:
             raise _shutting_down()
         if key is not None and (caller, key) in self._running:
-            raise _running()
+            raise _key_in_use()
         if self._queue:  # a submission larger than the queue is still taken when it is alone
             self._check_queue(len(drafts), size, now)
         self._queue.append(_Waiting(submission, done, size, now))
@@ -212,7 +212,7 @@ def _shutting_down() -> Refused:
     return Refused(503, "shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
 
 
-def _running() -> Refused:
+def _key_in_use() -> Refused:
     detail = "a request with this Idempotency-Key is being processed"
     hint = "Retry in a second: the same key then answers with the same entry."
     return Refused(409, "idempotency_running", detail, hint, retry_after=1)

@@ -287,7 +287,7 @@ _HEAD = """# Performance
 
 Made by `make bench` and `python -m tests.bench.page`; every ratio is of figures from one run, with fsync, guard and the check before each signature
 on. Growth with the size of the log is of a run of its own (`--series "^proof" --sizes 1000000,10000000`), and so are the bytes of an entry. Memory is
-from before events in the queue were made smaller.
+from before an event in the queue lost the digests of its members.
 E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core, measured before each run. S is the
 store's own append of 1,000 entries in a loop: no HTTP, no guard, no signature; both are compared with the echo beside them, because the speed of this
 machine changes by a third from one minute to the next. Ratios carry over to other machines; absolute figures do not.
@@ -329,7 +329,7 @@ for that gave 10 to 11 ms where it was 11. Leaf keys carried over 128 at a time 
 
 The settings of the C library's allocator that keep memory down cost batches of raw entries about a twelfth on SQLite (old and new server in turns).
 
-While writes are refused a read waits for steps of the event loop of at most two milliseconds, and on one core for the thread that writes and for Postgres.
+While writes are refused a read waits for steps of the event loop of one or two milliseconds, and on one core for the thread that writes and for Postgres.
 
 SQLite's index of leaf hashes took more than all the rest of an append at a million entries until it was written behind ([decision
 0012](decisions/0012-leaf-keys-are-written-behind.md)). S, the store's own append, is twice as fast since, so that the same part of S is twice as many
