@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -35,6 +36,11 @@ _EVENT_LEAF = re.compile(
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
 )  # newer Pythons take hour 24
+
+
+# Of a JSON object, after white space. Zero bytes and the last three are UTF-16 and UTF-32, which some readers detect.
+_STARTS = b"{ \t\r\n\xef\x00\xfe\xff"
+_START_BYTES = frozenset(_STARTS)
 
 
 def parse_event(data: bytes) -> dict[str, Any]:
@@ -241,8 +247,12 @@ def parse_leaf(leaf: bytes) -> EventLeaf | OwnLeaf | None:
 
 def may_be_reserved(leaf: bytes) -> bool:
     """Tell whether a leaf must be looked at more closely: cheap, and never False for a leaf of a reserved type."""
-    # Zero bytes and the last three starts are UTF-16 and UTF-32, which some readers detect.
-    return leaf[:1] in b"{ \t\r\n\xef\x00\xfe\xff" and (b"muniment/" in leaf or b"\\" in leaf or b"\x00" in leaf[:4])
+    return leaf[:1] in _STARTS and (b"muniment/" in leaf or b"\\" in leaf or b"\x00" in leaf[:4])
+
+
+def are_all_free(leaves: Iterable[bytes]) -> bool:
+    """Tell whether :func:`may_be_reserved` is False for each of these leaves, none of which may be empty."""
+    return not any([leaf[0] in _START_BYTES and may_be_reserved(leaf) for leaf in leaves])
 
 
 def claims_reserved_type(leaf: bytes) -> bool:

@@ -107,11 +107,13 @@ def decode_bundle(data: bytes) -> list[bytes]:
 
 def iter_bundle(data: bytes) -> Iterator[bytes]:
     """Yield the leaves of a bundle. Raises FormatError, after the leaves before, when the bytes do not end exactly after a leaf."""
+    size = len(data)
     at = count = 0
-    while at < len(data):
-        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
-        if len(data) < at + 2 or len(data) < end:
+    while at < size:
+        start = at + 2
+        end = start + (data[at] << 8 | data[at + 1]) if start <= size else start
+        if end > size:
             raise FormatError(f"bundle cut off in entry {count}")
-        yield data[at + 2 : end]
+        yield data[start:end]
         at = end
         count += 1

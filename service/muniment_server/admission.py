@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -83,6 +83,15 @@ def draft_raw(leaf: bytes) -> RawDraft:
             "Choose another value for typ.",
         )
     return RawDraft(leaf, leaf_hash(leaf))
+
+
+def draft_plain(leaves: Sequence[bytes]) -> list[RawDraft] | None:
+    """Return what :func:`draft_raw` makes of each of these leaves; None when one of them needs a closer look."""
+    longest, shortest = max(map(len, leaves)), min(map(len, leaves))
+    if not shortest or longest > MAX_ENTRY or not definition.are_all_free(leaves):
+        return None
+    hashes = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    return list(map(RawDraft._make, zip(leaves, hashes, strict=True)))
 
 
 def _wrong_size(size: int) -> Refused:

@@ -34,6 +34,7 @@ from muniment_server.storage import (
     StoredKey,
     StoreError,
     leaf_key,
+    leaf_keys_of,
 )
 from muniment_server.submission import Outcome, Round, Signed, Submission
 from muniment_server.trace import Trace
@@ -205,8 +206,8 @@ class Sequencer:
             stamp = self._stamp(state.head)
             round_ = Round(state.head.size, stamp, format_time(stamp), leaves)
             answers = await self._assign(batch, round_, keys)
-            await _breathe(len(round_.entries))
-            if not round_.entries:
+            await _breathe(len(round_.leaves))
+            if not round_.leaves:
                 _, signed = await self._signed_state()
                 return _sign_off(answers, signed, None)
             try:
@@ -238,7 +239,7 @@ class Sequencer:
     async def _assign_large(self, one: Submission, round_: Round) -> Outcome:
         outcome = Outcome([], [], 0)
         for start in range(0, len(one.drafts), _PART):
-            round_.place(one.drafts[start : start + _PART], outcome)
+            round_.place_many(one.drafts[start : start + _PART], outcome)
             await _breathe(len(one.drafts))
         round_.remember(one, outcome, self._ttl)
         return outcome
@@ -311,7 +312,9 @@ class Sequencer:
         old = state.head
         head = Head(growth.edge.size, growth.edge.root(), round_.stamp, old.epoch, old.guard_id)
         self._state = None
-        await self._append(Grown(self._log.log_id, head, round_.entries, growth.tiles, round_.keys), old, round_)
+        keys = leaf_keys_of(round_.hashes)
+        grown = Grown(self._log.log_id, head, round_.leaves, keys, round_.payloads, growth.tiles, round_.keys)
+        await self._append(grown, old, round_)
         try:
             stored = await self._read_back(state, head)
             signed = await self._sign(head)
@@ -325,7 +328,7 @@ class Sequencer:
         new = {"size": grown.head.size, "root": grown.head.root, "epoch": grown.head.epoch}
         self._note("append", old_size=old.size, old_root=old.root, leaf_hashes=round_.hashes, **new)
         # Looked up before, under a head that is still the expected one: then nothing can be known now.
-        absent = () if self._careful else round_.raw_keys
+        absent = grown.leaf_keys if self._log.kind == "raw" and not self._careful else ()
         try:
             await self._store.append(grown, old, absent)
         except Known:

@@ -12,7 +12,7 @@ from muniment.event import RESERVED_PREFIX
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
 from muniment_server.admission import EventDraft, RawDraft, Refused
 from muniment_server.receipts import Maker
-from muniment_server.storage import IdempotencyRow, NewEntry, StoredKey, leaf_key
+from muniment_server.storage import IdempotencyRow, StoredKey, StoredPayload
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Submission(NamedTuple):
         """Bytes this submission holds in memory, roughly."""
         size = 0
         for draft in self.drafts:
-            if type(draft) is RawDraft:
+            if isinstance(draft, RawDraft):
                 size += len(draft[0])
             elif isinstance(draft, EventDraft):
                 size += 4 * len(draft.payload)
@@ -90,10 +90,10 @@ class Round:
     stamp: int
     logged_at: str
     known: dict[bytes, int]
-    entries: list[NewEntry] = field(default_factory=list)
+    leaves: list[bytes] = field(default_factory=list)
     hashes: list[LeafHash] = field(default_factory=list)
+    payloads: list[StoredPayload] = field(default_factory=list)
     keys: list[IdempotencyRow] = field(default_factory=list)
-    raw_keys: list[int] = field(default_factory=list)  # leaf keys of the raw entries among them
 
     def assign(self, submission: Submission, stored: StoredKey | None, ttl: int) -> Outcome | Refused:
         """Place the drafts of a submission, or find them through its Idempotency-Key. The Outcome still lacks its signed head.
@@ -119,31 +119,49 @@ class Round:
     def place(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
         """Give each draft its index, and tell the outcome."""
         indices, leaves = outcome.indices, outcome.leaves
-        known, entries, hashes = self.known, self.entries, self.hashes
-        before = len(entries)
+        known, new_leaves, hashes = self.known, self.leaves, self.hashes
+        before = len(new_leaves)
         following = self.first + before
         for draft in drafts:
-            kind = type(draft)
-            if kind is RawDraft:
-                leaf, value = draft  # type: ignore[misc]
+            if isinstance(draft, RawDraft):
+                leaf, value = draft
                 index = known.get(leaf)
                 if index is None:
-                    index = known[leaf] = following
-                    key = leaf_key(value)
-                    self.raw_keys.append(key)
-                    entries.append(NewEntry(leaf, key))
-                    hashes.append(value)
-                    following += 1
+                    known[leaf] = following
             else:
-                leaf = draft.leaf(self.logged_at)  # type: ignore[operator]
-                value, index = leaf_hash(leaf), following
-                payload, seed = (draft.payload, draft.seed) if isinstance(draft, EventDraft) else (None, None)
-                entries.append(NewEntry(leaf, leaf_key(value), payload, seed))
+                leaf = draft.leaf(self.logged_at)
+                value, index = leaf_hash(leaf), None
+                if isinstance(draft, EventDraft):
+                    self.payloads.append(StoredPayload(following, draft.payload, draft.seed))
+            if index is None:
+                index = following
+                new_leaves.append(leaf)
                 hashes.append(value)
                 following += 1
             indices.append(index)
             leaves.append(leaf)
-        outcome.new += len(entries) - before
+        outcome.new += len(new_leaves) - before
+
+    def place_many(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
+        """Do what :meth:`place` does. Raw entries that are all new are placed together, which takes a fraction of the time."""
+        if type(drafts[0]) is not RawDraft or not self._place_new(drafts, outcome):
+            self.place(drafts, outcome)
+
+    def _place_new(self, drafts: Sequence[Draft], outcome: Outcome) -> bool:
+        """Place raw entries, unless one of them is known or there twice. Return whether they were placed."""
+        leaves, hashes = zip(*drafts, strict=True)
+        first = self.first + len(self.leaves)
+        indices = range(first, first + len(leaves))
+        found = dict(zip(leaves, indices, strict=True))
+        if len(found) < len(leaves) or not self.known.keys().isdisjoint(found):
+            return False
+        self.known.update(found)
+        self.leaves += leaves
+        self.hashes += hashes
+        outcome.indices += indices
+        outcome.leaves += leaves
+        outcome.new += len(leaves)
+        return True
 
 
 def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.tree import Edge, grow
 from muniment_server.admission import draft_event
-from muniment_server.storage import Grown, Head, LogRow, NewEntry, Store, leaf_key
+from muniment_server.storage import Grown, Head, LogRow, Store, StoredPayload, leaf_keys_of
 from muniment_server.storage.postgres import PostgresStore, migrate
 from muniment_server.storage.sqlite import SqliteStore
 from tests.bench.bodies import entry, entry_parts
@@ -35,18 +35,21 @@ async def open_store(database: str | None, folder: Path) -> Store:
     return await PostgresStore.open(database)
 
 
-def _entries(kind: str, parts: tuple[bytes, bytes], numbers: range) -> list[NewEntry]:
-    """Return entries as the sequencer hands them over: canonical payload and seed beside the leaf of an event."""
-    made = []
-    for number in numbers:
-        body = entry(parts, number)
-        if kind == "raw":
-            made.append(NewEntry(body, leaf_key(leaf_hash(body))))
-        else:
-            draft = draft_event(body)
-            leaf = draft.leaf("2026-11-20T12:00:00.000Z")
-            made.append(NewEntry(leaf, leaf_key(leaf_hash(leaf)), draft.payload, draft.seed))
-    return made
+class _Entries(NamedTuple):
+    """Entries as the sequencer hands them over: canonical payload and seed beside the leaf of an event."""
+
+    leaves: list[bytes]
+    payloads: list[StoredPayload]
+
+
+def _entries(kind: str, parts: tuple[bytes, bytes], numbers: range) -> _Entries:
+    bodies = [entry(parts, number) for number in numbers]
+    if kind == "raw":
+        return _Entries(bodies, [])
+    drafts = list(map(draft_event, bodies))
+    leaves = [draft.leaf("2026-11-20T12:00:00.000Z") for draft in drafts]
+    payloads = [StoredPayload(number, draft.payload, draft.seed) for number, draft in zip(numbers, drafts, strict=True)]
+    return _Entries(leaves, payloads)
 
 
 class _Appender:
@@ -72,11 +75,14 @@ class _Appender:
         """Append a batch; return the seconds that took, without those of making it."""
         old = self._head
         entries = _entries(self._kind, self._parts, range(old.size, old.size + batch))
-        growth = grow(self._edge, [leaf_hash(made.leaf) for made in entries])
+        hashes = [leaf_hash(leaf) for leaf in entries.leaves]
+        keys = leaf_keys_of(hashes)
+        growth = grow(self._edge, hashes)
         after = Head(growth.edge.size, growth.edge.root(), old.logged_at + 1, old.epoch, old.guard_id)
-        absent = [made.leaf_key for made in entries] if self._kind == "raw" else []
+        grown = Grown(self._log_id, after, entries.leaves, keys, entries.payloads, growth.tiles)
+        absent = keys if self._kind == "raw" else []
         started = time.perf_counter()
-        await self._store.append(Grown(self._log_id, after, entries, growth.tiles), old, absent)
+        await self._store.append(grown, old, absent)
         took = time.perf_counter() - started
         self._head, self._edge = after, growth.edge
         return took

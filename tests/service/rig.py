@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import asyncpg
@@ -19,7 +19,7 @@ from muniment.tree import Edge, grow, partial_tiles
 from muniment_server.admission import RawDraft, commit, draft_raw
 from muniment_server.guard import Guard
 from muniment_server.sequencer import Sequencer
-from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, NewEntry, Store, leaf_key
+from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, Store, StoredPayload, leaf_key
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.submission import OwnDraft, Submission
@@ -157,6 +157,15 @@ class Rig:
         return Bench(self, row, key, guard)
 
 
+class NewEntry(NamedTuple):
+    """An entry to append: the leaf, the key it is found by, and what an event has beside it."""
+
+    leaf: bytes
+    leaf_key: int
+    payload: bytes | None = None
+    seed: bytes | None = None
+
+
 @dataclass
 class Bench:
     """One log of a rig, with what its writers share."""
@@ -192,11 +201,17 @@ class Bench:
         old = expected or await self.rig.store.head(self.log_id)
         edge = Edge.of(old.size, await self.rig.store.tiles(self.log_id, partial_tiles(old.size)))
         entries = [entry if isinstance(entry, NewEntry) else new_entry(entry) for entry in leaves]
-        growth = grow(edge, [leaf_hash(entry.leaf) for entry in entries])
+        payloads = [
+            StoredPayload(index, entry.payload, entry.seed)
+            for index, entry in enumerate(entries, old.size)
+            if entry.payload is not None and entry.seed is not None
+        ]
+        stored, keys = [entry.leaf for entry in entries], [entry.leaf_key for entry in entries]
+        growth = grow(edge, [leaf_hash(leaf) for leaf in stored])
         head = replace(
             old, size=growth.edge.size, root=growth.edge.root(), logged_at=old.logged_at + 1 if at is None else at
         )
-        return Grown(self.log_id, head, entries, growth.tiles, idempotency), old
+        return Grown(self.log_id, head, stored, keys, payloads, growth.tiles, idempotency), old
 
     async def extend(self, *leaves: bytes | NewEntry) -> Head:
         """Append leaves through the store alone, and return the new head."""

@@ -22,8 +22,9 @@ from muniment.encoding import b64url
 from muniment.errors import EventRefused
 from muniment.event import Commitment, disclose, event_leaf
 from muniment.hashing import leaf_hash
+from muniment.tiles import MAX_ENTRY
 from muniment_server import admission
-from muniment_server.admission import Refused, canonicalize, commit, draft_event, draft_raw
+from muniment_server.admission import Refused, canonicalize, commit, draft_event, draft_plain, draft_raw
 from muniment_server.web import write
 from tests.service.http_check import bundle, ndjson
 from tests.unit import strategies as json_strategies
@@ -277,6 +278,16 @@ def test_any_bytes_are_a_leaf(leaf: bytes):
     assert draft.hash == sha256(b"\x00" + leaf).digest()
 
 
+@given(
+    st.lists(
+        st.binary(max_size=4) | st.sampled_from([b"{", b"\\", b"muniment/", b"x", bytes(70_000), b"\x00"]), min_size=1
+    )
+)
+def test_leaves_that_need_no_closer_look_are_drafted_together(leaves: list[bytes]):
+    closer = any(not 0 < len(leaf) <= MAX_ENTRY or definition.may_be_reserved(leaf) for leaf in leaves)
+    assert draft_plain(leaves) == (None if closer else list(map(draft_raw, leaves)))
+
+
 def test_a_leaf_has_a_byte():
     with pytest.raises(Refused) as caught:
         draft_raw(b"")
@@ -330,8 +341,13 @@ def test_a_batch_is_understood_a_few_entries_at_a_time(kind: str, monkeypatch: p
 
         return draft
 
-    for name in ("draft_raw", "draft_event"):
-        monkeypatch.setattr(write, name, counted(getattr(write, name)))
+    def counted_all(leaves: list[bytes]) -> Any:
+        nonlocal made
+        made += len(leaves)
+        return admission.draft_plain(leaves)
+
+    monkeypatch.setattr(write, "draft_event", counted(draft_event))
+    monkeypatch.setattr(write, "draft_plain", counted_all)
     log: Any = SimpleNamespace(settings=SimpleNamespace(max_batch_entries=10_000, max_event_bytes=100))
     if kind == "raw":
         work, most = write._raw_drafts(bundle(*(b"%d" % n for n in range(10_000))), log), 100

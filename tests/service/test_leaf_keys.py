@@ -11,10 +11,12 @@ from pathlib import Path
 
 import apsw
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.tree import Edge, grow, partial_tiles
-from muniment_server.storage import Grown, Head, Known, LogRow, NewEntry, StoreError, leaf_key
+from muniment_server.storage import Grown, Head, Known, LogRow, StoreError, leaf_key, leaf_keys_of
 from muniment_server.storage import sqlite as module
 from muniment_server.storage import sqlite_leaf_keys as table
 from muniment_server.storage.leaf_keys import SPANS, STEP, Recent, floor_of, span_of
@@ -86,6 +88,11 @@ def test_keys_take_little_memory():
     assert taken < 40 * SPANS * STEP
 
 
+@given(st.lists(st.binary(min_size=32, max_size=32)))
+def test_keys_of_many_hashes_are_those_of_each(hashes: list[bytes]):
+    assert leaf_keys_of(hashes) == list(map(leaf_key, hashes))
+
+
 # --- in the database -----------------------------------------------------------------------------------------------------
 
 
@@ -102,11 +109,11 @@ class Writer:
 
     async def append(self, head: Head, edge: Edge, numbers: range, *, look: bool = False) -> tuple[Head, Edge]:
         hashes = [leaf_hash(leaf(number)) for number in numbers]
-        entries = [NewEntry(leaf(number), leaf_key(value)) for number, value in zip(numbers, hashes, strict=True)]
+        keys = leaf_keys_of(hashes)
         growth = grow(edge, hashes)
         after = replace(head, size=growth.edge.size, root=growth.edge.root())
-        absent = [entry.leaf_key for entry in entries] if look else []
-        await self.store.append(Grown(self.log_id, after, entries, growth.tiles), head, absent)
+        grown = Grown(self.log_id, after, list(map(leaf, numbers)), keys, [], growth.tiles)
+        await self.store.append(grown, head, keys if look else [])
         return after, growth.edge
 
 

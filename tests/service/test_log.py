@@ -35,13 +35,13 @@ from muniment_server.cache import Cache
 from muniment_server.heads import Damaged, NotThere
 from muniment_server.log import Log
 from muniment_server.settings import Settings
-from muniment_server.storage import NewEntry, OutcomeUnknown, Store, StoreError, StoreUnavailable
+from muniment_server.storage import OutcomeUnknown, Store, StoreError, StoreUnavailable
 from muniment_server.submission import Submission
 from muniment_server.telemetry import Metrics
 from tests.oracle import Tree
 from tests.service.audit import Naive, audit
 from tests.service.faulty import Fault, Faulty
-from tests.service.rig import Bench, Rig, event, genesis, raw
+from tests.service.rig import Bench, NewEntry, Rig, event, genesis, raw
 
 Make = Callable[..., Any]
 

@@ -9,18 +9,19 @@ import random
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muniment.event import parse_leaf
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.tree import Edge
 from muniment_server import sequencer as module
-from muniment_server import submission as submissions
 from muniment_server.admission import Refused
 from muniment_server.guard import Guard, Guarded, GuardRefused
 from muniment_server.sequencer import ClockRefused, ReadOnly, Sequencer
 from muniment_server.storage import HeadMoved, Known, OutcomeUnknown, StoreError, StoreUnavailable
-from muniment_server.submission import Outcome, OwnDraft, Submission
+from muniment_server.submission import Outcome, OwnDraft, Round, Submission
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, Bench, Rig, event, genesis, new_entry, raw
@@ -143,10 +144,22 @@ async def test_equal_leaves_are_one_entry(rig: Rig):
     assert await audit(bench) == [b"a", b"b", b"c", b"d", b"e"]
 
 
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=20), max_size=6))
+def test_entries_placed_together_are_where_one_after_the_other_would_be(parts: list[list[int]]):
+    one, together = (Round(7, 0, "", {b"3": 2}) for _ in range(2))
+    for part in parts:
+        first, second = Outcome([], [], 0), Outcome([], [], 0)
+        drafts = raw(*[b"%d" % n for n in part]).drafts
+        one.place(drafts, first)
+        together.place_many(drafts, second)
+        assert first == second
+    assert one == together
+
+
 async def test_leaves_with_equal_keys_are_not_equal(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     """The stored key is 8 bytes of the hash, so an attacker can make two leaves share it. Here all share one."""
-    for part in (module, submissions):
-        monkeypatch.setattr(part, "leaf_key", lambda value: 0)
+    monkeypatch.setattr(module, "leaf_key", lambda value: 0)
+    monkeypatch.setattr(module, "leaf_keys_of", lambda values: [0 for _ in values])
     if rig.database:
         await rig.sql("CREATE OR REPLACE FUNCTION muniment_leaf_key(leaf bytea) RETURNS bigint IMMUTABLE RETURN 0")
     bench = await rig.log("raw")

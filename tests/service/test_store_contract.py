@@ -20,7 +20,6 @@ from muniment_server.storage import (
     IdempotencyRow,
     Known,
     LogRow,
-    NewEntry,
     Published,
     StoredKey,
     StoredPayload,
@@ -29,7 +28,7 @@ from muniment_server.storage import (
     leaf_key,
 )
 from tests.service.audit import Naive, audit
-from tests.service.rig import NOW, Rig, new_entry
+from tests.service.rig import NOW, NewEntry, Rig, new_entry
 
 SEED = bytes(range(32))
 
@@ -125,8 +124,8 @@ async def test_an_append_to_an_unknown_log_writes_nothing(rig: Rig):
 
 
 BROKEN = {
-    "a leaf that is too long": lambda g: replace(g, entries=[*g.entries[:-1], NewEntry(bytes(65_536), 1)]),
-    "a seed that is too short": lambda g: replace(g, entries=[*g.entries[:-1], NewEntry(b"x", 1, b"{}", bytes(31))]),
+    "a leaf that is too long": lambda g: replace(g, leaves=[*g.leaves[:-1], bytes(65_536)]),
+    "a seed that is too short": lambda g: replace(g, payloads=[StoredPayload(4, b"{}", bytes(31))]),
     "a root that is too short": lambda g: replace(g, head=replace(g.head, root=RootHash(bytes(31)))),
     "a tile that does not start as before": lambda g: replace(g, tiles=[TileGrowth(0, 0, 3, bytes(5 * 32))]),
     "a tile that shrinks": lambda g: replace(g, tiles=[TileGrowth(0, 0, 3, g.tiles[0].data[:64])]),
@@ -160,7 +159,9 @@ async def test_an_append_whose_entries_do_not_reach_the_head_leaves_nothing(rig:
     good, expected = await bench.grown([b"b", b"c"])
     before = await rig.dump()
     with pytest.raises((HeadMoved, StoreUnavailable)):
-        await rig.store.append(replace(good, entries=[*good.entries, new_entry(b"beyond")]), expected)
+        await rig.store.append(
+            replace(good, leaves=[*good.leaves, b"beyond"], leaf_keys=[*good.leaf_keys, 1]), expected
+        )
     assert await rig.dump() == before
 
 

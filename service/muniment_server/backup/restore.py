@@ -22,7 +22,7 @@ from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, 
 from muniment_server.catalog import SetupError, read_key, write_new
 from muniment_server.guard import Guard, Guarded, GuardRefused
 from muniment_server.settings import Settings
-from muniment_server.storage import Grown, Head, HeadMoved, LogRow, NewEntry, Store, StoredPayload, leaf_key
+from muniment_server.storage import Grown, Head, HeadMoved, LogRow, Store, StoredPayload, leaf_keys_of
 
 _BATCH = 16
 """Bundles in one commit."""
@@ -225,11 +225,13 @@ async def _append_all(store: Store, row: LogRow, head: Head, checked: Checked, p
             continue
         payloads = {each.index: each for each in _payloads(batch, head.size)}
         kept = {index: each for index, each in payloads.items() if index not in checked.erased}
-        entries = [_entry(leaf, kept.get(index)) for index, leaf in _leaves(batch, head.size)]
-        growth = grow(edge, [leaf_hash(entry.leaf) for entry in entries])
+        leaves = _leaves(batch, head.size)
+        hashes = [leaf_hash(leaf) for leaf in leaves]
+        growth = grow(edge, hashes)
         time = max(head.logged_at, *(_time(row.kind, each) for each in batch))
         new = replace(head, size=growth.edge.size, root=growth.edge.root(), logged_at=time)
-        await _append(store, Grown(row.log_id, new, entries, growth.tiles), head)
+        grown = Grown(row.log_id, new, leaves, leaf_keys_of(hashes), list(kept.values()), growth.tiles)
+        await _append(store, grown, head)
         head, edge, batch = new, growth.edge, []
         stored, erased = stored + len(kept), erased + len(payloads) - len(kept)
         progress("storing", head.size, size)
@@ -243,18 +245,12 @@ async def _append(store: Store, grown: Grown, expected: Head) -> None:
         raise SetupError(f"another process writes to this log: stop it and run restore again ({error})") from error
 
 
-def _leaves(batch: list[Part], start: int) -> list[tuple[int, bytes]]:
-    found = [(part.start + at, leaf) for part in batch for at, leaf in enumerate(part.leaves)]
-    return [(index, leaf) for index, leaf in found if index >= start]
+def _leaves(batch: list[Part], start: int) -> list[bytes]:
+    return [leaf for part in batch for leaf in part.leaves[max(start - part.start, 0) :]]
 
 
 def _payloads(batch: list[Part], start: int) -> list[StoredPayload]:
     return [each for part in batch for each in part.payloads if each.index >= start]
-
-
-def _entry(leaf: bytes, stored: StoredPayload | None) -> NewEntry:
-    key = leaf_key(leaf_hash(leaf))
-    return NewEntry(leaf, key, stored.payload, stored.seed) if stored else NewEntry(leaf, key)
 
 
 def _time(kind: str, part: Part) -> int:

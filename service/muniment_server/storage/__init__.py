@@ -6,8 +6,9 @@ All methods are coroutines. `log_id` is the database's number of a log; index ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from struct import Struct
 from typing import Any, NamedTuple, Protocol
 
 from muniment.hashing import RootHash
@@ -63,13 +64,7 @@ class Head:
     guard_id: str
 
 
-class NewEntry(NamedTuple):
-    """An entry to store: the leaf, its key (see :func:`leaf_key`), and payload with seed for an event."""
-
-    leaf: bytes
-    leaf_key: int
-    payload: bytes | None = None
-    seed: bytes | None = None
+_LEAF_KEY = Struct(">q24x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +87,25 @@ class StoredKey:
     seed: bytes | None
 
 
+class StoredPayload(NamedTuple):
+    """Canonical payload and seed of the event at `index`."""
+
+    index: int  # type: ignore[assignment]  # the column's name; tuple.index is not used
+    payload: bytes
+    seed: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """Everything one commit holds. `entries` get the indices [expected.size, head.size)."""
+    """Everything one commit holds. The leaves, and their keys (see :func:`leaf_key`), are those of [expected.size, head.size)."""
 
     log_id: int
     head: Head
-    entries: Sequence[NewEntry]
+    leaves: Sequence[bytes]
+    leaf_keys: Sequence[int]
+    payloads: Sequence[StoredPayload]
     tiles: Sequence[TileGrowth]
     idempotency: Sequence[IdempotencyRow] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPayload:
-    """Canonical payload and seed of the event at `index`."""
-
-    index: int
-    payload: bytes
-    seed: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +202,11 @@ SMALL_LEAF = 1024
 def leaf_key(leaf_hash: bytes) -> int:
     """Return the first 8 bytes of a leaf hash as a signed big-endian integer: an index key, never an identity."""
     return int.from_bytes(leaf_hash[:8], "big", signed=True)
+
+
+def leaf_keys_of(leaf_hashes: Iterable[bytes]) -> list[int]:
+    """Return the :func:`leaf_key` of each of these hashes of 32 bytes."""
+    return [key for (key,) in _LEAF_KEY.iter_unpack(b"".join(leaf_hashes))]
 
 
 class Append(Protocol):

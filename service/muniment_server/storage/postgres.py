@@ -540,15 +540,14 @@ def _expected_values(log_id: int, head: Head) -> tuple[Any, ...]:
 
 
 def _append_values(grown: Grown, expected: Head) -> list[Any]:
-    head, first = grown.head, expected.size
-    payloads = [(first + at, e.payload, e.seed) for at, e in enumerate(grown.entries) if e.payload is not None]
+    head = grown.head
     keys = grown.idempotency
     return [
         *_expected_values(grown.log_id, expected),
         *(head.size, head.root, head.logged_at, head.epoch),
-        row_id(grown.log_id, first),
-        [entry.leaf for entry in grown.entries],
-        *([row[column] for row in payloads] for column in range(3)),
+        row_id(grown.log_id, expected.size),
+        grown.leaves,
+        *([row[column] for row in grown.payloads] for column in range(3)),
         [tile.level for tile in grown.tiles],
         [tile.index for tile in grown.tiles],
         [tile.old_width // _PART for tile in grown.tiles],

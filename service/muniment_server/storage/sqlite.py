@@ -243,7 +243,7 @@ class SqliteStore(SqliteAnchors):
 
         recent = self._transact(work)
         recent.carried()
-        recent.add([entry.leaf_key for entry in grown.entries])
+        recent.add(grown.leaf_keys)
 
     def _keep(self, log_id: int, recent: Recent) -> None:
         self._recent.pop(log_id, None)
@@ -531,9 +531,10 @@ def _store(connection: apsw.Connection, grown: Grown, first: int, absent: Sequen
 def _store_entries(connection: apsw.Connection, grown: Grown, first: int) -> None:
     log_id = grown.log_id
     start = row_id(log_id, first)
-    rows = [(start + at, entry.leaf_key, entry.leaf) for at, entry in enumerate(grown.entries)]
+    ids = range(start, start + len(grown.leaves))
+    rows = zip(ids, grown.leaf_keys, grown.leaves, strict=True)
     connection.executemany("INSERT INTO entries (id, leaf_key, leaf) VALUES (?, ?, ?)", rows)
-    payloads = [(log_id, first + at, e.payload, e.seed) for at, e in enumerate(grown.entries) if e.payload is not None]
+    payloads = [(log_id, *payload) for payload in grown.payloads]
     connection.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?)", payloads)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import orjson
 
 from muniment.errors import FormatError
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, iter_bundle
-from muniment_server.admission import Draft, Refused, draft_event, draft_raw
+from muniment_server.admission import Draft, Refused, draft_event, draft_plain, draft_raw
 from muniment_server.log import Log
 from muniment_server.submission import Outcome, Submission
 from muniment_server.web.ask import JSON, TEXT, Answer, Ask
@@ -160,8 +161,9 @@ async def _raw_drafts(body: bytes, log: Log) -> list[Draft]:
     step = min(_BREATH, 1 + _BREATH_BYTES * len(leaves) // len(body))
     for start in range(0, len(leaves), step):
         await asyncio.sleep(0)  # ten thousand drafts take a while: let others be answered in between
+        part = leaves[start : start + step]
         try:
-            drafts.extend(map(draft_raw, leaves[start : start + step]))
+            drafts.extend(draft_plain(part) or map(draft_raw, part))
         except Refused as error:  # those before it are in the list already
             raise _at(error, len(drafts) + 1) from None
     return drafts
@@ -170,13 +172,13 @@ async def _raw_drafts(body: bytes, log: Log) -> list[Draft]:
 async def _leaves(body: bytes, limit: int) -> list[bytes]:
     """Return the entries of a bundle, 1 to `limit` of them. Raises Refused: of five million entries, once it has met too many."""
     leaves: list[bytes] = []
+    bundle = iter_bundle(body)
     try:
-        for leaf in iter_bundle(body):
-            leaves.append(leaf)
+        while part := list(islice(bundle, _BREATH_LEAVES)):
+            leaves += part
             if len(leaves) > limit:
                 break
-            if not len(leaves) % _BREATH_LEAVES:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
     except FormatError as error:
         hint = "Send each entry as its length (two bytes, big-endian) and its bytes, as in a C2SP entry bundle."
         raise Refused(422, "invalid_bundle", str(error), hint) from None

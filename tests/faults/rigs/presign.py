@@ -146,9 +146,9 @@ def _arrange(
         faulty_append = faulty.store.append
 
         async def append(grown: Any, expected: Head, absent: Sequence[int] = ()) -> None:
-            entries = list(grown.entries)
-            entries[one.at] = entries[one.at]._replace(leaf=flip(entries[one.at].leaf, one.bit))
-            await faulty_append(replace(grown, entries=entries), expected, absent)
+            leaves = list(grown.leaves)
+            leaves[one.at] = flip(leaves[one.at], one.bit)
+            await faulty_append(replace(grown, leaves=leaves), expected, absent)
 
         faulty.append = append  # type: ignore[attr-defined]
     elif one.what == "stored leaf":
