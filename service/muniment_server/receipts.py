@@ -93,4 +93,4 @@ def hex_list(hashes: Sequence[bytes]) -> bytes:
 
 
 def _opened(draft: EventDraft) -> bytes:
-    return b',"commitment":%b,"disclosures":%b}' % (draft.opening, orjson.dumps(draft.disclosures))
+    return b',"commitment":%b,"disclosures":%b}' % (draft.opening, draft.disclosed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
+from struct import Struct
 
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Tile, width_at
@@ -19,6 +20,7 @@ StoredTiles = Mapping[tuple[int, int], bytes]
 """Bytes of tiles by (level, index), as wide as they are stored by now: 32 to 8,192 bytes."""
 
 FULL = TILE_WIDTH * HASH_SIZE
+_PAIR = Struct(f"{2 * HASH_SIZE}s")
 
 
 class Mismatch(Exception):
@@ -116,7 +118,7 @@ def _block(hashes: bytes) -> bytes:
 def _paired(hashes: bytes) -> bytes:
     while len(hashes) > HASH_SIZE:
         paired = len(hashes) // 64 * 64
-        made = [sha256(b"\x01" + hashes[at : at + 64]).digest() for at in range(0, paired, 64)]
+        made = [sha256(b"\x01" + pair).digest() for (pair,) in _PAIR.iter_unpack(hashes[:paired])]
         hashes = b"".join(made) + hashes[paired:]
     return hashes
 
