@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -255,20 +255,21 @@ class Log(Reader):
             made.append(Receipt(self.row.origin, index, leaf, signed.size, tuple(proof), signed.note, *opened))
         return made
 
-    async def receipt_texts(self, submission: Submission, outcome: Outcome) -> list[bytes]:
-        """Return what :meth:`receipts` does, as JSON."""
-        made: list[bytes] = []
+    async def write_receipts(self, submission: Submission, outcome: Outcome, text: bytearray) -> None:
+        """Add what :meth:`receipts` returns to `text`, as a JSON array: thousands of texts at a time would take megabytes."""
+        made: Iterable[bytes]
         if outcome.maker and outcome.new == len(outcome.indices):
-            for draft, index, leaf in zip(submission.drafts, outcome.indices, outcome.leaves, strict=True):
-                if len(made) % _BREATH == _BREATH - 1:
-                    await asyncio.sleep(0)
-                made.append(outcome.maker.receipt(index, leaf, draft))
-            return made
-        for receipt in await self.receipts(submission, outcome):
-            if len(made) % _BREATH == _BREATH - 1:
+            made = map(outcome.maker.receipt, outcome.indices, outcome.leaves, submission.drafts)
+        else:
+            made = (orjson.dumps(receipt.to_json()) for receipt in await self.receipts(submission, outcome))
+        before = b"["
+        for number, receipt in enumerate(made, 1):
+            text += before
+            text += receipt
+            before = b","
+            if not number % _BREATH:
                 await asyncio.sleep(0)
-            made.append(orjson.dumps(receipt.to_json()))
-        return made
+        text += b"]"
 
     async def _inclusion(self, index: int, size: int, outcome: Outcome) -> list[bytes]:
         if outcome.maker:

@@ -47,10 +47,8 @@ OLDEST_SAFE = (3, 51, 3)
 """Before this version a WAL reset could lose a committed transaction."""
 _BUSY_MILLISECONDS = 10_000
 _READERS = 4
-_READER_KIBIBYTES = 512
+_READER_KIBIBYTES = 256
 """Of each reader. Every commit empties their page caches: they are good for little more than one query."""
-_WRITER_KIBIBYTES = 8192
-"""Pages the writer keeps. Each raw entry is looked for on another page of the leaf keys, so the usual two megabytes are soon too few."""
 _CHECKPOINT_PAGES = 4000
 """Pages of WAL (16 MB) after which a commit carries them over into the database: some milliseconds for those who wait for it. With the
 usual 1,000 pages that is more than one commit in a hundred, and most of the pages are the same few again and again."""
@@ -145,7 +143,6 @@ class SqliteStore(SqliteAnchors):
         try:
             path.touch(mode=0o600)  # it holds payloads and seeds; SQLite gives its other files the same mode
             writer = connect(path)
-            writer.execute(f"PRAGMA cache_size = -{_WRITER_KIBIBYTES}")
             writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             migrate_sqlite(writer)
         except (apsw.Error, OSError) as error:

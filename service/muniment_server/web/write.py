@@ -122,8 +122,10 @@ async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
         {"indices": ranges(outcome.indices), "count": len(outcome.indices), "checkpoint": outcome.signed.note}
     )
     if with_receipts:
-        texts = await log.receipt_texts(submission, outcome)
-        body = b"".join((body[:-1], b',"receipts":[', b",".join(texts), b"]}"))
+        text = bytearray(body[:-1] + b',"receipts":')
+        await log.write_receipts(submission, outcome, text)
+        text += b"}"
+        body = bytes(text)
     return Answer(body, JSON, 201 if outcome.new else 200, _FIELDS[outcome.replayed])
 
 
