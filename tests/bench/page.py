@@ -89,7 +89,7 @@ def _growth(name: str, key: str, *, down: bool = False) -> Callable[[dict[str, A
     def read(value: dict[str, Any], store: str) -> float | None:
         of = _store(value, store)
         grown = of["studies"]["growth"] if of else []
-        if len(grown) < 2:
+        if len(grown) < 2 or (name and name not in grown[0]):
             return None
         first, last = (one[name][key] if name else one[key] for one in (grown[0], grown[-1]))
         return float(last if not name else (last / first if not down else first / last))
@@ -163,6 +163,7 @@ GOALS = (
         both(1.3),
         at_most=True,
     ),
+    Goal("same, with a cache as large as the tiles", "x", _growth("proof-kept", "server_us"), {}),
     Goal("restart after kill -9, larger size", " s", _growth("", "restart_seconds"), both(2), at_most=True),
     Goal("p99 of reads while writes are refused", "x", _overload, both(2), at_most=True),
     Goal("appends with all calendars dead, against anchoring off", "x", _dead, both(0.95)),
