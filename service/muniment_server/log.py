@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import starmap
 
 import orjson
 
@@ -259,7 +260,7 @@ class Log(Reader):
         """Add what :meth:`receipts` returns to `text`, as a JSON array: thousands of texts at a time would take megabytes."""
         made: Iterable[bytes]
         if outcome.maker and outcome.new == len(outcome.indices):
-            made = map(outcome.maker.receipt, outcome.indices, outcome.leaves, submission.drafts)
+            made = starmap(outcome.maker.receipt, zip(outcome.indices, outcome.leaves, submission.drafts, strict=True))
         else:
             made = (orjson.dumps(receipt.to_json()) for receipt in await self.receipts(submission, outcome))
         before = b"["
