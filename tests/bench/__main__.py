@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from muniment_server import __version__
 from tests.bench import ceiling, machine, report, servers, studies, wrk
 from tests.bench.measure import Bench, Generator, OwnGenerator
-from tests.bench.plan import ECHO, LOG_NAMES, QUICK, Options
+from tests.bench.plan import BATCH, LOG_NAMES, QUICK, Options
 
 
 def _options() -> Options:
@@ -83,7 +83,13 @@ def _measure_store(
         bench = Bench(store, options, *generators, served.target(), echo, data, url, postgres, step)
         bench.preload()
         step(f"{store}: storage ceiling")
-        limit = _ceiling(bench, database(), folder)
+        limits = ceiling.Ceiling(database(), folder, options.reads, options.preload)
+        bench.ceiling = stack.enter_context(closing(limits))
+        limit = {
+            f"{kind}-{batch}": limits.measure(kind, batch, options.ceiling_seconds)
+            for kind in ("raw", "event")
+            for batch in (1, BATCH)
+        }
         found = [bench.series(series) for series in options.series()]
         capacity = {one["workload"]: one["rate"] for one in found if one["connections"] in (4, 64)}
         studied = {"stored": bytes_of} | studies.Studies(bench, generators[1], options, capacity).run()
@@ -94,22 +100,13 @@ def _measure_store(
         return _about(store, limit, found, postgres) | {"fsck": final, "studies": studied}, found
 
 
-def _ceiling(bench: Bench, database: str | None, folder: Path) -> dict[str, Any]:
-    """Measure the storage ceiling, and the echo before and after: a machine is not equally fast all the time."""
-    options, echoes = bench.options, []
-    echoes.append(bench.run(bench.echo, ECHO, options.echo_seconds)["rate"])
-    limit = ceiling.run(database, folder, options.ceiling_seconds, options.reads, options.preload)
-    echoes.append(bench.run(bench.echo, ECHO, options.echo_seconds)["rate"])
-    return {"ceiling": limit, "ceiling_echo": statistics.mean(echoes)}
-
-
 def _about(
     store: str, limit: dict[str, Any], found: list[dict[str, Any]], postgres: servers.Postgres | None
 ) -> dict[str, Any]:
     echoes = [one["echo"] for one in found]
     names = ("rate", "p50_ms", "p99_ms", "server_us", "server_cores", "generator_cores", "foreign_cores")
     middle = {name: statistics.median(echo[name] for echo in echoes) for name in names} if echoes else {}
-    return {"store": store, **limit, "echo": middle, "postgres": postgres.settings() if postgres else None}
+    return {"store": store, "ceiling": limit, "echo": middle, "postgres": postgres.settings() if postgres else None}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import uvloop
 
@@ -24,7 +24,7 @@ from tests.bench.generator import percentile
 from tests.bench.machine import SERVER_CORE, pinned
 from tests.bench.plan import BATCH
 
-_SECONDS = 300
+_SECONDS = 30
 
 
 async def open_store(database: str | None, folder: Path) -> Store:
@@ -97,9 +97,8 @@ async def fill(store: Store, kind: str, entries: int, name: str = "filled") -> _
     return made
 
 
-async def measure(store: Store, kind: str, batch: int, seconds: float, before: int) -> dict[str, float]:
-    """Append batches to a log of `before` entries, until `seconds` have gone into Store.append alone."""
-    log = await fill(store, kind, before, f"{kind}-{batch}")
+async def measure(log: _Appender, batch: int, seconds: float) -> dict[str, float]:
+    """Append batches to a log, until `seconds` have gone into Store.append alone."""
     taken: list[float] = []
     while sum(taken) < seconds:
         taken.append(await log.append(batch))
@@ -112,38 +111,48 @@ async def measure(store: Store, kind: str, batch: int, seconds: float, before: i
     }
 
 
-async def _main(database: str | None, folder: Path, seconds: float, before: dict[str, int]) -> dict[str, Any]:
+class Ceiling:
+    """Measures S whenever asked, in a process on the server's core that keeps its logs: S is compared with what runs right after it."""
+
+    def __init__(self, database: str | None, folder: Path, raw: int, event: int) -> None:
+        """Start it. `raw` and `event` are how many entries the logs have that batches are appended to."""
+        words = [sys.executable, "-m", "tests.bench.ceiling", str(folder), str(raw), str(event)]
+        env = os.environ | {"BENCH_DATABASE": database or ""}
+        with pinned(SERVER_CORE):
+            self._process = subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self, kind: str, batch: int, seconds: float) -> dict[str, float]:
+        """Return what :func:`measure` does, for a log of this kind and size of batch."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("it was started with pipes")
+        self._process.stdin.write(json.dumps([kind, batch, seconds]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the storage ceiling ended; its error is above")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """End its process."""
+        self._process.communicate(timeout=_SECONDS)
+
+
+async def _serve(database: str | None, folder: Path, before: dict[str, int]) -> None:
     store = await open_store(database, folder)
+    logs: dict[str, _Appender] = {}
     try:
-        return {
-            f"{kind}-{batch}": await measure(store, kind, batch, seconds, before[kind] if batch > 1 else 0)
-            for kind in ("raw", "event")
-            for batch in (1, BATCH)
-        }
+        for line in sys.stdin:
+            kind, batch, seconds = json.loads(line)
+            name = f"{kind}-{batch}"
+            if name not in logs:
+                logs[name] = await fill(store, kind, before[kind] if batch > 1 else 0, name)
+            print(json.dumps(await measure(logs[name], batch, seconds)), flush=True)
     finally:
         await store.close()
-
-
-def run(database: str | None, folder: Path, seconds: float, raw: int, event: int) -> dict[str, Any]:
-    """Measure in a process on the server's core. `raw` and `event` are the sizes of the logs that batches are appended to."""
-    words = [sys.executable, "-m", "tests.bench.ceiling", str(folder), str(seconds), str(raw), str(event)]
-    with pinned(SERVER_CORE):
-        done = subprocess.run(
-            words,
-            env=os.environ | {"BENCH_DATABASE": database or ""},
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    if done.returncode:
-        raise RuntimeError(f"the storage ceiling failed: {done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         url = os.environ.get("BENCH_DATABASE") or None
-        sizes = {"raw": int(sys.argv[3]), "event": int(sys.argv[4])}
-        print(json.dumps(runner.run(_main(url, Path(sys.argv[1]), float(sys.argv[2]), sizes))))
+        runner.run(_serve(url, Path(sys.argv[1]), {"raw": int(sys.argv[2]), "event": int(sys.argv[3])}))

@@ -17,6 +17,7 @@ import httpx
 
 from muniment.policy import Policy
 from tests.bench import check
+from tests.bench.ceiling import Ceiling
 from tests.bench.machine import GENERATOR_CORE, Meter, pinned, pss_megabytes
 from tests.bench.plan import BATCH, ECHO, LOG_NAMES, PREFIXES, WORKLOADS, Load, Options, Series, Workload
 from tests.bench.servers import Postgres, Target
@@ -91,6 +92,7 @@ class Bench:
     database: str | None
     postgres: Postgres | None
     step: Callable[[str], None]
+    ceiling: Ceiling | None = None  # once the logs are filled
     repeated: int = 0
     appended: int = 0  # entries that were answered, those of warm-ups and of runs made again included
 
@@ -163,9 +165,11 @@ class Bench:
         """Measure a series, an echo before each of its runs, and check the log it used."""
         workload = WORKLOADS[series.workload]
         size, before, self.appended = self.size(workload.log), self.signed_size(workload.log), 0
-        echoes, runs = [], []
+        echoes, limits, runs = [], [], []
         for number in range(self.options.runs):
             echoes.append(self.run(self.echo, ECHO, self.options.echo_seconds))
+            if self.ceiling and workload.entries > 1:
+                limits.append(self.ceiling.measure(workload.log, workload.entries, self.options.ceiling_seconds))
             runs.append(self.run(self.target, series, self.options.seconds, size))
             self.step(f"{self.store}: {series.name}, run {number + 1}")
         memory = pss_megabytes(self.target.pid)
@@ -180,7 +184,8 @@ class Bench:
             "pss_mb": memory,
             "echo": _summary(echoes),
             **_summary(runs),
-            "ratios": _ratios(_summary(runs), _summary(echoes), workload.entries),
+            "ratios": _ratios(_summary(runs), _summary(echoes), workload.entries)
+            | _to_ceiling(runs, limits, workload.entries),
             "checks": {"answered": self.appended, "stored": grown} | self._checks(workload, runs),
         }
 
@@ -217,3 +222,11 @@ def _ratios(found: dict[str, Any], echo: dict[str, Any], entries: int) -> dict[s
         "entries_per_second": found["rate"] * entries,
         "entries_to_echo": found["rate"] * entries / echo["rate"],
     }
+
+
+def _to_ceiling(runs: list[dict[str, Any]], limits: list[dict[str, float]], entries: int) -> dict[str, float]:
+    """Return the entries a second as a part of S, which was measured before each run; nothing where it was not."""
+    if not limits:
+        return {}
+    parts = [run["rate"] * entries / limit["entries_per_second"] for run, limit in zip(runs, limits, strict=True)]
+    return {"entries_to_ceiling": statistics.median(parts)}

@@ -132,7 +132,7 @@ class Options:
     seconds: float = 2.0
     warmup: float = 0.5
     echo_seconds: float = 1.0
-    ceiling_seconds: float = 2.0
+    ceiling_seconds: float = 1.0
     runs: int = 3
     attempts: int = 3
     repeats: int = 30

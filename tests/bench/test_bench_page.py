@@ -51,10 +51,12 @@ def value() -> dict[str, Any]:
         "growth": grown,
     }
     ceiling = {"raw-1000": {"entries_per_second": 100.0, "p50_ms": 1.0, "p99_ms": 2.0}}
-    store = {"store": "sqlite", "echo": {}, "ceiling": ceiling, "ceiling_echo": 50.0, "studies": studies}
+    store = {"store": "sqlite", "echo": {}, "ceiling": ceiling, "studies": studies}
     machine = {"cpu": "a cpu", "cores": 2, "pinned": True, "python": "3.11", "fdatasync_us": 100.0}
     found = [series("sqlite", "raw", 64, 0.6), series("sqlite", "raw", 256, 0.5), series("sqlite", "raw", 1, 0.1)]
-    found.append(series("sqlite", "raw-batch", 4, 1.5))
+    batches = series("sqlite", "raw-batch", 4, 1.5)
+    batches["ratios"]["entries_to_ceiling"] = 0.75
+    found.append(batches)
     return {"series": found, "stores": [store], "machine": machine, "generator": "own"}
 
 
@@ -67,7 +69,7 @@ def test_the_page_says_what_is_met_and_what_is_not() -> None:
     assert "| bytes beyond a 308-byte leaf, without the hash index | - | 99.00 B (**not met**: <= 75 B) |" in text
     assert "| bytes of the hash index | - | 21.00 B |" in text
     assert "| batch of 1,000 raw, every receipt | - | - |" in text
-    assert "| batch of 1,000 raw, compact answer | - | 0.75 S (met: >= 0.5 S) |" in text, "1.5 of an echo, S is 2"
+    assert "| batch of 1,000 raw, compact answer | - | 0.75 S (met: >= 0.5 S) |" in text
     assert "| sqlite | raw | 50% | 50 | 49 | 1.00 | 2.00 | 3.00 | 4.00 |" in text
 
 
