@@ -40,7 +40,6 @@ _TIME = re.compile(
 
 # Of a JSON object, after white space. Zero bytes and the last three are UTF-16 and UTF-32, which some readers detect.
 _STARTS = b"{ \t\r\n\xef\x00\xfe\xff"
-_START_BYTES = frozenset(_STARTS)
 
 
 def parse_event(data: bytes) -> dict[str, Any]:
@@ -250,9 +249,12 @@ def may_be_reserved(leaf: bytes) -> bool:
     return leaf[:1] in _STARTS and (b"muniment/" in leaf or b"\\" in leaf or b"\x00" in leaf[:4])
 
 
-def are_all_free(leaves: Iterable[bytes]) -> bool:
-    """Tell whether :func:`may_be_reserved` is False for each of these leaves, none of which may be empty."""
-    return not any([leaf[0] in _START_BYTES and may_be_reserved(leaf) for leaf in leaves])
+def may_any_be_reserved(leaves: Iterable[bytes]) -> bool:
+    """Tell whether :func:`may_be_reserved` is True for one of these leaves, with a call only for those that look like JSON.
+
+    Requires leaves of one byte or more.
+    """
+    return any([leaf[0] in _STARTS and may_be_reserved(leaf) for leaf in leaves])
 
 
 def claims_reserved_type(leaf: bytes) -> bool:

@@ -146,13 +146,17 @@ def fold(hashes: Sequence[bytes]) -> bytes:
     return root
 
 
+def _nodes_over(hashes: memoryview) -> bytes:
+    """Return the node hash over each pair of neighbouring hashes. Requires whole pairs: a multiple of 64 bytes."""
+    return b"".join([sha256(b"\x01" + pair).digest() for (pair,) in _PAIR.iter_unpack(hashes)])
+
+
 def expand(data: bytes) -> TileRows:
     """Return the rows of a tile, given its hashes (32 to 8,192 bytes)."""
     rows: TileRows = [bytearray(data)]
     below = bytes(data)
     for _ in range(8):
-        pairs = _PAIR.iter_unpack(below[: len(below) & -64])
-        below = b"".join([sha256(b"\x01" + pair).digest() for (pair,) in pairs])
+        below = _nodes_over(memoryview(below)[: len(below) & -64])
         rows.append(bytearray(below))
     return rows
 
@@ -389,8 +393,7 @@ def _widen(rows: TileRows, hashes: bytes) -> None:
         done, pairs = 2 * len(row), len(below) & -64
         if done == pairs:
             return
-        new = memoryview(below)[done:pairs]
-        row += b"".join([sha256(b"\x01" + pair).digest() for (pair,) in _PAIR.iter_unpack(new)])
+        row += _nodes_over(memoryview(below)[done:pairs])
 
 
 def grow(edge: Edge, leaf_hashes: Iterable[LeafHash]) -> Growth:

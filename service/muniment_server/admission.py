@@ -92,9 +92,9 @@ def draft_raw(leaf: bytes) -> RawDraft:
 
 
 def draft_plain(leaves: Sequence[bytes]) -> list[RawDraft] | None:
-    """Return what :func:`draft_raw` makes of each of these leaves; None when one of them needs a closer look."""
+    """Return what :func:`draft_raw` makes of each of these leaves, one or more; None when one of them needs a closer look."""
     longest, shortest = max(map(len, leaves)), min(map(len, leaves))
-    if not shortest or longest > MAX_ENTRY or not definition.are_all_free(leaves):
+    if not shortest or longest > MAX_ENTRY or definition.may_any_be_reserved(leaves):
         return None
     hashes = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
     return list(map(RawDraft._make, zip(leaves, hashes, strict=True)))

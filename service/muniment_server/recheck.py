@@ -20,7 +20,7 @@ StoredTiles = Mapping[tuple[int, int], bytes]
 """Bytes of tiles by (level, index), as wide as they are stored by now: 32 to 8,192 bytes."""
 
 FULL = TILE_WIDTH * HASH_SIZE
-_PAIR = Struct(f"{2 * HASH_SIZE}s")
+_PAIR = Struct(f"{2 * HASH_SIZE}s")  # not shared with muniment.tree: a mistake there must not be made here as well
 
 
 class Mismatch(Exception):

@@ -143,8 +143,11 @@ class Round:
         outcome.new += len(new_leaves) - before
 
     def place_many(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
-        """Do what :meth:`place` does. Raw entries that are all new are placed together, which takes a fraction of the time."""
-        if type(drafts[0]) is not RawDraft or not self._place_new(drafts, outcome):
+        """Do what :meth:`place` does. Raw entries that are all new are placed together, which takes a fraction of the time.
+
+        Requires drafts of one kind, at least one.
+        """
+        if not isinstance(drafts[0], RawDraft) or not self._place_new(drafts, outcome):
             self.place(drafts, outcome)
 
     def _place_new(self, drafts: Sequence[Draft], outcome: Outcome) -> bool:

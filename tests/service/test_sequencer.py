@@ -9,8 +9,6 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from muniment.event import parse_leaf
 from muniment.hashing import EMPTY_ROOT, RootHash
@@ -21,7 +19,7 @@ from muniment_server.admission import Refused
 from muniment_server.guard import Guard, Guarded, GuardRefused
 from muniment_server.sequencer import ClockRefused, ReadOnly, Sequencer
 from muniment_server.storage import HeadMoved, Known, OutcomeUnknown, StoreError, StoreUnavailable
-from muniment_server.submission import Outcome, OwnDraft, Round, Submission
+from muniment_server.submission import Outcome, OwnDraft, Submission
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, Bench, Rig, event, genesis, new_entry, raw
@@ -142,18 +140,6 @@ async def test_equal_leaves_are_one_entry(rig: Rig):
     assert (list(mixed.indices), mixed.new) == ([3, 0, 4, 3], 2)
     assert (list(old.indices), old.new) == ([2], 0)
     assert await audit(bench) == [b"a", b"b", b"c", b"d", b"e"]
-
-
-@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=20), max_size=6))
-def test_entries_placed_together_are_where_one_after_the_other_would_be(parts: list[list[int]]):
-    one, together = (Round(7, 0, "", {b"3": 2}) for _ in range(2))
-    for part in parts:
-        first, second = Outcome([], [], 0), Outcome([], [], 0)
-        drafts = raw(*[b"%d" % n for n in part]).drafts
-        one.place(drafts, first)
-        together.place_many(drafts, second)
-        assert first == second
-    assert one == together
 
 
 async def test_leaves_with_equal_keys_are_not_equal(rig: Rig, monkeypatch: pytest.MonkeyPatch):

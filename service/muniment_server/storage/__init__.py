@@ -64,9 +64,6 @@ class Head:
     guard_id: str
 
 
-_LEAF_KEY = Struct(">q24x")
-
-
 @dataclass(frozen=True, slots=True)
 class IdempotencyRow:
     """What one Idempotency-Key of one caller stands for: the entries [first_index, first_index + count)."""
@@ -97,7 +94,10 @@ class StoredPayload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """Everything one commit holds. The leaves, and their keys (see :func:`leaf_key`), are those of [expected.size, head.size)."""
+    """Everything one commit holds. The leaves get the indices [expected.size, head.size), and each has its :func:`leaf_key`.
+
+    `payloads` are those of the events among them, by ascending index.
+    """
 
     log_id: int
     head: Head
@@ -197,6 +197,9 @@ class AnchorSummary:
 
 SMALL_LEAF = 1024
 """Bytes of the largest leaf of a bundle that a database joins: several bundles of 16 MiB in one answer would be too much memory."""
+
+
+_LEAF_KEY = Struct(">q24x")
 
 
 def leaf_key(leaf_hash: bytes) -> int:
