@@ -68,6 +68,13 @@ def canonical_event(event: dict[str, Any]) -> bytes:
     return strictjson.canonical(parse_event(strictjson.canonical(event)))
 
 
+def canonical_text(data: bytes) -> bytes:
+    """Return the canonical form of the event in `data`. Raises EventRefused as :func:`parse_event`."""
+    value, form = strictjson.parse_to_canonical(data)
+    check_event(value)
+    return form
+
+
 # --- disclosures and commitment -----------------------------------------------------------------------------------------
 
 

@@ -77,8 +77,19 @@ def parse(data: bytes) -> Any:
     Codes: invalid_utf8, invalid_json, duplicate_name, invalid_number, number_range, lone_surrogate, noncharacter, too_deep.
     """
     plain = _parse_plain(data, _AS_OTHERS_WRITE)
+    return _parse_strictly(data) if plain is None else plain[0]
+
+
+def parse_to_canonical(data: bytes) -> tuple[Any, bytes]:
+    """Return the JSON value in `data` and its RFC 8785 form. Raises EventRefused as :func:`parse`."""
+    plain = _parse_plain(data, _AS_OTHERS_WRITE)
     if plain is not None:
         return plain
+    value = _parse_strictly(data)
+    return value, canonical(value)
+
+
+def _parse_strictly(data: bytes) -> Any:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -95,15 +106,16 @@ def parse(data: bytes) -> Any:
 def parse_canonical(data: bytes) -> Any:
     """Return the JSON value in `data`, whose RFC 8785 form `data` must be. Raises EventRefused as :func:`parse`, and FormatError."""
     plain = _parse_plain(data)
-    if plain is None:
-        plain = parse(data)
-        if canonical(plain) != data:
-            raise FormatError("not canonical JSON")
-    return plain
+    if plain is not None:
+        return plain[0]
+    value = parse(data)
+    if canonical(value) != data:
+        raise FormatError("not canonical JSON")
+    return value
 
 
-def _parse_plain(data: bytes, others: tuple[json.JSONEncoder, ...] = ()) -> Any:
-    """Return the value of an ASCII text that is plain and in canonical form already; None for any other, and for null.
+def _parse_plain(data: bytes, others: tuple[json.JSONEncoder, ...] = ()) -> tuple[Any, bytes] | None:
+    """Return value and canonical form of an ASCII text that is plain and in canonical form already; None for any other.
 
     `others` write what is taken as well.
     """
@@ -112,8 +124,11 @@ def _parse_plain(data: bytes, others: tuple[json.JSONEncoder, ...] = ()) -> Any:
     try:
         text = data.decode("ascii")
         value = json.loads(text)
-        # Equal to what the encoder makes of it: no name twice, no number spelled otherwise.
-        return value if _is_plain(value, 1) and any(e.encode(value) == text for e in (_PLAIN, *others)) else None
+        if not _is_plain(value, 1):
+            return None
+        # Equal to what an encoder makes of it: no name twice, no number spelled otherwise.
+        form = _PLAIN.encode(value)
+        return (value, form.encode()) if form == text or any(e.encode(value) == text for e in others) else None
     except (ValueError, RecursionError):
         return None
 

@@ -344,19 +344,20 @@ def test_a_value_that_is_read_the_short_way_is_the_same(value: Any):
     ):
         found = _parse_plain(text.encode(), _AS_OTHERS_WRITE)
         if found is not None:
-            assert repr(found) == repr(_checked(_DECODER.decode(text), "", 1))
+            assert repr(found[0]) == repr(_checked(_DECODER.decode(text), "", 1))
+            assert found[1] == rfc8785.dumps(found[0])
 
 
 @pytest.mark.parametrize("data", [b'{"a":[1,null,true,"\\n\\u0001"],"b":{}}', b'"x"', b"9007199254740991"])
 def test_what_is_plain_goes_the_short_way(data: bytes):
-    assert _parse_plain(data) == json.loads(data)
+    assert _parse_plain(data) == (json.loads(data), data)
 
 
 @pytest.mark.parametrize(
     "data", [b'{"b":1,"a":{"d":[1,2],"c":"x"}}', b'{"b": 1, "a": {"d": [1, 2], "c": "x, y: z"}}', b"[1, 2]"]
 )
 def test_what_other_programs_write_goes_the_short_way(data: bytes):
-    assert _parse_plain(data, _AS_OTHERS_WRITE) == json.loads(data)
+    assert _parse_plain(data, _AS_OTHERS_WRITE) == (json.loads(data), rfc8785.dumps(json.loads(data)))
     assert _parse_plain(data) is None
     with pytest.raises(FormatError):
         strictjson.parse_canonical(data)

@@ -9,12 +9,13 @@ import json
 import re
 from binascii import a2b_base64
 from collections.abc import Callable, Sequence
-from typing import Any
+from hashlib import sha256
 
 from muniment import strictjson
-from muniment.encoding import MAX_SIZE, b64url
+from muniment.checkpoint import Checkpoint
+from muniment.encoding import b64url
 from muniment.errors import EventRefused, NotWhatWasSent
-from muniment.event import EventLeaf, digest_of, may_be_reserved, parse_leaf
+from muniment.event import EventLeaf, may_be_reserved, parse_leaf
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash, node_hash
 from muniment.policy import Policy
 from muniment.receipt import Receipt
@@ -48,7 +49,7 @@ class Receipts:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._paths: dict[tuple[int, RootHash], Paths] = {}
+        self._heads: dict[str, tuple[Checkpoint, Paths]] = {}
 
     def check_sent(self, body: bytes, receipt: Receipt, *, is_event: bool) -> None:
         """Check one. Raises what the strict check raises."""
@@ -56,22 +57,22 @@ class Receipts:
             check_sent(self._policy, body, receipt, is_event=is_event)
 
     def _surely(self, body: bytes, receipt: Receipt, *, is_event: bool) -> bool:
-        signed = self._policy.verify(receipt.checkpoint).checkpoint
+        signed, paths = self._heads.get(receipt.checkpoint) or self._head(receipt.checkpoint)
         if (signed.origin, signed.size) != (receipt.origin, receipt.tree_size):
             return False
-        key = signed.size, signed.root
-        paths = self._paths.get(key) or self._paths.setdefault(key, Paths(*key))
         paths.verify(receipt.index, receipt.leaf_hash, receipt.proof)
         if not is_event:
             plain = receipt.commitment is None and receipt.disclosures is None and not may_be_reserved(body)
             return plain and receipt.leaf == body
         commitment, entry = receipt.commitment, parse_leaf(receipt.leaf)
-        return (
-            isinstance(entry, EventLeaf)
-            and commitment is not None
-            and commitment.digest() == entry.commitment
-            and opens(receipt.disclosures or (), commitment.members, body)
-        )
+        if commitment is None or not isinstance(entry, EventLeaf):
+            return False
+        return opened_digest(receipt.disclosures or (), commitment.members, body) == entry.commitment
+
+    def _head(self, note: str) -> tuple[Checkpoint, Paths]:
+        signed = self._policy.verify(note).checkpoint
+        found = self._heads[note] = signed, Paths(signed.size, signed.root)
+        return found
 
 
 # --- inclusion ----------------------------------------------------------------------------------------------------------
@@ -80,73 +81,92 @@ class Receipts:
 class Paths:
     """Checks inclusion proofs in one tree.
 
-    From a node on, the way to the root is fixed by the node's place and hash and by the rest of the proof. So when an earlier proof
-    that led to the root came by the same place with the same hash and the same rest, this one leads there too.
+    From a node on, the way to the root is fixed by the node's place and hash and by the rest of the proof. So when the proof before
+    this one came by the same place with the same hash and the same rest, and led to the root, this one leads there too.
     """
 
     def __init__(self, size: int, root: RootHash) -> None:
         self._size = size
         self._root = root
-        self._proved: dict[tuple[int, int], tuple[bytes, tuple[bytes, ...]]] = {}
+        self._index = -1  # of the leaf proved last
+        self._proof: tuple[bytes, ...] = ()
+        self._way: list[bytes] = []  # from that leaf up: by height, the nodes that are complete
 
     def verify(self, index: int, leaf: LeafHash, proof: tuple[bytes, ...]) -> None:
         """Check that `leaf` is leaf `index`. Raises BadProof exactly when :func:`muniment.tree.verify_inclusion` does."""
-        steps = list[tuple[int, int, bytes]]()
-        if not self._joins(index, leaf, proof, steps):
+        height = (index ^ self._index).bit_length()  # of the lowest node above both leaves
+        way = _climb(index, leaf, proof[:height]) if self._meets(index, leaf, proof, height) else []
+        if not way or way[height] != self._way[height]:
             verify_inclusion(index, self._size, leaf, proof, self._root)
-        for at, (node, last, value) in enumerate(steps):
-            self._proved[node, last] = value, proof[at:]
+            way = _climb(index, leaf, proof[: _complete(index, self._size)])
+            self._way = way
+        self._way[: len(way)] = way
+        self._index, self._proof = index, proof
 
-    def _joins(self, index: int, leaf: bytes, proof: Sequence[bytes], steps: list[tuple[int, int, bytes]]) -> bool:
-        """Climb as in RFC 9162 section 2.1.3.2 until on a proved way. Adds each (node, last, hash) before that to `steps`."""
-        node, last, value = index, self._size - 1, leaf
-        if not 0 <= index < self._size <= MAX_SIZE or len(leaf) != HASH_SIZE:
-            return False
-        for at, sibling in enumerate(proof):
-            known = self._proved.get((node, last))
-            if known is not None and known[0] == value and known[1] == proof[at:]:
-                return True
-            if not last or len(sibling) != HASH_SIZE:
-                return False
-            steps.append((node, last, value))
-            if node & 1 or node == last:
-                value = node_hash(sibling, value)
-                while node and not node & 1:
-                    node, last = node >> 1, last >> 1
-            else:
-                value = node_hash(value, sibling)
-            node, last = node >> 1, last >> 1
-        return False
+    def _meets(self, index: int, leaf: LeafHash, proof: tuple[bytes, ...], height: int) -> bool:
+        """Tell whether the proof goes on from `height` as the last one did, below a complete node. Its hashes are not looked at."""
+        whole = (
+            index >= 0 and len(leaf) == HASH_SIZE and len(proof) == len(self._proof)
+        )  # no hash longer at a neighbour's cost
+        return whole and height < len(self._way) and proof[height:] == self._proof[height:]
+
+
+def _complete(index: int, size: int) -> int:
+    """Return the height of the largest complete subtree that leaf `index` of a tree of `size` is in. Requires index < size."""
+    height = 0
+    while ((index >> height + 1) + 1) << height + 1 <= size:
+        height += 1
+    return height
+
+
+def _climb(index: int, leaf: bytes, siblings: Sequence[bytes]) -> list[bytes]:
+    """Return the nodes from a leaf up to the height of a complete subtree, given their siblings; the leaf is the first."""
+    way = [leaf]
+    for sibling in siblings:
+        leaf = node_hash(sibling, leaf) if index & 1 else node_hash(leaf, sibling)
+        way.append(leaf)
+        index >>= 1
+    return way
 
 
 # --- disclosures --------------------------------------------------------------------------------------------------------
 
 
-def opens(disclosures: Sequence[str], members: dict[str, str], body: bytes) -> bool:
-    """Tell whether disclosures open each of the committed members, and these are the event with the canonical form `body`.
+def opened_digest(disclosures: Sequence[str], members: dict[str, str], body: bytes) -> str:
+    """Return the digest of the commitment object when disclosures open each member, and these are the event with canonical form `body`.
 
     What is known of a disclosure beforehand is everything but its salt. So each is compared with what it must be, instead of being
-    taken apart. False also means that this cannot be told: a salt of another form, names that are not ASCII, another order.
+    taken apart. The empty text also means that this cannot be told: a salt of another form, names that are not ASCII, another order.
     """
     parts = _parts(body)
     if not len(parts) == len(members) == len(disclosures) > 0 or not _are_heads(disclosures):
-        return False
-    for (name, quoted, value), text in zip(parts, disclosures, strict=True):
-        if text[_HEAD:] != b64url(b'",%b,%b]' % (quoted, value)) or members.get(name) != digest_of(text):
-            return False
-    return True
+        return ""
+    # In one piece for all: a zero byte fills the base64 of each hash up to 44 characters, of which the last is "A".
+    digests = b64url(b"".join([sha256(text.encode("utf-8", "surrogatepass")).digest() + b"\0" for text in disclosures]))
+    committed = []
+    for at, ((name, quoted, value), text) in enumerate(zip(parts, disclosures, strict=True)):
+        digest = digests[44 * at : 44 * at + 43]
+        if text[_HEAD:] != b64url(f'",{quoted},{value}]'.encode()) or members.get(name) != digest:
+            return ""
+        committed.append(f'{quoted}:"{digest}"')
+    # The canonical form of the commitment object: names in ASCII, in order, and digests that need no escape.
+    return b64url(sha256(f'{{"alg":"sha-256","members":{{{",".join(committed)}}}}}'.encode()).digest())
 
 
-def _parts(body: bytes) -> list[tuple[str, bytes, bytes]]:
+def _parts(body: bytes) -> list[tuple[str, str, str]]:
     """Return name, canonical name and canonical value of each member; none unless `body` is surely a canonical form."""
     try:
-        event = json.loads(body)
-        parts = [(name, _canonical(name), _canonical(value)) for name, value in event.items()]
+        text = body.decode()
+        event = json.loads(text)
+        parts = [
+            (name, _quoted(name), _quoted(value) if type(value) is str else strictjson.canonical(value).decode())
+            for name, value in event.items()
+        ]
     except (ValueError, AttributeError, RecursionError, EventRefused):
         return []
     names = list(event)
-    whole = b"{%b}" % b",".join([b"%b:%b" % part[1:] for part in parts])
-    return parts if whole == body and names == sorted(names) and all(map(str.isascii, names)) else []
+    whole = f"{{{','.join([f'{quoted}:{value}' for _, quoted, value in parts])}}}"
+    return parts if whole == text and names == sorted(names) and all(map(str.isascii, names)) else []
 
 
 def _are_heads(disclosures: Sequence[str]) -> bool:
@@ -162,7 +182,3 @@ def _are_heads(disclosures: Sequence[str]) -> bool:
 
 
 _quoted: Callable[[str], str] = json.encoder.encode_basestring
-
-
-def _canonical(value: Any) -> bytes:
-    return _quoted(value).encode() if type(value) is str else strictjson.canonical(value)

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.errors import EventRefused, FormatError
-from muniment.event import parse_event
+from muniment.event import canonical_text
 
 if TYPE_CHECKING:
     from muniment.client import Draft
@@ -60,29 +60,27 @@ class Source:
 
     def rows(self, header: list[str] | None = None) -> Iterator[Row]:
         """Yield the rows from here on. `header` are the column names of a CSV file that was read past its first line."""
-        from muniment.client import Draft
+        for draft in self._csv(header) if self._form == "csv" else self._plain():
+            yield Row(draft, self._end, self._hash.hexdigest())
 
-        entries = self._csv(header) if self._form == "csv" else self._plain()
-        for entry in entries:
-            try:
-                yield Row(Draft.of(entry), self._end, self._hash.hexdigest())
-            except FormatError as error:
-                raise self._error(error.code if isinstance(error, EventRefused) else "bad_row", str(error)) from error
-
-    def _plain(self) -> Iterator[dict[str, Any] | bytes]:
+    def _plain(self) -> Iterator[Draft]:
         for line in self._lines():
             content = line.removesuffix(b"\n")
-            if not content.strip():
-                continue
-            if self._form == "lines":
-                yield content
-                continue
-            try:
-                yield parse_event(content)
-            except EventRefused as error:
-                raise self._error(error.code, str(error)) from error
+            if content.strip():
+                yield self._draft(content)
 
-    def _csv(self, header: list[str] | None) -> Iterator[dict[str, Any]]:
+    def _draft(self, entry: bytes | dict[str, Any]) -> Draft:
+        """Return the draft of a line, or of a row of CSV."""
+        from muniment.client import Draft
+
+        try:
+            if self._form == "jsonl" and isinstance(entry, bytes):
+                return Draft(canonical_text(entry), is_event=True)
+            return Draft.of(entry)
+        except FormatError as error:
+            raise self._error(error.code if isinstance(error, EventRefused) else "bad_row", str(error)) from error
+
+    def _csv(self, header: list[str] | None) -> Iterator[Draft]:
         rows = csv.reader((self._text(line) for line in self._lines()), strict=True)
         try:
             for row in rows:
@@ -93,7 +91,7 @@ class Source:
                 elif len(row) != len(header):
                     raise self._error("bad_row", f"{len(row)} values for {len(header)} columns")
                 else:
-                    yield dict(zip(header, row, strict=True))
+                    yield self._draft(dict(zip(header, row, strict=True)))
         except csv.Error as error:
             raise self._error("bad_row", str(error)) from error
 
