@@ -475,6 +475,38 @@ def verify_inclusion(index: int, size: int, leaf: LeafHash, proof: Sequence[byte
         raise BadProof(f"inclusion proof of leaf {index} does not lead to the root of size {size}")
 
 
+def root_from_range(
+    first: int, size: int, leaves: Sequence[bytes], before: Sequence[bytes], after: Sequence[bytes]
+) -> RootHash:
+    """Return the root of the tree of `size` in which neighbouring leaves have these hashes, the first at index `first`.
+
+    `before` is the inclusion proof of the first of them, `after` that of the last: what is left of the range comes from the one, and
+    what is right of it from the other; nothing else in them counts. Compare the root with a signed one: then every leaf is proved, for
+    one hash each. Requires 0 <= first, one leaf or more, first + len(leaves) <= size <= 2**63 - 1 and 32-byte hashes. Raises BadProof,
+    also when a proof has the wrong length.
+    """
+    low, high, end = first, first + len(leaves) - 1, size - 1
+    if not 0 <= low <= high <= end < MAX_SIZE:
+        raise BadProof(f"no leaves [{first}, {high + 1}) in a tree of size {size}")
+    _check_hashes(*leaves, *before, *after)
+    left, right, nodes = iter(before), iter(after), b"".join(leaves)
+    try:
+        while end:
+            # A node has a sibling unless it is the last of its row and even: that one moves up as it is.
+            sibling = next(left) if low & 1 or low < end else b""
+            nodes = sibling + nodes if low & 1 else nodes
+            sibling = next(right) if high & 1 or high < end else b""
+            nodes = nodes if high & 1 else nodes + sibling
+            paired = len(nodes) & -2 * HASH_SIZE
+            nodes = _nodes_over(memoryview(nodes)[:paired]) + nodes[paired:]
+            low, high, end = low >> 1, high >> 1, end >> 1
+    except StopIteration:
+        raise BadProof("inclusion proof is too short") from None
+    if [*left, *right]:
+        raise BadProof("inclusion proof is too long")
+    return RootHash(nodes)
+
+
 def verify_consistency(first: int, second: int, root1: RootHash, root2: RootHash, proof: Sequence[bytes]) -> None:
     """Check that the tree of `second` with `root2` extends that of `first` with `root1` (RFC 9162 section 2.1.4.2).
 

@@ -199,7 +199,21 @@ def _studies(value: dict[str, Any]) -> Iterable[str]:
         for name, one in mixed["parts"].items():
             rate = one["requests"] / mixed["seconds"]
             yield f"| {store['store']} | {name} | {rate:,.0f} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f} |"
+    yield from _imports(value)
     yield ""
+
+
+def _imports(value: dict[str, Any]) -> Iterable[str]:
+    yield "\n## Import\n"
+    yield "One `muniment import` of a file, start of the process included. Beside it the rate of a generator that verifies nothing, with 4 batches of"
+    yield "1,000 under way: compact answers for raw leaves, receipts for events, which is what an import asks for.\n"
+    yield "| store | rows | entries/s | of the generator's | server, cores | client, cores | client, MB |"
+    yield "|---|---|---|---|---|---|---|"
+    for store in value["stores"]:
+        for one in store["studies"].get("imports", []):
+            part = f"{one['of_batches']:.0%}" if "of_batches" in one else ""
+            cores = f"{one['server_cores']:.2f} | {one['client_cores']:.2f}"
+            yield f"| {store['store']} | {one['rows']:,} {one['kind']} | {one['rate']:,.0f} | {part} | {cores} | {one['client_mb']:.0f} |"
 
 
 # --- the plot -------------------------------------------------------------------------------------------------------------

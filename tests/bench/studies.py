@@ -18,7 +18,7 @@ import asyncpg
 import httpx
 
 from muniment.tiles import TILE_WIDTH
-from tests.bench import ceiling
+from tests.bench import ceiling, imports
 from tests.bench.machine import pss_megabytes
 from tests.bench.measure import Bench, Generator, OwnGenerator
 from tests.bench.plan import BATCH, ECHO, ENTRY_SIZE, WORKLOADS, Load, Options, Series
@@ -48,6 +48,7 @@ class Studies:
         return {
             "open_loop": [self._open(name, part) for name in ("raw", "event", "proof") for part in _PARTS],
             "mixed": self._load(self.own, "mixed", 64),
+            "imports": imports.study(self.bench, self.seconds, self.capacity),
             "overload": self._overload(),
             "pss_mb": pss_megabytes(self.bench.target.pid),
         }

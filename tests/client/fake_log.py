@@ -233,7 +233,7 @@ class FakeLog:
         if not batch:
             return httpx.Response(201, json=self.receipt(indices[0]).to_json(), headers=headers)
         value: dict[str, Any] = {
-            "indices": [[index, index + 1] for index in indices],
+            "indices": _ranges(indices),
             "count": len(indices),
             "checkpoint": self.note(self.size),
         }
@@ -340,6 +340,17 @@ class FakeLog:
 @lru_cache(maxsize=4096)
 def _expanded(data: bytes) -> TileRows:
     return expand(data)
+
+
+def _ranges(indices: list[int]) -> list[list[int]]:
+    """Indices as half-open ranges, neighbours in one."""
+    found: list[list[int]] = []
+    for index in indices:
+        if found and found[-1][1] == index:
+            found[-1][1] += 1
+        else:
+            found.append([index, index + 1])
+    return found
 
 
 def fresh(response: httpx.Response) -> httpx.Response:

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 import muniment.client._sync
-from muniment._flows import writes
+from muniment._flows import placed
 from muniment.cli import importer
 from muniment.cli.import_state import state_path
 from tests.client.cli_runner import Cli
@@ -123,8 +123,8 @@ class Points:
         self._crashed = False
         self._lock = threading.Lock()
         monkeypatch.setattr(importer, "save", self._around(importer.save))
-        monkeypatch.setattr(writes, "send_batch", self._around_flow(writes.send_batch))
-        monkeypatch.setattr(writes, "check_batch", self._around_flow(writes.check_batch))
+        monkeypatch.setattr(placed, "send_to_place", self._around_flow(placed.send_to_place))
+        monkeypatch.setattr(placed, "check_placed", self._around_flow(placed.check_placed))
 
     def arm(self, left: int) -> None:
         """Crash at the point with `left` others before it; never when negative. Whatever a crash left running has ended then."""
@@ -221,7 +221,7 @@ def test_a_server_that_goes_away(cli: Cli, log: FakeLog, here: Path, fault: Any)
 
 def test_ctrl_c(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(here / "rows.jsonl")
-    real, calls = writes.check_batch, 0
+    real, calls = placed.check_placed, 0
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -231,7 +231,7 @@ def test_ctrl_c(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(writes, "check_batch", interrupted)
+    monkeypatch.setattr(placed, "check_placed", interrupted)
     done = cli("import", "rows.jsonl", "--json")
     assert (done.code, done.error["rows"]) == (130, 5)
     assert cli("import", "rows.jsonl").code == 0
@@ -268,7 +268,7 @@ def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.
 def crash_with_two_under_way(cli: Cli, monkeypatch: pytest.MonkeyPatch, happened: int) -> None:
     """Import, and crash with the second and third batch under way, of which the first `happened` are in the log."""
     sent, checked, third_sent = 0, 0, threading.Event()
-    real_send, real_check = writes.send_batch, writes.check_batch
+    real_send, real_check = placed.send_to_place, placed.check_placed
 
     def send(*args: Any) -> Any:
         nonlocal sent
@@ -291,8 +291,8 @@ def crash_with_two_under_way(cli: Cli, monkeypatch: pytest.MonkeyPatch, happened
         return (yield from real_check(*args))
 
     with monkeypatch.context() as patched:
-        patched.setattr(writes, "send_batch", send)
-        patched.setattr(writes, "check_batch", check)
+        patched.setattr(placed, "send_to_place", send)
+        patched.setattr(placed, "check_placed", check)
         with pytest.raises(Crash):
             cli("import", "rows.jsonl")
 
@@ -435,7 +435,8 @@ def test_a_batch_refused_for_want_of_a_key_stays_under_way(cli: Cli, log: FakeLo
 
 def test_an_answer_that_is_not_proved_stops_the_import(cli: Cli, log: FakeLog, here: Path) -> None:
     write(here / "rows.jsonl")
-    log.tamper = edit("/batch", lambda value: value["receipts"].reverse())
+    lie = {"event": lambda value: value["receipts"].reverse(), "raw": lambda value: value["indices"][0].reverse()}
+    log.tamper = edit("/batch", lie[log.kind])
     assert cli("import", "rows.jsonl").code == 1
     log.tamper = None
     assert cli("import", "rows.jsonl").code == 0

@@ -17,6 +17,7 @@ from muniment.tree import (
     plan_inclusion,
     plan_root,
     root_from_inclusion,
+    root_from_range,
     verify_consistency,
     verify_inclusion,
 )
@@ -67,6 +68,41 @@ def test_every_inclusion_proof() -> None:
             assert len(proof) <= max(0, (size - 1).bit_length())
             verify_inclusion(index, size, TREE.leaf_hash(index), proof, TREE.root(size))
             assert root_from_inclusion(index, size, TREE.leaf_hash(index), proof) == TREE.root(size)
+
+
+def test_every_range() -> None:
+    """Neighbours are proved together by the proofs of the first and the last: in every tree, from everywhere to everywhere."""
+    for size in (*range(1, 28), 63, 64, 65, LARGEST):
+        leaves, root = [TREE.leaf_hash(index) for index in range(size)], TREE.root(size)
+        paths = [tuple(TREE.path(index, size)) for index in range(size)]
+        for first in range(size):
+            for last in range(first, size, 1 if size < 30 else 7):
+                assert root_from_range(first, size, leaves[first : last + 1], paths[first], paths[last]) == root
+
+
+def test_a_range_that_is_not_there() -> None:
+    for size in (1, 2, 3, 7, 8, 11):
+        leaves, root = [TREE.leaf_hash(index) for index in range(size)], TREE.root(size)
+        paths = [TREE.path(index, size) for index in range(size)]
+        for first in range(size):
+            for last in range(first, size):
+                there, before, after = leaves[first : last + 1], paths[first], paths[last]
+                for at in range(len(there)):
+                    others = [*there[:at], flip(there[at], 0), *there[at + 1 :]]
+                    assert root_from_range(first, size, others, before, after) != root
+                for outside in (-1, size - last + first, size):
+                    with pytest.raises(BadProof):
+                        root_from_range(outside, size, there, before, after)
+                for wrong in ([*before, bytes(32)], before[:-1], [*before[:-1], b"x"]):
+                    if wrong != before:
+                        with pytest.raises(BadProof):
+                            root_from_range(first, size, there, wrong, after)
+                        with pytest.raises(BadProof):
+                            root_from_range(last, size, there[-1:], after, [*after, bytes(32)])
+        with pytest.raises(BadProof):
+            root_from_range(0, size, [], paths[0], paths[0])
+        with pytest.raises(BadProof):
+            root_from_range(0, size, [leaves[0][:31]], paths[0], paths[0])
 
 
 def test_every_consistency_proof() -> None:

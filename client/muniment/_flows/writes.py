@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -107,15 +108,18 @@ def append_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[li
     return (yield from check_batch(session, drafts, answer))
 
 
-def send_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[Response]:
-    """Send a batch until the log answers that it holds it, and return the answer, which proves nothing until it is checked."""
+def send_batch(session: Session, drafts: Sequence[Draft], key: str, *, receipts: bool = True) -> Flow[Response]:
+    """Send a batch until the log answers that it holds it, and return the answer, which proves nothing until it is checked.
+
+    Without `receipts` the answer has the indices and the checkpoint alone.
+    """
     bodies = [draft.body for draft in drafts]
     if drafts[0].is_event:
         body, headers = b"".join(part + b"\n" for part in bodies), _headers("application/x-ndjson", key)
     else:
         body, headers = encode_bundle(bodies), _headers("application/octet-stream", None)
     limit = MEBIBYTE + 8 * len(body) + 64 * 1024 * len(drafts)
-    request = Request("POST", "/entries/batch", {"receipts": "true"}, body, headers, limit)
+    request = Request("POST", "/entries/batch", {"receipts": "true"} if receipts else {}, body, headers, limit)
     return (yield from send(request, session.retries))
 
 
@@ -131,7 +135,7 @@ def check_batch(session: Session, drafts: Sequence[Draft], answer: Response) -> 
 def _checked(session: Session, drafts: Sequence[Draft], answer: Response) -> list[Receipt]:
     value = json_of(answer)
     receipts = [Receipt.from_json(item) for item in fields.objects(value, "receipts")]
-    if [receipt.index for receipt in receipts] != _indices(value, len(drafts)):
+    if [receipt.index for receipt in receipts] != list(chain(*ranges_of(value, len(drafts)))):
         raise NotWhatWasSent("the receipts of a batch are not of the indices the log assigned to it")
     answered = Receipts(session.trust.policy)
     for draft, receipt in zip(drafts, receipts, strict=True):
@@ -139,14 +143,14 @@ def _checked(session: Session, drafts: Sequence[Draft], answer: Response) -> lis
     return receipts
 
 
-def _indices(answer: dict[str, Any], count: int) -> list[int]:
-    """Return the index of each entry of a batch. Raises FormatError unless the ranges hold exactly `count`."""
+def ranges_of(answer: dict[str, Any], count: int) -> list[range]:
+    """Return the indices of the entries of a batch. Raises FormatError unless the ranges hold exactly `count`."""
     ranges = answer.get("indices")
     if not isinstance(ranges, list) or not all(map(_is_range, ranges)):
         raise FormatError("answer: indices is not a list of ranges")
     if sum(high - low for low, high in ranges) != count:
         raise FormatError(f"answer: the log assigned another number of indices than the {count} entries sent")
-    return [index for low, high in ranges for index in range(low, high)]
+    return [range(low, high) for low, high in ranges]
 
 
 def _is_range(value: Any) -> bool:

@@ -123,11 +123,10 @@ def _stream(target: Target, client: Client, info: LogInfo, form: str) -> None:
     first, last, count = None, None, 0
     keyed = (([row.draft for row in batch], new_key()) for batch in batches(rows, *limits(info)))
     try:
-        for receipts in client.append_batches(keyed):
-            indices = [receipt.index for receipt in receipts]
-            first = min(indices) if first is None else min(first, *indices)
-            last = max(indices) if last is None else max(last, *indices)
-            count += len(indices)
+        for placed in client.place_batches(keyed):
+            first = min(*placed.indices, placed.indices[0] if first is None else first)
+            last = max(*placed.indices, placed.indices[0] if last is None else last)
+            count += len(placed.indices)
     except CliError as error:
         error.hint = f"{error.hint}\nThe {count} rows before it are in the log.".lstrip()
         raise

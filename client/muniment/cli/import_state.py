@@ -9,6 +9,7 @@ itself is searched.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class ImportState:
         """Return the state without the batches under way, none of which is in the log."""
         return replace(self, pending=())
 
-    def done(self, indices: list[int]) -> ImportState:
+    def done(self, indices: Sequence[int]) -> ImportState:
         """Return the state with the first batch under way logged at these indices. Requires one under way."""
         if not self.pending:
             raise AssertionError("no batch under way")

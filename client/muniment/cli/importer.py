@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
@@ -79,9 +79,9 @@ class Importer:
     def _append(self, noted: Iterable[Batch]) -> None:
         """Send batches that are in the state, and take each out of it once it is verified."""
         try:
-            for receipts in self.client.append_batches(noted):
-                self.tree_size = max(self.tree_size, *(receipt.tree_size for receipt in receipts))
-                self._done([receipt.index for receipt in receipts])
+            for placed in self.client.place_batches(noted):
+                self.tree_size = max(self.tree_size, placed.tree_size)
+                self._done(placed.indices)
         except Refused as refused:
             # What was verified is not under way any more, and what follows a refused batch is not sent.
             if refused.status in _REFUSED_FOR_GOOD and refused.code != "idempotency_mismatch":
@@ -98,7 +98,7 @@ class Importer:
             self._save(self.state.begun(pending))
             yield [row.draft for row in batch], key
 
-    def _done(self, indices: list[int]) -> None:
+    def _done(self, indices: Sequence[int]) -> None:
         before = self.state.offset
         self._save(self.state.done(indices))
         self.advance(self.state.offset - before)

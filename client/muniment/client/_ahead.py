@@ -25,11 +25,11 @@ Batch = tuple[list[Draft], str]
 def in_order(
     batches: Iterable[Batch],
     send: Callable[[list[Draft], str], Response],
-    check: Callable[[list[Draft], Response], list[Receipt]],
-) -> Iterator[list[Receipt]]:
-    """Yield the receipts of each batch. `send` runs in a thread; `batches` is read and `check` runs in that of the caller.
+    check: Callable[[list[Draft], Response], T],
+) -> Iterator[T]:
+    """Yield what `check` makes of the answer to each batch. `send` runs in a thread; `batches` is read and `check` runs in that of the caller.
 
-    An error in reading comes after the receipts of what was read before. Once an answer fails its check nothing more is read.
+    An error in reading comes after what was read before is checked. Once an answer fails its check nothing more is read.
     """
     source = iter(batches)
     under_way: _OnItsWay | None = None

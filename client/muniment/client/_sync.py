@@ -11,8 +11,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from muniment._flows import anchors, reads, writes
+from muniment._flows import anchors, placed, reads, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
+from muniment._flows.placed import Placed
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
@@ -105,11 +106,14 @@ class Client(Base):
             self._http.close()
 
     def _send_batch(self, drafts: list[Draft], key: str) -> Response:
+        return self._send(writes.send_batch(self._session, drafts, key))
+
+    def _send(self, flow: Flow[Response]) -> Response:
         """Send a batch, in a thread of its own. Nobody closes its connection meanwhile: it would go on reading from whatever is opened next."""
         with self._counting:
             self._sending += 1
         try:
-            return self._run(writes.send_batch(self._session, drafts, key))
+            return self._run(flow)
         finally:
             with self._counting:
                 self._sending -= 1
@@ -161,6 +165,17 @@ class Client(Base):
         sent; and all before it were verified.
         """
         return in_order(batches, self._send_batch, self._check_batch)
+
+    def place_batches(self, batches: Iterable[Batch]) -> Iterator[Placed]:
+        """As :meth:`append_batches`, for those who keep no receipts: yield where the entries of each batch are, proved all the same.
+
+        Raw leaves take a fraction of the work: neighbours are proved together.
+        """
+        return in_order(
+            batches,
+            lambda drafts, key: self._send(placed.send_to_place(self._session, drafts, key)),
+            lambda drafts, answer: self._run(placed.check_placed(self._session, drafts, answer)),
+        )
 
     def append_batch(self, drafts: list[Draft], *, idempotency_key: str | None = None) -> list[Receipt]:
         """Append one batch of drafts, all or none, and return their receipts in order. One key covers the batch."""
