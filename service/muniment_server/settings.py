@@ -75,7 +75,11 @@ class Settings(BaseModel):
     max_commit_entries: int = Field(1_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
     idempotency_ttl: int = Field(86_400, ge=60, description="Seconds for which an Idempotency-Key is remembered.")
     cache_bytes: int = Field(
-        38 * 2**20, ge=2**20, description="Memory for full tiles and entry bundles, in bytes; a tile takes 10 KiB."
+        38 * 2**20,
+        ge=2**20,
+        description=(
+            "Memory for full tiles and entry bundles, in bytes; a tile takes 10 KiB, so 40 bytes an entry hold those of a whole log."
+        ),
     )
     max_connections: int = Field(
         4096, ge=1, description="Open HTTP connections, at the most; further ones are answered 503 and closed."

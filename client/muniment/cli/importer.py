@@ -19,7 +19,7 @@ from muniment.errors import Refused
 if TYPE_CHECKING:
     from muniment.client import Batch, Client, LogInfo
 
-MAX_ENTRIES = 500
+MAX_ENTRIES = 1000
 MAX_BYTES = 2 * 1024 * 1024
 SETTLED = 10.0
 """Seconds after which a batch that the last run had under way when it ended is surely either logged and published, or lost."""
