@@ -136,7 +136,7 @@ def assert_alike(log: FakeLog, receipts: Receipts, body: bytes, receipt: Receipt
     assert outcome(receipts.check_sent, body, receipt, is_event=is_event) == strict
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(events, min_size=2, max_size=3))
 def test_any_event_and_any_lie_about_it(sent: list[dict[str, Any]]) -> None:
     log = FakeLog()

@@ -10,11 +10,14 @@ import httpx
 import pytest
 
 import muniment.client._sync
+from muniment._flows import writes
 from muniment._flows.placed import Placed
 from muniment._flows.writes import Draft, new_key
 from muniment.client import Client
+from muniment.encoding import b64, b64url
 from muniment.errors import FormatError, Inconsistent, MunimentError, VerificationError
-from tests.client.fake_log import FakeLog, answering, edit, fine, problem
+from muniment.event import event_leaf, format_time
+from tests.client.fake_log import NOON, FakeLog, answering, edit, fine, problem
 
 LEAVES = [b"leaf %d" % n for n in range(13)]
 
@@ -72,10 +75,84 @@ def test_scattered_leaves_are_proved_by_their_receipts() -> None:
     assert asked_for_receipts(log) == [False, True]
 
 
-def test_events_are_proved_by_their_receipts() -> None:
+EVENTS = [{"n": n, "who": f"user {n}", "more": {"a": [n, None]}} for n in range(13)]
+
+
+def test_events_are_opened_by_their_receipts_and_proved_together(monkeypatch: pytest.MonkeyPatch) -> None:
     log = FakeLog("event")
-    assert place(log, [{"n": 1}, {"n": 2}]) == [Placed([1, 2], 3)]
-    assert asked_for_receipts(log) == [True]
+    monkeypatch.setattr(writes, "check_batch", None)
+    assert place(log, EVENTS[:1], EVENTS[1:]) == [Placed([1], 2), Placed(list(range(2, 14)), 14)]
+    assert asked_for_receipts(log) == [True, True]
+
+
+@pytest.mark.parametrize("event", [{"n": 1.5, "\u00e9": 1}, {"z\U0001f600": 1, "z\uff00": 2}])
+def test_events_that_need_a_closer_look_get_it(event: dict[str, Any]) -> None:
+    log = FakeLog("event")
+    assert place(log, [*EVENTS, event]) == [Placed(list(range(1, 15)), 15)]
+
+
+def _of_each(change: Callable[[Any], Any], at: int) -> Callable[[Any], Any]:
+    def lie(answer: Any) -> None:
+        answer["receipts"][at] = answer["receipts"][at] | change(answer["receipts"][at])
+
+    return lie
+
+
+LIES_ABOUT_EVENTS: list[Callable[[Any], Any]] = [
+    lambda answer: answer["receipts"].reverse(),
+    lambda answer: answer["receipts"].pop(),
+    lambda answer: answer["receipts"].append(answer["receipts"][0]),
+    lambda answer: answer | {"receipts": []},
+    lambda answer: (
+        answer | {"indices": [[1, 13], [13, 14]], "receipts": [*answer["receipts"][1:], answer["receipts"][0]]}
+    ),
+    lambda answer: answer | {"indices": [[3, 16]]},
+    lambda answer: answer | {"checkpoint": answer["checkpoint"].replace("15", "16", 1)},
+    *(
+        _of_each(change, at)
+        for at in (0, 6, 12)
+        for change in (
+            lambda receipt: {"leaf": b64(b"something else")},
+            lambda receipt: {"leaf": receipt["leaf"][:-1]},
+            lambda receipt: {"leaf": b64(LEAF)},
+            lambda receipt: {"disclosures": receipt["disclosures"][1:]},
+            lambda receipt: {"disclosures": [*receipt["disclosures"][:-1], receipt["disclosures"][0]]},
+            lambda receipt: {"disclosures": None},
+        )
+    ),
+    *(
+        _of_each(
+            lambda receipt: {"inclusion": receipt["inclusion"] | {"hashes": receipt["inclusion"]["hashes"][1:]}}, at
+        )
+        for at in (0, 12)
+    ),
+]
+LEAF = event_leaf(b64url(bytes(32)), format_time(NOON))
+
+
+@pytest.mark.parametrize("lie", LIES_ABOUT_EVENTS)
+def test_what_is_not_proved_of_an_event_is_not_believed(lie: Callable[[Any], Any]) -> None:
+    log = FakeLog("event")
+    log.add_events([{"before": 1}])
+    log.publish()
+    log.tamper = edit("/entries/batch", lie)
+    with pytest.raises((VerificationError, FormatError)):
+        place(log, EVENTS)
+
+
+def test_another_event_than_the_one_sent() -> None:
+    log = FakeLog("event")
+
+    def append_others(request: httpx.Request, honest: Callable[[], httpx.Response]) -> httpx.Response:
+        indices = log.add_events([event | {"n": -1} for event in EVENTS])
+        log.publish()
+        body = {"indices": [[indices[0], indices[-1] + 1]], "count": len(indices), "checkpoint": log.note(log.size)}
+        body["receipts"] = [log.receipt(index).to_json() for index in indices]
+        return httpx.Response(201, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
+    log.faults = [append_others]
+    with pytest.raises(VerificationError):
+        place(log, EVENTS)
 
 
 def test_receipts_where_proofs_are_refused() -> None:

@@ -132,23 +132,28 @@ def _climb(index: int, leaf: bytes, siblings: Sequence[bytes]) -> list[bytes]:
 # --- disclosures --------------------------------------------------------------------------------------------------------
 
 
-def opened_digest(disclosures: Sequence[str], members: dict[str, str], body: bytes) -> str:
+def opened_digest(disclosures: Sequence[str], members: dict[str, str] | None, body: bytes) -> str:
     """Return the digest of the commitment object when disclosures open each member, and these are the event with canonical form `body`.
+
+    `members` are those of the commitment object, which have to be the same; None when nobody wants it.
 
     What is known of a disclosure beforehand is everything but its salt. So each is compared with what it must be, instead of being
     taken apart. The empty text also means that this cannot be told: a salt of another form, names that are not ASCII, another order.
     """
     parts = _parts(body)
-    if not len(parts) == len(members) == len(disclosures) > 0 or not _are_heads(disclosures):
+    if not 0 < len(parts) == len(disclosures) or not _are_heads(disclosures):
         return ""
     # In one piece for all: a zero byte fills the base64 of each hash up to 44 characters, of which the last is "A".
     digests = b64url(b"".join([sha256(text.encode("utf-8", "surrogatepass")).digest() + b"\0" for text in disclosures]))
-    committed = []
+    committed, opened = [], {}
     for at, ((name, quoted, value), text) in enumerate(zip(parts, disclosures, strict=True)):
         digest = digests[44 * at : 44 * at + 43]
-        if text[_HEAD:] != b64url(f'",{quoted},{value}]'.encode()) or members.get(name) != digest:
+        if text[_HEAD:] != b64url(f'",{quoted},{value}]'.encode()):
             return ""
+        opened[name] = digest
         committed.append(f'{quoted}:"{digest}"')
+    if members is not None and members != opened:
+        return ""
     # The canonical form of the commitment object: names in ASCII, in order, and digests that need no escape.
     return b64url(sha256(f'{{"alg":"sha-256","members":{{{",".join(committed)}}}}}'.encode()).digest())
 

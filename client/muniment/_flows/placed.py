@@ -1,23 +1,37 @@
-"""Batches whose receipts nobody keeps: where their entries are, each proved to be there as it was sent."""
+"""Batches whose receipts nobody keeps: where their entries are, each proved to be there as it was sent.
+
+Leaves that are neighbours in the log are proved together, by the inclusion proofs of the first and the last: a hash for each leaf
+instead of a way to the root. Where that cannot be done, :mod:`muniment._flows.writes` checks every receipt by itself, and decides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from muniment import members
 from muniment._flows import fields, writes
+from muniment._flows.answered import opened_digest
 from muniment._flows.reads import Session
 from muniment._flows.steps import Call, Flow, Request, Response, json_of, send
 from muniment._flows.writes import Draft
-from muniment.errors import NotWhatWasSent, Refused
-from muniment.hashing import leaf_hash
+from muniment.checkpoint import Checkpoint
+from muniment.encoding import parse_b64
+from muniment.errors import BadProof, FormatError, NotWhatWasSent, Refused
+from muniment.event import EventLeaf, parse_leaf
+from muniment.hashing import LeafHash, leaf_hash
 from muniment.receipt import Receipt
 from muniment.tree import root_from_range, verify_inclusion
 
 _RANGES = 4
-"""Runs of neighbours that a batch may be in, each of which takes two proofs, before its receipts are the shorter way."""
+"""Runs of neighbours that a batch may be in, each of which takes two proofs."""
+
+_Proof = tuple[bytes, ...]
+_Ends = tuple[_Proof, _Proof]
+"""The inclusion proofs of the first and the last of some neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +44,24 @@ class Placed:
 
 def send_to_place(session: Session, drafts: Sequence[Draft], key: str) -> Flow[Response]:
     """Send a batch as :func:`muniment._flows.writes.send_batch`, and return the answer for :func:`check_placed`."""
+    # An event needs its receipt, which opens what its leaf commits to. A raw leaf is known.
     return (yield from writes.send_batch(session, drafts, key, receipts=drafts[0].is_event))
 
 
 def check_placed(session: Session, drafts: Sequence[Draft], answer: Response) -> Flow[Placed]:
-    """Return where the entries of a batch are.
-
-    An event needs its receipt, which opens what its leaf commits to. Raw leaves are known, so those that are neighbours in the log
-    are proved together; their receipts are asked for when they are scattered, as equal leaves may be, or when the proofs are refused:
-    to a key that may only append to a private log, or by a replica that is behind.
-    """
-    if drafts[0].is_event:
-        return _of(*(yield from writes.check_batch(session, drafts, answer)))
+    """Return where the entries of a batch are."""
     value = json_of(answer)
     ranges = writes.ranges_of(value, len(drafts))
-    if len(ranges) <= _RANGES:
-        try:
-            return (yield from _proved(session, drafts, value, ranges))
-        except Refused:
-            pass
+    is_event = drafts[0].is_event
+    placed: Placed | None = None
+    if len(ranges) <= _RANGES:  # otherwise they are scattered, as equal raw leaves may be
+        # Refused are proofs to a key that may only append to a private log, or by a replica that is behind.
+        with suppress(Refused):
+            placed = yield from (_events if is_event else _raw)(session, drafts, value, ranges)
+    if placed is not None:
+        return placed
+    if is_event:
+        return _of(*(yield from writes.check_batch(session, drafts, answer)))
     return _of(*(yield from writes.append_batch(session, drafts, writes.new_key())))
 
 
@@ -56,25 +69,92 @@ def _of(*receipts: Receipt) -> Placed:
     return Placed([receipt.index for receipt in receipts], max(receipt.tree_size for receipt in receipts))
 
 
-def _proved(session: Session, drafts: Sequence[Draft], answer: dict[str, Any], ranges: Sequence[range]) -> Flow[Placed]:
-    note = fields.text(answer, "checkpoint")
-    head = session.trust.policy.verify(note).checkpoint
-    hashes = yield Call(lambda: [leaf_hash(draft.body) for draft in drafts])
-    receipts, done = list[Receipt](), 0
+# --- raw leaves ---------------------------------------------------------------------------------------------------------
+
+
+def _raw(
+    session: Session, drafts: Sequence[Draft], answer: dict[str, Any], ranges: Sequence[range]
+) -> Flow[Placed | None]:
+    head, ends = _head(session, answer), list[_Ends]()
     for indices in ranges:
-        first, leaves = indices[0], hashes[done : done + len(indices)]
-        before = yield from _proof(session, first, head.size)
+        before = yield from _proof(session, indices[0], head.size)
         after = before if len(indices) == 1 else (yield from _proof(session, indices[-1], head.size))
-        verify_inclusion(first, head.size, leaves[0], before, head.root)
-        if root_from_range(first, head.size, leaves, before, after) != head.root:
-            raise NotWhatWasSent(f"the log does not prove that entries {first} to {indices[-1]} are what was sent")
-        receipts.append(Receipt(head.origin, first, drafts[done].body, head.size, before, note))
+        ends.append((before, after))
+    placed = yield from _prove(session, answer, ranges, [draft.body for draft in drafts], ends)
+    if placed is None:
+        raise NotWhatWasSent("the log does not prove that the entries of a batch are the leaves that were sent")
+    return placed
+
+
+def _proof(session: Session, index: int, size: int) -> Flow[_Proof]:
+    """Return the hashes of an inclusion proof as the log gives them, nothing verified."""
+    request = Request("GET", "/proof/inclusion", {"index": index, "tree_size": size})
+    return fields.proof(json_of((yield from send(request, session.retries))))
+
+
+# --- events -------------------------------------------------------------------------------------------------------------
+
+
+def _events(
+    session: Session, drafts: Sequence[Draft], answer: dict[str, Any], ranges: Sequence[range]
+) -> Flow[Placed | None]:
+    try:
+        receipts = fields.objects(answer, "receipts")
+        leaves = yield Call(lambda: _event_leaves(drafts, receipts))
+        ends, at = list[_Ends](), 0
+        for indices in ranges:
+            ends.append((_inclusion(receipts, at), _inclusion(receipts, at + len(indices) - 1)))
+            at += len(indices)
+    except FormatError:
+        return None
+    return (yield from _prove(session, answer, ranges, leaves, ends)) if leaves else None
+
+
+def _event_leaves(drafts: Sequence[Draft], receipts: Sequence[dict[str, Any]]) -> list[bytes]:
+    """Return the leaf in each receipt, when it surely commits to the event that was sent; none when one does not. Raises FormatError."""
+    leaves = []
+    for draft, receipt in zip(drafts, receipts, strict=False):
+        leaf = parse_b64(members.text(receipt, "leaf"), "leaf")
+        entry = parse_leaf(leaf)
+        opened = opened_digest(fields.texts(receipt, "disclosures"), None, draft.body)
+        if not isinstance(entry, EventLeaf) or opened != entry.commitment:
+            return []
+        leaves.append(leaf)
+    return leaves if len(leaves) == len(drafts) == len(receipts) else []
+
+
+def _inclusion(receipts: Sequence[dict[str, Any]], at: int) -> _Proof:
+    """Return the proof in a receipt. Raises FormatError. Whether it is of the tree that is asked about, its hashes tell."""
+    return members.inclusion(receipts[at])[1] if at < len(receipts) else ()
+
+
+# --- both ---------------------------------------------------------------------------------------------------------------
+
+
+def _head(session: Session, answer: dict[str, Any]) -> Checkpoint:
+    return session.trust.policy.verify(fields.text(answer, "checkpoint")).checkpoint
+
+
+def _prove(
+    session: Session, answer: dict[str, Any], ranges: Sequence[range], leaves: Sequence[bytes], ends: Sequence[_Ends]
+) -> Flow[Placed | None]:
+    """Return where the leaves are, or None when the ends of one of the ranges do not prove it."""
+    head, note = _head(session, answer), fields.text(answer, "checkpoint")
+    hashes: list[LeafHash] = yield Call(lambda: list(map(leaf_hash, leaves)))
+    receipts, done = list[Receipt](), 0
+    for indices, (before, after) in zip(ranges, ends, strict=True):
+        if not _are_there(head, indices, hashes[done : done + len(indices)], before, after):
+            return None
+        receipts.append(Receipt(head.origin, indices[0], leaves[done], head.size, before, note))
         done += len(indices)
     yield from session.trust.observe(note, receipts)
     return Placed(list(chain(*ranges)), head.size)
 
 
-def _proof(session: Session, index: int, size: int) -> Flow[tuple[bytes, ...]]:
-    """Return the hashes of an inclusion proof as the log gives them, nothing verified."""
-    request = Request("GET", "/proof/inclusion", {"index": index, "tree_size": size})
-    return fields.proof(json_of((yield from send(request, session.retries))))
+def _are_there(head: Checkpoint, indices: range, hashes: Sequence[LeafHash], before: _Proof, after: _Proof) -> bool:
+    try:
+        # What the range leaves out of the first proof is to be right as well: a client reads the tree before it from there.
+        verify_inclusion(indices[0], head.size, hashes[0], before, head.root)
+        return root_from_range(indices[0], head.size, hashes, before, after) == head.root
+    except BadProof:
+        return False
