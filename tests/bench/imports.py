@@ -22,6 +22,8 @@ _ROWS = {"raw": 20_000, "event": 6_000}
 _LIKE = {"raw": "raw-batch", "event": "event-receipts"}
 """The series whose answers are like those an import asks for."""
 
+_LOOK_SECONDS = 0.02
+
 
 def study(bench: Bench, seconds: float, capacity: dict[str, float]) -> list[dict[str, Any]]:
     """Import a file of raw leaves, and one of events, each with one process on the generator's core."""
@@ -38,7 +40,7 @@ def _import(bench: Bench, folder: Path, kind: str, rows: int, capacity: dict[str
     server, started = cpu_seconds(target.pid), time.perf_counter()
     with pinned(GENERATOR_CORE):
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    said, used = _end(process)
+    said, used, peak = _end(process)
     took = time.perf_counter() - started
     if process.returncode or said["new_rows"] != rows:
         raise RuntimeError(f"importing {rows} rows failed: {said}")
@@ -49,16 +51,26 @@ def _import(bench: Bench, folder: Path, kind: str, rows: int, capacity: dict[str
         "rate": rows / took,
         "server_cores": (cpu_seconds(target.pid) - server) / took,
         "client_cores": (used.ru_utime + used.ru_stime) / took,
-        "client_mb": used.ru_maxrss / 1024,
+        "client_mb": peak / 1024,
     }
     if _LIKE[kind] in capacity:
         found["of_batches"] = found["rate"] / (BATCH * capacity[_LIKE[kind]])
     return found
 
 
-def _end(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], resource.struct_rusage]:
-    """Return what an import says in the end, and what it used."""
-    text = process.stdout.read() if process.stdout else b""
-    _, status, used = os.wait4(process.pid, 0)
+def _end(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], resource.struct_rusage, int]:
+    """Return what an import says in the end, what it used, and the most memory it had, in KiB."""
+    peak, pid = 0, 0
+    while not pid:
+        peak = max(peak, _peak(process.pid))
+        time.sleep(_LOOK_SECONDS)
+        pid, status, used = os.wait4(process.pid, os.WNOHANG)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return json.loads(text or b"{}"), used
+    text = process.stdout.read() if process.stdout else b""
+    return json.loads(text or b"{}"), used, peak
+
+
+def _peak(pid: int) -> int:
+    # Not ru_maxrss: that of a child begins with what its parent had when it was forked.
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

@@ -219,7 +219,8 @@ def _imports(value: dict[str, Any]) -> Iterable[str]:
         for one in store["studies"].get("imports", []):
             part = f"{one['of_batches']:.0%}" if "of_batches" in one else ""
             cores = f"{one['server_cores']:.2f} | {one['client_cores']:.2f}"
-            yield f"| {store['store']} | {one['rows']:,} {one['kind']} | {one['rate']:,.0f} | {part} | {cores} | {one['client_mb']:.0f} |"
+            memory = f"{one['client_mb']:.0f}" if "client_mb" in one else "-"
+            yield f"| {store['store']} | {one['rows']:,} {one['kind']} | {one['rate']:,.0f} | {part} | {cores} | {memory} |"
 
 
 # --- the plot -------------------------------------------------------------------------------------------------------------
@@ -358,9 +359,8 @@ Of an append of 56 entries Postgres executes 0.7 ms (`EXPLAIN ANALYZE`); the who
 statement comes and goes through a socket.
 
 An import of raw leaves asks for compact answers and proves each batch by the inclusion proofs of its first and last leaf: the client then has time
-left, and the server waits for the next batch, which is sent when the last one was answered, so that the order is that of the file. An import of events
-is held up by the client: to check that a leaf commits to the event that was sent takes it what it took the server, and reading the receipt comes on
-top. An interpreter built with profile-guided optimisation (Debian's) makes server and echo faster alike; the ratios stay.
+left, and the server waits for the next batch, which is sent when the last one was answered, so that the order is that of the file. Of an import of
+events the client has nearly as much work as the server: it makes the same hashes, to see that each leaf commits to the event that was sent. An interpreter built with profile-guided optimisation (Debian's) makes server and echo faster alike; the ratios stay.
 
 While writes are refused a read waits for steps of the event loop of one or two milliseconds, and on one core for the thread that writes and for Postgres.
 
