@@ -25,7 +25,7 @@ from tests.oracle import ACCUMULATED, CT_LEAVES, CT_ROOTS, Tree, accumulate, byt
 from tests.unit.tilestore import TileStore
 
 LARGEST = 130
-EVERY_BIT = 40
+EVERY_BIT = 30
 TREE = byte_tree(LARGEST)
 
 
