@@ -360,7 +360,7 @@ statement comes and goes through a socket.
 
 An import of raw leaves asks for compact answers and proves each batch by the inclusion proofs of its first and last leaf: the client then has time
 left, and the server waits for the next batch, which is sent when the last one was answered, so that the order is that of the file. Of an import of
-events the client has nearly as much work as the server: it makes the same hashes, to see that each leaf commits to the event that was sent. An interpreter built with profile-guided optimisation (Debian's) makes server and echo faster alike; the ratios stay.
+events the client has nearly as much work as the server: it hashes every disclosure again, to see that each leaf commits to the event that was sent.
 
 While writes are refused a read waits for steps of the event loop of one or two milliseconds, and on one core for the thread that writes and for Postgres.
 

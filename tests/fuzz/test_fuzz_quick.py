@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from muniment.errors import FormatError
+from tests.fuzz import anchor_targets
 from tests.fuzz.everything import TARGETS
 from tests.fuzz.flips import flips_expected, flips_of
 from tests.fuzz.mutate import mutate
@@ -79,3 +80,16 @@ def test_the_command() -> None:
     assert "no oracle broken" in done.stdout
     assert run("--replay", "note:3:5").stdout.startswith("note:3:5: ")
     assert run("nothing").returncode == 2
+
+
+def test_an_input_that_costs_too_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchor_targets, "QUICK_SECONDS", 0.0)
+    dear, cheap = (anchor_targets._bounded(lambda data, n=n: call(data, n)) for n in (400_000, 1_000))
+    cheap(b"")
+    with pytest.raises(Broken, match="calls"):
+        dear(b"")
+
+
+def call(data: bytes, times: int) -> None:
+    for _ in range(times):
+        len(data)

@@ -97,8 +97,8 @@ def test_a_range_that_is_not_there() -> None:
                     if wrong != before:
                         with pytest.raises(BadProof):
                             root_from_range(first, size, there, wrong, after)
-                        with pytest.raises(BadProof):
-                            root_from_range(last, size, there[-1:], after, [*after, bytes(32)])
+                with pytest.raises(BadProof):
+                    root_from_range(first, size, there, before, [*after, bytes(32)])
         with pytest.raises(BadProof):
             root_from_range(0, size, [], paths[0], paths[0])
         with pytest.raises(BadProof):

@@ -96,18 +96,17 @@ class Paths:
         """Check that `leaf` is leaf `index`. Raises BadProof exactly when :func:`muniment.tree.verify_inclusion` does."""
         height = (index ^ self._index).bit_length()  # of the lowest node above both leaves
         way = _climb(index, leaf, proof[:height]) if self._meets(index, leaf, proof, height) else []
-        if not way or way[height] != self._way[height]:
+        if way and way[height] == self._way[height]:
+            self._way[: len(way)] = way
+        else:
             verify_inclusion(index, self._size, leaf, proof, self._root)
-            way = _climb(index, leaf, proof[: _complete(index, self._size)])
-            self._way = way
-        self._way[: len(way)] = way
+            self._way = _climb(index, leaf, proof[: _complete(index, self._size)])
         self._index, self._proof = index, proof
 
     def _meets(self, index: int, leaf: LeafHash, proof: tuple[bytes, ...], height: int) -> bool:
         """Tell whether the proof goes on from `height` as the last one did, below a complete node. Its hashes are not looked at."""
-        whole = (
-            index >= 0 and len(leaf) == HASH_SIZE and len(proof) == len(self._proof)
-        )  # no hash longer at a neighbour's cost
+        # A leaf of another length could be made up for by its sibling: what is hashed has no mark between the two.
+        whole = index >= 0 and len(leaf) == HASH_SIZE and len(proof) == len(self._proof)
         return whole and height < len(self._way) and proof[height:] == self._proof[height:]
 
 

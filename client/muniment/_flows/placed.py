@@ -49,7 +49,7 @@ def send_to_place(session: Session, drafts: Sequence[Draft], key: str) -> Flow[R
 
 
 def check_placed(session: Session, drafts: Sequence[Draft], answer: Response) -> Flow[Placed]:
-    """Return where the entries of a batch are."""
+    """Return where the entries of a batch are, verified. Raises what :func:`muniment._flows.writes.check_batch` raises."""
     value = json_of(answer)
     ranges = writes.ranges_of(value, len(drafts))
     is_event = drafts[0].is_event
@@ -101,13 +101,17 @@ def _events(
     try:
         receipts = fields.objects(answer, "receipts")
         leaves = yield Call(lambda: _event_leaves(drafts, receipts))
+        if not leaves:
+            return None
         ends, at = list[_Ends](), 0
         for indices in ranges:
-            ends.append((_inclusion(receipts, at), _inclusion(receipts, at + len(indices) - 1)))
+            first, last = receipts[at], receipts[at + len(indices) - 1]
+            # Whether they are of the tree that was signed, their hashes tell.
+            ends.append((members.inclusion(first)[1], members.inclusion(last)[1]))
             at += len(indices)
     except FormatError:
         return None
-    return (yield from _prove(session, answer, ranges, leaves, ends)) if leaves else None
+    return (yield from _prove(session, answer, ranges, leaves, ends))
 
 
 def _event_leaves(drafts: Sequence[Draft], receipts: Sequence[dict[str, Any]]) -> list[bytes]:
@@ -121,11 +125,6 @@ def _event_leaves(drafts: Sequence[Draft], receipts: Sequence[dict[str, Any]]) -
             return []
         leaves.append(leaf)
     return leaves if len(leaves) == len(drafts) == len(receipts) else []
-
-
-def _inclusion(receipts: Sequence[dict[str, Any]], at: int) -> _Proof:
-    """Return the proof in a receipt. Raises FormatError. Whether it is of the tree that is asked about, its hashes tell."""
-    return members.inclusion(receipts[at])[1] if at < len(receipts) else ()
 
 
 # --- both ---------------------------------------------------------------------------------------------------------------

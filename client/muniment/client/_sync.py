@@ -169,7 +169,7 @@ class Client(Base):
     def place_batches(self, batches: Iterable[Batch]) -> Iterator[Placed]:
         """As :meth:`append_batches`, for those who keep no receipts: yield where the entries of each batch are, proved all the same.
 
-        Raw leaves take a fraction of the work: neighbours are proved together.
+        Neighbours are proved together, and raw leaves need no receipts: that takes a fraction of the work. Raises as the other appends.
         """
         return in_order(
             batches,
