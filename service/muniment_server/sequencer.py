@@ -30,6 +30,7 @@ from muniment_server.storage import (
     Known,
     LogRow,
     OutcomeUnknown,
+    Reread,
     Store,
     StoredKey,
     StoreError,
@@ -314,23 +315,21 @@ class Sequencer:
         self._state = None
         keys = leaf_keys_of(round_.hashes)
         grown = Grown(self._log.log_id, head, round_.leaves, keys, round_.payloads, growth.tiles, round_.keys)
-        await self._append(grown, old, round_)
-        try:
-            stored = await self._read_back(state, head)
-            signed = await self._sign(head)
-        except StoreError as error:
-            raise OutcomeUnknown(f"stored, but not read back: {error}") from error
+        leaves, tiles = await self._append(grown, old, round_)
+        stored = await self._recheck(state, head, leaves, tiles)
+        signed = await self._sign(head)
         self._state = _State(head, growth.edge, stored, signed)
         self._signed_edge = growth.edge
         return signed, growth
 
-    async def _append(self, grown: Grown, old: Head, round_: Round) -> None:
+    async def _append(self, grown: Grown, old: Head, round_: Round) -> Reread:
+        """Store it, and return what is stored now: the new leaves, every tile that got a new hash, and the right edge."""
         new = {"size": grown.head.size, "root": grown.head.root, "epoch": grown.head.epoch}
         self._note("append", old_size=old.size, old_root=old.root, leaf_hashes=round_.hashes, **new)
         # Looked up before, under a head that is still the expected one: then nothing can be known now.
         absent = grown.leaf_keys if self._log.kind == "raw" and not self._careful else ()
         try:
-            await self._store.append(grown, old, absent)
+            reread = await self._store.append(grown, old, absent, recheck.tiles_between(old.size, grown.head.size))
         except Known:
             self._note("known", size=old.size)
             raise
@@ -338,16 +337,17 @@ class Sequencer:
             self._note("unknown", size=grown.head.size)
             raise
         self._note("commit", **new)
+        return reread
 
-    @step("sequencer.read_back")
-    async def _read_back(self, state: _State, head: Head) -> recheck.StoredTiles:
-        """Read what was just stored, and recompute every new hash and the root by another path. Raises ReadOnly.
+    @step("sequencer.recheck")
+    async def _recheck(
+        self, state: _State, head: Head, leaves: Sequence[bytes], stored: recheck.StoredTiles
+    ) -> recheck.StoredTiles:
+        """Recompute every new hash and the root from what was just stored, by another path; return the right edge. Raises ReadOnly.
 
         The leaves come from the database, too: a bit that flipped in a leaf hash is in the tiles and in the root as well.
         """
         old = state.head.size
-        wanted = recheck.tiles_between(old, head.size)
-        leaves, stored = await self._store.reread(self._log.log_id, old, head.size, wanted)
         try:
             recheck.check_kept(state.stored, stored)
             recheck.check_count(old, head.size, leaves)

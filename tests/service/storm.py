@@ -88,7 +88,7 @@ class Gate:
             if fault.kind == "after":
                 raise OutcomeUnknown(f"{name}: planned")
             if name in WRITES:
-                head = result or args[0].head
+                head = args[0].head if name == "append" else result
                 self.clean.add((head.size, head.root))
             return self._flip(result) if fault.kind == "flip" else result
 

@@ -12,6 +12,7 @@ import pytest
 from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.tiles import Tile, encode_bundle
 from muniment.tree import TileGrowth
+from muniment_server.recheck import tiles_between
 from muniment_server.storage import (
     SMALL_LEAF,
     ApiKeyRow,
@@ -57,6 +58,27 @@ async def test_an_append_stores_everything_at_once(rig: Rig):
         assert await store.find_keys(bench.log_id, [("alice", "k")], NOW) == [StoredKey(row, SEED)]
         for start, stop in ((0, 7), (2, 4), (7, 9)):
             assert await store.reread(bench.log_id, start, stop, []) == ([*leaves, b"with payload"][start:stop], {})
+
+
+@pytest.mark.parametrize("count", [1, 40, 256, 700])
+async def test_an_append_returns_what_is_stored(rig: Rig, count: int):
+    bench = await rig.log("raw")
+    await bench.extend(*[b"%d" % n for n in range(300)])
+    grown, expected = await bench.grown([b"new %d" % n for n in range(count)])
+    size = grown.head.size
+    tiles = [*tiles_between(300, size), Tile(0, 0, 256), Tile(5, 7, 1)]  # the last two: not new, and not there
+    found = await rig.store.append(grown, expected, (), tiles)
+    assert found == await rig.store.reread(bench.log_id, 300, size, tiles)
+    leaves, stored = found
+    assert leaves == grown.leaves
+    assert set(stored) == {(tile.level, tile.index) for tile in tiles[:-1]}
+    assert stored == await rig.store.tiles(bench.log_id, tiles)
+
+
+async def test_an_append_that_asks_for_no_tile_reads_nothing(rig: Rig):
+    bench = await rig.log("raw")
+    grown, expected = await bench.grown([b"a"])
+    assert await rig.store.append(grown, expected) == ([], {})
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 511, 512, 600])
@@ -205,7 +227,7 @@ async def test_logs_of_one_database_do_not_touch_each_other(rig: Rig):
     assert [stored.index for stored in await rig.store.payloads(two.log_id, 0, 9)] == [1]
     assert len(await rig.store.find_keys(two.log_id, [("alice", "k")], 0)) == 1
     grown = [await bench.grown([b"z"]) for bench in (one, two)]
-    assert await asyncio.gather(*(rig.store.append(*arguments) for arguments in grown)) == [None, None]
+    assert await asyncio.gather(*(rig.store.append(*arguments) for arguments in grown)) == [([], {}), ([], {})]
 
 
 # --- fence --------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from muniment.tiles import Tile
 from muniment_server.storage import OutcomeUnknown, SchemaError, StoreUnavailable, sqlite
 from muniment_server.storage.sqlite import SqliteStore
 from tests.service.audit import audit
@@ -130,6 +131,19 @@ async def test_a_commit_that_fails_is_an_unknown_outcome(rig: Rig):
     rig.store._writer.set_commit_hook(None)
     await rig.store.append(grown, expected)
     assert await audit(bench) == [b"a", b"b"]
+
+
+async def test_what_is_stored_but_cannot_be_read_back_is_an_unknown_outcome(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    bench = await rig.log("raw")
+    grown, expected = await bench.grown([b"a"])
+
+    async def reread(*words: object) -> None:
+        raise StoreUnavailable("no more descriptors")
+
+    monkeypatch.setattr(rig.store, "reread", reread)
+    with pytest.raises(OutcomeUnknown, match="stored, but not read back: no more descriptors"):
+        await rig.store.append(grown, expected, (), [Tile(0, 0, 1)])
+    assert await audit(bench) == [b"a"]
 
 
 async def test_a_full_disk_is_unavailable_and_writes_nothing(rig: Rig):

@@ -148,7 +148,7 @@ class World:
         if kind == "guard":
             writer.guard.planned.append(Fault(self.rng.choice(["fail", "after"])))
         elif kind == "flip":
-            writer.gate.planned[self.rng.choice(["reread", "tiles"])].append(Fault("flip"))
+            writer.gate.planned[self.rng.choice(["append", "reread", "tiles"])].append(Fault("flip"))
         elif kind == "read":
             name = self.rng.choice(READS)
             writer.gate.planned[name] += [Fault("")] * self.rng.randrange(2) + [Fault("fail")]

@@ -212,13 +212,19 @@ def leaf_keys_of(leaf_hashes: Iterable[bytes]) -> list[int]:
     return [key for (key,) in _LEAF_KEY.iter_unpack(b"".join(leaf_hashes))]
 
 
+Reread = tuple[list[bytes], dict[tuple[int, int], bytes]]
+"""Leaves in order, and bytes of tiles by (level, index): what is to be checked before a signature."""
+
+
 class Append(Protocol):
     """The write path."""
 
-    async def append(self, grown: Grown, expected: Head, absent: Sequence[int] = ()) -> None:
+    async def append(
+        self, grown: Grown, expected: Head, absent: Sequence[int] = (), tiles: Sequence[Tile] = ()
+    ) -> Reread:
         """Store all of `grown`, if the head is still `expected` and no entry has one of the leaf keys `absent`.
 
-        Durable when it returns: survives power loss. Raises HeadMoved or Known (nothing written), OutcomeUnknown (fatal to the
+        Returns what reread() does of the new entries and `tiles`; when no tile is asked for, nothing is read. Durable when it returns: survives power loss. Raises HeadMoved or Known (nothing written), OutcomeUnknown (fatal to the
         sequencer) or StoreUnavailable (nothing written).
         """
 
@@ -259,9 +265,7 @@ class Read(Protocol):
         Left out are those that are not full, and those that hold a leaf of more than SMALL_LEAF bytes.
         """
 
-    async def reread(
-        self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]
-    ) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+    async def reread(self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]) -> Reread:
         """Return what leaves() and tiles() do, in one round trip."""
 
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:

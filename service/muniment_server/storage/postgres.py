@@ -1,4 +1,4 @@
-"""Postgres through asyncpg: an append is one data-modifying statement and one round trip."""
+"""Postgres through asyncpg: an append is one statement and one round trip, the function of migration 0007."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from muniment_server.storage import (
     LogRow,
     OutcomeUnknown,
     Published,
+    Reread,
     SchemaError,
     StoredKey,
     StoredPayload,
@@ -30,7 +31,7 @@ from muniment_server.storage import (
 )
 from muniment_server.storage.migrate import migrate_postgres, pending_postgres
 from muniment_server.storage.postgres_anchors import PostgresAnchors
-from muniment_server.storage.row_ids import MOST, row_id, row_ids
+from muniment_server.storage.row_ids import MOST, row_ids
 
 OLDEST = 15
 _POOL = 8
@@ -58,46 +59,14 @@ _NOT_COMMITTED = ("21", "22", "23", "25", "40", "42", "53", "54", "55", "P0")
 
 _PART = 32
 """Hashes of a part of a tile: see migration 0006."""
+_JOINED, _MOVED, _KNOWN = -1, -2, -3
+"""Levels of rows that are no tiles: see migration 0007."""
 
 _HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = $1"
 _EXPECTED = "log_id = $1 AND size = $2 AND root = $3 AND logged_at = $4 AND epoch = $5 AND guard_id = $6"
 # `id / {MOST}` and not a range of ids: the rows are to be found by leaf key, and the planner shall have no choice.
 _HAS_KEY = f"muniment_leaf_key(leaf) = ANY ({{}}::bigint[]) AND id / {MOST} = $1::integer"
-_APPEND = f"""
-WITH known AS (
-    SELECT FROM entries WHERE {_HAS_KEY.format("$27")} LIMIT 1
-), moved AS (
-    UPDATE heads SET size = $7, root = $8, logged_at = $9, epoch = $10 WHERE {_EXPECTED} AND NOT EXISTS (SELECT FROM known)
-    RETURNING log_id
-), new_entries AS (
-    INSERT INTO entries (id, leaf)
-    SELECT $11::bigint + u.n - 1, u.leaf
-    FROM moved, unnest($12::bytea[]) WITH ORDINALITY AS u (leaf, n)
-), new_payloads AS (
-    INSERT INTO payloads (log_id, index, payload, seed)
-    SELECT moved.log_id, u.index, u.payload, u.seed
-    FROM moved, unnest($13::bigint[], $14::bytea[], $15::bytea[]) AS u (index, payload, seed)
-), new_tiles AS (
-    INSERT INTO tiles (log_id, level, index, part, data)
-    SELECT moved.log_id, u.level, u.index, u.part, CASE WHEN before IS NOT DISTINCT FROM (
-        -- A tile that does not start as this writer thinks gets no data, which NOT NULL refuses: nothing is written.
-        SELECT string_agg(data, '' ORDER BY part) FROM tiles WHERE log_id = $1 AND level = u.level AND index = u.index
-    ) THEN u.data END
-    FROM moved, unnest($16::smallint[], $17::bigint[], $18::smallint[], $19::bytea[], $20::bytea[])
-        AS u (level, index, part, before, data)
-    ON CONFLICT (log_id, level, index, part) DO UPDATE SET data = tiles.data || excluded.data
-), new_keys AS (
-    INSERT INTO idempotency (log_id, caller, key, fingerprint, first_index, count, expires_at)
-    SELECT moved.log_id, u.caller, u.key, u.fingerprint, u.first_index, u.count, u.expires_at
-    FROM moved, unnest($21::text[], $22::text[], $23::bytea[], $24::bigint[], $25::integer[], $26::bigint[])
-        AS u (caller, key, fingerprint, first_index, count, expires_at)
-    ON CONFLICT (log_id, caller, key) DO UPDATE SET
-        -- A key still in use gets no fingerprint, with the same effect.
-        fingerprint = CASE WHEN idempotency.expires_at <= $9 THEN excluded.fingerprint END,
-        first_index = excluded.first_index, count = excluded.count, expires_at = excluded.expires_at
-)
-SELECT EXISTS (SELECT FROM moved) AS moved, EXISTS (SELECT FROM known) AS known
-"""  # noqa: S608 - composed of constants
+_APPEND = f"SELECT level, index, data FROM muniment_append({', '.join(f'${n}' for n in range(1, 29))})"  # noqa: S608 - migration 0007
 _FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _ADOPT = f"UPDATE heads SET epoch = epoch + 1, guard_id = $7 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _LEAVES = "SELECT leaf FROM entries WHERE id >= $1 AND id < $2 ORDER BY id"
@@ -190,8 +159,15 @@ async def _check_server(connection: asyncpg.Connection[Any]) -> None:
 
 
 @step("postgres.statement")
-async def _execute(connection: asyncpg.Connection[Any], sql: str, values: Sequence[Any]) -> Any:
-    return await connection.fetchrow(sql, *values)
+async def _execute(connection: asyncpg.Connection[Any], sql: str, values: Sequence[Any]) -> list[Any]:
+    return list(await connection.fetch(sql, *values))
+
+
+async def _leave_as_is(_: asyncpg.Connection[Any]) -> None:
+    """Do nothing to a connection that returns to the pool.
+
+    Nothing here changes a session: each statement stands alone. What asyncpg would otherwise send is a second round trip for every read.
+    """
 
 
 class PostgresStore(PostgresAnchors):
@@ -231,6 +207,7 @@ class PostgresStore(PostgresAnchors):
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_COMMAND_SECONDS,
                 server_settings=_PLANS,
+                reset=_leave_as_is,
             )
         except _FAILED as error:
             raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
@@ -248,30 +225,32 @@ class PostgresStore(PostgresAnchors):
     # --- append ---------------------------------------------------------------------------------------------------------
 
     @step("store.append")
-    async def append(self, grown: Grown, expected: Head, absent: Sequence[int] = ()) -> None:
-        """See storage.Append."""
-        row = await self._write(grown.log_id, _APPEND, (*_append_values(grown, expected), list(absent)))
-        if row["known"]:
+    async def append(
+        self, grown: Grown, expected: Head, absent: Sequence[int] = (), tiles: Sequence[Tile] = ()
+    ) -> Reread:
+        """See storage.Append. Read in the transaction that stored it: what could not be read was not stored."""
+        rows = await self._write(grown.log_id, _APPEND, _append_values(grown, expected, absent, tiles))
+        found = {(level, index): data for level, index, data in rows}
+        if (_KNOWN, None) in found:
             raise Known("an entry with one of these leaf keys is stored")
-        if not row["moved"]:
-            raise HeadMoved(
-                f"the head of log {grown.log_id} is no longer at size {expected.size}, epoch {expected.epoch}"
-            )
+        if (_MOVED, None) in found:
+            raise _moved(grown.log_id, expected)
+        return _reread(found)
 
     @step("store.fence")
     async def fence(self, log_id: int, expected: Head) -> Head:
         """See storage.Append."""
-        row = await self._write(log_id, _FENCE, _expected_values(log_id, expected))
-        if row is None:
-            raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
-        return Head(expected.size, expected.root, expected.logged_at, row["epoch"], expected.guard_id)
+        rows = await self._write(log_id, _FENCE, _expected_values(log_id, expected))
+        if not rows:
+            raise _moved(log_id, expected)
+        return Head(expected.size, expected.root, expected.logged_at, rows[0]["epoch"], expected.guard_id)
 
     async def adopt(self, log_id: int, expected: Head, guard_id: str) -> Head:
         """See storage.Append."""
-        row = await self._write(log_id, _ADOPT, (*_expected_values(log_id, expected), guard_id))
-        if row is None:
-            raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
-        return Head(expected.size, expected.root, expected.logged_at, row["epoch"], guard_id)
+        rows = await self._write(log_id, _ADOPT, (*_expected_values(log_id, expected), guard_id))
+        if not rows:
+            raise _moved(log_id, expected)
+        return Head(expected.size, expected.root, expected.logged_at, rows[0]["epoch"], guard_id)
 
     @step("store.publish")
     async def publish(self, log_id: int, checkpoint: Published) -> bool:
@@ -282,9 +261,9 @@ class PostgresStore(PostgresAnchors):
         """See storage.Append."""
         columns = zip(*((one.size, one.note, one.published_at) for one in checkpoints), strict=True)
         values = (log_id, checkpoints[-1].size, checkpoints[0].size, *map(list, columns))
-        return await self._write(log_id, _PUBLISH, values) is not None
+        return bool(await self._write(log_id, _PUBLISH, values))
 
-    async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> Any:
+    async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> list[Any]:
         """Run one autocommit statement on the log's own connection. Raises HeadMoved, OutcomeUnknown or StoreUnavailable."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
@@ -292,7 +271,7 @@ class PostgresStore(PostgresAnchors):
             connection = await self._writer(log_id)
             self._warned.discard(id(connection))
             try:
-                row = await _execute(connection, sql, values)
+                rows = await _execute(connection, sql, values)
             except _FAILED as error:
                 raise self._classify(log_id, error) from error
             except BaseException:  # cancelled, or a bug: nobody knows what this connection will say next
@@ -301,7 +280,7 @@ class PostgresStore(PostgresAnchors):
             if id(connection) in self._warned:
                 # A cancelled wait for a synchronous replica is committed here, perhaps not there, and shows only so.
                 raise OutcomeUnknown("Postgres warned during the commit")
-            return row
+            return rows
 
     @step("postgres.connect")
     async def _writer(self, log_id: int) -> asyncpg.Connection[Any]:
@@ -372,14 +351,11 @@ class PostgresStore(PostgresAnchors):
         rows = await self._all(_TILES, log_id, [tile.level for tile in tiles], [tile.index for tile in tiles])
         return {(row["level"], row["index"]): row["data"] for row in rows}
 
-    async def reread(
-        self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]
-    ) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+    async def reread(self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]) -> Reread:
         """See storage.Read."""
         levels, indices = [tile.level for tile in tiles], [tile.index for tile in tiles]
         rows = await self._all(_REREAD, log_id, levels, indices, *row_ids(log_id, start, stop))
-        found = {(level, index): data for level, index, data in rows}
-        return _split(found.pop((-1, 0)) or b""), found
+        return _reread({(level, index): data for level, index, data in rows})
 
     async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
         """See storage.Read."""
@@ -524,6 +500,11 @@ class PostgresStore(PostgresAnchors):
         return len(rows)
 
 
+def _reread(found: dict[tuple[int, int], bytes]) -> Reread:
+    """Return leaves and tiles of what a statement gave that reads both."""
+    return _split(found.pop((_JOINED, 0), b"") or b""), found
+
+
 def _split(joined: bytes) -> list[bytes]:
     """Return what is joined, each behind its length. A row for each would take several times as long as reading it."""
     parts = []
@@ -539,13 +520,17 @@ def _expected_values(log_id: int, head: Head) -> tuple[Any, ...]:
     return (log_id, head.size, head.root, head.logged_at, head.epoch, head.guard_id)
 
 
-def _append_values(grown: Grown, expected: Head) -> list[Any]:
+def _moved(log_id: int, expected: Head) -> HeadMoved:
+    return HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
+
+
+def _append_values(grown: Grown, expected: Head, absent: Sequence[int], tiles: Sequence[Tile]) -> list[Any]:
     head = grown.head
     keys = grown.idempotency
     return [
         *_expected_values(grown.log_id, expected),
         *(head.size, head.root, head.logged_at, head.epoch),
-        row_id(grown.log_id, expected.size),
+        list(absent),
         grown.leaves,
         *([row[column] for row in grown.payloads] for column in range(3)),
         [tile.level for tile in grown.tiles],
@@ -559,6 +544,8 @@ def _append_values(grown: Grown, expected: Head) -> list[Any]:
         [key.first_index for key in keys],
         [key.count for key in keys],
         [key.expires_at for key in keys],
+        [tile.level for tile in tiles],
+        [tile.index for tile in tiles],
     ]
 
 

@@ -78,7 +78,7 @@ class PostgresAnchors(ABC):
     """See storage.Anchors."""
 
     @abstractmethod
-    async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> Any: ...
+    async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> list[Any]: ...
 
     @abstractmethod
     async def _all(self, sql: str, *values: Any) -> list[Any]: ...
@@ -98,7 +98,7 @@ class PostgresAnchors(ABC):
         return await self._change(_SAVE, (log_id, row.tree_size, row.revision, *changes, *_columns(calendars)))
 
     async def _change(self, sql: str, values: Sequence[Any]) -> bool:
-        return await self._write(_FOLLOWERS, sql, values) is not None
+        return bool(await self._write(_FOLLOWERS, sql, values))
 
     async def anchor(self, log_id: int, tree_size: int | None = None) -> AnchorRow | None:
         """See storage.Anchors."""

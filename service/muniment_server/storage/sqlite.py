@@ -30,6 +30,7 @@ from muniment_server.storage import (
     LogRow,
     OutcomeUnknown,
     Published,
+    Reread,
     SchemaError,
     StoredKey,
     StoredPayload,
@@ -218,10 +219,18 @@ class SqliteStore(SqliteAnchors):
     # --- append ---------------------------------------------------------------------------------------------------------
 
     @step("store.append")
-    async def append(self, grown: Grown, expected: Head, absent: Sequence[int] = ()) -> None:
+    async def append(
+        self, grown: Grown, expected: Head, absent: Sequence[int] = (), tiles: Sequence[Tile] = ()
+    ) -> Reread:
         """See storage.Append."""
         self._check_open()
         await asyncio.get_running_loop().run_in_executor(self._write_thread, self._append, grown, expected, absent)
+        if not tiles:
+            return [], {}
+        try:
+            return await self.reread(grown.log_id, expected.size, grown.head.size, tiles)
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(f"stored, but not read back: {error}") from error
 
     def _append(self, grown: Grown, expected: Head, absent: Sequence[int]) -> None:
         """Append in one transaction of the writer thread. What it left behind in memory changes when it is committed, and only then."""
@@ -294,12 +303,10 @@ class SqliteStore(SqliteAnchors):
         """See storage.Read."""
         return await self._read(lambda connection: _tiles(connection, log_id, tiles))
 
-    async def reread(
-        self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]
-    ) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+    async def reread(self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]) -> Reread:
         """See storage.Read."""
 
-        def work(connection: apsw.Connection) -> tuple[list[bytes], dict[tuple[int, int], bytes]]:
+        def work(connection: apsw.Connection) -> Reread:
             leaves = [leaf for (leaf,) in connection.execute(_LEAVES, row_ids(log_id, start, stop))]
             return leaves, _tiles(connection, log_id, tiles)
 

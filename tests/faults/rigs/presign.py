@@ -11,7 +11,7 @@ import contextlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from muniment_server import sequencer as module
 from muniment_server.admission import RawDraft
 from muniment_server.guard import Guard
 from muniment_server.sequencer import ReadOnly, Sequencer
-from muniment_server.storage import Head, LogRow, StoreError
+from muniment_server.storage import Head, LogRow, Reread, StoreError
 from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.submission import Submission
 from tests.faults.rig import Context, Rig
@@ -145,16 +145,16 @@ def _arrange(
     if one.what == "leaf":
         faulty_append = faulty.store.append
 
-        async def append(grown: Any, expected: Head, absent: Sequence[int] = ()) -> None:
+        async def append(grown: Any, *words: Any) -> Reread:
             leaves = list(grown.leaves)
             leaves[one.at] = flip(leaves[one.at], one.bit)
-            await faulty_append(replace(grown, leaves=leaves), expected, absent)
+            return await faulty_append(replace(grown, leaves=leaves), *words)
 
         faulty.append = append  # type: ignore[attr-defined]
     elif one.what == "stored leaf":
-        faulty.plan("reread", Fault(change=lambda found: (_spoil(found[0], one), found[1])))
+        faulty.plan("append", Fault(change=lambda found: (_spoil(found[0], one), found[1])))
     elif one.what == "stored tile":
-        faulty.plan("reread", Fault(change=lambda found: (found[0], _spoil_tile(found[1], one))))
+        faulty.plan("append", Fault(change=lambda found: (found[0], _spoil_tile(found[1], one))))
     elif one.what == "edge":
         rows = sequencer._state.edge.levels[0]  # type: ignore[union-attr]
         row = one.at % len(rows)

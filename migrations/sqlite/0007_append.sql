@@ -1,0 +1,2 @@
+-- Postgres gets a function at this version. Nothing changes here; both databases count their migrations alike.
+SELECT 1;
