@@ -332,13 +332,15 @@ small log and before the leaf keys were written behind; the echo takes 26 us in 
 | 18 | the rest of a batch, 1.2 ms whatever is in it: signature 60 us, its check 130 us, two thread hops 50 us, right edge, tiles, read-back, proof |
 | 9 | the answer: receipt, header, write |
 
-The goal of 0.55 E leaves 21 us beside the kernel and the echo's own share, and SQLite takes 13 of them. Postgres is idle for a third of the time at 64
-connections: it waits for the commit and the read-back, which cannot overlap, because nothing is signed that was not read back. At 256 connections
+The goal of 0.55 E leaves 21 us beside the kernel and the echo's own share, and SQLite takes 13 of them. With Postgres
+the server is idle for a third of the time at 64 connections: all of them wait for the batch that Postgres stores. At 256 connections
 batches are larger, and the same work is shared by more. An event costs 25 us more: 21 hashes, base64 and canonical JSON.
 
 Tried, and no faster: base64 of all members at once, several rows in one INSERT (the triggers make SQLite copy them), a thread of our own instead of the
 loop's (14 us a batch), storing the next batch while the last one is checked and signed: batches get smaller, and each
-has its price, so 64 connections got about a tenth less, and batches of 1,000 hardly more. What helped is in [decision 0009](decisions/0009-the-short-way.md).
+has its price, so 64 connections got about a tenth less, and batches of 1,000 hardly more. On Postgres the server then has no time to wait (0.81 of a core instead of 0.69
+at 64 connections), but takes as much longer for each entry (131 us instead of 109), since the two processors of this machine are threads of one core:
+6,200 entries a second instead of 6,350. What helped is in [decision 0009](decisions/0009-the-short-way.md).
 
 Proofs of a log that is larger than the cache read a tile again: 13 hashes and a query instead of 250 hashes, since the upper rows of a tile are kept
 for longer than its hashes. The first time a tile is read it takes 255 hashes, 0.1 ms; over 10,000,000 entries most proofs of a short run are such.
@@ -355,8 +357,9 @@ and without, in turns). A larger page cache for SQLite's writer gained nothing a
 Of a batch of 1,000 raw entries on SQLite the thread that writes has 55 % of the processor time and the event loop 39 % (`perf`). The loop's part is 1.3 us
 an entry to understand it, 0.3 to place it, 0.8 to grow the tree and 1.4 to check it (on a small log in memory), more than half of that SHA-256.
 
-Of an append of 56 entries Postgres executes 0.7 ms (`EXPLAIN ANALYZE`); the whole takes 2.0 ms, because the commit has 40 kB to make durable, and the
-statement comes and goes through a socket.
+Of an append of 64 entries in Postgres, 2.8 ms when the machine was slow, the commit takes 0.3 ms, the client's part 0.5 and the index by leaf hash 1.0.
+In batches of 1,000 (`perf`) 15 % of Postgres's 19 us an entry is SHA-256 for that index, and at least 20 % the way down its tree, once to look an entry up
+and once to insert it.
 
 An import of raw leaves asks for compact answers and proves each batch by the inclusion proofs of its first and last leaf: the client then has time
 left, and the server waits for the next batch, which is sent when the last one was answered, so that the order is that of the file. Of an import of
