@@ -18,7 +18,7 @@ import httpx
 from muniment.policy import Policy
 from tests.bench import check
 from tests.bench.ceiling import Ceiling
-from tests.bench.machine import GENERATOR_CORE, Meter, pinned, pss_megabytes
+from tests.bench.machine import GENERATOR_CORE, Meter, fdatasync_us, pinned, pss_megabytes
 from tests.bench.plan import BATCH, ECHO, LOG_NAMES, PREFIXES, WORKLOADS, Load, Options, Series, Workload
 from tests.bench.servers import Postgres, Target
 
@@ -165,11 +165,13 @@ class Bench:
         """Measure a series, an echo before each of its runs, and check the log it used."""
         workload = WORKLOADS[series.workload]
         size, before, self.appended = self.size(workload.log), self.signed_size(workload.log), 0
-        echoes, limits, runs = [], [], []
+        echoes, limits, syncs, runs = [], [], [], []
         for number in range(self.options.runs):
             echoes.append(self.run(self.echo, ECHO, self.options.echo_seconds))
             if self.ceiling and workload.entries > 1:
                 limits.append(self.ceiling.measure(workload.log, workload.entries, self.options.ceiling_seconds))
+            if series.connections == 1:
+                syncs.append(fdatasync_us(self.data))
             runs.append(self.run(self.target, series, self.options.seconds, size))
             self.step(f"{self.store}: {series.name}, run {number + 1}")
         memory = pss_megabytes(self.target.pid)
@@ -187,7 +189,7 @@ class Bench:
             "ratios": _ratios(_summary(runs), _summary(echoes), workload.entries)
             | _to_ceiling(runs, limits, workload.entries),
             "checks": {"answered": self.appended, "stored": grown} | self._checks(workload, runs),
-        }
+        } | ({"fdatasync_us": statistics.median(syncs)} if syncs else {})
 
     def _checks(self, workload: Workload, runs: list[dict[str, Any]]) -> dict[str, Any]:
         policy = Policy.read(self.target.policy)

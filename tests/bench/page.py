@@ -74,7 +74,7 @@ def _spread(value: dict[str, Any], store: str) -> float | None:
 
 def _in_syncs(value: dict[str, Any], store: str) -> float | None:
     one = _series(value, store, "raw-c1")
-    return one and one["p50_ms"] * 1000 / float(value["machine"]["fdatasync_us"])
+    return one and one["p50_ms"] * 1000 / float(one.get("fdatasync_us", value["machine"]["fdatasync_us"]))
 
 
 def _overload(value: dict[str, Any], store: str) -> float | None:

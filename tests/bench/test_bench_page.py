@@ -65,6 +65,7 @@ def value() -> dict[str, Any]:
     store = {"store": "sqlite", "echo": {}, "ceiling": ceiling, "studies": studies}
     machine = {"cpu": "a cpu", "cores": 2, "pinned": True, "python": "3.11", "fdatasync_us": 100.0}
     found = [series("sqlite", "raw", 64, 0.6), series("sqlite", "raw", 256, 0.5), series("sqlite", "raw", 1, 0.1)]
+    found[-1]["fdatasync_us"] = 50.0  # measured beside it: counts instead of the machine's
     batches = series("sqlite", "raw-batch", 4, 1.5)
     batches["ratios"]["entries_to_ceiling"] = 0.75
     found.append(batches)
@@ -76,6 +77,7 @@ def test_the_page_says_what_is_met_and_what_is_not() -> None:
     assert "| raw entry, single POST, 64 connections | - | 0.60 E (met: >= 0.55 E) |" in text
     assert "| same, 256 connections | - | 0.50 E (**not met**: >= 0.65 E) |" in text
     assert "| p99 / p50 of a raw POST, 64 connections | - | 3.00 (**not met**: <= 2) |" in text
+    assert "| p50 of a raw POST, 1 connection, in fsyncs | - | 20.00 (**not met**: <= 9) |" in text
     assert "| append at the larger size against the smaller | - | 0.60x (**not met**: >= 0.7x) |" in text
     assert "| bytes beyond a 308-byte leaf, without the hash index | - | 99.00 B (**not met**: <= 75 B) |" in text
     assert "| bytes of the hash index | - | 21.00 B |" in text
