@@ -309,8 +309,8 @@ on. Growth with the size of the log is of a run of its own (`--series "^proof" -
 E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core. S is the store's own append of 1,000 entries in
 a loop: no HTTP, no guard, no signature. Both are measured before each run of what is compared with them, because the speed of this machine changes by a
 third and more from one minute to the next. Ratios carry over to other machines; absolute figures do not.
-Postgres, and imports, are of a full run (one connection of a run of its own) made after [decision 0014](decisions/0014-read-back-by-the-append.md); SQLite, whose code that does not touch, of
-earlier ones: one of batches and S, a full one for the rest. The machine was slow all the time, and slower still in the last run: a batch of 1,000
+Postgres, and imports, are of a full run (one connection of a run of its own, in which an fsync took 74 us) made after
+[decision 0014](decisions/0014-read-back-by-the-append.md); SQLite, whose code that does not touch, of earlier ones: one of batches and S, a full one for the rest. The machine was slow all the time, and slower still in the last run: a batch of 1,000
 raw entries on SQLite took 42 ms of processor time there, 26 in the run of batches, and 18 in a quiet minute. What that run gave for SQLite, which
 is less to be trusted: raw entries 0.29 E (64 connections) and 0.50 E (256), events 0.28 and 0.20 E, batches of raw entries 0.43 S (compact) and 0.37 S (every
 receipt), of events 0.52 E, proofs 0.76 E, tiles 0.96 E (0.32 E not in memory), bundles 1.49 E (0.36 E), p99 / p50 2.77, 119.96 MB of memory.

@@ -66,7 +66,7 @@ _HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id =
 _EXPECTED = "log_id = $1 AND size = $2 AND root = $3 AND logged_at = $4 AND epoch = $5 AND guard_id = $6"
 # `id / {MOST}` and not a range of ids: the rows are to be found by leaf key, and the planner shall have no choice.
 _HAS_KEY = f"muniment_leaf_key(leaf) = ANY ({{}}::bigint[]) AND id / {MOST} = $1::integer"
-_APPEND = f"SELECT level, index, data FROM muniment_append({', '.join(f'${n}' for n in range(1, 29))})"  # noqa: S608 - migration 0007
+_APPEND = f"SELECT level, index, data FROM muniment_append({', '.join(f'${n}' for n in range(1, 29))})"  # noqa: S608 - numbers of parameters
 _FENCE = f"UPDATE heads SET epoch = epoch + 1 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _ADOPT = f"UPDATE heads SET epoch = epoch + 1, guard_id = $7 WHERE {_EXPECTED} RETURNING epoch"  # noqa: S608 - likewise
 _LEAVES = "SELECT leaf FROM entries WHERE id >= $1 AND id < $2 ORDER BY id"
