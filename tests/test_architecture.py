@@ -51,6 +51,7 @@ ORDER = {
         "telemetry",
         "trace",
         "disk",
+        "memory",
         "storage",
         "guard",
         "admission",

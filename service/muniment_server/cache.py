@@ -1,5 +1,7 @@
 """What never changes, kept in memory up to a number of bytes: full tiles with their inner nodes, and full entry bundles.
 
+The number is nearly what the tiles of the logs take, within limits: a proof from memory costs the same in a log of any size.
+
 A tile of 256 hashes takes 9 kB, and nearly all of the work of reading it again goes into its inner nodes. So a fourteenth of it, its
 :data:`muniment.tree.Top`, is kept for longer: with that, a proof needs the hashes again, but only a few of the inner nodes.
 """
@@ -22,19 +24,27 @@ _OVERHEAD = 360
 """Bytes an element takes beyond its content: key, list, and the headers of the objects in it."""
 _BUNDLES = -1
 """The level that stands for entry bundles."""
+_TILE = 40 * 256
+"""Bytes for each tile of level 0: 97 of a hundred have room."""
+_LEAST = 38 * 2**20
+_MOST = 512 * 2**20
+_SHARE = 16
+"""The part of this machine's memory that the cache takes, unless it is told otherwise: a sixteenth."""
 
 
 class Cache:
-    """Full tiles and bundles of all logs, least recently used first out, at most `limit` bytes of them.
+    """Full tiles and bundles of all logs, least recently used first out, at most `most` bytes of them.
 
+    Bundles would take all of that, whatever the logs have. So there is room for the tiles that were seen to exist, or _LEAST.
     Tops drive out everything else, but for _ROOM, never the other way round.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tiles: dict[int, int] = {}  # by log: tiles of level 0 up to the last one that was put here
+        self._limit = min(most, _LEAST)
         self._kept: _Recent[list[bytes]] = _Recent()
         self._tops: _Recent[Top] = _Recent()  # the very objects that are in the rows of tiles that are kept
-        self._most_tops = max(limit - _ROOM, limit // 2)
 
     @property
     def size(self) -> int:
@@ -57,10 +67,16 @@ class Cache:
         if level:
             self._put(key, [bytes(row) for row in rows])
         else:
+            self._make_room(log_id, index)
             kept, top = thin(rows)
             self._tops.put(key, top)
-            self._tops.shrink(self._most_tops)
+            self._tops.shrink(max(self._limit - _ROOM, self._limit // 2))
             self._put(key, kept)
+
+    def _make_room(self, log_id: int, index: int) -> None:
+        if index >= self._tiles.get(log_id, 0):
+            self._tiles[log_id] = index + 1
+            self._limit = min(self._most, max(_LEAST, _TILE * sum(self._tiles.values())))
 
     def put_data(self, log_id: int, level: int, index: int, data: bytes) -> None:
         """Keep a full tile, unless it is kept already. Without its inner nodes, if its top is not known: a proof makes them."""
@@ -81,6 +97,11 @@ class Cache:
     def _put(self, key: int, rows: list[bytes]) -> None:
         self._kept.put(key, rows)
         self._kept.shrink(self._limit - self._tops.size)
+
+
+def most_for(memory: int) -> int:
+    """Return the most bytes that a cache should take of so many bytes of memory, when nobody says."""
+    return max(_LEAST, min(_MOST, memory // _SHARE))
 
 
 class _Recent(Generic[T]):

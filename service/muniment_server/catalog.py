@@ -19,7 +19,8 @@ from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
-from muniment_server.cache import Cache
+from muniment_server import memory
+from muniment_server.cache import Cache, most_for
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
 from muniment_server.guard import Guard, Guarded, GuardRefused, sync_directory
@@ -261,7 +262,7 @@ class Catalog:
         self.store = store
         self.settings = settings
         self._metrics = metrics
-        self._cache = Cache(settings.cache_bytes)
+        self._cache = Cache(settings.cache_bytes or most_for(memory.available()))
         self._logs: dict[str, Log] = {}
         self._refreshed = 0.0
         self._lock = asyncio.Lock()

@@ -74,11 +74,13 @@ class Settings(BaseModel):
     )
     max_commit_entries: int = Field(1_000, ge=1, le=10_000, description="Entries stored in one commit, at the most.")
     idempotency_ttl: int = Field(86_400, ge=60, description="Seconds for which an Idempotency-Key is remembered.")
-    cache_bytes: int = Field(
-        38 * 2**20,
+    cache_bytes: int | None = Field(
+        None,
         ge=2**20,
         description=(
-            "Memory for full tiles and entry bundles, in bytes; a tile takes 10 KiB, so 40 bytes an entry hold those of a whole log."
+            "Most memory for full tiles and entry bundles, in bytes. They take 40 bytes an entry, which is nearly all tiles, or 38 MiB "
+            "where that is more, and never more than this. Unset: a sixteenth of the memory of the machine or of its control "
+            "group, but at least 38 MiB and at most 512 MiB."
         ),
     )
     max_connections: int = Field(

@@ -29,8 +29,6 @@ _PARTS = (0.5, 0.8)
 _OVERLOAD = 3.0
 _READERS, _WRITERS = 8, 64
 _SMALL_CACHE = 1 << 20
-_CACHED = 40
-"""Bytes of cache that hold the tiles of one entry."""
 _QUIET_READS = 0.05  # of the capacity: few enough that they do not queue behind each other
 
 
@@ -223,7 +221,7 @@ def growth(bench: Bench, served: Served, sizes: tuple[int, ...]) -> list[dict[st
         at: dict[str, Any] = {"size": bench.size("raw"), "restart_seconds": restart}
         for series in (Series("raw", 64), Series("raw-batch", 4), Series("proof", 64)):
             at[series.name] = _medians(bench, series)
-        found.append(at | {"pss_mb": pss_megabytes(bench.target.pid), "proof-kept": _kept(bench, served)})
+        found.append(at | {"proof-kept": _kept(bench), "pss_mb": pss_megabytes(bench.target.pid)})
     return found
 
 
@@ -234,21 +232,16 @@ def _medians(bench: Bench, series: Series) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in ("rate", "p50_ms", "p99_ms", "server_us")}
 
 
-def _kept(bench: Bench, served: Served) -> dict[str, float]:
-    """Measure proofs with a cache that has room for every tile, after each of them was read."""
-    size = bench.size("raw")
-    served.restart({"MUNIMENT_SERVER_CACHE_BYTES": str(_CACHED * size)})
-    target = bench.target = served.target()
+def _kept(bench: Bench) -> dict[str, float]:
+    """Measure proofs after each tile was read."""
+    size, target = bench.size("raw"), bench.target
     # At random places: of so many, one tile in four hundred is not met.
     requests = 6 * size // TILE_WIDTH
     load = Load("proof", target.host, target.port, 64, 3600.0, time.time_ns() % 2**63, size, requests, "")
     found = bench.filler.run(load) | bench.filler.verdict()
     if set(found["statuses"]) != {"200"}:
         raise RuntimeError(f"reading all tiles failed: {found}")
-    kept = _medians(bench, Series("proof", 64)) | {"pss_mb": pss_megabytes(target.pid)}
-    served.restart()
-    bench.target = served.target()
-    return kept
+    return _medians(bench, Series("proof", 64))
 
 
 def _fill(bench: Bench, size: int) -> None:
