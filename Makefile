@@ -7,6 +7,9 @@ DEMO := var/demo
 PORT ?= 8080
 APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 
+# The tests start hundreds of processes: where this is set, each of them would compile its modules again, a third of its time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test lint format bench faults faults-quick rig-tools fuzz docs dist lock clean
 
