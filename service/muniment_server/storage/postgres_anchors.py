@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
 from muniment_server.failpoints import step
 from muniment_server.storage import HELD, AnchorRow, AnchorSummary, CalendarRow, HeadMoved
+from muniment_server.storage.postgres_base import PostgresBase
 
 _ANCHOR = tuple(field.name for field in fields(AnchorRow))
 _CALENDAR = tuple(field.name for field in fields(CalendarRow))
@@ -74,14 +74,8 @@ _LEASE = (
 )
 
 
-class PostgresAnchors(ABC):
+class PostgresAnchors(PostgresBase):
     """See storage.Anchors."""
-
-    @abstractmethod
-    async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> list[Any]: ...
-
-    @abstractmethod
-    async def _all(self, sql: str, *values: Any) -> list[Any]: ...
 
     @step("store.add_anchor")
     async def add_anchor(self, log_id: int, row: AnchorRow, calendars: Sequence[CalendarRow]) -> bool:

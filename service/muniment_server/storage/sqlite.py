@@ -7,40 +7,35 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import apsw
 
-from muniment.hashing import RootHash
-from muniment.tiles import TILE_WIDTH, Tile
+from muniment.tiles import Tile
 from muniment.tree import TileGrowth
 from muniment_server.failpoints import step
 from muniment_server.storage import (
-    SMALL_LEAF,
-    ApiKeyRow,
     Grown,
     Head,
     HeadMoved,
-    IdempotencyRow,
     Known,
-    LogRow,
     OutcomeUnknown,
     Published,
     Reread,
     SchemaError,
-    StoredKey,
-    StoredPayload,
     StoreUnavailable,
 )
 from muniment_server.storage import sqlite_leaf_keys as leaf_keys
 from muniment_server.storage.leaf_keys import Recent
 from muniment_server.storage.migrate import migrate_sqlite
-from muniment_server.storage.row_ids import MOST, row_id, row_ids
+from muniment_server.storage.row_ids import row_id, row_ids
 from muniment_server.storage.sqlite_anchors import SqliteAnchors
+from muniment_server.storage.sqlite_catalog import SqliteCatalog
+from muniment_server.storage.sqlite_inspect import SqliteInspect
+from muniment_server.storage.sqlite_reads import LEAVES, SqliteReads, read_tiles
 
 T = TypeVar("T")
 
@@ -60,29 +55,10 @@ _NICE = 5
 _AT_ONCE = 512
 """Entries that are read back without a thread: a fraction of a millisecond."""
 
-_HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = ?"
 _SWAP = (
     "UPDATE heads SET size = ?, root = ?, logged_at = ?, epoch = ?, guard_id = ? "
     "WHERE log_id = ? AND size = ? AND root = ? AND logged_at = ? AND epoch = ? AND guard_id = ?"
 )
-_LEAVES = "SELECT leaf FROM entries WHERE id >= ? AND id < ? ORDER BY id"
-# Blobs go through text here, and are cast back: in a database of UTF-8 text, which this is, that leaves every byte as it is. ?3 has the
-# lengths as a bundle has them, two bytes each. The order is that of the inner query: what SQLite does, though its manual does not
-# promise it. Asked for in group_concat it takes half as long again, and a test of the contract would notice.
-_BUNDLE = (
-    "SELECT CAST(group_concat(entry, '') AS BLOB) FROM ("  # noqa: S608 - composed of constants
-    "SELECT substr(?3, 2 * length(leaf) + 1, 2) || leaf AS entry "
-    f"FROM entries WHERE id >= ?1 AND id < ?2 AND length(leaf) <= {SMALL_LEAF} ORDER BY id) HAVING count(*) = {TILE_WIDTH}"
-)
-_LENGTHS = b"".join(length.to_bytes(2, "big") for length in range(SMALL_LEAF + 1))
-_TILE = 'SELECT data FROM tiles WHERE log_id = ? AND level = ? AND "index" = ?'
-_CHECKPOINT = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size = ?"
-_LATEST = (
-    "SELECT c.size, note, published_at FROM heads h JOIN checkpoints c "
-    "ON c.log_id = h.log_id AND c.size = h.published_size WHERE h.log_id = ?"
-)
-_LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
-_KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
 
 
 def _step_back() -> None:
@@ -118,7 +94,7 @@ def _check_durable(connection: apsw.Connection) -> None:
         )
 
 
-class SqliteStore(SqliteAnchors):
+class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
     """A Store in one file. Make it with :meth:`open`."""
 
     has_clock = False
@@ -291,24 +267,12 @@ class SqliteStore(SqliteAnchors):
 
     # --- read -----------------------------------------------------------------------------------------------------------
 
-    @step("store.head")
-    async def head(self, log_id: int) -> Head:
-        """See storage.Read."""
-        row = await self._one(_HEAD, (log_id,))
-        if row is None:
-            raise StoreUnavailable(f"the database holds no head of log {log_id}")
-        return Head(row[0], RootHash(row[1]), *row[2:])
-
-    async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
-        """See storage.Read."""
-        return await self._read(lambda connection: _tiles(connection, log_id, tiles))
-
     async def reread(self, log_id: int, start: int, stop: int, tiles: Sequence[Tile]) -> Reread:
         """See storage.Read."""
 
         def work(connection: apsw.Connection) -> Reread:
-            leaves = [leaf for (leaf,) in connection.execute(_LEAVES, row_ids(log_id, start, stop))]
-            return leaves, _tiles(connection, log_id, tiles)
+            leaves = [leaf for (leaf,) in connection.execute(LEAVES, row_ids(log_id, start, stop))]
+            return leaves, read_tiles(connection, log_id, tiles)
 
         if stop - start <= _AT_ONCE:
             return self._read_now(work)
@@ -324,175 +288,10 @@ class SqliteStore(SqliteAnchors):
         except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreUnavailable(f"SQLite: {error}") from error
 
-    async def leaves(self, log_id: int, start: int, stop: int) -> list[bytes]:
-        """See storage.Read."""
-        return [leaf for (leaf,) in await self._all(_LEAVES, row_ids(log_id, start, stop))]
-
-    async def bundles(self, log_id: int, indices: Sequence[int]) -> dict[int, bytes]:
-        """See storage.Read."""
-
-        def work(connection: apsw.Connection) -> dict[int, bytes]:
-            ranges = {index: row_ids(log_id, index * TILE_WIDTH, (index + 1) * TILE_WIDTH) for index in indices}
-            return {
-                index: data
-                for index, ids in ranges.items()
-                for (data,) in connection.execute(_BUNDLE, (*ids, _LENGTHS))
-            }
-
-        return await self._read(work)
-
-    async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
-        """See storage.Read."""
-        sql = 'SELECT "index", payload, seed FROM payloads WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
-        return [StoredPayload(*row) for row in await self._all(sql, (log_id, start, stop))]
-
     async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
         """See storage.Read."""
         look_up = leaf_keys.find(log_id, keys, self._recent.get(log_id))
         return await self._read(look_up)
-
-    async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
-        """See storage.Read."""
-        sql = (
-            "SELECT caller, key, fingerprint, first_index, count, expires_at, seed FROM idempotency i "
-            'LEFT JOIN payloads p ON p.log_id = i.log_id AND p."index" = i.first_index '
-            "WHERE i.log_id = ? AND caller = ? AND key = ? AND expires_at > ?"
-        )
-        rows = await self._read(
-            lambda db: [row for caller, key in keys for row in db.execute(sql, (log_id, caller, key, now))]
-        )
-        return [StoredKey(IdempotencyRow(*row[:6]), row[6]) for row in rows]
-
-    async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:
-        """See storage.Read."""
-        if size is None:
-            row = await self._one(_LATEST, (log_id,))
-        else:
-            row = await self._one(_CHECKPOINT, (log_id, size))
-        return Published(*row) if row else None
-
-    async def checkpoints(self, log_id: int, start: int, limit: int) -> list[Published]:
-        """See storage.Read."""
-        sql = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size >= ? ORDER BY size LIMIT ?"
-        return [Published(*row) for row in await self._all(sql, (log_id, start, limit))]
-
-    async def clock(self) -> int:
-        """See storage.Read."""
-        return time.time_ns() // 1_000_000  # the database is in this process
-
-    # --- inspect --------------------------------------------------------------------------------------------------------
-
-    async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
-        """See storage.Inspect."""
-        sql = 'SELECT "index", leaf, leaf_key FROM entries WHERE id >= ? AND id < ? ORDER BY id'
-        return await self._all(sql, row_ids(log_id, start, stop))
-
-    async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
-        """See storage.Inspect."""
-        sql = (
-            'SELECT level, "index", length(data) FROM tiles WHERE log_id = ? AND (level, "index") > (?, ?) '
-            'ORDER BY level, "index" LIMIT ?'
-        )
-        return [(level, index, width) for level, index, width in await self._all(sql, (log_id, *after, limit))]
-
-    async def key_rows(self, log_id: int, after: tuple[str, str], limit: int) -> list[IdempotencyRow]:
-        """See storage.Inspect."""
-        sql = (
-            "SELECT caller, key, fingerprint, first_index, count, expires_at FROM idempotency "
-            "WHERE log_id = ? AND (caller, key) > (?, ?) ORDER BY caller, key LIMIT ?"
-        )
-        return [IdempotencyRow(*row) for row in await self._all(sql, (log_id, *after, limit))]
-
-    async def beyond(self, log_id: int, size: int) -> int | None:
-        """See storage.Inspect."""
-        sql = (
-            'SELECT min(i) FROM (SELECT "index" AS i FROM entries WHERE id = (SELECT min(id) FROM entries WHERE id >= ?3 AND id < ?4) '
-            'UNION ALL SELECT min("index") FROM payloads WHERE log_id = ?1 AND "index" >= ?2)'
-        )
-        row = await self._one(sql, (log_id, size, *row_ids(log_id, size, MOST)))
-        return None if row is None else row[0]
-
-    async def integrity(self) -> list[str]:
-        """See storage.Inspect."""
-        return await self._read(_integrity)
-
-    async def leaf_key_damage(self) -> list[str]:
-        """See storage.Inspect."""
-        return await self._read(leaf_keys.damage)
-
-    # --- catalog --------------------------------------------------------------------------------------------------------
-
-    async def logs(self) -> list[LogRow]:
-        """See storage.Catalog."""
-        return [_log(row) for row in await self._all(f"{_LOG} ORDER BY log_id", ())]
-
-    async def create_log(self, row: LogRow, head: Head) -> LogRow:
-        """See storage.Catalog."""
-
-        def work(connection: apsw.Connection) -> LogRow:
-            found = connection.execute(f"{_LOG} WHERE name = ? AND origin = ?", (row.name, row.origin)).fetchone()
-            if found is None:
-                connection.execute(
-                    "INSERT INTO logs (name, origin, kind, public, open, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-                    (row.name, row.origin, row.kind, row.public, row.open, row.created_at),
-                )
-                log_id = connection.last_insert_rowid()
-                first = (log_id, head.size, head.root, head.logged_at, head.epoch, head.guard_id, 0)
-                connection.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", first)
-                found = connection.execute(f"{_LOG} WHERE log_id = ?", (log_id,)).fetchone()
-            if found is None:
-                raise AssertionError("a log that was just inserted is not there")
-            return _log(found)
-
-        return await self._write(work)
-
-    async def api_keys(self) -> list[ApiKeyRow]:
-        """See storage.Catalog."""
-        return [_key(row) for row in await self._all(f"{_KEY} ORDER BY created_at, key_id", ())]
-
-    async def create_key(self, row: ApiKeyRow) -> None:
-        """See storage.Catalog."""
-        values = (
-            row.key_id,
-            row.digest,
-            " ".join(sorted(row.scopes)),
-            row.log_name,
-            row.label,
-            row.created_at,
-            None,
-        )
-        await self._write(lambda db: db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", values))
-
-    async def revoke_key(self, key_id: str, now: int) -> bool:
-        """See storage.Catalog."""
-
-        def work(connection: apsw.Connection) -> bool:
-            connection.execute(
-                "UPDATE api_keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", (now, key_id)
-            )
-            return bool(connection.changes())
-
-        return await self._write(work)
-
-    async def find_key(self, digest: bytes) -> ApiKeyRow | None:
-        """See storage.Catalog."""
-        row = await self._one(f"{_KEY} WHERE digest = ?", (digest,))
-        return _key(row) if row else None
-
-    async def forget_expired(self, now: int) -> int:
-        """See storage.Catalog."""
-
-        def work(connection: apsw.Connection) -> int:
-            connection.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,))
-            return connection.changes()
-
-        return await self._write(work)
-
-    async def _all(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        return await self._read(lambda connection: connection.execute(sql, values).fetchall())
-
-    async def _one(self, sql: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return await self._read(lambda connection: connection.execute(sql, values).fetchone())
 
 
 @step("sqlite.begin")
@@ -511,14 +310,6 @@ def _swap(connection: apsw.Connection, log_id: int, expected: Head, new: Head) -
     connection.execute(_SWAP, (new.size, new.root, new.logged_at, new.epoch, new.guard_id, *old))
     if not connection.changes():
         raise HeadMoved(f"the head of log {log_id} is no longer at size {expected.size}, epoch {expected.epoch}")
-
-
-def _tiles(connection: apsw.Connection, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
-    found = {}
-    for tile in tiles:
-        for (data,) in connection.execute(_TILE, (log_id, tile.level, tile.index)):
-            found[tile.level, tile.index] = data
-    return found
 
 
 def _store(connection: apsw.Connection, grown: Grown, first: int, absent: Sequence[int], recent: Recent) -> None:
@@ -562,26 +353,3 @@ def _store_tile(connection: apsw.Connection, log_id: int, tile: TileGrowth) -> N
         connection.execute(sql, (tile.data, log_id, tile.level, tile.index))
     else:
         connection.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", (log_id, tile.level, tile.index, tile.data))
-
-
-def _integrity(connection: apsw.Connection) -> list[str]:
-    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
-    pattern = apsw.Connection(":memory:")
-    try:
-        migrate_sqlite(pattern)
-        # Spoiled text of a trigger is no damage to SQLite, which reads it when the next connection opens.
-        sql = "SELECT type, name, sql, lower(tbl_name) FROM sqlite_schema"
-        stored, wanted = (set(db.execute(sql)) for db in (connection, pattern))
-    finally:
-        pattern.close()
-    return found + [
-        f"the schema's {kind} {name} is missing or changed" for kind, name, *_ in sorted(wanted - stored, key=repr)
-    ]
-
-
-def _log(row: tuple[Any, ...]) -> LogRow:
-    return LogRow(row[0], row[1], row[2], row[3], bool(row[4]), bool(row[5]), row[6])
-
-
-def _key(row: tuple[Any, ...]) -> ApiKeyRow:
-    return ApiKeyRow(row[0], row[1], frozenset(row[2].split()), *row[3:])

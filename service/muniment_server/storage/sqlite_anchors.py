@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, fields
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ import apsw
 
 from muniment_server.failpoints import step
 from muniment_server.storage import HELD, AnchorRow, AnchorSummary, CalendarRow
+from muniment_server.storage.sqlite_base import SqliteBase
 
 T = TypeVar("T")
 
@@ -41,14 +41,8 @@ _LEASE = (
 )
 
 
-class SqliteAnchors(ABC):
+class SqliteAnchors(SqliteBase):
     """See storage.Anchors."""
-
-    @abstractmethod
-    async def _write(self, work: Callable[[apsw.Connection], T]) -> T: ...
-
-    @abstractmethod
-    async def _read(self, work: Callable[[apsw.Connection], T]) -> T: ...
 
     @step("store.add_anchor")
     async def add_anchor(self, log_id: int, row: AnchorRow, calendars: Sequence[CalendarRow]) -> bool:
