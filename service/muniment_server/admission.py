@@ -6,6 +6,7 @@ text, small integers and no surprises. Everything else takes the strict way. Tes
 
 from __future__ import annotations
 
+import json
 import os
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from muniment.hashing import LeafHash, leaf_hash
 from muniment.tiles import MAX_ENTRY
 
 _SAFE_INTEGER = 2**53 - 1
+_SPACED = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(", ", ": "))
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
@@ -119,7 +121,7 @@ def draft_event(body: bytes) -> EventDraft:
         strict = definition.parse_event(body)
     except EventRefused as error:
         raise Refused(422, error.code, error.detail, _HINTS[error.code], pointer=error.pointer) from None
-    return _commit(strict, strictjson.canonical(strict), seed, strictjson.canonical)
+    return commit(strict, strictjson.canonical(strict), seed)
 
 
 def canonicalize(body: bytes) -> tuple[dict[str, Any], bytes]:
@@ -144,9 +146,11 @@ def _plain_event(body: bytes) -> tuple[dict[str, Any], bytes] | None:
         return None
     if type(value) is not dict or not value or len(value) > definition.MAX_MEMBERS or not _is_plain(value, 1):
         return None
-    # No shorter than the input: then nothing was dropped, so no name occurred twice.
+    # No shorter than the input, or what Python and others write by default: then nothing was dropped, so no name occurred twice.
     payload = _fast_canonical(value)
-    return (value, _compact(payload)) if len(payload) == len(body) else None
+    if len(payload) != len(body) and _SPACED.encode(value) != body.decode():
+        return None
+    return value, _compact(payload)
 
 
 def _is_simple(text: bytes) -> bool:
@@ -171,8 +175,15 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 def commit(value: dict[str, Any], payload: bytes, seed: bytes) -> EventDraft:
     """Return the draft of an event with this seed, given its canonical form. Byte for byte what muniment.event makes of it."""
-    plain = _is_simple(payload) and _is_plain(value, 1)
+    # Text is no obstacle: RFC 8785 and orjson escape the same characters. They sort names differently beyond ASCII.
+    plain = _is_plain(value, 1) and (payload.isascii() or _are_names_ascii(value))
     return _commit(value, payload, seed, _fast_canonical if plain else strictjson.canonical)
+
+
+def _are_names_ascii(value: Any) -> bool:
+    if type(value) is dict:
+        return all([name.isascii() for name in value]) and all(map(_are_names_ascii, value.values()))
+    return type(value) is not list or all(map(_are_names_ascii, value))
 
 
 def _fast_canonical(value: Any) -> bytes:
