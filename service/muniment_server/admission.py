@@ -148,7 +148,8 @@ def _plain_event(body: bytes) -> tuple[dict[str, Any], bytes] | None:
         return None
     # No shorter than the input, or what Python and others write by default: then nothing was dropped, so no name occurred twice.
     payload = _fast_canonical(value)
-    if len(payload) != len(body) and _SPACED.encode(value) != body.decode():
+    text = body.strip(b" \t\r\n")
+    if len(payload) != len(text) and _SPACED.encode(value) != text.decode():
         return None
     return value, _compact(payload)
 

@@ -116,6 +116,7 @@ def test_any_value_that_may_be_no_event(value: Any, spell: Any):
 @given(st.dictionaries(plain_texts, plain_values, max_size=5))
 def test_plain_events_the_way_clients_send_them(value: dict[str, Any]):
     check(json.dumps(value).encode())
+    check(json.dumps(value).encode() + b"\n")
     with contextlib.suppress(TypeError):  # an integer that orjson cannot write
         check(orjson.dumps(value))
 
@@ -196,6 +197,7 @@ def test_the_fast_way_is_taken_at_all(monkeypatch: pytest.MonkeyPatch):
     assert payload == b'{"actor":"alice","n":[1,-5,{"a":true,"b":null}],"resource":"inv-17"}'
     commit(value, payload, SEED)
     assert canonicalize(json.dumps(value).encode()) == (value, payload)
+    assert canonicalize(body + b"\n") == (value, payload)
     for other in (
         b'{"a":1.5}',
         '{"a":"é"}'.encode(),
