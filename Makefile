@@ -35,7 +35,7 @@ serve: $(READY) ## Serve the data of `make demo` (or a new log) on PORT, by defa
 	$(BIN)/muniment-server serve --data $(DEMO) --port $(PORT)
 
 test: $(READY) ## Run all tests, on a real Postgres and a real SQLite
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## Check format, style and types
 	$(BIN)/ruff format --check .
