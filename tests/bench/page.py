@@ -306,7 +306,7 @@ _HEAD = """# Performance
 
 Made by `make bench` and `python -m tests.bench.page`; every ratio is of figures from one run, with fsync, guard and the check before each signature
 on. Growth with the size of the log is of a run of its own (`--series "^proof" --sizes 1000000,10000000`), the newest here: appends at the two sizes
-are minutes apart, and so the machine's moods are in their ratio, which was 0.75 (Postgres) in the run before.
+are minutes apart, and so the machine's moods are in their ratio, which was 0.75 (Postgres) in the run before. Reads beside refused writes on Postgres are of a third run, the middle one of three.
 E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core. S is the store's own append of 1,000 entries in
 a loop: no HTTP, no guard, no signature. Both are measured before each run of what is compared with them, because the speed of this machine changes by a
 third and more from one minute to the next. Ratios carry over to other machines; absolute figures do not.
