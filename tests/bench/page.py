@@ -306,7 +306,8 @@ _HEAD = """# Performance
 
 Made by `make bench` and `python -m tests.bench.page`; every ratio is of figures from one run, with fsync, guard and the check before each signature
 on. Growth with the size of the log is of a run of its own (`--series "^proof" --sizes 1000000,10000000`), the newest here: appends at the two sizes
-are minutes apart, and so the machine's moods are in their ratio, which was 0.75 (Postgres) in the run before. Reads beside refused writes on Postgres are of a third run, the middle one of three.
+are minutes apart, so that changes of the machine's speed are in their ratio, which was 0.75 (Postgres) in the run before. Reads beside refused writes on
+Postgres are of a third run, the middle one of three.
 E is a raw ASGI echo of the same body under the same uvicorn settings, 64 connections, on the same core. S is the store's own append of 1,000 entries in
 a loop: no HTTP, no guard, no signature. Both are measured before each run of what is compared with them, because the speed of this machine changes by a
 third and more from one minute to the next. Ratios carry over to other machines; absolute figures do not.
@@ -348,14 +349,15 @@ at 64 connections), but takes as much longer for each entry (131 us instead of 1
 of the 30 us that one takes, more than half are hashing. What helped is in [decision 0009](decisions/0009-the-short-way.md).
 
 The cache grows with the log, 40 bytes an entry, up to `cache_bytes`: a sixteenth of the memory of the machine, at most 512 MiB. Within that a proof
-over 10,000,000 entries costs no more than over 1,000,000, once its tile was read, which takes 255 hashes (0.1 ms) and a query: after a restart
+over 10,000,000 entries costs no more than over 1,000,000 (the server then took 464 MB with Postgres and 470 MB with SQLite, and 120 MB at
+1,250,000 entries), once its tile was read, which takes 255 hashes (0.1 ms) and a query: after a restart
 nearly every proof over 10,000,000 entries is the first of its tile for a while. Proofs of a log larger than the cache read a tile again: 13 hashes
 and a query, since the upper rows of a tile are kept for longer than its hashes.
 
 Waiting up to 0.2 ms for those who were just answered to ask again fills batches at 64 connections (64 entries instead of 56), and changes neither
 throughput nor the 99th percentile. That is one commit in two hundred that carries SQLite's write-ahead log over (13 ms); a thread and a connection of its own
 for that gave 10 to 11 ms where it was 11. Carrying over every 32 commits, in the thread that writes while the last batch is signed and answered, took the
-percentile from 2.5 to 2.0 times the median on a small log, and changed nothing at 400,000 entries. Leaf keys carried over 128 at a time instead of 1,024 changed nothing either.
+percentile from 2.5 to 2.0 times the median on a small log, and gained nothing at 400,000 entries. Leaf keys carried over 128 at a time instead of 1,024 changed nothing either.
 
 The settings of the C library's allocator that keep memory down cost batches of raw entries a fortieth of their processor time on SQLite (servers with
 and without, in turns). A larger page cache for SQLite's writer gained nothing at a million entries: 9.8 us an entry with 8 MB, 8.7 with 2.

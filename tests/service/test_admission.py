@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+import rfc8785
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -215,7 +216,7 @@ def test_any_text_is_escaped_as_in_canonical_form():
     for plane in range(17):
         start = plane << 16
         text = "".join(map(chr, [*range(start, start + 0xD800), *range(start + 0xE000, start + 0x10000)]))
-        assert orjson.dumps(text) == strictjson.canonical(text)
+        assert orjson.dumps(text) == rfc8785.dumps(text)
 
 
 @MANY
@@ -223,6 +224,7 @@ def test_any_text_is_escaped_as_in_canonical_form():
 def test_a_commitment_to_any_text(value: dict[str, Any], name: str):
     with contextlib.suppress(EventRefused):
         check_commitment(*canonicalize(json.dumps({**value, "n": name}).encode()))
+    with contextlib.suppress(EventRefused):
         check_commitment(*canonicalize(json.dumps({**value, "n": {name: 1, "\ue000": 2, "\U0001f600": 3}}).encode()))
 
 

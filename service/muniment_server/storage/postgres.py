@@ -25,9 +25,9 @@ from muniment_server.storage import (
 )
 from muniment_server.storage.migrate import migrate_postgres, pending_postgres
 from muniment_server.storage.postgres_anchors import PostgresAnchors
-from muniment_server.storage.postgres_base import FAILED
+from muniment_server.storage.postgres_base import FAILED, PART
 from muniment_server.storage.postgres_catalog import PostgresCatalog
-from muniment_server.storage.postgres_inspect import PART, PostgresInspect
+from muniment_server.storage.postgres_inspect import PostgresInspect
 from muniment_server.storage.postgres_reads import PostgresReads, reread_of
 
 OLDEST = 15

@@ -10,6 +10,8 @@ import asyncpg
 
 from muniment_server.storage import StoreUnavailable
 
+PART = 32
+"""Hashes of a part of a tile: see migration 0006."""
 # What a connection says that died while it lay in the pool.
 _GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, ConnectionError)
 # InternalClientError: what asyncpg says when a connection dies between two steps of its own.

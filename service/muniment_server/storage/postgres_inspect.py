@@ -7,11 +7,8 @@ from typing import Any
 
 from muniment.hashing import HASH_SIZE
 from muniment_server.storage import IdempotencyRow
-from muniment_server.storage.postgres_base import PostgresBase
+from muniment_server.storage.postgres_base import PART, PostgresBase
 from muniment_server.storage.row_ids import MOST, row_ids
-
-PART = 32
-"""Hashes of a part of a tile: see migration 0006."""
 
 _UNJOINED = f"""
 SELECT DISTINCT log_id, level, index FROM (
