@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The pins are a full list, so nothing is left to resolve: pip's resolver would take the newest release of a package of which a pin
+# names an extra, and refuse it for its missing hash as soon as there is a newer one. `pip check` says whether the list is full.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := var/demo
 PORT ?= 8080
 APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
@@ -23,8 +26,9 @@ $(READY): requirements/dev.txt client/pyproject.toml service/pyproject.toml
 	  { echo "Python 3.11 or newer is needed: set PYTHON=python3.12, for example."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "python3 -m venv does not work here. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client -e service
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/dev.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation -e client -e service
+	$(PIP) check
 	@touch $@
 
 demo: $(READY) ## Log thousands of real records on SQLite, verify ten receipts offline, and tamper with one
