@@ -60,6 +60,7 @@ ORDER = {
         "submission",
         "recheck",
         "startup",
+        "raising",
         "sequencer",
         "batcher",
         "fsck",

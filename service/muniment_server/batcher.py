@@ -161,15 +161,20 @@ class Batcher:
     async def _wait(self) -> None:
         """Wait for a submission. Meanwhile, after an error, recover: so that what was committed is signed, and the next one answered."""
         delay = _RETRY_SECONDS
-        while self._sequencer.lost and not self._wake.is_set():
-            try:
-                await self._sequencer.start()
-            except Exception as error:  # noqa: BLE001 - whatever it was, only a successful reload ends this
-                get_logger().warning("recovery failed", log=self._name, error=f"{type(error).__name__}: {error}")
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), delay)
-                delay = min(2 * delay, _MAX_RETRY_SECONDS)
-        await self._wake.wait()
+        while not self._wake.is_set():
+            if self._sequencer.lost:
+                try:
+                    await self._sequencer.start()
+                except Exception as error:  # noqa: BLE001 - whatever it was, only a successful reload ends this
+                    get_logger().warning("recovery failed", log=self._name, error=f"{type(error).__name__}: {error}")
+                    delay = min(2 * delay, _MAX_RETRY_SECONDS)
+            pause = delay if self._sequencer.lost else self._sequencer.next_look
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    def look(self) -> None:
+        """Have the sequencer recover, if it has lost its state, although nothing was submitted."""
+        self._wake.set()
 
     async def _answers(self, batch: Sequence[_Waiting]) -> Sequence[Outcome | Refused]:
         """Run a batch; whatever goes wrong becomes the answer of everybody in it."""

@@ -9,7 +9,7 @@ A tile of 256 hashes takes 9 kB, and nearly all of the work of reading it again 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from muniment.tree import TileRows, Top, thin, with_top
@@ -22,6 +22,8 @@ _ROOM = 4 * 2**20
 """Bytes that tops leave to the rest, or half of all where that is less."""
 _OVERHEAD = 360
 """Bytes an element takes beyond its content: key, list, and the headers of the objects in it."""
+_LOG_BITS = 59
+"""Bits of a key below those of the log."""
 _BUNDLES = -1
 """The level that stands for entry bundles."""
 _TILE = 40 * 256
@@ -94,6 +96,11 @@ class Cache:
         if len(data) <= _MAX_BUNDLE:
             self.put_data(log_id, _BUNDLES, index, data)
 
+    def forget(self, log_id: int) -> None:
+        """Drop everything of a log: some of it may have come from another database."""
+        for kept in (self._kept, self._tops):
+            kept.drop(lambda key: key >> _LOG_BITS == log_id)
+
     def _put(self, key: int, rows: list[bytes]) -> None:
         self._kept.put(key, rows)
         self._kept.shrink(self._limit - self._tops.size)
@@ -122,6 +129,11 @@ class _Recent(Generic[T]):
         self._elements[key] = element
         self.size += _weight(element) - (_weight(old) if old else 0)
 
+    def drop(self, wanted: Callable[[int], bool]) -> None:
+        """Drop the elements with a key that is wanted."""
+        for key in list(filter(wanted, self._elements)):
+            self.size -= _weight(self._elements.pop(key))
+
     def shrink(self, limit: int) -> None:
         """Drop what was used least recently, until no more than `limit` bytes are left."""
         while self.size > limit:
@@ -130,7 +142,7 @@ class _Recent(Generic[T]):
 
 def _key(log_id: int, level: int, index: int) -> int:
     """Return a number for a tile or bundle, smaller than a tuple. Requires level < 15 and index < 2**55, as in trees of up to 2**63 leaves."""
-    return (log_id << 4 | level + 1) << 55 | index
+    return log_id << _LOG_BITS | (level + 1) << 55 | index
 
 
 def _weight(element: Sequence[bytes]) -> int:

@@ -27,7 +27,7 @@ from muniment_server.guard import Guard, Guarded, GuardRefused, sync_directory
 from muniment_server.log import Log
 from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
-from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Store
+from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Replaced, Store
 from muniment_server.storage.choice import open_database
 from muniment_server.submission import OwnDraft, Submission
 from muniment_server.telemetry import Metrics, get_logger
@@ -307,7 +307,16 @@ class Catalog:
             if self._disk.low != was:
                 say = get_logger().error if self._disk.low else get_logger().info
                 say("disk is nearly full: appends are refused" if self._disk.low else "disk has room again")
+            self._check_premises()
             await asyncio.sleep(_DISK_SECONDS)
+
+    def _check_premises(self) -> None:
+        """Let every log be refused when the database's files are gone or others: what is committed into them would be lost."""
+        try:
+            self.store.check_premises()
+        except Replaced as error:
+            for log in self._logs.values():
+                log.withdraw(ReadOnly("database_replaced", str(error)))
 
     async def get(self, name: str) -> Log | None:
         """Return an open log, also one that was made since the last call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muniment.checkpoint import Checkpoint
@@ -14,9 +14,10 @@ from muniment.hashing import EMPTY_ROOT
 from muniment.policy import Policy
 from muniment_server import recheck, startup
 from muniment_server.catalog import SetupError, read_key
-from muniment_server.guard import Guard, Guarded, GuardRefused
+from muniment_server.guard import Guard, Guarded, GuardRefused, TreeHead
+from muniment_server.raising import raise_guard
 from muniment_server.settings import Settings
-from muniment_server.storage import Head, HeadMoved, LogRow, Store
+from muniment_server.storage import Head, HeadMoved, LogRow, OutcomeUnknown, SessionLost, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ async def take(settings: Settings, store: Store, row: LogRow, seen: Sequence[Che
     key = (await asyncio.to_thread(read_key, settings.key_file(row.name))).vkey
     guard = Guard(settings.guard_file(row.name))
     guarded = await asyncio.to_thread(_start_from, guard, row, key.key_id, fresh=fresh)
-    head = await store.head(row.log_id)
+    head = await store.head_to_extend(row.log_id)
     if guarded.size > head.size:
         startup.check_guard(guard.path, guarded, row.origin, key.key_id, _named(head, guarded.guard_id))
     await startup.prove(store, row.log_id, head, guarded)
@@ -91,13 +92,21 @@ async def take(settings: Settings, store: Store, row: LogRow, seen: Sequence[Che
     if fresh:
         guarded = await asyncio.to_thread(guard.create_at, guarded)
     try:
-        head = await store.adopt(
-            row.log_id, head, guarded.guard_id
-        )  # durable when it returns: nobody else extends it now
-    except HeadMoved as error:
+        head = await store.adopt(row.log_id, head, guarded.guard_id)  # durable: nobody else extends it now
+    except (HeadMoved, SessionLost) as error:
         raise SetupError(f"another writer is at work on log {row.name!r}: stop it first ({error})") from error
-    await asyncio.to_thread(guard.record, head.guard_id, head.size, head.root)
+    await _raise(guard, store, row, head, guarded)
     return await inspect(settings, store, row, policy)
+
+
+async def _raise(guard: Guard, store: Store, row: LogRow, head: Head, proved: Guarded) -> None:
+    """Raise the guard to the adopted head, from the one that it was proved to extend. Raises SetupError when others write it."""
+    try:
+        await raise_guard(guard, store, row.log_id, head.guard_id, TreeHead(head.size, head.root), {proved.head})
+    except OutcomeUnknown as error:
+        raise SetupError(
+            f"the guard of log {row.name!r} cannot be raised: stop all its writers first ({error})"
+        ) from error
 
 
 def _start_from(guard: Guard, row: LogRow, key_id: bytes, *, fresh: bool) -> Guarded:
@@ -114,7 +123,7 @@ def _start_from(guard: Guard, row: LogRow, key_id: bytes, *, fresh: bool) -> Gua
 
 
 def _named(head: Head, guard_id: str) -> Head:
-    return Head(head.size, head.root, head.logged_at, head.epoch, guard_id)
+    return replace(head, guard_id=guard_id)
 
 
 async def _published(store: Store, row: LogRow, policy: Policy) -> list[Checkpoint]:

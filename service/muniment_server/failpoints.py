@@ -4,7 +4,7 @@ A step is a function or coroutine function marked with :func:`step`. Without ``M
 module is imported the mark returns the function itself, so that production runs the very code that was written. With it (its
 value may be empty) each call asks whether something was armed for this step::
 
-    MUNIMENT_FAILPOINTS="append=fail-after;guard.record=kill-before@3"
+    MUNIMENT_FAILPOINTS="append=fail-after;guard.swap=kill-before@3"
 
 arms steps from the start; tests in one process call :func:`arm` and :func:`disarm`.
 

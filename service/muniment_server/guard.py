@@ -3,10 +3,15 @@
 A database that is restored from a backup, cloned or emptied takes everything in it back in time. The guard does not go with it,
 and so stops the next signature. One file for each log, shared by all writers of that log on this host::
 
-    slot 0 (1,024 bytes)  slot 1 (1,024 bytes)
+    block 0 (4,096 bytes)                    block 1 (4,096 bytes)
+    slot 0, slot 1 (1,024 bytes each), 0...  the same slots once more
 
 A slot is text, padded with NUL: seven lines (format, guard id, sequence number, origin, key id, size, root) and the SHA-256 of
-them. Slots are written in turn, so a torn write leaves the other one, and the valid slot with the larger number counts.
+them. Slots are written in turn, each into both blocks, and the one with the larger number counts. A write that a crash cuts short
+leaves one whole copy of its slot. So a slot of which both copies are damaged was damaged afterwards: the guard is refused then,
+because the other slot, which is older, would let a head be signed a second time.
+
+The values of a guard form one chain, each a prefix of the next: :mod:`muniment_server.raising` has the proofs.
 """
 
 from __future__ import annotations
@@ -15,11 +20,14 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+import time
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from muniment.encoding import parse_decimal, parse_hex
 from muniment.errors import FormatError
@@ -27,8 +35,15 @@ from muniment.hashing import EMPTY_ROOT, HASH_SIZE, RootHash
 from muniment_server.failpoints import step
 
 SLOT = 1024
+BLOCK = 4096
+FILE_SIZE = 2 * BLOCK
+LOCK_SECONDS = 5.0
+"""How long a writer waits for the lock, which others hold for one write and its sync."""
+_POLL_SECONDS = 0.0005
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORMAT = "muniment-guard v1"
+_FORMAT = "muniment-guard v2"
+_FIRST_FORMAT = "muniment-guard v1"
+"""Two slots and no second block, written by versions that compared sizes only. Taken over with the first write."""
 
 
 class GuardRefused(Exception):
@@ -40,7 +55,14 @@ class GuardRefused(Exception):
 
 
 class GuardUnavailable(Exception):
-    """The guard cannot be written at the moment, and nothing was: its disk is full. The same call may succeed later."""
+    """The guard cannot be used at the moment, and nothing was written: its disk is full, or another process holds its lock."""
+
+
+class TreeHead(NamedTuple):
+    """A size, and the root of the tree of that size."""
+
+    size: int
+    root: RootHash
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +76,25 @@ class Guarded:
     size: int
     root: RootHash
 
-    def encode(self) -> bytes:
+    @property
+    def head(self) -> TreeHead:
+        """The head alone."""
+        return TreeHead(self.size, self.root)
+
+    def encode(self, format_: str = _FORMAT) -> bytes:
         """Return the 1,024 bytes of a slot."""
         fields = (self.guard_id, self.sequence, self.origin, self.key_id.hex(), self.size, self.root.hex())
-        text = "".join(f"{line}\n" for line in (_FORMAT, *fields)).encode()
+        text = "".join(f"{line}\n" for line in (format_, *fields)).encode()
         return (text + sha256(text).hexdigest().encode() + b"\n").ljust(SLOT, b"\0")
 
     @classmethod
-    def decode(cls, slot: bytes) -> Guarded:
+    def decode(cls, slot: bytes, format_: str = _FORMAT) -> Guarded:
         """Return the content of a slot. Raises FormatError unless encoding it gives the slot again."""
         try:
             lines = slot.rstrip(b"\0").decode().split("\n")
         except UnicodeDecodeError:
             raise FormatError("guard slot is not text") from None
-        if len(lines) != 9 or lines[0] != _FORMAT:
+        if len(lines) != 9 or lines[0] != format_:
             raise FormatError("not a guard slot")
         _, guard_id, sequence, origin, key_id, size, root, _, _ = lines
         found = cls(
@@ -78,17 +105,33 @@ class Guarded:
             parse_decimal(size),
             RootHash(parse_hex(root, HASH_SIZE)),
         )
-        if found.encode() != slot:
+        if found.encode(format_) != slot:
             raise FormatError("checksum of the guard slot is wrong")
         return found
 
 
-class Guard:
-    """The guard file of one log. All methods block on the disk: call them in a thread."""
+def copies_of(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the two copies of each slot of a guard file."""
+    return [(data[at : at + SLOT], data[BLOCK + at : BLOCK + at + SLOT]) for at in (0, SLOT)]
 
-    def __init__(self, path: Path) -> None:
+
+def is_first_format(data: bytes) -> bool:
+    """Tell whether a guard file was written by a version that kept one copy of each slot."""
+    return len(data) <= 2 * SLOT or data.startswith(f"{_FIRST_FORMAT}\n".encode())
+
+
+def _sequence(slot: Guarded) -> int:
+    return slot.sequence
+
+
+class Guard:
+    """The guard file of one log, as one process uses it. All methods block on the disk: call them in a thread, one at a time."""
+
+    def __init__(self, path: Path, lock_seconds: float = LOCK_SECONDS) -> None:
         self.path = path
-        self._durable = -1  # sequence number of the slot that this process made durable last
+        self._lock_seconds = lock_seconds
+        self._seen: Guarded | None = None  # the largest value that this process read or wrote
+        self._first = False  # whether the file had the first format when it was read last
         self._decoded: dict[bytes, Guarded] = {}  # slots as they were read last: mostly they are what was written last
 
     @step("guard.create")
@@ -99,14 +142,18 @@ class Guard:
         return self.create_at(Guarded(secrets.token_hex(16), 0, origin, key_id, 0, EMPTY_ROOT))
 
     def create_at(self, first: Guarded) -> Guarded:
-        """Make the file with this content, or return what is there already. Durable when it returns."""
+        """Make the file with this content, or return what is there already. Durable when it returns.
+
+        Requires first.sequence == 0. Only the owner may read it, whatever the umask: a reader could hold its lock.
+        """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-        with temporary.open("xb") as file:
-            file.write(first.encode() + bytes(SLOT))
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+                file.write(2 * (2 * first.encode()).ljust(BLOCK, b"\0"))
+                file.flush()
+                os.fsync(descriptor)
             os.link(temporary, self.path)  # never over an existing guard, as rename would
         except FileExistsError:
             return self.read()
@@ -118,9 +165,13 @@ class Guard:
 
     @step("guard.read")
     def read(self) -> Guarded:
-        """Return the last head that may have been signed. Raises GuardRefused when the file is missing or unreadable."""
+        """Return the last head that may have been signed.
+
+        Raises GuardRefused when the file is missing, unreadable, or older than what this process saw; GuardUnavailable when another
+        process holds its lock for too long.
+        """
         try:
-            with self._locked(os.O_RDONLY) as descriptor:
+            with self._locked(os.O_RDONLY) as (descriptor, _):
                 return self._current(descriptor)
         except FileNotFoundError:
             raise GuardRefused(
@@ -131,70 +182,161 @@ class Guard:
         except OSError as error:
             raise GuardRefused("guard_unreadable", f"the guard file {self.path} cannot be read: {error}") from error
 
-    @step("guard.record")
-    def record(self, guard_id: str, size: int, root: RootHash) -> None:
-        """Remember, durably, that (size, root) may be signed. Never lowered.
+    @step("guard.swap")
+    def swap(
+        self, guard_id: str, new: TreeHead, below: Container[TreeHead], *, above: bool = False
+    ) -> tuple[Guarded, bool]:
+        """Raise the guard to `new` if what it holds is one of `below`, which the caller knows to be prefixes of `new`.
 
-        A smaller head than the recorded one is fine when another writer, who extended ours, was quicker. Raises GuardRefused, or
-        GuardUnavailable when the disk is full.
+        Returns what it holds now, and whether that is durable and tells that `new` may be signed: it is `new`, or the caller knows
+        (`above`) that it extends `new`. If not, nothing was written. Never lowered. Raises GuardRefused, or GuardUnavailable when the
+        disk is full or another process holds the lock.
         """
         try:
-            with self._locked(os.O_RDWR) as descriptor:
-                self._record(descriptor, guard_id, size, root)
+            with self._locked(os.O_RDWR) as (descriptor, place):
+                found = before = self._current(descriptor)
+                if found.guard_id != guard_id:
+                    raise GuardRefused("guard_foreign", f"{self.path} is not the guard that the database names")
+                if not above and found.head != new and found.head in below:
+                    found = replace(found, sequence=found.sequence + 1, size=new.size, root=new.root)
+                if not above and found.head != new:
+                    return found, False
+                if self._first:
+                    self._take_over(descriptor, before)
+                # Also what is there already: another process may have been killed before its write was durable.
+                self._write(descriptor, found)
+                self._check_place(place)
+                return found, True
         except OSError as error:
             if error.errno in _FULL:
                 raise GuardUnavailable(f"no space for the guard file {self.path}: {error}") from error
             # Anything else may have lost what was written, and trying again would not tell: the kernel reports such an error once.
             raise GuardRefused("guard_unwritable", f"the guard file {self.path} cannot be written: {error}") from error
 
-    def _record(self, descriptor: int, guard_id: str, size: int, root: RootHash) -> None:
-        current = self._current(descriptor)
-        if current.guard_id != guard_id:
-            raise GuardRefused("guard_foreign", f"{self.path} is not the guard that the database names")
-        if size == current.size and root != current.root:
-            raise GuardRefused("guard_root", f"a different root of size {size} may have been signed already")
-        if size > current.size:
-            current = replace(current, sequence=current.sequence + 1, size=size, root=root)
-        elif current.sequence == self._durable:
-            return
-        # Also what another process wrote: it may have been killed before its write was durable.
-        self._write(descriptor, current)
-        self._durable = current.sequence
-
     @step("guard.write")
     def _write(self, descriptor: int, slot: Guarded) -> None:
         data = slot.encode()
-        if os.pwrite(descriptor, data, SLOT * (slot.sequence % 2)) != SLOT:
-            raise OSError(errno.ENOSPC, "the slot was not written whole")
+        at = SLOT * (slot.sequence % 2)
+        self._put(descriptor, data, at)
+        self._put(descriptor, data, BLOCK + at)
         self._decoded[data] = slot
         self._sync(descriptor)
+        self._seen = slot
+
+    @staticmethod
+    def _put(descriptor: int, data: bytes, at: int) -> None:
+        if os.pwrite(descriptor, data, at) != len(data):
+            raise OSError(errno.ENOSPC, "the slot was not written whole")
 
     @step("guard.sync")
     def _sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
 
+    def _check_place(self, place: os.stat_result) -> None:
+        """Refuse when the file was replaced since it was opened: then there are two registers, and each writer has its own."""
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            now = None
+        if now is None or (now.st_dev, now.st_ino) != (place.st_dev, place.st_ino):
+            raise GuardRefused(
+                "guard_replaced",
+                f"the guard file {self.path} was removed or replaced while it was written: put back the one with the larger "
+                "sequence number, and restart",
+            )
+
+    # --- what stands in the file ----------------------------------------------------------------------------------------
+
     def _current(self, descriptor: int) -> Guarded:
-        found: dict[bytes, Guarded] = {}
-        data = os.pread(descriptor, 2 * SLOT, 0)
-        for slot in (data[:SLOT], data[SLOT:]):
-            try:
-                found[slot] = self._decoded.get(slot) or Guarded.decode(slot)
-            except FormatError:
-                continue  # never written, or torn by a crash: the other slot is the last one that was completed
-        if not found:
-            raise GuardRefused("guard_unreadable", f"no slot of the guard file {self.path} is intact")
-        self._decoded = found
-        return max(found.values(), key=lambda slot: slot.sequence)
+        """Return what the file holds. Raises GuardRefused, also when that is older than what this process saw in it."""
+        data = os.pread(descriptor, FILE_SIZE, 0)
+        self._first = is_first_format(data)
+        found = self._first_format(data) if self._first else self._newest(data)
+        seen = self._seen
+        same = seen and seen.guard_id == found.guard_id  # another guard is for the caller to refuse, unless it was adopted
+        if seen and same and found != seen and found.sequence <= seen.sequence:
+            raise GuardRefused(
+                "guard_replaced",
+                f"the guard file {self.path} is an older copy (number {found.sequence}, this process saw {seen.sequence}): "
+                "put the newer one back",
+            )
+        self._seen = found
+        return found
+
+    def _newest(self, data: bytes) -> Guarded:
+        """Return the newer slot. Raises GuardRefused when both copies of one are damaged: it may have been the newer one."""
+        whole: dict[bytes, Guarded] = {}
+        newest = []
+        for slot, copies in enumerate(copies_of(data)):
+            for copy in copies:
+                with suppress(FormatError):  # torn by a crash: the other copy is whole
+                    whole[copy] = self._decoded.get(copy) or Guarded.decode(copy)
+            found = [whole[copy] for copy in copies if copy in whole]
+            if not found:
+                raise self._damaged(f"both copies of slot {slot}")
+            newest.append(max(found, key=_sequence))
+        self._decoded = whole
+        return max(newest, key=_sequence)
+
+    def _first_format(self, data: bytes) -> Guarded:
+        """Return what a file of the first format holds. A damaged slot of it may be the newer one: refused."""
+        found = []
+        for slot in (data[:SLOT], data[SLOT : 2 * SLOT]):
+            with suppress(FormatError):
+                found.append(Guarded.decode(slot, _FIRST_FORMAT))
+        unused = len(found) == 1 and not found[0].sequence and data[SLOT : 2 * SLOT] == bytes(SLOT)
+        if len(found) < 2 and not unused:
+            raise self._damaged("slots")
+        return max(found, key=_sequence)
+
+    def _damaged(self, what: str) -> GuardRefused:
+        return GuardRefused(
+            "guard_unreadable",
+            f"{what} of the guard file {self.path} are damaged: the last signed head is not known. "
+            "See `muniment-server guard init --help`",
+        )
+
+    def _take_over(self, descriptor: int, found: Guarded) -> None:
+        """Give a file of the first format the present one. A crash at any step leaves one of the two whole.
+
+        Slot 0 of block 0 says which format the file has, so it is written when all behind it is durable.
+        """
+        data = found.encode()
+        self._put(descriptor, (2 * data).ljust(BLOCK, b"\0"), BLOCK)
+        os.fsync(descriptor)  # the length too
+        self._put(descriptor, data, 0)
+        os.fdatasync(descriptor)
+        self._put(descriptor, data, SLOT)
 
     @contextmanager
-    def _locked(self, flags: int) -> Iterator[int]:
-        descriptor = os.open(self.path, flags | os.O_CLOEXEC)
+    def _locked(self, flags: int) -> Iterator[tuple[int, os.stat_result]]:
+        """Open the file and lock it: shared to read, alone to write. Yields the descriptor, and which file it is."""
+        # O_NONBLOCK: opening a FIFO that stands in its place would wait for ever.
+        descriptor = os.open(self.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            # flock, not lockf: a POSIX record lock is gone as soon as this process closes any descriptor of the file.
-            fcntl.flock(descriptor, fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH)
-            yield descriptor
+            place = os.fstat(descriptor)
+            if not stat.S_ISREG(place.st_mode):
+                raise GuardRefused("guard_unreadable", f"{self.path} is no regular file")
+            self._lock(descriptor, fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH)
+            yield descriptor, place
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int, kind: int) -> None:
+        """Take the lock within `lock_seconds`. Raises GuardUnavailable: a process that hangs, or a stranger, must not hold up all."""
+        # flock, not lockf: a POSIX record lock is gone as soon as this process closes any descriptor of the file.
+        deadline = time.monotonic() + self._lock_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise GuardUnavailable(
+                        f"another process has held the lock of {self.path} for {self._lock_seconds:g} s"
+                    ) from None
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
 
 def sync_directory(path: Path) -> None:

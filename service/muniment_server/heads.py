@@ -24,6 +24,10 @@ class Damaged(StoreError):
     """The database lacks, or contradicts, something a signed head covers."""
 
 
+class Behind(StoreError):
+    """The database has a smaller checkpoint than this process has shown: it is an old copy, or a replica that lags."""
+
+
 class NotThere(Exception):
     """There is no such entry, size or checkpoint (yet). `code` is stable; `extra` goes into the problem document."""
 
@@ -105,16 +109,15 @@ class Heads:
         return self._kept[1] if self._kept else None
 
     async def published(self, size: int | None = None) -> Published:
-        """Return the published checkpoint of `size`, or the largest one. Raises NotThere."""
+        """Return the published checkpoint of `size`, or the largest one. Raises NotThere.
+
+        The largest one never goes back in a process: raises Behind instead.
+        """
+        if size is None:
+            return await self._largest()
         found = await self._store.checkpoint(self.row.log_id, size)
-        if found and size is None:
-            self._seen, self._looked = max(self._seen, found.size), time.monotonic()
         if found:
             return found
-        if size is None:
-            raise NotThere(
-                "no_checkpoint", "no checkpoint was published yet", "Run `muniment-server init` again to finish it."
-            )
         later = await self._store.checkpoints(self.row.log_id, size, 1)
         hint = f"The next published size is {later[0].size}." if later else "Ask GET /checkpoint for the latest."
         raise NotThere(
@@ -123,6 +126,27 @@ class Heads:
             hint,
             **({"next_size": later[0].size} if later else {}),
         )
+
+    async def _largest(self) -> Published:
+        while True:
+            least = self._seen
+            found = await self._store.checkpoint(self.row.log_id)
+            size = found.size if found else 0
+            if size < least:
+                self.fell_behind()
+                raise Behind(f"size {least} was published, and the database has {size}")
+            if not found:
+                raise NotThere(
+                    "no_checkpoint", "no checkpoint was published yet", "Run `muniment-server init` again to finish it."
+                )
+            if size >= self._seen:  # otherwise another request has seen a larger one meanwhile: look again
+                self._seen, self._looked = size, time.monotonic()
+                return found
+
+    def fell_behind(self) -> None:
+        """Have a writer prove again that it has the right database: it is refused if not."""
+        if self.sequencer:
+            self.sequencer.doubt()
 
     async def checkpoints(self, start: int, limit: int) -> list[Published]:
         """Return up to `limit` published checkpoints with size >= start, smallest first."""

@@ -15,7 +15,7 @@ import orjson
 from muniment.event import Commitment
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
-from muniment.tree import plan_inclusion
+from muniment.tree import Edge, partial_tiles, plan_inclusion
 from muniment_server.admission import EventDraft, Refused
 from muniment_server.batcher import Batcher, Done
 from muniment_server.cache import Cache
@@ -25,8 +25,8 @@ from muniment_server.reading import Reader
 from muniment_server.scrub import Scrub
 from muniment_server.sequencer import MAX_SKEW, ReadOnly, Sequencer
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Published, Store, StoreError
-from muniment_server.submission import Outcome, OwnDraft, Submission
+from muniment_server.storage import EdgeTile, LogRow, OtherTree, Published, Store, StoreError
+from muniment_server.submission import Outcome, OwnDraft, Signed, Submission
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
 
@@ -57,13 +57,14 @@ class Log(Reader):
         self._unwritable = unwritable
         self._disk = disk
         self._metrics = metrics
-        self._published = 0  # size of the last checkpoint this process published
+        self._published: Signed | None = None  # what this process published last
         self._dirty = asyncio.Event()
         self.drafting = asyncio.Lock()  # held while a batch is understood
         self._tasks: list[asyncio.Task[None]] = []
         if sequencer:
             sequencer.on_signed = self._dirty.set  # not when a waiter is answered: it may have left
             sequencer.on_refusal = self._refused
+            sequencer.on_return = self._returned
             metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
@@ -115,6 +116,20 @@ class Log(Reader):
         self._metrics.guard_refusals.inc()
         get_logger().error("log is read-only", log=self.row.name, code=refusal.code, detail=str(refusal))
 
+    def withdraw(self, refusal: ReadOnly) -> None:
+        """Take nothing more, for this reason."""
+        if self.sequencer:
+            self.sequencer.withdraw(refusal)
+
+    def _returned(self) -> None:
+        get_logger().info("log is writable again", log=self.row.name)
+
+    def fell_behind(self) -> None:
+        """See Heads."""
+        super().fell_behind()
+        if self.batcher:
+            self.batcher.look()
+
     async def _publisher(self) -> None:
         while True:
             await self._dirty.wait()
@@ -136,12 +151,16 @@ class Log(Reader):
     @step("log.publish")
     async def _publish(self) -> bool:
         """Publish the last signed head, unless there is nothing new; tell whether there was."""
-        signed = self.sequencer and self.sequencer.signed
-        if not signed or signed.size <= self._published:
+        if not self.sequencer or not (signed := self.sequencer.signed) or signed is self._published:
             return False
-        larger = await self._store.publish(self.row.log_id, Published(signed.size, signed.note, _now()))
+        one, edge = Published(signed.size, signed.note, _now()), self.sequencer.edge()
+        try:
+            larger = await self._store.publish(self.row.log_id, one, edge_tiles(edge) if edge else ())
+        except OtherTree:
+            self.fell_behind()  # what was proved of the database no longer holds; nothing was published
+            raise
         self.note("publish", size=signed.size, root=signed.root, larger=larger)
-        self._published = signed.size  # also when another writer published a larger one
+        self._published = signed  # also when another writer published a larger one
         if larger:
             self._seen, self._looked = max(self._seen, signed.size), time.monotonic()
         self._metrics.published_size.labels(self.row.name).set(signed.size)
@@ -277,6 +296,13 @@ class Log(Reader):
             with contextlib.suppress(KeyError):  # an old entry: its tiles were not touched
                 return outcome.maker.proof(index)
         return await self._fold(plan_inclusion(index, size), size)
+
+
+def edge_tiles(edge: Edge) -> list[EdgeTile]:
+    """Return the tiles of a right edge that hold something."""
+    return [
+        (tile.level, tile.index, bytes(edge.levels[tile.level][0])) for tile in partial_tiles(edge.size) if tile.width
+    ]
 
 
 def _now() -> int:

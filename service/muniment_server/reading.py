@@ -10,8 +10,9 @@ import orjson
 from muniment.anchored import AnchoredCheckpoint
 from muniment.checkpoint import parse_checkpoint
 from muniment.encoding import b64
+from muniment.errors import BadProof
 from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
-from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
+from muniment.hashing import HASH_SIZE, LeafHash, RootHash, leaf_hash
 from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
@@ -28,6 +29,8 @@ from muniment.tree import (
     plan_inclusion,
     plan_root,
     siblings,
+    verify_consistency,
+    verify_inclusion,
 )
 from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.cache import Cache, Rows
@@ -201,7 +204,22 @@ class Reader(Heads):
         plans = [plan, plan_root(size), plan_consistency(size, signed.size), leaf]
         lookup = await self._rows([tile for part in plans for tile in part.tiles(signed.size)])
         hashes, root, tie, found = (part.fold(lambda node: _find(lookup, node)) for part in plans)
+        self._check(size, RootHash(root[0]), signed, tie)
         return Proof(size, root[0], hashes, signed, tie, found[0] if found else b"")
+
+    def _check(self, size: int, root: RootHash, signed: Signed, tie: Sequence[bytes]) -> None:
+        """Check that `root` is tied to the signed head. Raises Damaged."""
+        try:
+            verify_consistency(size, signed.size, root, signed.root, tie)
+        except BadProof as error:
+            raise self._mixed(error) from error
+
+    def _mixed(self, error: BadProof) -> Damaged:
+        """Return what says that tiles and signed head do not fit, and keep none of those tiles: they may be of another database."""
+        self._cache.forget(self.row.log_id)
+        self._heaps.clear()
+        self._uppers = (None, {})
+        return Damaged(f"the stored tiles do not lead to the signed head: {error}")
 
     async def _fold(self, plan: Plan, size: int) -> list[bytes]:
         rows = await self._rows(plan.tiles(size))
@@ -275,6 +293,10 @@ class Reader(Heads):
         if not leaves:
             raise Damaged(f"entry {index} is missing")
         proof = await self._fold(plan_inclusion(index, signed.size), signed.size)
+        try:
+            verify_inclusion(index, signed.size, leaf_hash(leaves[0]), proof, signed.root)
+        except BadProof as error:
+            raise self._mixed(error) from error
         commitment, disclosures = None, None
         if secrets and isinstance(parse_leaf(leaves[0]), EventLeaf):
             for stored in await self._store.payloads(self.row.log_id, index, index + 1):

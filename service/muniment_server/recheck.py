@@ -12,9 +12,20 @@ from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
 
-from muniment.hashing import EMPTY_ROOT, HASH_SIZE
+from muniment.errors import BadProof
+from muniment.hashing import EMPTY_ROOT, HASH_SIZE, RootHash
 from muniment.tiles import TILE_WIDTH, Tile, width_at
-from muniment.tree import Node, expand, hash_in, partial_tiles, place, plan_root
+from muniment.tree import (
+    Lookup,
+    Node,
+    expand,
+    hash_in,
+    partial_tiles,
+    place,
+    plan_consistency,
+    plan_root,
+    verify_consistency,
+)
 
 StoredTiles = Mapping[tuple[int, int], bytes]
 """Bytes of tiles by (level, index), as wide as they are stored by now: 32 to 8,192 bytes."""
@@ -145,10 +156,38 @@ def _compare(level: int, first: int, made: bytes, stored: StoredTiles) -> None:
         at += len(part)
 
 
+def tiles_to_extend(first: int, second: int) -> list[Tile]:
+    """Return the tiles that :func:`extends` needs for two sizes, in any order."""
+    small, large = sorted((first, second))
+    return plan_consistency(small, large).tiles(large) if small else []
+
+
+def extends(first: tuple[int, RootHash], second: tuple[int, RootHash], stored: StoredTiles) -> bool:
+    """Tell whether the tree `second`, a (size, root), extends `first`: whether the proof in `stored` connects these two roots.
+
+    Both roots go into one proof (RFC 9162 section 2.1.4), so it does not matter where the tiles came from: wrong ones prove nothing.
+    Every tree extends the empty one.
+    """
+    (size1, root1), (size2, root2) = first, second
+    if not size1 or size1 >= size2:
+        return first == second or (first == (0, EMPTY_ROOT) and size2 > 0)
+    try:
+        proof = plan_consistency(size1, size2).fold(_lookup(stored))
+        verify_consistency(size1, size2, root1, root2, proof)
+    except (BadProof, Mismatch):
+        return False
+    return True
+
+
 def root_of_nodes(size: int, stored: StoredTiles) -> bytes:
     """Return the root of `size` from any tiles that hold its complete subtrees. Raises Mismatch when one is missing or too short."""
     if not size:
         return bytes(EMPTY_ROOT)
+    return plan_root(size).fold(_lookup(stored))[0]
+
+
+def _lookup(stored: StoredTiles) -> Lookup:
+    """Return what finds a node in these tiles. It raises Mismatch when the node's tile is missing or too short."""
     rows = {where: expand(data) for where, data in stored.items()}
 
     def lookup(node: Node) -> bytes:
@@ -158,4 +197,4 @@ def root_of_nodes(size: int, stored: StoredTiles) -> bytes:
         except (KeyError, AssertionError):
             raise Mismatch(node.index << node.height, f"tile {level}/{index} is missing or too short") from None
 
-    return plan_root(size).fold(lookup)[0]
+    return lookup

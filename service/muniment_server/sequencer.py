@@ -1,15 +1,15 @@
 """The sequencer of one log: gives entries their index, commits, and signs. The only module that signs.
 
 One batch at a time goes through :meth:`Sequencer.run`: look up what is known, stamp, grow, commit by compare-and-swap, read back
-and recompute, record in the guard, sign. Nothing signed leaves before commit and guard are durable.
+and recompute, raise the guard, sign. Nothing signed leaves before commit and guard are durable.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muniment.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
@@ -21,7 +21,8 @@ from muniment.tree import Edge, Growth, grow
 from muniment_server import recheck, startup
 from muniment_server.admission import RawDraft, Refused
 from muniment_server.failpoints import step
-from muniment_server.guard import Guard, GuardRefused, GuardUnavailable
+from muniment_server.guard import Guard, GuardRefused, GuardUnavailable, TreeHead
+from muniment_server.raising import raise_guard
 from muniment_server.receipts import Maker
 from muniment_server.storage import (
     Grown,
@@ -30,7 +31,9 @@ from muniment_server.storage import (
     Known,
     LogRow,
     OutcomeUnknown,
+    Replaced,
     Reread,
+    SessionLost,
     Store,
     StoredKey,
     StoreError,
@@ -46,6 +49,8 @@ MAX_BEHIND = 60_000
 """Milliseconds this clock may be behind the last entry's time; beyond, time would stand still for too long."""
 HOLD = 60_000
 """Milliseconds for which a clock that was set forward is not believed."""
+LOOK_SECONDS = 5.0
+"""After a refusal that database or guard gave reason for: when they are looked at again."""
 _TRIES = 100
 _LARGE = 250
 _PART = 200
@@ -55,11 +60,15 @@ _CAREFUL = 32
 
 
 class ReadOnly(Exception):
-    """This process must not write the log. `code` is stable; the message says why and what to do."""
+    """This process must not write the log. `code` is stable; the message says why and what to do.
 
-    def __init__(self, code: str, detail: str) -> None:
+    `look_again` says that nothing is wrong with this process itself: once database and guard fit again, it may go on.
+    """
+
+    def __init__(self, code: str, detail: str, *, look_again: bool = False) -> None:
         super().__init__(detail)
         self.code = code
+        self.look_again = look_again
 
 
 class ClockRefused(Exception):
@@ -70,13 +79,15 @@ class ClockRefused(Exception):
 class _State:
     """What this process knows of the log. `signed` is None for a head that no clean reply of ours made durable.
 
-    `stored` is the right edge as it was read back and found to hash to the head's root.
+    `stored` is the right edge as it was read back and found to hash to the head's root. `token` is the head that the guard held when
+    it was last proved to be a prefix of `head`.
     """
 
     head: Head
     edge: Edge
     stored: recheck.StoredTiles
     signed: Signed | None
+    token: TreeHead
 
 
 class Sequencer:
@@ -116,14 +127,37 @@ class Sequencer:
         self.signed: Signed | None = None  # the last head this process signed; never goes back
         self.on_signed: Callable[[], None] = lambda: None  # a new head to publish; set by the log
         self.on_refusal: Callable[[ReadOnly], None] = lambda _: None  # tells the operator; set by the log
-        self.refusal: ReadOnly | None = None  # once set, nothing is signed until a restart
+        self.on_return: Callable[[], None] = lambda: None  # likewise, once a look found all well
+        self.refusal: ReadOnly | None = (
+            None  # once set, nothing is signed until a restart, or until a look finds all well
+        )
+        self._look_at = 0.0  # monotonic time of the next look, after a refusal that has one
+        self._doubted = False  # set by others: what is known of the log may not be what is stored
 
     # --- recovery -------------------------------------------------------------------------------------------------------
 
     @property
     def lost(self) -> bool:
         """Tell whether the state was dropped after an error, and :meth:`start` has to read it again."""
-        return self._state is None and self.refusal is None
+        if self.refusal:
+            return self.refusal.look_again and time.monotonic() >= self._look_at
+        return self._state is None or self._doubted
+
+    @property
+    def next_look(self) -> float | None:
+        """Seconds until a refusal is looked at again; None when there is no need to."""
+        if self.refusal and self.refusal.look_again:
+            return max(self._look_at - time.monotonic(), 0.0)
+        return None
+
+    def doubt(self) -> None:
+        """Have everything read and proved again before anything else is sequenced. For other tasks, which must not touch the state."""
+        self._doubted = True
+
+    def withdraw(self, refusal: ReadOnly) -> None:
+        """Sign nothing any more. For other tasks."""
+        if not self.refusal or self.refusal.look_again:
+            self._refuse(refusal)
 
     async def start(self) -> None:
         """Check the stored log against the guard, make its head durable, and sign it. Sets `refusal` instead of raising it.
@@ -142,49 +176,76 @@ class Sequencer:
             try:
                 self._state = None  # until the fence is known to be up
                 state.head = await self._store.fence(self._log.log_id, state.head)
-            except HeadMoved:
+            except (HeadMoved, SessionLost):
                 state = await self._load()
                 continue
+            except Replaced as error:
+                raise self._refuse(ReadOnly("database_replaced", str(error))) from error
             self._note("fence", size=state.head.size, root=state.head.root, epoch=state.head.epoch)
-            state.signed = await self._sign(state.head)
-            self._state, self._signed_edge = state, state.edge
+            state.signed, state.token = await self._sign(state.head, state.edge, state.token, {state.token})
+            self._state = state
         return state, state.signed
 
     async def _current(self) -> _State:
-        if self.refusal:
+        if self.refusal and not self.lost:
             raise self.refusal
-        return self._state or await self._load()
+        return await self._load() if self._state is None or self._doubted else self._state
 
     @step("sequencer.load")
     async def _load(self) -> _State:
         """Read guard, head and edge, and prove that the stored tree extends the guarded one. Raises ReadOnly, StoreError."""
-        self._state = None
+        self._state, self._doubted = None, False
+        state = await self._proved() or await self._proved(last=True)
+        if state is None:
+            raise AssertionError("neither proved nor refused")
+        if self.refusal:
+            self.refusal = None
+            self.on_return()
+        self._note("load", size=state.head.size, root=state.head.root, epoch=state.head.epoch)
+        self._state = state
+        return state
+
+    async def _proved(self, *, last: bool = False) -> _State | None:
+        """Return a state that is proved. If not, refuse when this is the last try; else reconnect and return None.
+
+        During a fail-over guard, head and tiles may have come from servers of different times, and a bit may flip on the way: that is
+        no reason to refuse for good.
+        """
         try:
-            # The guard before the head: so the head may only seem to run ahead, never to fall behind.
-            guarded = await asyncio.to_thread(self._guard.read)
-            head = await self._store.head(self._log.log_id)
-            startup.check_guard(self._guard.path, guarded, self._log.origin, self._key.vkey.key_id, head)
-            edge = await startup.prove(self._store, self._log.log_id, head, guarded)
-            if not self._asked:
-                await startup.check_seen(self._store, self._log.log_id, head, await self._witnessed())
-            self._asked = True
-        except GuardRefused as error:
-            raise self._refuse(error.code, str(error)) from error
+            return await self._read_state()
+        except Replaced as error:
+            raise self._refuse(ReadOnly("database_replaced", str(error))) from error
         except GuardUnavailable as error:
-            raise StoreError(str(error)) from error
+            raise self._refuse(ReadOnly("guard_locked", str(error), look_again=True)) from error
+        except GuardRefused as error:
+            refusal = ReadOnly(error.code, str(error), look_again=True)
         except recheck.Mismatch as error:
             detail = f"{error} (from entry {error.index}): run `muniment-server fsck`"
-            raise self._refuse("database_damaged", detail) from error
-        self._note("load", size=head.size, root=head.root, epoch=head.epoch)
-        self._state = _State(head, Edge.of(head.size, edge), edge, None)
-        return self._state
+            refusal = ReadOnly("database_damaged", detail, look_again=True)
+        if last:
+            raise self._refuse(refusal)
+        await self._store.reconnect(self._log.log_id)
+        return None
 
-    def _refuse(self, code: str, detail: str) -> ReadOnly:
-        self._state = None
-        self.refusal = ReadOnly(code, detail)
-        self._note("refuse", code=code)
-        self.on_refusal(self.refusal)
-        return self.refusal
+    async def _read_state(self) -> _State:
+        # The guard before the head: so the head may only seem to run ahead, never to fall behind.
+        guarded = await asyncio.to_thread(self._guard.read)
+        head = await self._store.head_to_extend(self._log.log_id)
+        startup.check_guard(self._guard.path, guarded, self._log.origin, self._key.vkey.key_id, head)
+        edge = await startup.prove(self._store, self._log.log_id, head, guarded)
+        if not self._asked:
+            await startup.check_seen(self._store, self._log.log_id, head, await self._witnessed())
+        self._asked = True
+        return _State(head, Edge.of(head.size, edge), edge, None, guarded.head)
+
+    def _refuse(self, refusal: ReadOnly) -> ReadOnly:
+        before = self.refusal
+        self._state, self.refusal = None, refusal
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        if before is None or before.code != refusal.code:  # a look that finds the same says nothing new
+            self._note("refuse", code=refusal.code)
+            self.on_refusal(refusal)
+        return refusal
 
     def _note(self, event: str, **values: Any) -> None:
         if self._trace:
@@ -199,19 +260,21 @@ class Sequencer:
         """
         for _ in range(_TRIES):
             state = await self._current()
-            found = await self._look_up(batch, state.head)
+            try:
+                found = await self._look_up(batch, state.head)
+            except SessionLost:
+                found = None
             if found is None:
-                await self._load()  # an entry beyond our head: another writer was here
+                await self._load()  # an entry beyond our head: another writer was here; or perhaps another database
                 continue
             leaves, keys = found
             stamp = self._stamp(state.head)
             round_ = Round(state.head.size, stamp, format_time(stamp), leaves)
             answers = await self._assign(batch, round_, keys)
             await _breathe(len(round_.leaves))
-            if not round_.leaves:
-                _, signed = await self._signed_state()
-                return _sign_off(answers, signed, None)
             try:
+                if not round_.leaves:
+                    return _sign_off(answers, await self._signed_at(state), None)
                 signed, growth = await self._commit(state, round_)
             except Known:
                 self._state, self._careful = state, _CAREFUL  # nothing was written
@@ -221,9 +284,23 @@ class Sequencer:
                 self._note("moved", size=state.head.size)
                 await self._load()
                 continue
+            except SessionLost:
+                self._note("moved", size=state.head.size)
+                await self._load()
+                continue
+            except Replaced as error:
+                raise self._refuse(ReadOnly("database_replaced", str(error))) from error
             self._careful = max(self._careful - 1, 0)
             return _sign_off(answers, signed, Maker(self._log.origin, growth, signed.note))
         raise StoreError(f"other writers won {_TRIES} times in a row")
+
+    async def _signed_at(self, state: _State) -> Signed:
+        """Return the signed head of the state that known entries were looked up at. Raises SessionLost: then look again.
+
+        Without that, the note of one database could be answered with entries and tiles of another.
+        """
+        self._store.check_premises(state.head)
+        return (await self._signed_state())[1]
 
     async def _assign(
         self, batch: Sequence[Submission], round_: Round, keys: dict[tuple[str, str], StoredKey]
@@ -259,12 +336,15 @@ class Sequencer:
         used = [(s.caller, s.key) for s in batch if s.key is not None]
         leaves: dict[bytes, int] = {}
         if raw:
-            for index, leaf in await self._store.find_leaves(self._log.log_id, sorted(set(raw.values()))):
+            for index, leaf in await self._store.find_leaves(self._log.log_id, sorted(set(raw.values())), head.session):
                 if leaf in raw:  # the key is only 8 bytes of the hash; the whole leaf decides
                     leaves.setdefault(leaf, index)
         now = int(self._clock() * 1000)
         keys = (
-            {(k.row.caller, k.row.key): k for k in await self._store.find_keys(self._log.log_id, used, now)}
+            {
+                (k.row.caller, k.row.key): k
+                for k in await self._store.find_keys(self._log.log_id, used, now, head.session)
+            }
             if used
             else {}
         )
@@ -311,15 +391,18 @@ class Sequencer:
         """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""
         growth = await _grow(state.edge, round_.hashes)
         old = state.head
-        head = Head(growth.edge.size, growth.edge.root(), round_.stamp, old.epoch, old.guard_id)
+        head = replace(old, size=growth.edge.size, root=growth.edge.root(), logged_at=round_.stamp)
         self._state = None
         keys = leaf_keys_of(round_.hashes)
         grown = Grown(self._log.log_id, head, round_.leaves, keys, round_.payloads, growth.tiles, round_.keys)
         leaves, tiles = await self._append(grown, old, round_)
         stored = await self._recheck(state, head, leaves, tiles)
-        signed = await self._sign(head)
-        self._state = _State(head, growth.edge, stored, signed)
-        self._signed_edge = growth.edge
+        below = {
+            state.token,
+            TreeHead(old.size, old.root),
+        }  # what was loaded or made here: prefixes of the head that was extended
+        signed, token = await self._sign(head, growth.edge, state.token, below)
+        self._state = _State(head, growth.edge, stored, signed, token)
         return signed, growth
 
     async def _append(self, grown: Grown, old: Head, round_: Round) -> Reread:
@@ -361,23 +444,27 @@ class Sequencer:
             detail = (
                 f"what was stored is not what was to be signed: {error} (from entry {error.index}); nothing was signed"
             )
-            raise self._refuse("database_damaged", detail) from error
+            raise self._refuse(ReadOnly("database_damaged", detail)) from error
 
-    async def _sign(self, head: Head) -> Signed:
-        """Sign a durable head, once the guard has it. Raises ReadOnly."""
+    async def _sign(
+        self, head: Head, edge: Edge, token: TreeHead, below: Iterable[TreeHead]
+    ) -> tuple[Signed, TreeHead]:
+        """Sign a durable head, once the guard has it or a head that extends it; return what the guard is known to hold.
+
+        `below` are prefixes of the head, as in :func:`raise_guard`. Raises ReadOnly or OutcomeUnknown.
+        """
+        new = TreeHead(head.size, head.root)
         try:
-            # Not asyncio.to_thread, which copies the context first: this runs once for each batch.
-            record = self._guard.record
-            await asyncio.get_running_loop().run_in_executor(None, record, head.guard_id, head.size, head.root)
+            raised = await raise_guard(self._guard, self._store, self._log.log_id, head.guard_id, new, below)
         except GuardRefused as error:
-            raise self._refuse(error.code, str(error)) from error
-        except GuardUnavailable as error:
-            raise OutcomeUnknown(str(error)) from error
+            raise self._refuse(ReadOnly(error.code, str(error))) from error
+        if self.refusal and not self.refusal.look_again:  # withdrawn meanwhile
+            raise self.refusal
         note = self._signed_note(head)
         self._note("sign", size=head.size, root=head.root)
-        self.signed = Signed(head.size, head.root, note)
+        self.signed, self._signed_edge = Signed(head.size, head.root, note), edge
         self.on_signed()
-        return self.signed
+        return self.signed, new if raised else token  # not `new`: another writer is ahead of it
 
     @step("sequencer.sign")
     def _signed_note(self, head: Head) -> str:
@@ -388,9 +475,9 @@ class Sequencer:
             verify_note(parsed, [self._key.vkey])
             found = parse_checkpoint(parsed.text)
         except (FormatError, VerificationError) as error:
-            raise self._refuse("signature", f"the signed note does not verify: {error}") from error
+            raise self._refuse(ReadOnly("signature", f"the signed note does not verify: {error}")) from error
         if (found.origin, found.size, found.root) != (self._log.origin, head.size, head.root):
-            raise self._refuse("signature", "the signed note is not of the head that was to be signed")
+            raise self._refuse(ReadOnly("signature", "the signed note is not of the head that was to be signed"))
         return note
 
     def edge(self) -> Edge | None:

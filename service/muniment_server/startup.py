@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from muniment.checkpoint import Checkpoint
-from muniment.tree import partial_tiles, plan_root
+from muniment.tree import partial_tiles
 from muniment_server import recheck
 from muniment_server.failpoints import step
 from muniment_server.guard import Guarded, GuardRefused
@@ -64,16 +64,14 @@ async def prove(store: Store, log_id: int, head: Head, guarded: Guarded) -> dict
     """
     if head.size < 0:
         raise recheck.Mismatch(0, f"the head has size {head.size}")
-    wanted = set(partial_tiles(head.size))
-    if guarded.size:
-        wanted.update(plan_root(guarded.size).tiles(guarded.size))
+    wanted = {*partial_tiles(head.size), *recheck.tiles_to_extend(guarded.size, head.size)}
     stored = await store.tiles(log_id, sorted(wanted))
     recheck.check_root(head.size, head.root, stored)
-    if recheck.root_of_nodes(guarded.size, stored) != guarded.root:
+    if not recheck.extends(guarded.head, (head.size, head.root), stored):
         raise GuardRefused(
             "guard_root",
-            f"the stored tree of size {guarded.size} is not the one that was signed: another history. "
-            "Restore the right database; signing now would fork the log",
+            f"the stored tree of size {head.size} does not extend the one of size {guarded.size} that was signed: another "
+            "history. Restore the right database; signing now would fork the log",
         )
     for start in range(guarded.size, head.size, _PAGE):
         stop = min(start + _PAGE, head.size)
@@ -92,7 +90,7 @@ async def _check_end(store: Store, log_id: int, head: Head) -> None:
 
 
 async def check_seen(store: Store, log_id: int, head: Head, seen: Sequence[Checkpoint]) -> None:
-    """Check that the stored tree extends every checkpoint that others have seen. Raises GuardRefused, recheck.Mismatch, StoreError."""
+    """Check that the tree of `head` extends every checkpoint that others have seen. Raises GuardRefused, recheck.Mismatch, StoreError."""
     for checkpoint in seen:
         if checkpoint.size > head.size:
             raise GuardRefused(
@@ -100,8 +98,8 @@ async def check_seen(store: Store, log_id: int, head: Head, seen: Sequence[Check
                 f"the database has {head.size} entries, but a signed head of {checkpoint.size} is known outside: "
                 "it is an old copy. Restore a newer one; signing now would fork the log",
             )
-        tiles = plan_root(checkpoint.size).tiles(checkpoint.size) if checkpoint.size else []
-        if recheck.root_of_nodes(checkpoint.size, await store.tiles(log_id, tiles)) != checkpoint.root:
+        stored = await store.tiles(log_id, recheck.tiles_to_extend(checkpoint.size, head.size))
+        if not recheck.extends((checkpoint.size, checkpoint.root), (head.size, head.root), stored):
             raise GuardRefused(
                 "witness_root",
                 f"the stored tree of size {checkpoint.size} is not the one that is known outside: another history. "

@@ -93,7 +93,7 @@ def _answer(data: bytes) -> None:
 _SLOT = Guarded("ab" * 16, 7, "log.example/é", b"\x01\x02\x03\x04", 300, EMPTY_ROOT).encode()
 
 
-@fuzzed("guard-slot", [_SLOT, _SLOT.rstrip(b"\0"), bytes(1024)], [b"muniment-guard v1\n", b"\0" * 32])
+@fuzzed("guard-slot", [_SLOT, _SLOT.rstrip(b"\0"), bytes(1024)], [b"muniment-guard v2\n", b"\0" * 32])
 def _guard_slot(data: bytes) -> None:
     expect(Guarded.decode(data).encode() == data, "a guard slot has two spellings")
 

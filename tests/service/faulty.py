@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Faulty:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             fault = self.faults[name].pop(0) if self.faults[name] else self.always.get(name)

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import apsw
 import asyncpg
 
-from muniment.hashing import EMPTY_ROOT, leaf_hash
+from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.note import SigningKey
 from muniment.tree import Edge, grow, partial_tiles
 from muniment_server.admission import RawDraft, commit, draft_raw
-from muniment_server.guard import Guard
+from muniment_server.guard import BLOCK, Guard, Guarded, TreeHead
 from muniment_server.sequencer import Sequencer
 from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, Store, StoredPayload, leaf_key
 from muniment_server.storage.postgres import PostgresStore
@@ -183,7 +183,8 @@ class Bench:
 
     def sequencer(self, store: Store | None = None, ttl: int = 3600, **changes: Any) -> Sequencer:
         """A sequencer of this log, by default on the rig's own store."""
-        parts = {"log": self.row, "key": self.key, "guard": self.guard} | changes
+        # A guard of its own, as every process has: one would otherwise know what another one wrote.
+        parts = {"log": self.row, "key": self.key, "guard": Guard(self.guard.path)} | changes
         if self.clock:
             parts.setdefault("clock", self.clock)
         made = Sequencer(store or self.rig.store, idempotency_ttl=ttl, **parts)
@@ -218,6 +219,18 @@ class Bench:
         grown, expected = await self.grown(leaves)
         await self.rig.store.append(grown, expected)
         return grown.head
+
+
+def write_guard(path: Path, says: Guarded) -> None:
+    """Make a guard file say this, whatever it said before."""
+    path.write_bytes(2 * (2 * says.encode()).ljust(BLOCK, b"\0"))
+
+
+def lift_guard(path: Path, size: int, root: RootHash) -> None:
+    """Raise a guard to a head, proved or not."""
+    held = Guard(path).read()
+    if not Guard(path).swap(held.guard_id, TreeHead(size, root), {held.head})[1]:
+        raise AssertionError("the guard was not raised")
 
 
 def new_entry(leaf: bytes, *, payload: bytes | None = None, seed: bytes | None = None) -> NewEntry:

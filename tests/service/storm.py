@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,8 +13,7 @@ from typing import Any
 
 import apsw
 
-from muniment.hashing import RootHash
-from muniment_server.guard import Guard, GuardUnavailable
+from muniment_server.guard import Guard, Guarded, GuardUnavailable, TreeHead
 from muniment_server.sequencer import Sequencer
 from muniment_server.storage import HeadMoved, OutcomeUnknown, Store, StoreUnavailable
 
@@ -107,24 +106,27 @@ class Gate:
 
 
 class MoodyGuard(Guard):
-    """The guard, whose record fails or is held when told."""
+    """The guard, whose swap fails or is held when told."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.planned: list[Fault] = []
 
-    def record(self, guard_id: str, size: int, root: RootHash) -> None:
+    def swap(
+        self, guard_id: str, new: TreeHead, below: Container[TreeHead], *, above: bool = False
+    ) -> tuple[Guarded, bool]:
         """See Guard."""
         fault = self.planned.pop(0) if self.planned else Fault("")
         if fault.kind == "fail":
             raise GuardUnavailable("planned")
         if fault.pause and not fault.after:
             fault.pause.wait_in_thread()
-        super().record(guard_id, size, root)
+        found = super().swap(guard_id, new, below, above=above)
         if fault.pause and fault.after:
             fault.pause.wait_in_thread()
         if fault.kind == "after":
             raise GuardUnavailable("planned")
+        return found
 
 
 @dataclass

@@ -26,7 +26,7 @@ from muniment_server.settings import Settings
 from muniment_server.storage import Published, Store, StoredPayload, StoreUnavailable
 from muniment_server.storage.sqlite import SqliteStore
 from tests.service.audit import Naive, audit
-from tests.service.rig import Bench, Rig, event, genesis, raw
+from tests.service.rig import Bench, Rig, event, genesis, raw, write_guard
 
 SECRET_MODE = 0o600
 THEN = 1_700_000_000_000
@@ -425,7 +425,7 @@ async def test_what_the_guard_of_the_instance_says(rig: Rig, tmp_path: Path, fre
     data = tmp_path / "other-root"
     guard = give_guard(bench, data)
     wrong = replace(guard.read(), root=b"\0" * 32, sequence=9)
-    guard.path.write_bytes(wrong.encode() + bytes(1024))
+    write_guard(guard.path, wrong)
     with pytest.raises(SetupError, match=r"^guard_root: "):
         await checked(tmp_path / "backup", bench, data)
 

@@ -25,6 +25,7 @@ class Sequencer:
     """Answers each batch when the test says so."""
 
     lost = False  # its state: the batcher would recover
+    next_look = None  # no refusal that ends
 
     def __init__(self) -> None:
         self.batches: list[list[Submission]] = []

@@ -27,7 +27,7 @@ from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.telemetry import Metrics
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
-from tests.service.rig import NOW, Bench, Rig, raw
+from tests.service.rig import NOW, Bench, Rig, lift_guard, raw
 
 
 class Crash(BaseException):
@@ -193,8 +193,8 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch, Faulty], None]] = {
     "row made, no genesis": lambda patch, store: store.plan("create_log", Fault(Crash(), after=True)),
     "fenced, no genesis": lambda patch, store: store.plan("fence", Fault(Crash(), after=True)),
     "genesis sent": lambda patch, store: store.plan("append", Fault(StoreUnavailable("test"))),
-    "genesis stored, not signed": lambda patch, store: _crash_in(patch, Guard, "record", after=False),
-    "genesis guarded, not signed": lambda patch, store: _crash_in(patch, Guard, "record", after=True),
+    "genesis stored, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=False),
+    "genesis guarded, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=True),
     "signed, not published": lambda patch, store: store.plan("publish", *[Fault(StoreUnavailable("test"))] * 9),
     "published, no policy": lambda patch, store: _crash_in(patch, module, "_add_to_policy", after=False),
     "all done but the answer": lambda patch, store: _crash_in(patch, module, "_add_to_policy", after=True),
@@ -241,8 +241,7 @@ async def _end_tasks() -> None:
 
 def used(instance: Instance) -> None:
     """Let the guard say that something was signed."""
-    guard = Guard(instance.settings.guard_file("log"))
-    guard.record(guard.read().guard_id, 3, RootHash(bytes(32)))
+    lift_guard(instance.settings.guard_file("log"), 3, RootHash(bytes(32)))
 
 
 def new_guard(instance: Instance, origin: str = "example.com/log", key_id: bytes | None = None) -> None:

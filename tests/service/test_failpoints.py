@@ -25,13 +25,13 @@ def test_off_means_that_the_very_function_runs():
     for marked in (Guard.record, Sequencer._recheck, SqliteStore.append):
         assert not hasattr(marked, "__wrapped__")
     with pytest.raises(ValueError, match="failpoints are off"):
-        failpoints.arm("guard.record", "fail", "before")
+        failpoints.arm("guard.swap", "fail", "before")
 
 
 def test_what_the_variable_says():
     assert parse("") == {}
-    found = parse("append=fail-after;guard.record=kill-before@3")
-    assert found == {"append": Armed("fail", "after", 1), "guard.record": Armed("kill", "before", 3)}
+    found = parse("append=fail-after;guard.swap=kill-before@3")
+    assert found == {"append": Armed("fail", "after", 1), "guard.swap": Armed("kill", "before", 3)}
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from muniment_server.fsck.commitment import commitment_of
 from muniment_server.fsck.entries import ERASURE_TYPE
 from muniment_server.fsck.equal import LeafKeys
 from muniment_server.fsck.workers import Database, Workers
-from muniment_server.guard import SLOT
+from muniment_server.guard import BLOCK, FILE_SIZE, SLOT
 from muniment_server.storage import IdempotencyRow, Published
-from tests.service.rig import Bench, Rig, event, genesis, new_entry, raw
+from tests.service.rig import Bench, Rig, event, genesis, lift_guard, new_entry, raw, write_guard
 
 
 def policy_of(bench: Bench) -> Policy:
@@ -206,20 +206,22 @@ async def test_an_erased_event_may_lack_its_payload(rig: Rig) -> None:
 async def test_guard_states(rig: Rig) -> None:
     bench = await filled(rig, "event", 20)
     path, good = bench.guard.path, bench.guard.path.read_bytes()
-    for slot in range(2):
+    for copy in (0, SLOT, BLOCK, BLOCK + SLOT):
         bad = bytearray(good)
-        bad[slot * SLOT + 40] ^= 4
+        bad[copy + 40] ^= 4
         path.write_bytes(bad)
         assert codes(await check(bench)) == {("guard_slot", None)}
-    path.write_bytes(good[:SLOT])
-    assert codes(await check(bench)) >= {("guard_slot", None)}
-    path.write_bytes(bytes(2 * SLOT))
+    path.write_bytes(good + b"x")
+    assert codes(await check(bench)) == {("guard_slot", None)}
+    path.write_bytes(good[:BLOCK])
+    assert codes(await check(bench)) == {("guard_slot", None)}
+    path.write_bytes(bytes(FILE_SIZE))
     assert codes(await check(bench)) == {("guard_unreadable", None)}
     path.unlink()
     assert codes(await check(bench)) == {("guard_missing", None)}
     head = await rig.store.head(bench.log_id)
     path.write_bytes(good)
-    bench.guard.record(head.guard_id, head.size + 5, head.root)
+    lift_guard(path, head.size + 5, head.root)
     assert ("database_behind", head.size) in codes(await check(bench))
 
 
@@ -227,9 +229,9 @@ async def test_another_history_under_the_guard(rig: Rig) -> None:
     bench = await filled(rig, "event", 20)
     guarded = bench.guard.read()
     other = replace(guarded, root=type(guarded.root)(bytes(32)))
-    bench.guard.path.write_bytes(other.encode() + bytes(SLOT))
+    write_guard(bench.guard.path, other)
     assert codes(await check(bench)) == {("guard_root", 19)}
-    bench.guard.path.write_bytes(replace(guarded, key_id=b"abcd").encode() + bytes(SLOT))
+    write_guard(bench.guard.path, replace(guarded, key_id=b"abcd"))
     assert codes(await check(bench)) == {("guard_foreign", None)}
 
 

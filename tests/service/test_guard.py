@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import random
 import stat
 import threading
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +18,17 @@ import pytest
 from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment_server import guard as module
-from muniment_server.guard import SLOT, Guard, Guarded, GuardRefused, GuardUnavailable
+from muniment_server.guard import (
+    BLOCK,
+    FILE_SIZE,
+    SLOT,
+    Guard,
+    Guarded,
+    GuardRefused,
+    GuardUnavailable,
+    TreeHead,
+    copies_of,
+)
 
 ORIGIN, KEY_ID = "example.com/log", b"\x01\x02\x03\x04"
 
@@ -35,6 +47,11 @@ def made(guard: Guard) -> Guarded:
     return guard.create(ORIGIN, KEY_ID)
 
 
+def put(guard: Guard, guard_id: str, size: int, root: RootHash) -> bool:
+    """Raise a guard to a head that extends what it holds."""
+    return guard.swap(guard_id, TreeHead(size, root), {Guard(guard.path).read().head})[1]
+
+
 def code_of(work) -> str:
     with pytest.raises(GuardRefused) as caught:
         work()
@@ -49,13 +66,13 @@ def test_a_new_guard_guards_the_empty_log(guard: Guard, made: Guarded):
     assert (made.origin, made.key_id, made.size, made.root, made.sequence) == (ORIGIN, KEY_ID, 0, EMPTY_ROOT, 0)
     assert len(made.guard_id) == 32
     assert guard.read() == made
-    assert guard.path.stat().st_size == 2 * SLOT
+    assert guard.path.stat().st_size == FILE_SIZE
     assert [path.name for path in guard.path.parent.iterdir()] == ["log.guard"], "no temporary file is left"
     assert stat.S_IMODE(guard.path.parent.stat().st_mode) == 0o700
 
 
 def test_making_it_again_changes_nothing(guard: Guard, made: Guarded):
-    guard.record(made.guard_id, 5, root_of(5))
+    put(guard, made.guard_id, 5, root_of(5))
     before = guard.path.read_bytes()
     again = guard.create("example.com/another", b"\xff" * 4)
     assert (again.guard_id, again.size, again.origin) == (made.guard_id, 5, ORIGIN)
@@ -102,7 +119,7 @@ def test_the_longest_origin_fits(tmp_path: Path):
     guard = Guard(tmp_path / "g")
     origin = "ñ" * 127 + "x"
     made = guard.create(origin, KEY_ID)
-    guard.record(made.guard_id, 2**63 - 1, root_of(1))
+    put(guard, made.guard_id, 2**63 - 1, root_of(1))
     assert (guard.read().origin, guard.read().size) == (origin, 2**63 - 1)
 
 
@@ -110,69 +127,74 @@ def test_the_longest_origin_fits(tmp_path: Path):
 
 
 def test_slots_are_written_in_turn(guard: Guard, made: Guarded):
-    slots = [guard.path.read_bytes()[:SLOT], bytes(SLOT)]
+    before = guard.path.read_bytes()
     for count, size in enumerate([1, 2, 7, 300, 2**40], 1):
-        guard.record(made.guard_id, size, root_of(size))
+        assert put(guard, made.guard_id, size, root_of(size))
         data = guard.path.read_bytes()
-        assert len(data) == 2 * SLOT
-        written = count % 2
-        assert data[SLOT * (1 - written) :][:SLOT] == slots[1 - written], "the other slot stays"
-        slots = [data[:SLOT], data[SLOT:]]
-        found = Guarded.decode(slots[written])
+        assert len(data) == FILE_SIZE
+        written, other = copies_of(data)[count % 2], copies_of(data)[1 - count % 2]
+        assert other == copies_of(before)[1 - count % 2], "the other slot stays"
+        assert written[0] == written[1], "and there are two copies of each"
+        found = Guarded.decode(written[0])
         assert found == guard.read()
         assert (found.size, found.root, found.sequence, found.guard_id) == (size, root_of(size), count, made.guard_id)
+        before = data
 
 
-def test_it_is_never_lowered(guard: Guard, made: Guarded):
-    guard.record(made.guard_id, 10, root_of(10))
-    before = guard.path.read_bytes()
-    for size in (0, 1, 9):
-        guard.record(made.guard_id, size, root_of(size))  # another writer, who extended ours, was quicker
-    guard.record(made.guard_id, 10, root_of(10))
+def test_it_is_raised_only_from_what_the_caller_proved(guard: Guard, made: Guarded):
+    put(guard, made.guard_id, 10, root_of(10))
+    before, held = guard.path.read_bytes(), guard.read()
+    for new in (TreeHead(0, EMPTY_ROOT), TreeHead(9, root_of(9)), TreeHead(10, root_of(11)), TreeHead(11, root_of(11))):
+        for below in ((), {TreeHead(9, root_of(9))}, {TreeHead(10, root_of(9))}, {new}):
+            assert guard.swap(made.guard_id, new, below) == (held, False)
     assert guard.path.read_bytes() == before
 
 
-def test_another_root_of_the_same_size_is_refused(guard: Guard, made: Guarded):
-    assert code_of(lambda: guard.record(made.guard_id, 0, root_of(1))) == "guard_root"
-    guard.record(made.guard_id, 10, root_of(10))
-    before = guard.path.read_bytes()
-    assert code_of(lambda: guard.record(made.guard_id, 10, root_of(11))) == "guard_root"
+def test_a_head_that_the_guard_extends_may_be_signed_and_lowers_nothing(guard: Guard, made: Guarded):
+    put(guard, made.guard_id, 10, root_of(10))
+    before, held = guard.path.read_bytes(), guard.read()
+    assert guard.swap(made.guard_id, TreeHead(9, root_of(9)), (), above=True) == (held, True)
+    assert guard.swap(made.guard_id, TreeHead(10, root_of(10)), ()) == (held, True)
+    assert guard.swap(made.guard_id, TreeHead(10, root_of(10)), {held.head}) == (held, True)
     assert guard.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("size", [0, 5, 10, 11])
 def test_a_foreign_guard_is_refused_at_any_size(guard: Guard, made: Guarded, size: int):
-    guard.record(made.guard_id, 10, root_of(10))
+    put(guard, made.guard_id, 10, root_of(10))
     before = guard.path.read_bytes()
-    assert code_of(lambda: guard.record("0" * 32, size, root_of(size))) == "guard_foreign"
+    assert code_of(lambda: put(guard, "0" * 32, size, root_of(size))) == "guard_foreign"
     assert guard.path.read_bytes() == before
 
 
-def test_every_record_is_on_disk_before_it_returns(guard: Guard, monkeypatch: pytest.MonkeyPatch):
+def test_every_value_is_on_disk_before_it_counts(guard: Guard, monkeypatch: pytest.MonkeyPatch):
     steps: list[str] = []
     real = {name: getattr(os, name) for name in ("pwrite", "fdatasync", "fsync", "link", "close")}
     for name, function in real.items():
         monkeypatch.setattr(os, name, lambda *a, name=name, function=function: (steps.append(name), function(*a))[1])
     made = guard.create(ORIGIN, KEY_ID)
     assert steps.index("fsync") < steps.index("link") < len(steps) - 1 - steps[::-1].index("fsync"), steps
+    held = made.head
     for size in (1, 2, 3):
         steps.clear()
-        guard.record(made.guard_id, size, root_of(size))
-        assert steps == ["pwrite", "fdatasync", "close"]
+        new = TreeHead(size, root_of(size))
+        guard.swap(made.guard_id, new, {held})
+        assert steps == ["pwrite", "pwrite", "fdatasync", "close"]
+        held = new
     steps.clear()
-    guard.record(made.guard_id, 2, root_of(2))
-    assert steps == ["close"]
+    guard.swap(made.guard_id, TreeHead(2, root_of(2)), (), above=True)
+    assert steps == ["pwrite", "pwrite", "fdatasync", "close"], "another process may have been killed before its sync"
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
 def test_a_disk_that_fails_refuses(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch, call: str):
-    guard.record(made.guard_id, 1, root_of(1))
+    put(guard, made.guard_id, 1, root_of(1))
 
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, call, fail)
-    assert code_of(lambda: guard.record(made.guard_id, 2, root_of(2))) == "guard_unwritable"
+    assert code_of(lambda: put(guard, made.guard_id, 2, root_of(2))) == "guard_unwritable"
     monkeypatch.undo()
     assert guard.read().size in (1, 2)
 
@@ -181,10 +203,10 @@ def test_a_short_write_refuses(guard: Guard, made: Guarded, monkeypatch: pytest.
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: real(descriptor, data[:100], at))
     with pytest.raises(GuardUnavailable):
-        guard.record(made.guard_id, 1, root_of(1))
+        put(guard, made.guard_id, 1, root_of(1))
     monkeypatch.undo()
     assert guard.read() == made, "the other slot is as it was"
-    guard.record(made.guard_id, 1, root_of(1))
+    put(guard, made.guard_id, 1, root_of(1))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -194,9 +216,9 @@ def test_a_full_disk_is_not_for_good(guard: Guard, made: Guarded, monkeypatch: p
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(GuardUnavailable):
-        guard.record(made.guard_id, 1, root_of(1))
+        put(guard, made.guard_id, 1, root_of(1))
     monkeypatch.undo()
-    guard.record(made.guard_id, 1, root_of(1))
+    put(guard, made.guard_id, 1, root_of(1))
     assert guard.read().size == 1
 
 
@@ -205,24 +227,7 @@ def test_a_failed_sync_is_for_good(guard: Guard, made: Guarded, monkeypatch: pyt
         raise OSError(errno.EIO, "lost")
 
     monkeypatch.setattr(os, "fdatasync", lost)
-    assert code_of(lambda: guard.record(made.guard_id, 1, root_of(1))) == "guard_unwritable"
-
-
-def test_what_another_process_wrote_is_made_durable_again(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch):
-    """It may have been killed between writing and syncing: its slot is read from memory, and gone at a power cut."""
-    calls: list[str] = []
-    write, sync = os.pwrite, os.fdatasync
-    monkeypatch.setattr(os, "pwrite", lambda *a: (calls.append("write"), write(*a))[1])
-    monkeypatch.setattr(os, "fdatasync", lambda *a: (calls.append("sync"), sync(*a))[1])
-    guard.record(made.guard_id, 1, root_of(1))
-    assert calls == ["write", "sync"]
-    guard.record(made.guard_id, 1, root_of(1))
-    assert calls == ["write", "sync"], "its own slot is durable"
-    calls.clear()
-    other = Guard(guard.path)
-    other.record(made.guard_id, 1, root_of(1))
-    assert calls == ["write", "sync"]
-    assert guard.read().sequence == 1
+    assert code_of(lambda: put(guard, made.guard_id, 1, root_of(1))) == "guard_unwritable"
 
 
 def test_processes_that_record_at_once_keep_the_largest(guard: Guard, made: Guarded):
@@ -239,15 +244,16 @@ def test_processes_that_record_at_once_keep_the_largest(guard: Guard, made: Guar
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert (guard.read().size, guard.read().root) == (400, root_of(400))
-    assert guard.path.stat().st_size == 2 * SLOT
+    assert guard.path.stat().st_size == FILE_SIZE
 
 
 def record_all(path: str, guard_id: str, sizes: list[int]) -> None:
-    """The work of one process."""
+    """The work of one process: any smaller head is one that this one extends."""
     guard = Guard(Path(path))
     for size in sizes:
-        guard.record(guard_id, size, root_of(size))
-        if guard.read().size < size:
+        below = {TreeHead(smaller, root_of(smaller)) for smaller in range(size)}
+        found, durable = guard.swap(guard_id, TreeHead(size, root_of(size)), below)
+        if durable is not (found.size == size) or found.size < size or guard.read().size < found.size:
             raise AssertionError("the guard went back")
 
 
@@ -259,7 +265,7 @@ def test_the_lock_survives_another_descriptor_being_closed(guard: Guard, made: G
 
         def other() -> None:
             started.set()
-            guard.record(made.guard_id, 1, root_of(1))
+            guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})
             done.set()
 
         thread = threading.Thread(target=other)
@@ -278,47 +284,226 @@ def poke(guard: Guard, at: int, data: bytes) -> None:
     os.close(descriptor)
 
 
-# --- damage -------------------------------------------------------------------------------------------------------------
+# --- torn writes and rot ------------------------------------------------------------------------------------------------
 
 
-def test_a_torn_write_leaves_the_head_before_it(guard: Guard, made: Guarded):
-    """Cut the write of the newer slot at every byte, over zeros and over an older slot: one of the two heads is read."""
+def test_a_torn_write_leaves_one_of_the_two_heads(guard: Guard, made: Guarded):
+    """Cut the write of the newer slot at every byte of either copy, over older content: one of the two heads is read."""
     for count in (1, 2, 3):
         before = guard.path.read_bytes()
-        guard.record(made.guard_id, 10 * count, root_of(10 * count))
+        put(guard, made.guard_id, 10 * count, root_of(10 * count))
         after = guard.path.read_bytes()
-        at = SLOT * (count % 2)
-        for cut in range(SLOT + 1):
-            torn = after[at : at + cut] + before[at + cut : at + SLOT]
-            poke(guard, at, torn)
-            whole = torn == after[at : at + SLOT]
-            assert guard.read().size == 10 * (count if whole else count - 1), f"cut at {cut}"
-            if cut % 128 == 0:  # and the next record mends it
-                guard.record(made.guard_id, 1000 + cut, root_of(cut))
-                assert guard.read().size == 1000 + cut
-                guard.path.write_bytes(before)
+        for copy in (0, BLOCK):
+            at = copy + SLOT * (count % 2)
+            for cut in range(SLOT + 1):
+                guard.path.write_bytes(after[: at + cut] + before[at + cut :])
+                whole = copy or after[: at + cut] + before[at + cut : at + SLOT] == after[: at + SLOT]
+                found = Guard(guard.path)
+                assert found.read().size == 10 * (count if whole else count - 1), f"cut at {cut} of the copy at {copy}"
+                if cut % 128 == 0:  # and what is written next mends it
+                    for more in (1, 2):
+                        put(found, made.guard_id, 1000 + cut + more, root_of(cut))
+                    assert {len(set(pair)) for pair in copies_of(guard.path.read_bytes())} == {1}
         guard.path.write_bytes(after)
 
 
-def test_sectors_that_land_in_any_order_leave_the_head_before_them(guard: Guard, made: Guarded):
-    guard.record(made.guard_id, 1, root_of(1))
+def test_copies_that_land_in_any_order_leave_one_of_the_two_heads(guard: Guard, made: Guarded):
+    put(guard, made.guard_id, 1, root_of(1))
     before = guard.path.read_bytes()
-    guard.record(made.guard_id, 2, root_of(2))
+    put(guard, made.guard_id, 2, root_of(2))
     after = guard.path.read_bytes()
-    guard.path.write_bytes(before[:0] + bytes(512) + after[512:SLOT] + before[SLOT:])
-    assert guard.read().size == 1
+    guard.path.write_bytes(bytes(512) + after[512:SLOT] + before[SLOT:])
+    assert Guard(guard.path).read().size == 1, "the first copy is torn, the second was not written"
+    guard.path.write_bytes(bytes(512) + after[512:])
+    assert Guard(guard.path).read().size == 2, "the second copy is whole"
 
 
-def test_every_flipped_byte_of_a_slot_is_noticed(guard: Guard, made: Guarded):
-    guard.record(made.guard_id, 1, root_of(1))
-    guard.record(made.guard_id, 2, root_of(2))
+def test_every_flipped_byte_of_a_slot_is_noticed_and_survived(guard: Guard, made: Guarded):
+    put(guard, made.guard_id, 1, root_of(1))
+    put(guard, made.guard_id, 2, root_of(2))
     data = guard.path.read_bytes()
-    for at in range(2 * SLOT):
+    for at in (*range(2 * SLOT), *range(BLOCK, BLOCK + 2 * SLOT)):
         for value in {data[at] ^ 1, data[at] ^ 0xFF, 0} - {data[at]}:
             poke(guard, at, bytes([value]))
-            expected = 1 if at < SLOT else 2
-            assert guard.read().size == expected, f"byte {at} as {value}"
+            assert Guard(guard.path).read().size == 2, f"byte {at} as {value}"
         poke(guard, at, data[at : at + 1])
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_slot_of_which_both_copies_rotted_is_refused(guard: Guard, made: Guarded, slot: int):
+    """It may have been the newer one: to start on the other one could sign a second history."""
+    put(guard, made.guard_id, 1, root_of(1))
+    put(guard, made.guard_id, 2, root_of(2))
+    data = guard.path.read_bytes()
+    for one, two in [(0, 0), (40, 200), (SLOT - 1, 3)]:
+        guard.path.write_bytes(data)
+        for at in (slot * SLOT + one, BLOCK + slot * SLOT + two):
+            poke(guard, at, bytes([data[at] ^ 1]))
+        damaged = guard.path.read_bytes()
+        fresh = Guard(guard.path)
+        assert code_of(fresh.read) == "guard_unreadable"
+        assert code_of(lambda fresh=fresh: fresh.swap(made.guard_id, TreeHead(3, root_of(3)), ())) == "guard_unreadable"
+        assert guard.path.read_bytes() == damaged
+    for start in (slot * SLOT, BLOCK + slot * SLOT):
+        poke(guard, start, bytes(SLOT))
+    assert code_of(Guard(guard.path).read) == "guard_unreadable", "a slot is never empty"
+
+
+# --- one register -------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_copy_is_refused_by_a_process_that_saw_the_newer_one(guard: Guard, made: Guarded):
+    put(guard, made.guard_id, 1, root_of(1))
+    old = guard.path.read_bytes()
+    put(guard, made.guard_id, 2, root_of(2))
+    guard.path.write_bytes(old)
+    assert code_of(guard.read) == "guard_replaced"
+    new = TreeHead(3, root_of(3))
+    assert code_of(lambda: guard.swap(made.guard_id, new, {TreeHead(1, root_of(1))})) == "guard_replaced"
+    assert guard.path.read_bytes() == old
+    other = Guard(guard.path)
+    put(other, made.guard_id, 3, root_of(3))  # the number that this process wrote itself, with another head
+    assert code_of(guard.read) == "guard_replaced"
+
+
+def test_a_failed_write_does_not_count_as_seen(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    with pytest.raises(GuardUnavailable):
+        guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})
+    monkeypatch.undo()
+    assert guard.read() == made
+    assert guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})[1]
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_file_that_is_replaced_while_it_is_written_does_not_count(
+    guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    real = os.fdatasync
+
+    def replaced(descriptor: int) -> None:
+        real(descriptor)
+        if how == "replaced":
+            guard.path.with_suffix(".new").write_bytes(guard.path.read_bytes())
+            guard.path.with_suffix(".new").replace(guard.path)
+        else:
+            guard.path.unlink()
+
+    monkeypatch.setattr(os, "fdatasync", replaced)
+    assert code_of(lambda: guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})) == "guard_replaced"
+
+
+def test_the_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path):
+    for umask in (0, 0o022, 0o077):
+        before = os.umask(umask)
+        try:
+            guard = Guard(tmp_path / f"{umask}" / "log.guard")
+            guard.create(ORIGIN, KEY_ID)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(guard.path.stat().st_mode) == 0o600
+
+
+def test_a_fifo_in_its_place_is_refused_and_hangs_nothing(guard: Guard, made: Guarded):
+    guard.path.unlink()
+    os.mkfifo(guard.path)
+    assert code_of(guard.read) == "guard_unreadable"
+    assert code_of(lambda: guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})) == "guard_unreadable"
+
+
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_lock_that_is_held_for_long_is_told_and_not_waited_for(guard: Guard, made: Guarded, kind: int):
+    hasty = Guard(guard.path, lock_seconds=0.05)
+    with guard.path.open("rb") as file:
+        fcntl.flock(file, kind)
+        if kind == fcntl.LOCK_EX:
+            with pytest.raises(GuardUnavailable, match="lock"):
+                hasty.read()
+        else:
+            assert hasty.read() == made
+        with pytest.raises(GuardUnavailable, match="lock"):
+            hasty.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})
+    assert hasty.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})[1]
+
+
+# --- the first format ---------------------------------------------------------------------------------------------------
+
+
+def first_format(*slots: Guarded | None) -> bytes:
+    """A file as it was written by versions that kept one copy of each slot."""
+    return b"".join(slot.encode("muniment-guard v1") if slot else bytes(SLOT) for slot in slots)
+
+
+def number(made: Guarded, sequence: int) -> Guarded:
+    return replace(made, sequence=sequence, size=sequence, root=root_of(sequence))
+
+
+def test_a_file_of_the_first_format_is_taken_over_by_the_first_write(guard: Guard, made: Guarded):
+    for slots, last in [((made, None), 0), ((made, number(made, 1)), 1), ((number(made, 2), number(made, 1)), 2)]:
+        guard.path.write_bytes(first_format(*slots))
+        fresh = Guard(guard.path)
+        assert fresh.read() == number(made, last)
+        assert guard.path.stat().st_size == 2 * SLOT, "reading changes nothing"
+        new = TreeHead(9, root_of(9))
+        assert fresh.swap(made.guard_id, new, ()) == (number(made, last), False)
+        assert guard.path.stat().st_size == 2 * SLOT
+        assert fresh.swap(made.guard_id, new, {number(made, last).head})[1]
+        assert (fresh.read().head, fresh.read().sequence) == (new, last + 1)
+        assert {len(set(pair)) for pair in copies_of(guard.path.read_bytes())} == {1}
+        assert Guard(guard.path).read() == fresh.read()
+
+
+def test_a_damaged_slot_of_the_first_format_is_refused(guard: Guard, made: Guarded):
+    """There is no second copy that tells a torn write from one that rotted."""
+    whole = first_format(number(made, 2), number(made, 1))
+    for at in (3, 100, SLOT + 3, SLOT + 100):
+        guard.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert code_of(Guard(guard.path).read) == "guard_unreadable", f"byte {at}"
+    for slots in ((number(made, 2), None), (None, number(made, 1))):
+        guard.path.write_bytes(first_format(*slots))
+        assert code_of(Guard(guard.path).read) == "guard_unreadable"
+
+
+def test_a_crash_at_any_write_of_the_take_over_loses_nothing(
+    guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch
+):
+    """Cut each of its writes at every 64 bytes: the head before, or the new one, is read, and the take-over goes on."""
+    old = first_format(number(made, 2), number(made, 1))
+    real, new = os.pwrite, TreeHead(9, root_of(9))
+    for which in range(5):
+        for cut in range(0, BLOCK + 1, 64):
+            guard.path.write_bytes(old)
+            calls = 0
+
+            def cut_short(descriptor: int, data: bytes, at: int, which=which, cut=cut) -> int:
+                nonlocal calls
+                calls += 1
+                if calls <= which:
+                    return real(descriptor, data, at)
+                if calls == which + 1:
+                    real(descriptor, data[:cut], at)
+                raise KeyboardInterrupt  # the power went
+
+            monkeypatch.setattr(os, "pwrite", cut_short)
+            with pytest.raises(KeyboardInterrupt):
+                Guard(guard.path).swap(made.guard_id, new, {number(made, 2).head})
+            monkeypatch.undo()
+            found = Guard(guard.path).read()
+            assert found.head in (number(made, 2).head, new), (which, cut)
+            put(Guard(guard.path), made.guard_id, 10, root_of(10))
+            assert Guard(guard.path).read().size == 10
+
+
+def test_a_version_that_compares_sizes_only_does_not_read_the_file(guard: Guard, made: Guarded):
+    """It would raise the guard without a proof. It looks at the two slots in the first 2,048 bytes."""
+    put(guard, made.guard_id, 1, root_of(1))
+    data = guard.path.read_bytes()
+    for slot in (data[:SLOT], data[SLOT : 2 * SLOT]):
+        with pytest.raises(FormatError):
+            Guarded.decode(slot, "muniment-guard v1")
+
+
+# --- damage -------------------------------------------------------------------------------------------------------------
 
 
 def test_no_slot_decodes_from_other_bytes(made: Guarded):
@@ -334,7 +519,7 @@ def test_no_slot_decodes_from_other_bytes(made: Guarded):
         slot[:-1],
         b"\xff" * SLOT,
         text + b"\n",
-        slot.replace(b"v1", b"v2"),
+        slot.replace(b"v2", b"v1"),
     ):
         with pytest.raises(FormatError):
             Guarded.decode(other)
@@ -357,7 +542,7 @@ def test_numbers_in_another_spelling_are_no_slot(made: Guarded):
 def test_a_file_without_an_intact_slot_is_refused(guard: Guard, made: Guarded, content: bytes):
     guard.path.write_bytes(content)
     assert code_of(guard.read) == "guard_unreadable"
-    assert code_of(lambda: guard.record(made.guard_id, 1, root_of(1))) == "guard_unreadable"
+    assert code_of(lambda: put(guard, made.guard_id, 1, root_of(1))) == "guard_unreadable"
     assert code_of(lambda: guard.create(ORIGIN, KEY_ID)) == "guard_unreadable"
     assert guard.path.read_bytes() == content, "a damaged guard is evidence: nothing overwrites it"
 
@@ -365,7 +550,7 @@ def test_a_file_without_an_intact_slot_is_refused(guard: Guard, made: Guarded, c
 def test_a_missing_file_is_refused_and_not_made(guard: Guard, made: Guarded):
     guard.path.unlink()
     assert code_of(guard.read) == "guard_missing"
-    assert code_of(lambda: guard.record(made.guard_id, 1, root_of(1))) in ("guard_missing", "guard_unwritable")
+    assert code_of(lambda: put(guard, made.guard_id, 1, root_of(1))) in ("guard_missing", "guard_unwritable")
     assert not guard.path.exists()
 
 
@@ -375,7 +560,7 @@ def test_a_file_that_cannot_be_read_is_refused(guard: Guard, made: Guarded, monk
 
     monkeypatch.setattr(module.os, "open", denied)
     assert code_of(guard.read) == "guard_unreadable"
-    assert code_of(lambda: guard.record(made.guard_id, 1, root_of(1))) == "guard_unwritable"
+    assert code_of(lambda: guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})) == "guard_unwritable"
 
 
 def test_a_folder_in_its_place_is_refused(guard: Guard):
@@ -389,5 +574,5 @@ def test_a_link_of_folders_may_hold_it(tmp_path: Path):
     (tmp_path / "guard").symlink_to(tmp_path / "volume")
     guard = Guard(tmp_path / "guard" / "log.guard")
     made = guard.create(ORIGIN, KEY_ID)
-    guard.record(made.guard_id, 1, root_of(1))
+    put(guard, made.guard_id, 1, root_of(1))
     assert Guard(tmp_path / "volume" / "log.guard").read().size == 1

@@ -22,7 +22,7 @@ from muniment_server.storage import HeadMoved, Known, OutcomeUnknown, StoreError
 from muniment_server.submission import Outcome, OwnDraft, Submission
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
-from tests.service.rig import NOW, Bench, Rig, event, genesis, new_entry, raw
+from tests.service.rig import NOW, Bench, Rig, event, genesis, new_entry, raw, write_guard
 
 
 async def started(bench: Bench, **changes) -> Sequencer:
@@ -387,13 +387,13 @@ async def test_nothing_is_signed_before_commit_and_guard(rig: Rig, monkeypatch: 
     bench = await rig.log("raw")
     faulty = Faulty(rig.store)
     steps: list[str] = []
-    record, sign, write = Guard.record, module.sign_checkpoint, faulty.__getattr__
+    swap, sign, write = Guard.swap, module.sign_checkpoint, faulty.__getattr__
 
-    def recorded(guard: Guard, guard_id: str, size: int, root: RootHash) -> None:
-        record(guard, guard_id, size, root)
+    def swapped(guard: Guard, *values, **more) -> tuple[Guarded, bool]:
         steps.append("guard")
+        return swap(guard, *values, **more)
 
-    monkeypatch.setattr(Guard, "record", recorded)
+    monkeypatch.setattr(Guard, "swap", swapped)
     monkeypatch.setattr(module, "sign_checkpoint", lambda *a: (steps.append("sign"), sign(*a))[1])
 
     def watched(name: str):
@@ -404,12 +404,12 @@ async def test_nothing_is_signed_before_commit_and_guard(rig: Rig, monkeypatch: 
             steps.append(name)
             return result
 
-        return call
+        return rig.store.check_premises if name == "check_premises" else call
 
     monkeypatch.setattr(Faulty, "__getattr__", lambda self, name: watched(name))
     sequencer = bench.sequencer(store=faulty)
     await sequencer.start()
-    assert steps == ["head", "tiles", "leaves", "fence", "guard", "sign"]
+    assert steps == ["head_to_extend", "tiles", "leaves", "fence", "guard", "sign"]
     for batch, expected in (
         ([raw(b"a")], ["append", "guard", "sign"]),
         ([raw(b"b"), raw(b"c")], ["append", "guard", "sign"]),
@@ -449,8 +449,8 @@ FIRST = {
 }
 SECOND = {
     "nothing more": (),
-    "head": ("head", Fault(GONE)),
-    "head twice": ("head", Fault(GONE), Fault(GONE)),
+    "head": ("head_to_extend", Fault(GONE)),
+    "head twice": ("head_to_extend", Fault(GONE), Fault(GONE)),
     "edge": ("tiles", Fault(GONE)),
     "lost again": ("append", Fault(UNKNOWN)),
     "stored, and lost again": ("append", Fault(UNKNOWN, after=True)),
@@ -501,10 +501,10 @@ async def test_every_pair_of_failures_ends_with_one_entry_and_a_clean_log(rig: R
 
 def check_reloaded(faulty: Faulty) -> None:
     """After an append that did not return cleanly the next one comes only after head and edge were read."""
-    fresh: set[str] = {"head", "tiles"}
+    fresh: set[str] = {"head_to_extend", "tiles"}
     for name, good in faulty.calls:
         if name == "append":
-            assert fresh >= {"head", "tiles"}, faulty.calls
+            assert fresh >= {"head_to_extend", "tiles"}, faulty.calls
             if not good:
                 fresh = set()
         elif good:
@@ -518,13 +518,13 @@ async def test_without_a_reload_nothing_is_sequenced(rig: Rig):
     faulty.plan("append", Fault(UNKNOWN))
     with pytest.raises(OutcomeUnknown):
         await sequencer.run([raw(b"a")])
-    faulty.always["head"] = Fault(GONE)
+    faulty.always["head_to_extend"] = Fault(GONE)
     faulty.calls.clear()
     for _ in range(5):
         with pytest.raises(StoreUnavailable):
             await sequencer.run([raw(b"b")])
-    assert {name for name, _ in faulty.calls} == {"head"}
-    del faulty.always["head"]
+    assert {name for name, _ in faulty.calls} == {"head_to_extend"}
+    del faulty.always["head_to_extend"]
     assert placed(await sequencer.run([raw(b"b")])) == [[0]]
     assert await audit(bench) == [b"b"]
 
@@ -540,7 +540,7 @@ async def test_a_fence_with_unknown_outcome_is_followed_by_a_reload(rig: Rig):
     assert sequencer.signed is None
     faulty.calls.clear()
     (outcome,) = await sequencer.run([raw(b"a")])
-    assert faulty.calls[:2] == [("head", True), ("tiles", True)]
+    assert faulty.calls[:2] == [("head_to_extend", True), ("tiles", True)]
     assert (list(outcome.indices), outcome.signed.size) == ([0], 1)
     await audit(bench)
 
@@ -703,7 +703,7 @@ async def test_a_spoiled_leaf_hash_in_memory_is_not_stored(rig: Rig):
 
 def rewrite(bench: Bench, **changes) -> None:
     """Make the guard say something else, well formed."""
-    bench.guard.path.write_bytes(replace(bench.guard.read(), **changes).encode() + bytes(1024))
+    write_guard(bench.guard.path, replace(Guard(bench.guard.path).read(), **changes))
 
 
 def other_key(bench: Bench) -> dict:
@@ -818,10 +818,10 @@ async def test_a_guard_that_refuses_after_the_commit(rig: Rig, monkeypatch: pyte
     await sequencer.run([raw(b"a")])
     signed = sequencer.signed
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise GuardRefused(code, "test")
 
-    monkeypatch.setattr(Guard, "record", refuse)
+    monkeypatch.setattr(Guard, "swap", refuse)
     with pytest.raises(ReadOnly) as caught:
         await sequencer.run([raw(b"b")])
     assert (caught.value.code, sequencer.refusal.code, sequencer.signed) == (code, code, signed)
@@ -873,7 +873,7 @@ async def test_a_guard_of_another_log_is_not_this_ones(rig: Rig):
 # --- recovery that cannot reach the database ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["head", "tiles", "fence"])
+@pytest.mark.parametrize("name", ["head_to_extend", "tiles", "fence"])
 async def test_a_start_without_database_may_be_tried_again(rig: Rig, name: str):
     bench = await rig.log("raw")
     await bench.extend(b"a")

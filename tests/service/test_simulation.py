@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from muniment_server.guard import Guard
+from muniment_server.guard import Guard, Guarded
 from muniment_server.storage.sqlite import SqliteStore
 from tests.service.simulation import simulate
 
@@ -22,8 +22,9 @@ def test_a_run_replays_from_its_seed() -> None:
     assert simulate(5, 40) == simulate(5, 40)
 
 
-def _no_record(self: Guard, *_: Any) -> None:
+def _no_swap(self: Guard, *_: Any, **__: Any) -> tuple[Guarded, bool]:
     """Remember nothing."""
+    return self.read(), True
 
 
 async def _no_fence(self: SqliteStore, log_id: int, expected: Any) -> Any:
@@ -39,7 +40,7 @@ def _hunt() -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "fault", "found"),
     [
-        (Guard, "record", _no_record, "before the guard had it"),
+        (Guard, "swap", _no_swap, "before the guard had it"),
         (SqliteStore, "fence", _no_fence, "though its head was fenced"),
     ],
     ids=["guard", "fence"],

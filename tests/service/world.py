@@ -12,7 +12,7 @@ from muniment.errors import FormatError
 from muniment.policy import LogKey, Policy
 from muniment_server.admission import Refused
 from muniment_server.fsck import fsck
-from muniment_server.guard import SLOT, Guard, Guarded
+from muniment_server.guard import BLOCK, SLOT, Guard, Guarded, copies_of
 from muniment_server.sequencer import MAX_BEHIND, ClockRefused, ReadOnly
 from muniment_server.storage import OutcomeUnknown, Published, StoreError
 from muniment_server.storage.sqlite import SqliteStore
@@ -163,8 +163,8 @@ class World:
         held = self._writer()
         pause = Pause()
         fault = Fault("", pause, after=self.rng.random() < 0.5)
-        name = self.rng.choice([*READS, "append", "append", "fence", "record", "record"])
-        (held.guard.planned if name == "record" else held.gate.planned[name]).append(fault)
+        name = self.rng.choice([*READS, "append", "append", "fence", "swap", "swap"])
+        (held.guard.planned if name == "swap" else held.gate.planned[name]).append(fault)
         batch = self.batches.draw()
         self.model.unknown(batch, self.now)
         running = asyncio.create_task(self.submit(held, batch))
@@ -261,12 +261,12 @@ class World:
         self.model.counts[f"refused {codes[0]}"] += 1
 
     async def damage_guard(self) -> None:
-        """The guard file is lost, foreign, or damaged in one slot or both."""
+        """The guard file is lost, foreign, or some copies of its slots are damaged."""
         path = self.bench.guard.path
         good = path.read_bytes()
         sequence = self.bench.guard.read().sequence
         newest = SLOT * (sequence % 2)
-        kind = self.rng.choice(["missing", "both", "newest", "older", "foreign", "empty"])
+        kind = self.rng.choice(["missing", "all", "newest", "older", "first copies", "one of each", "foreign", "empty"])
         self.done.append(f"guard {kind}")
         for writer in list(self.writers):
             await self._drop(writer)
@@ -278,12 +278,21 @@ class World:
             path.unlink()
             Guard(path).create(STRANGER, b"\1\2\3\4")
         else:
-            places = {"both": (0, SLOT), "newest": (newest,), "older": (SLOT - newest,)}[kind]
+            older = SLOT - newest
+            places = {
+                "all": (0, SLOT, BLOCK, BLOCK + SLOT),
+                "newest": (newest, BLOCK + newest),
+                "older": (older, BLOCK + older),
+                "first copies": (0, SLOT),
+                "one of each": (newest, BLOCK + older),
+            }[kind]
             path.write_bytes(self._spoiled(good, places))
         before = self.model.counts["signatures"]
         writer = await self.new_writer()
         if _intact(path):
-            expect(writer.sequencer.refusal is None, f"one good slot is not enough: {writer.sequencer.refusal}")
+            expect(
+                writer.sequencer.refusal is None, f"a good copy of each slot is not enough: {writer.sequencer.refusal}"
+            )
             return
         code = {"missing": "guard_missing", "foreign": "guard_foreign"}.get(kind, "guard_unreadable")
         await self._must_refuse(writer, code)
@@ -382,15 +391,16 @@ class World:
 
 
 def _intact(path: Path) -> bool:
-    """Tell whether a slot of this log's guard is good."""
+    """Tell whether a copy of each slot of this log's guard is good."""
     data = path.read_bytes() if path.exists() else b""
-    good = 0
-    for place in (0, SLOT):
-        try:
-            good += Guarded.decode(data[place : place + SLOT]).origin != STRANGER
-        except FormatError:
-            continue
-    return good > 0
+    return all(any(map(_good, copies)) for copies in copies_of(data))
+
+
+def _good(slot: bytes) -> bool:
+    try:
+        return Guarded.decode(slot).origin != STRANGER
+    except FormatError:
+        return False
 
 
 STEPS = {

@@ -20,8 +20,8 @@ from muniment.anchor.proof import NONCE_SIZE, BitcoinAttestation, reply_attestat
 from muniment.anchor.sources import HeaderSource
 from muniment.checkpoint import parse_checkpoint
 from muniment.errors import AnchorMismatch, BadTimestamp, NoHeader, SourceUnavailable
+from muniment.hashing import RootHash
 from muniment.note import parse_note
-from muniment.tree import plan_root
 from muniment_server import recheck
 from muniment_server.anchorer import rows
 from muniment_server.anchorer.calendar import Calendar, CalendarFailed, NotYet
@@ -36,7 +36,7 @@ from muniment_server.anchorer.schedule import (
     Triggers,
 )
 from muniment_server.failpoints import step
-from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, LogRow, Store
+from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, LogRow, Published, Store
 from muniment_server.telemetry import get_logger
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class Anchorer:
         if published is None:
             return None
         try:
-            await self._check_extends(last, published.size)
+            await self._check_extends(last, published)
         except AnchorRefused as error:
             self._refuse(error)
             return None
@@ -169,9 +169,9 @@ class Anchorer:
         published = await self._store.checkpoint(self._log.log_id)
         if published is None or (last and last.tree_size == published.size):
             return None
-        await self._check_extends(last, published.size)
+        await self._check_extends(last, published)
         note = published.note.encode()
-        root = parse_checkpoint(parse_note(note).text).root
+        root = _root_of(published)
         nonce = secrets.token_bytes(NONCE_SIZE)
         row = AnchorRow(published.size, root, note, sha256(note).digest(), nonce, now)
         asked = [
@@ -183,29 +183,23 @@ class Anchorer:
         get_logger().info("checkpoint frozen for anchoring", log=self._log.name, tree_size=row.tree_size)
         return row
 
-    async def _check_extends(self, last: AnchorRow | None, size: int) -> None:
-        """Check that the log is one that the last anchored checkpoint is a checkpoint of. Raises AnchorRefused."""
+    async def _check_extends(self, last: AnchorRow | None, published: Published) -> None:
+        """Check that the published tree extends the one of the last anchored checkpoint. Raises AnchorRefused."""
         if last is None:
             return
+        size = published.size
         if size < last.tree_size:
             raise AnchorRefused(
                 "anchor_ahead",
                 f"size {last.tree_size} is anchored, and the log has {size}: the database is an old copy, or lost entries. "
                 "Restore a newer one; nothing is anchored until then",
             )
-        if size == last.tree_size:
-            return
-        wanted = plan_root(last.tree_size).tiles(last.tree_size)
-        tiles = await self._store.tiles(self._log.log_id, wanted)
-        try:
-            root = recheck.root_of_nodes(last.tree_size, tiles)
-        except recheck.Mismatch:
-            root = b""
-        if root != last.root:
+        tiles = await self._store.tiles(self._log.log_id, recheck.tiles_to_extend(last.tree_size, size))
+        if not recheck.extends((last.tree_size, RootHash(last.root)), (size, _root_of(published)), tiles):
             raise AnchorRefused(
                 "anchor_root",
-                f"the stored tree of size {last.tree_size} is not the one that is anchored: another history. "
-                "Restore the right database; nothing is anchored until then",
+                f"the published tree of size {size} does not extend the one of size {last.tree_size} that is anchored: another "
+                "history. Restore the right database; nothing is anchored until then",
             )
 
     def _refuse(self, refusal: AnchorRefused | None) -> None:
@@ -400,6 +394,10 @@ class Anchorer:
     @step("anchorer.save")
     async def _save(self, row: AnchorRow, calendars: Sequence[CalendarRow]) -> bool:
         return await self._store.save_anchor(self._log.log_id, row, calendars)
+
+
+def _root_of(published: Published) -> RootHash:
+    return parse_checkpoint(parse_note(published.note).text).root
 
 
 def _claims(commitment: bytes, reply: bytes) -> tuple[BitcoinAttestation, ...]:

@@ -20,9 +20,19 @@ from muniment_server.backup.rows import NAME, decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
 from muniment_server.catalog import SetupError, read_key, write_new
-from muniment_server.guard import Guard, Guarded, GuardRefused
+from muniment_server.guard import Guard, Guarded, GuardRefused, TreeHead
+from muniment_server.raising import raise_guard
 from muniment_server.settings import Settings
-from muniment_server.storage import Grown, Head, HeadMoved, LogRow, Store, StoredPayload, leaf_keys_of
+from muniment_server.storage import (
+    Grown,
+    Head,
+    HeadMoved,
+    LogRow,
+    OutcomeUnknown,
+    Store,
+    StoredPayload,
+    leaf_keys_of,
+)
 
 _BATCH = 16
 """Bundles in one commit."""
@@ -176,15 +186,32 @@ async def rebuild(settings: Settings, store: Store, checked: Checked, progress: 
     """
     row, head = await _begin(store, checked)
     counts = await _append_all(store, row, head, checked, progress)
-    await _publish_all(store, row, checked, progress)
     final, size = await store.head(row.log_id), checked.tree.head.size
     if (final.size, final.root) != (size, checked.tree.head.root):
         raise Damaged(
             f"the database ends at size {final.size} with another root than the backup: run `muniment-server fsck`"
         )
+    await _raise_guard(settings, store, row, final, checked.guarded)
+    await _publish_all(store, row, checked, progress)
     if not settings.policy.exists():
         write_new(settings.policy, str(checked.trust), 0o644)
     return Restored(row.name, row.origin, size, final.root.hex(), size - head.size, *counts, checked.writable)
+
+
+async def _raise_guard(settings: Settings, store: Store, row: LogRow, head: Head, proved: Guarded | None) -> None:
+    """Raise the guard to the restored head, which was signed: from the head that the backup was found to extend.
+
+    Raises SetupError when a writer that was not stopped has raised it to another history since.
+    """
+    if proved is None:
+        return
+    guard, new = Guard(settings.guard_file(row.name)), TreeHead(head.size, head.root)
+    try:
+        await raise_guard(guard, store, row.log_id, proved.guard_id, new, {proved.head})
+    except (OutcomeUnknown, GuardRefused) as error:
+        raise SetupError(
+            f"guard_root: the guard of log {row.name!r} no longer fits this backup ({error}): stop all writers of this log"
+        ) from error
 
 
 async def _begin(store: Store, checked: Checked) -> tuple[LogRow, Head]:

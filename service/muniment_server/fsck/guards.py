@@ -10,7 +10,7 @@ from muniment.errors import FormatError
 from muniment.hashing import RootHash
 from muniment.policy import Policy
 from muniment_server.fsck.report import Finding, Report
-from muniment_server.guard import SLOT, Guard, Guarded, GuardRefused
+from muniment_server.guard import FILE_SIZE, Guard, Guarded, GuardRefused, copies_of, is_first_format
 from muniment_server.storage import Head, LogRow
 
 
@@ -26,25 +26,27 @@ def read_guard(report: Report, guard: Guard) -> Guarded | None:
 
 
 def _slots(path: Path) -> list[Finding]:
-    """Check both slots: a start takes the intact one, and would not say that the other one is not."""
+    """Check every copy of every slot: a start makes do with one of each, and would not say that the other one is damaged."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # a writer fills a slot only with the other kind of lock
-        data = os.pread(descriptor, 2 * SLOT + 1, 0)
+        data = os.pread(descriptor, FILE_SIZE + 1, 0)
     finally:
         os.close(descriptor)
-    if len(data) != 2 * SLOT:
-        return [Finding("guard_slot", None, f"{path} has {len(data)} bytes, not {2 * SLOT}")]
+    if is_first_format(data):
+        return []  # one copy of each slot: a damaged one would have been refused
+    if len(data) != FILE_SIZE:
+        return [Finding("guard_slot", None, f"{path} has {len(data)} bytes, not {FILE_SIZE}")]
     findings = []
-    for slot in range(2):
-        content = data[slot * SLOT : (slot + 1) * SLOT]
-        try:
-            if content.strip(b"\0"):  # one slot is empty until the first record
-                Guarded.decode(content)
-        except FormatError as error:
-            findings.append(
-                Finding("guard_slot", None, f"slot {slot} of {path} is damaged ({error}); the next append mends it")
-            )
+    for slot, copies in enumerate(copies_of(data)):
+        for number, copy in enumerate(copies):
+            try:
+                Guarded.decode(copy)
+            except FormatError as error:
+                detail = (
+                    f"copy {number} of slot {slot} of {path} is damaged ({error}); one of the next two appends mends it"
+                )
+                findings.append(Finding("guard_slot", None, detail))
     return findings
 
 

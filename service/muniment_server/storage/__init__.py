@@ -7,7 +7,7 @@ All methods are coroutines. `log_id` is the database's number of a log; index ra
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, NamedTuple, Protocol
 
@@ -36,6 +36,18 @@ class OutcomeUnknown(StoreError):
     """The append may or may not be durable. Fatal to the sequencer: drop all state and read the head again."""
 
 
+class SessionLost(StoreError):
+    """The database was reached anew since the head was read: perhaps another one. Nothing was written; read the head again."""
+
+
+class Replaced(StoreError):
+    """The database's files were removed or replaced under this process. Nothing that it says counts any more: restart."""
+
+
+class OtherTree(StoreError):
+    """The database does not hold the tree of this checkpoint. Nothing was written."""
+
+
 class SchemaError(StoreError):
     """The database's schema is not the one this version works with. The message says what to run."""
 
@@ -55,13 +67,17 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The compare-and-swap row: `size` leaves with `root`; `logged_at` of the last entry; fencing `epoch`; the guard's name."""
+    """The compare-and-swap row: `size` leaves with `root`; `logged_at` of the last entry; fencing `epoch`; the guard's name.
+
+    `session` is the connection it was read on, where what extends it must be written on the same one: see :meth:`Append.head_to_extend`.
+    """
 
     size: int
     root: RootHash
     logged_at: int
     epoch: int
     guard_id: str
+    session: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +228,31 @@ def leaf_keys_of(leaf_hashes: Iterable[bytes]) -> list[int]:
     return [key for (key,) in _LEAF_KEY.iter_unpack(b"".join(leaf_hashes))]
 
 
+EdgeTile = tuple[int, int, bytes]
+"""Level and index of a tile of a right edge, and its hashes: 32 to 8,160 bytes."""
+
 Reread = tuple[list[bytes], dict[tuple[int, int], bytes]]
 """Leaves in order, and bytes of tiles by (level, index): what is to be checked before a signature."""
 
 
 class Append(Protocol):
-    """The write path."""
+    """The write path. Each method may also raise SessionLost (`expected` was read in another session) and Replaced."""
+
+    async def head_to_extend(self, log_id: int) -> Head:
+        """Return the head row, bound to the session that it was read in.
+
+        An append, fence or adoption that expects it takes place in that session or not at all: after a reconnect, to another server
+        perhaps, all that is known of the log has to be read again.
+        """
+
+    async def reconnect(self, log_id: int) -> None:
+        """Let nothing more be read or written on the connections there are: those to come may lead to another server."""
+
+    def check_premises(self, head: Head | None = None) -> None:
+        """Check that what this process reads and writes is still what others will find; given a `head`, in its session.
+
+        Raises Replaced or SessionLost. Quick, and without I/O that can hang: may be called on the event loop.
+        """
 
     async def append(
         self, grown: Grown, expected: Head, absent: Sequence[int] = (), tiles: Sequence[Tile] = ()
@@ -237,10 +272,11 @@ class Append(Protocol):
     async def adopt(self, log_id: int, expected: Head, guard_id: str) -> Head:
         """As fence, and the head names another guard: no writer with the old one can append any more."""
 
-    async def publish(self, log_id: int, checkpoint: Published) -> bool:
+    async def publish(self, log_id: int, checkpoint: Published, edge: Sequence[EdgeTile] = ()) -> bool:
         """Store a checkpoint if it is larger than every published one. Durable when it returns True.
 
-        Among racing writers sizes never go back. Raises OutcomeUnknown; calling again is always safe.
+        Among racing writers sizes never go back. `edge` is the right edge of its tree: raises OtherTree, in the same statement, when
+        the stored tiles do not begin with it. Raises OutcomeUnknown; calling again is always safe.
         """
 
     async def publish_all(self, log_id: int, checkpoints: Sequence[Published]) -> bool:
@@ -271,11 +307,18 @@ class Read(Protocol):
     async def payloads(self, log_id: int, start: int, stop: int) -> list[StoredPayload]:
         """Return the payloads of [start, stop), in order; raw and erased entries have none."""
 
-    async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
-        """Return (index, leaf) of every entry with one of these leaf keys, lowest index first. Compare the whole leaf."""
+    async def find_leaves(
+        self, log_id: int, keys: Sequence[int], session: int | None = None
+    ) -> list[tuple[int, bytes]]:
+        """Return (index, leaf) of every entry with one of these leaf keys, lowest index first. Compare the whole leaf.
 
-    async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
-        """Return what is stored, and not expired at `now`, under these (caller, Idempotency-Key)."""
+        Given the `session` of a head: of the database in which that is the head, or raises SessionLost.
+        """
+
+    async def find_keys(
+        self, log_id: int, keys: Sequence[tuple[str, str]], now: int, session: int | None = None
+    ) -> list[StoredKey]:
+        """Return what is stored, and not expired at `now`, under these (caller, Idempotency-Key); `session` as in find_leaves()."""
 
     async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:
         """Return the published checkpoint of `size`, or the largest one."""

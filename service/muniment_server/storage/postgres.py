@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -13,14 +15,17 @@ from muniment.hashing import HASH_SIZE
 from muniment.tiles import Tile
 from muniment_server.failpoints import step
 from muniment_server.storage import (
+    EdgeTile,
     Grown,
     Head,
     HeadMoved,
     Known,
+    OtherTree,
     OutcomeUnknown,
     Published,
     Reread,
     SchemaError,
+    SessionLost,
     StoreUnavailable,
 )
 from muniment_server.storage.migrate import migrate_postgres, pending_postgres
@@ -28,7 +33,7 @@ from muniment_server.storage.postgres_anchors import PostgresAnchors
 from muniment_server.storage.postgres_base import FAILED, PART
 from muniment_server.storage.postgres_catalog import PostgresCatalog
 from muniment_server.storage.postgres_inspect import PostgresInspect
-from muniment_server.storage.postgres_reads import PostgresReads, reread_of
+from muniment_server.storage.postgres_reads import HEAD, PostgresReads, head_of, reread_of
 
 OLDEST = 15
 _POOL = 8
@@ -62,13 +67,22 @@ _WRITER_SETTINGS = """
 SELECT set_config('client_min_messages', 'warning', false),
     CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
 """
+# One row that says whether the tiles are those of the tree, and whether the checkpoints were larger than what was published.
 _PUBLISH = """
-WITH larger AS (
-    UPDATE heads SET published_size = $2 WHERE log_id = $1 AND published_size < $3 RETURNING log_id
+WITH tree AS (
+    SELECT NOT EXISTS (
+        SELECT FROM unnest($7::smallint[], $8::bigint[], $9::bytea[]) AS u (level, index, data) WHERE u.data IS DISTINCT FROM (
+            SELECT substr(string_agg(t.data, '' ORDER BY t.part), 1, octet_length(u.data)) FROM tiles t
+            WHERE t.log_id = $1 AND t.level = u.level AND t.index = u.index)
+    ) AS same
+), larger AS (
+    UPDATE heads SET published_size = $2 FROM tree WHERE log_id = $1 AND published_size < $3 AND tree.same RETURNING log_id
+), stored AS (
+    INSERT INTO checkpoints (log_id, size, note, published_at)
+    SELECT larger.log_id, u.size, u.note, u.at FROM larger, unnest($4::bigint[], $5::text[], $6::bigint[]) AS u (size, note, at)
+    ORDER BY u.size RETURNING size
 )
-INSERT INTO checkpoints (log_id, size, note, published_at)
-SELECT larger.log_id, u.size, u.note, u.at FROM larger, unnest($4::bigint[], $5::text[], $6::bigint[]) AS u (size, note, at)
-ORDER BY u.size RETURNING size
+SELECT tree.same, EXISTS (SELECT FROM stored) AS larger FROM tree
 """
 
 
@@ -123,6 +137,13 @@ async def _leave_as_is(_: asyncpg.Connection[Any]) -> None:
     """
 
 
+class _Session(NamedTuple):
+    """A connection, and its number among all that this process made."""
+
+    connection: asyncpg.Connection[Any]
+    number: int
+
+
 class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnchors):
     """A Store in a Postgres database. Make it with :meth:`open`."""
 
@@ -132,7 +153,8 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
         self._url = url
         self._pool = pool
         # One connection and one lock for each log: its sequencer has one write in flight.
-        self._writers: dict[int, asyncpg.Connection[Any]] = {}
+        self._writers: dict[int, _Session] = {}
+        self._sessions = itertools.count(1)
         self._locks: dict[int, asyncio.Lock] = {}
         self._closed = False
         self._warned: set[int] = set()  # connections (by id) on which the server warned since the last statement
@@ -171,18 +193,41 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
         self._closed = True
         for log_id, lock in list(self._locks.items()):
             async with lock:  # a lock is fair: whoever was there before is done now
-                if connection := self._writers.pop(log_id, None):
-                    await connection.close(timeout=_CONNECT_SECONDS)
+                if session := self._writers.pop(log_id, None):
+                    await session.connection.close(timeout=_CONNECT_SECONDS)
         await self._pool.close()
 
+    def check_premises(self, head: Head | None = None) -> None:
+        """See storage.Append. The server keeps its own files; which server it is shows in the session."""
+        if head is None or head.session is None:
+            return
+        open_ = (each.number for each in self._writers.values() if not each.connection.is_closed())
+        if head.session not in open_:
+            raise SessionLost("the connection that the head was read on is closed")
+
     # --- append ---------------------------------------------------------------------------------------------------------
+
+    @step("store.head")
+    async def head_to_extend(self, log_id: int) -> Head:
+        """See storage.Append."""
+        rows, session = await self._read_in_session(log_id, HEAD, (log_id,))
+        return head_of(log_id, rows[0] if rows else None, session)
+
+    async def reconnect(self, log_id: int) -> None:
+        """See storage.Append."""
+        async with self._locks.setdefault(log_id, asyncio.Lock()):
+            if session := self._writers.pop(log_id, None):
+                session.connection.terminate()
+        await self._pool.expire_connections()
 
     @step("store.append")
     async def append(
         self, grown: Grown, expected: Head, absent: Sequence[int] = (), tiles: Sequence[Tile] = ()
     ) -> Reread:
         """See storage.Append. Read in the transaction that stored it: what could not be read was not stored."""
-        rows = await self._write(grown.log_id, _APPEND, _append_values(grown, expected, absent, tiles))
+        rows = await self._write(
+            grown.log_id, _APPEND, _append_values(grown, expected, absent, tiles), expected.session
+        )
         found = {(level, index): data for level, index, data in rows}
         if (_KNOWN, None) in found:
             raise Known("an entry with one of these leaf keys is stored")
@@ -193,52 +238,80 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
     @step("store.fence")
     async def fence(self, log_id: int, expected: Head) -> Head:
         """See storage.Append."""
-        rows = await self._write(log_id, _FENCE, _expected_values(log_id, expected))
+        rows = await self._write(log_id, _FENCE, _expected_values(log_id, expected), expected.session)
         if not rows:
             raise _moved(log_id, expected)
-        return Head(expected.size, expected.root, expected.logged_at, rows[0]["epoch"], expected.guard_id)
+        return replace(expected, epoch=rows[0]["epoch"])
 
     async def adopt(self, log_id: int, expected: Head, guard_id: str) -> Head:
         """See storage.Append."""
-        rows = await self._write(log_id, _ADOPT, (*_expected_values(log_id, expected), guard_id))
+        rows = await self._write(log_id, _ADOPT, (*_expected_values(log_id, expected), guard_id), expected.session)
         if not rows:
             raise _moved(log_id, expected)
-        return Head(expected.size, expected.root, expected.logged_at, rows[0]["epoch"], guard_id)
+        return replace(expected, epoch=rows[0]["epoch"], guard_id=guard_id)
 
     @step("store.publish")
-    async def publish(self, log_id: int, checkpoint: Published) -> bool:
+    async def publish(self, log_id: int, checkpoint: Published, edge: Sequence[EdgeTile] = ()) -> bool:
         """See storage.Append."""
-        return await self.publish_all(log_id, (checkpoint,))
+        return await self._publish(log_id, (checkpoint,), edge)
 
     async def publish_all(self, log_id: int, checkpoints: Sequence[Published]) -> bool:
         """See storage.Append."""
-        columns = zip(*((one.size, one.note, one.published_at) for one in checkpoints), strict=True)
-        values = (log_id, checkpoints[-1].size, checkpoints[0].size, *map(list, columns))
-        return bool(await self._write(log_id, _PUBLISH, values))
+        return await self._publish(log_id, checkpoints, ())
 
-    async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> list[Any]:
-        """Run one autocommit statement on the log's own connection. Raises HeadMoved, OutcomeUnknown or StoreUnavailable."""
+    async def _publish(self, log_id: int, checkpoints: Sequence[Published], edge: Sequence[EdgeTile]) -> bool:
+        columns = [[one.size for one in checkpoints], [one.note for one in checkpoints]]
+        columns += [[one.published_at for one in checkpoints], *([tile[at] for tile in edge] for at in range(3))]
+        values = (log_id, checkpoints[-1].size, checkpoints[0].size, *columns)
+        ((same, larger),) = await self._write(log_id, _PUBLISH, values)
+        if not same:
+            raise OtherTree(f"the database does not hold the tree of size {checkpoints[-1].size} that was signed")
+        return bool(larger)
+
+    async def _write(self, log_id: int, sql: str, values: Sequence[Any], session: int | None = None) -> list[Any]:
+        """Run one autocommit statement on the log's own connection.
+
+        Raises HeadMoved, OutcomeUnknown, StoreUnavailable; or SessionLost when that connection is not `session`.
+        """
+        return (await self._run(log_id, sql, values, session))[0]
+
+    async def _read_in_session(
+        self, log_id: int, sql: str, values: Sequence[Any], session: int | None = None
+    ) -> tuple[list[Any], int]:
+        """See PostgresBase."""
+        try:
+            return await self._run(log_id, sql, values, session)
+        except (HeadMoved, OutcomeUnknown) as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _run(
+        self, log_id: int, sql: str, values: Sequence[Any], expected: int | None = None
+    ) -> tuple[list[Any], int]:
+        """As :meth:`_write`; return the session too."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
         async with self._locks.setdefault(log_id, asyncio.Lock()):
-            connection = await self._writer(log_id)
+            connection, session = await self._session(log_id)
+            if expected is not None and session != expected:
+                raise SessionLost(f"the connection of log {log_id} was made anew since its head was read")
             self._warned.discard(id(connection))
             try:
                 rows = await _execute(connection, sql, values)
             except FAILED as error:
                 raise self._classify(log_id, error) from error
             except BaseException:  # cancelled, or a bug: nobody knows what this connection will say next
-                self._writers.pop(log_id).terminate()
+                self._writers.pop(log_id).connection.terminate()
                 raise
             if id(connection) in self._warned:
                 # A cancelled wait for a synchronous replica is committed here, perhaps not there, and shows only so.
                 raise OutcomeUnknown("Postgres warned during the commit")
-            return rows
+            return rows, session
 
     @step("postgres.connect")
-    async def _writer(self, log_id: int) -> asyncpg.Connection[Any]:
-        connection = self._writers.get(log_id)
-        if connection is None or connection.is_closed():
+    async def _session(self, log_id: int) -> _Session:
+        """Return the log's own connection, made now if there is none that is open."""
+        found = self._writers.get(log_id)
+        if found is None or found.connection.is_closed():
             await self._make_room()
             connection = await connect(self._url)
             try:
@@ -247,17 +320,17 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
                 connection.terminate()
                 raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
             connection.add_log_listener(self._on_message)
-            self._writers[log_id] = connection
-        return connection
+            found = self._writers[log_id] = _Session(connection, next(self._sessions))
+        return found
 
     async def _make_room(self) -> None:
         """Close the connections of logs that write nothing at the moment, when there are too many."""
         for log_id in list(self._writers):
             if len(self._writers) < _WRITERS:
                 return
-            if not self._locks[log_id].locked() and (connection := self._writers.pop(log_id, None)):
+            if not self._locks[log_id].locked() and (session := self._writers.pop(log_id, None)):
                 with contextlib.suppress(*FAILED):
-                    await connection.close(timeout=_CONNECT_SECONDS)
+                    await session.connection.close(timeout=_CONNECT_SECONDS)
 
     def _on_message(self, connection: Any, message: Any) -> None:
         if message.sqlstate == "01000":
@@ -272,7 +345,7 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
         if state[:2] in _NOT_COMMITTED:
             return StoreUnavailable(f"Postgres: {error}")
         # The statement was sent and no clean answer came back: it may have committed.
-        self._writers.pop(log_id).terminate()
+        self._writers.pop(log_id).connection.terminate()
         return OutcomeUnknown(f"Postgres: {type(error).__name__}: {error}")
 
 

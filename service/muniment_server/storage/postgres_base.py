@@ -27,6 +27,18 @@ class PostgresBase(ABC):
     async def _write(self, log_id: int, sql: str, values: Sequence[Any]) -> list[Any]:
         """Run one autocommit statement on the log's own connection. Raises HeadMoved, OutcomeUnknown or StoreUnavailable."""
 
+    @abstractmethod
+    async def _read_in_session(
+        self, log_id: int, sql: str, values: Sequence[Any], session: int | None = None
+    ) -> tuple[list[Any], int]:
+        """Run one statement that only reads on the log's own connection; return its session too. Raises SessionLost, StoreUnavailable."""
+
+    async def _look_up(self, log_id: int, session: int | None, sql: str, *values: Any) -> list[Any]:
+        """Run one statement in a session, or on any connection."""
+        if session is None:
+            return await self._all(sql, *values)
+        return (await self._read_in_session(log_id, sql, values, session))[0]
+
     async def _all(self, sql: str, *values: Any) -> list[Any]:
         """Run one statement on any connection. Raises StoreUnavailable."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from muniment.hashing import RootHash
 from muniment.tiles import TILE_WIDTH, Tile
@@ -23,7 +24,7 @@ from muniment_server.storage.row_ids import MOST, row_ids
 _JOINED = -1
 """Level of the row that holds leaves and no tile: see migration 0007."""
 
-_HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = $1"
+HEAD = "SELECT size, root, logged_at, epoch, guard_id FROM heads WHERE log_id = $1"
 # `id / {MOST}` and not a range of ids: the rows are to be found by leaf key, and the planner shall have no choice.
 _HAS_KEY = f"muniment_leaf_key(leaf) = ANY ({{}}::bigint[]) AND id / {MOST} = $1::integer"
 _LEAVES = "SELECT leaf FROM entries WHERE id >= $1 AND id < $2 ORDER BY id"
@@ -60,10 +61,7 @@ class PostgresReads(PostgresBase):
     @step("store.head")
     async def head(self, log_id: int) -> Head:
         """See storage.Read."""
-        row = await self._one(_HEAD, log_id)
-        if row is None:
-            raise StoreUnavailable(f"the database holds no head of log {log_id}")
-        return Head(row["size"], RootHash(row["root"]), row["logged_at"], row["epoch"], row["guard_id"])
+        return head_of(log_id, await self._one(HEAD, log_id))
 
     async def tiles(self, log_id: int, tiles: Sequence[Tile]) -> dict[tuple[int, int], bytes]:
         """See storage.Read."""
@@ -87,15 +85,23 @@ class PostgresReads(PostgresBase):
         )
         return [StoredPayload(*row) for row in await self._all(sql, log_id, start, stop)]
 
-    async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
+    async def find_leaves(
+        self, log_id: int, keys: Sequence[int], session: int | None = None
+    ) -> list[tuple[int, bytes]]:
         """See storage.Read."""
         # Sorted here: ORDER BY id would invite the planner to walk the whole primary key.
         sql = f"SELECT id % {MOST} AS index, leaf FROM entries WHERE {_HAS_KEY.format('$2')}"  # noqa: S608 - composed of constants
-        return sorted((row["index"], row["leaf"]) for row in await self._all(sql, log_id, list(keys)))
+        return sorted(
+            (row["index"], row["leaf"]) for row in await self._look_up(log_id, session, sql, log_id, list(keys))
+        )
 
-    async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
+    async def find_keys(
+        self, log_id: int, keys: Sequence[tuple[str, str]], now: int, session: int | None = None
+    ) -> list[StoredKey]:
         """See storage.Read."""
-        rows = await self._all(_KEYS, log_id, [caller for caller, _ in keys], [key for _, key in keys], now)
+        rows = await self._look_up(
+            log_id, session, _KEYS, log_id, [caller for caller, _ in keys], [key for _, key in keys], now
+        )
         return [StoredKey(IdempotencyRow(*tuple(row)[:6]), row["seed"]) for row in rows]
 
     async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:
@@ -120,6 +126,13 @@ class PostgresReads(PostgresBase):
         levels, indices = [tile.level for tile in tiles], [tile.index for tile in tiles]
         rows = await self._all(_REREAD, log_id, levels, indices, *row_ids(log_id, start, stop))
         return reread_of({(level, index): data for level, index, data in rows})
+
+
+def head_of(log_id: int, row: Any, session: int | None = None) -> Head:
+    """Return the head in a row. Raises StoreUnavailable when there is none."""
+    if row is None:
+        raise StoreUnavailable(f"the database holds no head of log {log_id}")
+    return Head(row["size"], RootHash(row["root"]), row["logged_at"], row["epoch"], row["guard_id"], session)
 
 
 def reread_of(found: dict[tuple[int, int], bytes]) -> Reread:

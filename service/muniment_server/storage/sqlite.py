@@ -9,21 +9,26 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import apsw
 
+from muniment.hashing import HASH_SIZE
 from muniment.tiles import Tile
 from muniment.tree import TileGrowth
 from muniment_server.failpoints import step
 from muniment_server.storage import (
+    EdgeTile,
     Grown,
     Head,
     HeadMoved,
     Known,
+    OtherTree,
     OutcomeUnknown,
     Published,
+    Replaced,
     Reread,
     SchemaError,
     StoreUnavailable,
@@ -109,6 +114,10 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
         self._at_once: apsw.Connection | None = None  # used by the event loop's thread alone
         self._recent: dict[int, Recent] = {}  # by log, last written last; changed by the writer thread alone
         self._closed = False
+        self._files = {
+            file: _identity(file) for file in (path.with_name(path.name + end) for end in ("", "-wal", "-shm"))
+        }
+        self._replaced = ""  # once set, why nothing that is read or written here counts
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
@@ -154,6 +163,7 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
         connection.execute("PRAGMA query_only = ON")
         connection.execute(f"PRAGMA cache_size = -{_READER_KIBIBYTES}")
         self._readers.append(connection)
+        self.check_premises()  # otherwise this one reads other files than the writer writes
         return connection
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
@@ -164,6 +174,21 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
+        if self._replaced:
+            raise Replaced(self._replaced)
+
+    async def reconnect(self, log_id: int) -> None:
+        """See storage.Append. The files are those that they were when the store was opened, or check_premises() says so."""
+
+    def check_premises(self, head: Head | None = None) -> None:  # noqa: ARG002 - there are no sessions
+        """See storage.Append. A connection goes on with files that have no name any more, and what it commits there is lost."""
+        if not self._replaced and (wrong := [str(file) for file, was in self._files.items() if _identity(file) != was]):
+            self._replaced = (
+                f"{', '.join(wrong)}: removed or replaced under this process, which would commit into files that are lost. "
+                "Put the right database there, and restart"
+            )
+        if self._replaced:
+            raise Replaced(self._replaced)
 
     def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
         connection = self._writer
@@ -194,6 +219,11 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
 
     # --- append ---------------------------------------------------------------------------------------------------------
 
+    async def head_to_extend(self, log_id: int) -> Head:
+        """See storage.Append. All connections of this store are to the files that check_premises() watches."""
+        self.check_premises()
+        return await self.head(log_id)
+
     @step("store.append")
     async def append(
         self, grown: Grown, expected: Head, absent: Sequence[int] = (), tiles: Sequence[Tile] = ()
@@ -201,6 +231,7 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
         """See storage.Append."""
         self._check_open()
         await asyncio.get_running_loop().run_in_executor(self._write_thread, self._append, grown, expected, absent)
+        self.check_premises()  # before anything is guarded: what the next process finds there is another tree
         if not tiles:
             return [], {}
         try:
@@ -236,25 +267,31 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
     @step("store.fence")
     async def fence(self, log_id: int, expected: Head) -> Head:
         """See storage.Append."""
-        fenced = Head(expected.size, expected.root, expected.logged_at, expected.epoch + 1, expected.guard_id)
+        fenced = replace(expected, epoch=expected.epoch + 1)
         await self._write(lambda connection: _swap(connection, log_id, expected, fenced))
+        self.check_premises()
         return fenced
 
     async def adopt(self, log_id: int, expected: Head, guard_id: str) -> Head:
         """See storage.Append."""
-        adopted = Head(expected.size, expected.root, expected.logged_at, expected.epoch + 1, guard_id)
+        adopted = replace(expected, epoch=expected.epoch + 1, guard_id=guard_id)
         await self._write(lambda connection: _swap(connection, log_id, expected, adopted))
+        self.check_premises()
         return adopted
 
     @step("store.publish")
-    async def publish(self, log_id: int, checkpoint: Published) -> bool:
+    async def publish(self, log_id: int, checkpoint: Published, edge: Sequence[EdgeTile] = ()) -> bool:
         """See storage.Append."""
-        return await self.publish_all(log_id, (checkpoint,))
+        return await self._publish(log_id, (checkpoint,), edge)
 
     async def publish_all(self, log_id: int, checkpoints: Sequence[Published]) -> bool:
         """See storage.Append."""
+        return await self._publish(log_id, checkpoints, ())
 
+    async def _publish(self, log_id: int, checkpoints: Sequence[Published], edge: Sequence[EdgeTile]) -> bool:
         def work(connection: apsw.Connection) -> bool:
+            if not _begins_with(connection, log_id, edge):
+                raise OtherTree(f"the database does not hold the tree of size {checkpoints[-1].size} that was signed")
             sql = "UPDATE heads SET published_size = ? WHERE log_id = ? AND published_size < ?"
             connection.execute(sql, (checkpoints[-1].size, log_id, checkpoints[0].size))
             if not connection.changes():
@@ -263,7 +300,9 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
             connection.executemany("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", rows)
             return True
 
-        return await self._write(work)
+        larger = await self._write(work)
+        self.check_premises()
+        return larger
 
     # --- read -----------------------------------------------------------------------------------------------------------
 
@@ -288,10 +327,30 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
         except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreUnavailable(f"SQLite: {error}") from error
 
-    async def find_leaves(self, log_id: int, keys: Sequence[int]) -> list[tuple[int, bytes]]:
+    async def find_leaves(
+        self,
+        log_id: int,
+        keys: Sequence[int],
+        session: int | None = None,  # noqa: ARG002 - there are no sessions
+    ) -> list[tuple[int, bytes]]:
         """See storage.Read."""
         look_up = leaf_keys.find(log_id, keys, self._recent.get(log_id))
         return await self._read(look_up)
+
+
+def _begins_with(connection: apsw.Connection, log_id: int, edge: Sequence[EdgeTile]) -> bool:
+    """Tell whether the stored tiles begin with these hashes."""
+    stored = read_tiles(connection, log_id, [Tile(level, index, len(data) // HASH_SIZE) for level, index, data in edge])
+    return all(stored.get((level, index), b"")[: len(data)] == data for level, index, data in edge)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Return which file a path names: device and inode; None when there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @step("sqlite.begin")

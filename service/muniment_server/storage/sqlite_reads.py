@@ -78,7 +78,13 @@ class SqliteReads(SqliteBase):
         sql = 'SELECT "index", payload, seed FROM payloads WHERE log_id = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
         return [StoredPayload(*row) for row in await self._all(sql, (log_id, start, stop))]
 
-    async def find_keys(self, log_id: int, keys: Sequence[tuple[str, str]], now: int) -> list[StoredKey]:
+    async def find_keys(
+        self,
+        log_id: int,
+        keys: Sequence[tuple[str, str]],
+        now: int,
+        session: int | None = None,  # noqa: ARG002 - there are no sessions
+    ) -> list[StoredKey]:
         """See storage.Read."""
         sql = (
             "SELECT caller, key, fingerprint, first_index, count, expires_at, seed FROM idempotency i "

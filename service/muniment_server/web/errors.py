@@ -11,8 +11,8 @@ from starlette.routing import Match
 
 from muniment.errors import FormatError
 from muniment_server.admission import Refused
-from muniment_server.heads import Damaged, NotThere
-from muniment_server.storage import StoreError
+from muniment_server.heads import Behind, Damaged, NotThere
+from muniment_server.storage import Replaced, StoreError
 from muniment_server.telemetry import get_logger
 
 CODES = {
@@ -24,6 +24,7 @@ CODES = {
     "damaged": "The database lacks something a signed head covers",
     "database_behind": "The database is an old copy",
     "database_damaged": "The database does not hash to its root",
+    "database_replaced": "The database's files were replaced under the server",
     "database_unavailable": "The database does not answer",
     "disk_low": "The disk is nearly full",
     "duplicate_name": "A name occurs twice in an object",
@@ -34,7 +35,9 @@ CODES = {
     "forbidden": "The API key may not do this",
     "guard_evidence": "A checkpoint given as evidence is not this log's",
     "guard_foreign": "The guard belongs to another log",
+    "guard_locked": "Another process holds the lock of the guard file",
     "guard_missing": "The guard file is missing",
+    "guard_replaced": "The guard file is an older copy",
     "guard_root": "The guard remembers another history",
     "guard_unreadable": "The guard file cannot be read",
     "guard_unwritable": "The guard file cannot be written",
@@ -112,13 +115,25 @@ def answer(error: Exception) -> Response:
             return problem(404, error.code, error.detail, error.hint, **error.extra)
         case FormatError():
             return problem(400, "bad_parameter", str(error), "See the API documentation at /docs.")
+        case StoreError():
+            return _of_store(error)
+    get_logger().error("unexpected error", exc_info=error)
+    return problem(500, "internal", "unexpected error", "The server's log has the details; please report them.")
+
+
+def _of_store(error: StoreError) -> Response:
+    match error:
         case Damaged():
             get_logger().error("database damaged", detail=str(error))
             return problem(503, "damaged", "stored data is missing", "The operator must run `muniment-server fsck`.")
-        case StoreError():
-            return problem(503, "database_unavailable", "the database does not answer", "Retry later.", retry_after=1)
-    get_logger().error("unexpected error", exc_info=error)
-    return problem(500, "internal", "unexpected error", "The server's log has the details; please report them.")
+        case Behind():
+            get_logger().error("database behind", detail=str(error))
+            hint = "Retry later: this server shows nothing smaller than what it has shown before."
+            return problem(503, "database_behind", "the database is an older copy", hint, retry_after=5)
+        case Replaced():
+            hint = "The operator must restart the server on the right database."
+            return problem(503, "database_replaced", "the database was replaced under the server", hint, retry_after=30)
+    return problem(503, "database_unavailable", "the database does not answer", "Retry later.", retry_after=1)
 
 
 def plain(error: Exception) -> Response:

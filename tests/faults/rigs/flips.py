@@ -27,7 +27,7 @@ from muniment.policy import LogKey, Policy
 from muniment_server.fsck import Report, fsck
 from muniment_server.fsck.chunk import UNREADABLE
 from muniment_server.fsck.guards import check_guard, read_guard
-from muniment_server.guard import SLOT
+from muniment_server.guard import BLOCK, FILE_SIZE, SLOT
 from muniment_server.storage import Published, StoreError
 from muniment_server.storage.postgres import PostgresStore, migrate
 from muniment_server.storage.sqlite import SqliteStore
@@ -318,10 +318,13 @@ GUARD_BITS = 1024
 async def flip_guard(context: Context, seed: int) -> None:
     async with open_bench(context, seed, "sqlite", "event") as bench:
         path, good = bench.guard.path, bench.guard.path.read_bytes()
-        assert len(good) == 2 * SLOT
+        assert len(good) == FILE_SIZE
         head, policy = await bench.rig.store.head(bench.log_id), Policy((LogKey(bench.key.vkey),))
         for at in range(GUARD_BITS):
-            bit = (seed * GUARD_BITS + at) % (16 * SLOT)
+            byte, shift = divmod((seed * GUARD_BITS + at) % (32 * SLOT), 8)
+            bit = (
+                8 * (byte + (BLOCK - 2 * SLOT) * (byte >= 2 * SLOT)) + shift
+            )  # what is between the slots is never read
             bad = bytearray(good)
             bad[bit // 8] ^= 1 << bit % 8
             path.write_bytes(bad)

@@ -15,7 +15,7 @@ from muniment.checkpoint import Checkpoint
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment_server.cache import Cache
-from muniment_server.guard import SLOT, Guarded
+from muniment_server.guard import BLOCK, FILE_SIZE, Guarded
 from muniment_server.log import Log
 from muniment_server.sequencer import Sequencer
 from muniment_server.settings import Settings
@@ -104,15 +104,23 @@ async def another_guard(bench: Bench, guarded: Guarded) -> None:
 
 
 async def unreadable(bench: Bench, guarded: Guarded) -> None:
-    """Both slots are spoiled."""
-    bench.guard.path.write_bytes(bytes(2 * SLOT))
+    """Every copy of both slots is spoiled."""
+    bench.guard.path.write_bytes(bytes(FILE_SIZE))
+
+
+async def rotten(bench: Bench, guarded: Guarded) -> None:
+    """Both copies of one slot are spoiled: it may have been the newer one."""
+    data = bytearray(bench.guard.path.read_bytes())
+    for start in (0, BLOCK):
+        data[start + 40] ^= 1
+    bench.guard.path.write_bytes(data)
 
 
 async def torn(bench: Bench, guarded: Guarded) -> None:
-    """The newer slot is torn: the older one counts, and the entries since are checked."""
+    """The first copy of the newer slot is torn, the second was not written: the older slot counts, and the entries since are checked."""
     write_guard(bench, at(SIZE - 7, guarded))
     data = bytearray(bench.guard.path.read_bytes())
-    data[SLOT : SLOT + 40] = b"x" * 40
+    data[:40] = b"x" * 40
     bench.guard.path.write_bytes(data)
 
 
@@ -138,6 +146,7 @@ FILE: dict[State, str | None] = {
     ahead: "database_behind",
     missing: "guard_missing",
     unreadable: "guard_unreadable",
+    rotten: "guard_unreadable",
     another_root: "guard_root",
     another_root_now: "guard_root",
     another_origin: "guard_foreign",

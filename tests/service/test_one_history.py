@@ -1,0 +1,451 @@
+"""One history: two writers over two databases that were one, files that are replaced, connections that lead elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import apsw
+import asyncpg
+import pytest
+
+from muniment.checkpoint import Checkpoint, parse_checkpoint
+from muniment.hashing import LeafHash, leaf_hash
+from muniment.note import parse_note
+from muniment.tree import Edge, grow, partial_tiles
+from muniment_server import recheck
+from muniment_server import sequencer as module
+from muniment_server.guard import Guard, TreeHead
+from muniment_server.log import edge_tiles
+from muniment_server.raising import NotProved, raise_guard
+from muniment_server.sequencer import ReadOnly, Sequencer
+from muniment_server.storage import OtherTree, OutcomeUnknown, Published, Replaced, SessionLost, Store, StoreError
+from muniment_server.storage.postgres import PostgresStore
+from muniment_server.storage.sqlite import SqliteStore
+from tests.service.audit import audit
+from tests.service.faulty import Fault, Faulty
+from tests.service.rig import NOW, Bench, Rig, event, raw
+
+
+@contextlib.asynccontextmanager
+async def cloned(rig: Rig) -> AsyncIterator[Store]:
+    """Yield a store on a copy of the rig's database as it is now. The rig's own store is opened anew: a clone needs it closed."""
+    await rig.store.close()
+    if not rig.database:
+        (rig.folder / "clone").mkdir()
+        shutil.copy(rig.folder / "store.sqlite", rig.folder / "clone")
+        rig.store, clone = await rig.open(), await SqliteStore.open(rig.folder / "clone" / "store.sqlite")
+        yield clone
+        await clone.close()
+        return
+    name = rig.database.partition("?")[0].rsplit("/", 1)[1]
+    url, server = rig.database.replace(f"/{name}", f"/{name}_clone"), rig.database.replace(f"/{name}", "/postgres")
+    await execute(server, f"CREATE DATABASE {name}_clone TEMPLATE {name}")
+    rig.store, clone = await rig.open(), await PostgresStore.open(url)
+    try:
+        yield clone
+    finally:
+        await clone.close()
+        await execute(server, f"DROP DATABASE {name}_clone WITH (FORCE)")
+
+
+async def execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def started(bench: Bench, store: Store | None = None) -> Sequencer:
+    sequencer = bench.sequencer(store)
+    await sequencer.start()
+    assert sequencer.refusal is None
+    return sequencer
+
+
+class Notes:
+    """Every note that was signed, whether or not it left; checked against what each database holds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.heads: set[tuple[int, bytes]] = set()
+        sign = module.sign_checkpoint
+
+        def watched(checkpoint: Checkpoint, key: object) -> object:
+            self.heads.add((checkpoint.size, checkpoint.root))
+            return sign(checkpoint, key)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(module, "sign_checkpoint", watched)
+
+    async def check(self, bench: Bench, *stores: Store) -> None:
+        """One of the databases has them all."""
+        roots = [roots_of(await store.leaves(bench.log_id, 0, 10**6)) for store in stores]
+        assert any(all(mine.get(size) == root for size, root in self.heads) for mine in roots), self.heads
+
+
+def roots_of(leaves: list[bytes]) -> dict[int, bytes]:
+    edge, found = Edge(), {0: bytes(Edge().root())}
+    for leaf in leaves:
+        edge = grow(edge, [LeafHash(leaf_hash(leaf))]).edge
+        found[edge.size] = bytes(edge.root())
+    return found
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
+    return Notes(monkeypatch)
+
+
+# --- two databases that were one ----------------------------------------------------------------------------------------
+
+CONTESTS = {
+    "two of one, then one": ([1, 1], 1),
+    "one, then a batch of two": ([1], 2),
+    "one, then one": ([1], 1),
+    "five, then one": ([5], 1),
+    "one, then five": ([1], 5),
+}
+
+
+@pytest.mark.parametrize("contest", CONTESTS)
+async def test_of_two_writers_on_two_databases_one_signs(rig: Rig, notes: Notes, contest: str):
+    bench = await rig.log("event")
+    await (await started(bench)).run([event(*range(4))])
+    async with cloned(rig) as clone:
+        one, two = await started(bench, rig.store), await started(bench, clone)
+        batches, last = CONTESTS[contest]
+        for size in batches:
+            await one.run([event(*range(100, 100 + size))])
+        with pytest.raises(OutcomeUnknown, match="size"):
+            await two.run([event(*range(200, 200 + last))])
+        with pytest.raises(ReadOnly) as refused:
+            await two.run([event(7)])
+        assert refused.value.code in ("database_behind", "guard_root")
+        await one.run([event(8)])
+        await notes.check(bench, rig.store)
+        bench.sequencers = [one]
+        await audit(bench)
+
+
+async def test_two_writers_that_go_on_and_on_over_two_databases(rig: Rig, notes: Notes):
+    bench = await rig.log("event")
+    await (await started(bench)).run([event(*range(4))])
+    async with cloned(rig) as clone:
+        writers = [await started(bench, rig.store), await started(bench, clone)]
+        for number in range(12):
+            results = await asyncio.gather(
+                *(one.run([event(number, at, seed=bytes([at]) * 32)]) for at, one in enumerate(writers)),
+                return_exceptions=True,
+            )
+            assert sum(isinstance(result, list) for result in results) <= 1, results
+        await notes.check(bench, rig.store, clone)
+        assert sum(one.refusal is not None for one in writers) == 1
+
+
+async def test_the_same_entries_in_two_databases_are_one_history(rig: Rig, notes: Notes):
+    """Two trees that are equal contradict nothing, whoever signs them."""
+    bench = await rig.log("raw")
+    await (await started(bench)).run([raw(b"a", b"b")])
+    async with cloned(rig) as clone:
+        one, two = await started(bench, rig.store), await started(bench, clone)
+        await one.run([raw(b"c", b"d")])
+        (outcome,) = await two.run([raw(b"c", b"d")])
+        assert outcome.signed == one.signed
+        await two.run([raw(b"e")])
+        with pytest.raises(OutcomeUnknown):
+            await one.run([raw(b"f")])
+        await notes.check(bench, clone)
+
+
+async def test_a_smaller_head_of_another_tree_is_not_signed(rig: Rig, notes: Notes):
+    """The guard is far ahead: a smaller head passes only if the guarded tree extends it."""
+    bench = await rig.log("event")
+    await (await started(bench)).run([event(*range(4))])
+    async with cloned(rig) as clone:
+        two, one = await started(bench, clone), await started(bench, rig.store)
+        await one.run([event(*range(300))])
+        for _ in range(3):
+            with pytest.raises((OutcomeUnknown, ReadOnly)):
+                await two.run([event(1)])
+        await notes.check(bench, rig.store)
+
+
+async def test_a_writer_that_is_overtaken_signs_its_head_once_it_is_proved(rig: Rig, notes: Notes):
+    """Another healthy writer extended ours between our commit and our turn at the guard: nothing is unknown."""
+    bench = await rig.log("raw")
+    one, two = await started(bench), await started(bench, await rig.open())
+    real, reached, gate = Guard.swap, asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def late(guard: Guard, *values, **more):
+        loop.call_soon_threadsafe(reached.set)
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(30)
+        return real(guard, *values, **more)
+
+    one._guard.swap = late.__get__(one._guard)  # type: ignore[method-assign]
+    task = asyncio.create_task(one.run([raw(b"a")]))
+    await asyncio.wait_for(reached.wait(), 30)
+    await two.run([raw(b"b")])
+    await two.run([raw(*[b"%d" % n for n in range(300)])])
+    gate.set()
+    (outcome,) = await task
+    assert (list(outcome.indices), outcome.signed.size) == ([0], 1)
+    assert Guard(bench.guard.path).read().size == 302
+    await one.run([raw(b"c")])
+    await notes.check(bench, rig.store)
+    await audit(bench)
+
+
+async def test_a_head_that_was_never_signed_may_be_lost(rig: Rig):
+    """A fail-over loses a commit that its writer never got to guard: the writer goes on, and so does the log."""
+    bench = await rig.log("event")
+    await (await started(bench)).run([event(*range(4))])
+    async with cloned(rig) as clone:
+        faulty = Faulty(rig.store)
+        writer = await started(bench, faulty)
+        faulty.plan("append", Fault(OutcomeUnknown("test"), after=True))
+        with pytest.raises(OutcomeUnknown):
+            await writer.run([event(5)])
+        faulty.store = clone
+        (outcome,) = await writer.run([event(6)])
+        assert (list(outcome.indices), writer.refusal) == ([4], None)
+
+
+# --- raising the guard --------------------------------------------------------------------------------------------------
+
+
+async def test_the_guard_is_raised_only_along_one_chain(rig: Rig):
+    bench = await rig.log("raw")
+    await bench.extend(*[b"%d" % n for n in range(600)])
+    roots = roots_of(await rig.store.leaves(bench.log_id, 0, 600))
+    held = bench.guard.read()
+
+    async def raised(size: int, root: bytes | None = None) -> bool:
+        new = TreeHead(size, held.root.__class__(root or roots[size]))
+        return await raise_guard(Guard(bench.guard.path), rig.store, bench.log_id, held.guard_id, new, ())
+
+    assert await raised(256)
+    assert await raised(257)
+    assert not await raised(1), "an older head, proved to be a prefix"
+    assert not await raised(256)
+    assert await raised(257)
+    assert await raised(600)
+    for size in (1, 255, 257, 600, 601, 2**40):
+        with pytest.raises(NotProved):
+            await raised(size, bytes(32))
+    assert Guard(bench.guard.path).read().head == (600, roots[600])
+
+
+async def test_a_guard_that_cannot_be_compared_leaves_the_outcome_unknown(rig: Rig):
+    bench = await rig.log("raw")
+    head = await bench.extend(b"a")
+    faulty = Faulty(rig.store)
+    faulty.plan("tiles", Fault(StoreError("test")))
+    guard, new = Guard(bench.guard.path), TreeHead(head.size, head.root)
+    guard.swap(bench.guard.read().guard_id, TreeHead(7, head.root), {bench.guard.read().head})
+    with pytest.raises(OutcomeUnknown) as caught:
+        await raise_guard(guard, faulty, bench.log_id, bench.guard.read().guard_id, new, ())
+    assert not isinstance(caught.value, NotProved)
+
+
+def test_extends_is_exact():
+    """Against every pair of sizes of one tree and of another one that shares a prefix."""
+    leaves = [b"%d" % n for n in range(20)]
+    trees = [leaves, [*leaves[:7], *(b"x" + leaf for leaf in leaves[7:])]]
+    roots = [roots_of(tree) for tree in trees]
+    tiles = [{(0, 0): b"".join(leaf_hash(leaf) for leaf in tree)} for tree in trees]
+    for first in range(21):
+        for second in range(21):
+            for a, b, stored in [(a, b, stored) for a in (0, 1) for b in (0, 1) for stored in (0, 1)]:
+                one, two = (first, roots[a][first]), (second, roots[b][second])
+                told = recheck.extends(one, two, tiles[stored])
+                true = first <= second and (first <= 7 or a == b or first == 0) and roots[b].get(first) == one[1]
+                assert not told or true, "never where it is not so"
+                if true and stored == b:
+                    assert told, (first, second, a, b)
+
+
+# --- premises that change -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("what", ["replaced", "removed", "-wal removed", "-shm removed"])
+async def test_a_sqlite_file_that_is_gone_or_another_one_takes_nothing(rig: Rig, notes: Notes, what: str):
+    bench = await rig.log("event")
+    writer = await started(bench)
+    await writer.run([event(1)])
+    file = rig.folder / "store.sqlite"
+    if what == "replaced":
+        backup(file, rig.folder / "copy.sqlite")
+        (rig.folder / "copy.sqlite").replace(file)
+    else:
+        remove(file, what.removesuffix("removed").strip())
+    signed = set(notes.heads)
+    for _ in range(2):
+        with pytest.raises(ReadOnly) as caught:
+            await writer.run([event(2)])
+        assert caught.value.code == "database_replaced"
+        assert "restart" in str(caught.value)
+    assert notes.heads == signed
+    with pytest.raises(Replaced):
+        await rig.store.leaves(bench.log_id, 0, 1)
+    assert bench.guard.read().size == 1, "the guard was not raised for what is lost"
+
+
+def remove(file: Path, *ends: str) -> None:
+    for end in ends:
+        file.with_name(file.name + end).unlink()
+
+
+def backup(source: Path, target: Path) -> None:
+    one, two = apsw.Connection(str(source)), apsw.Connection(str(target))
+    with two.backup("main", one, "main") as copying:
+        copying.step()
+    two.close()
+    one.close()
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+async def test_the_writer_on_the_file_that_is_there_goes_on(rig: Rig, notes: Notes):
+    """The database file is replaced by a copy of itself, and a second process opens it."""
+    bench = await rig.log("event")
+    old = await started(bench)
+    await old.run([event(1)])
+    file = rig.folder / "store.sqlite"
+    backup(file, rig.folder / "copy.sqlite")
+    remove(file, "-wal", "-shm")
+    (rig.folder / "copy.sqlite").replace(file)
+    opened = await rig.open()
+    new = await started(bench, opened)
+    with pytest.raises(ReadOnly, match="replaced"):
+        await old.run([event(2)])
+    await new.run([event(3)])
+    with pytest.raises(ReadOnly, match="replaced"):
+        await old.run([event(4)])
+    await notes.check(bench, opened)
+
+
+@pytest.mark.parametrize("engine", ["postgres"])
+async def test_a_new_connection_is_a_new_session(rig: Rig):
+    """What expects a head is written on the connection that the head was read on, or not at all."""
+    bench = await rig.log("event")
+    head = await rig.store.head_to_extend(bench.log_id)
+    rig.store.check_premises(head)
+    await rig.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    grown, expected = await bench.grown([b"a"], head)
+    with pytest.raises((SessionLost, OutcomeUnknown)):
+        await rig.store.append(grown, expected)
+    with pytest.raises(SessionLost):
+        await rig.store.append(grown, expected)
+    with pytest.raises(SessionLost):
+        await rig.store.fence(bench.log_id, expected)
+    with pytest.raises(SessionLost):
+        await rig.store.find_keys(bench.log_id, [("a", "b")], NOW, expected.session)
+    with pytest.raises(SessionLost):
+        await rig.store.find_leaves(bench.log_id, [1], expected.session)
+    with pytest.raises(SessionLost):
+        rig.store.check_premises(expected)
+    assert (await rig.store.head(bench.log_id)).size == 0
+    head = await rig.store.head_to_extend(bench.log_id)
+    assert (head.session or 0) > (expected.session or 0)
+    await rig.store.append(replace(grown, head=replace(grown.head, session=head.session)), head)
+
+
+@pytest.mark.parametrize("engine", ["postgres"])
+async def test_a_lost_session_drops_the_state_and_loses_nothing(rig: Rig):
+    bench = await rig.log("event")
+    faulty = Faulty(rig.store)
+    writer = await started(bench, faulty)
+    await writer.run([event(1, key="k")])
+    for number, batch in enumerate([[event(2)], [event(1, key="k")]]):
+        await rig.store.reconnect(bench.log_id)
+        faulty.calls.clear()
+        (outcome,) = await writer.run(batch)
+        assert list(outcome.indices) == [[1], [0]][number]
+        assert ("head_to_extend", True) in faulty.calls, "everything is read again"
+    assert await audit(bench)
+
+
+async def test_a_checkpoint_is_published_only_where_its_tree_is(rig: Rig):
+    bench = await rig.log("raw")
+    await bench.extend(*[b"%d" % n for n in range(300)])
+    edge = Edge.of(300, await rig.store.tiles(bench.log_id, partial_tiles(300)))
+    await bench.extend(b"more")
+    tiles = edge_tiles(edge)
+    assert len(tiles) == 2
+    for at in range(len(tiles)):
+        level, index, data = tiles[at]
+        for other in (data[:-1] + bytes([data[-1] ^ 1]), data + bytes(32)):
+            wrong = [*tiles[:at], (level, index, other), *tiles[at + 1 :]]
+            with pytest.raises(OtherTree):
+                await rig.store.publish(bench.log_id, Published(300, "note", NOW), wrong)
+        with pytest.raises(OtherTree):
+            await rig.store.publish(bench.log_id, Published(300, "note", NOW), [(level, index + 1, data)])
+    assert await rig.store.checkpoint(bench.log_id) is None
+    assert await rig.store.publish(bench.log_id, Published(300, "note", NOW), tiles)
+    assert not await rig.store.publish(bench.log_id, Published(300, "note", NOW), tiles)
+    assert [one.size for one in await rig.store.checkpoints(bench.log_id, 0, 9)] == [300]
+
+
+# --- refusals that end --------------------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_ends_once_database_and_guard_fit_again(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    bench = await rig.log("raw")
+    writer = await started(bench)
+    await writer.run([raw(b"a")])
+    refusals: list[str] = []
+    writer.on_refusal = lambda refusal: refusals.append(refusal.code)
+    writer.on_return = lambda: refusals.append("return")
+    kept = bench.guard.path.read_bytes()
+    bench.guard.path.unlink()
+    writer.doubt()
+    for _ in range(3):
+        with pytest.raises(ReadOnly):
+            await writer.run([raw(b"b")])
+    bench.guard.path.write_bytes(kept)
+    await writer.run([raw(b"b")])
+    assert refusals == ["guard_missing", "return"], "told once"
+    assert len(await audit(bench)) == 2
+
+
+async def test_one_wrong_answer_while_the_log_is_read_refuses_nothing(rig: Rig):
+    """During a fail-over head and tiles may come from servers of different times; or a bit flips once."""
+    bench = await rig.log("raw")
+    await (await started(bench)).run([raw(b"a", b"b")])
+    for name, change in {
+        "tiles": lambda tiles: {where: bytes(len(data)) for where, data in tiles.items()},
+        "head_to_extend": lambda head: replace(head, size=1),
+    }.items():
+        faulty = Faulty(rig.store)
+        faulty.plan(name, Fault(change=change))
+        writer = bench.sequencer(faulty)
+        await writer.start()
+        assert writer.refusal is None, name
+        assert writer.signed.size == 2
+
+
+async def test_a_lock_that_is_held_refuses_with_a_code_and_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    import fcntl  # noqa: PLC0415
+
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    bench = await rig.log("raw")
+    writer = bench.sequencer(guard=Guard(bench.guard.path, lock_seconds=0.05))
+    await writer.start()
+    with bench.guard.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OutcomeUnknown, match="lock"):
+            await writer.run([raw(b"a")])
+        with pytest.raises(ReadOnly) as refused:
+            await writer.run([raw(b"a")])
+        assert refused.value.code == "guard_locked"
+    (outcome,) = await writer.run([raw(b"a")])
+    assert list(outcome.indices) == [0]
+    assert parse_checkpoint(parse_note(outcome.signed.note).text).size == 1
