@@ -253,7 +253,9 @@ class Guard:
         self._first = is_first_format(data)
         found = self._first_format(data) if self._first else self._newest(data)
         seen = self._seen
-        same = seen and seen.guard_id == found.guard_id  # another guard is for the caller to refuse, unless it was adopted
+        same = (
+            seen and seen.guard_id == found.guard_id
+        )  # another guard is for the caller to refuse, unless it was adopted
         if seen and same and found != seen and found.sequence <= seen.sequence:
             raise GuardRefused(
                 "guard_replaced",

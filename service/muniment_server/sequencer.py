@@ -397,10 +397,7 @@ class Sequencer:
         grown = Grown(self._log.log_id, head, round_.leaves, keys, round_.payloads, growth.tiles, round_.keys)
         leaves, tiles = await self._append(grown, old, round_)
         stored = await self._recheck(state, head, leaves, tiles)
-        below = {
-            state.token,
-            TreeHead(old.size, old.root),
-        }  # what was loaded or made here: prefixes of the head that was extended
+        below = {state.token, TreeHead(old.size, old.root)}  # both were proved to be prefixes of what was extended
         signed, token = await self._sign(head, growth.edge, state.token, below)
         self._state = _State(head, growth.edge, stored, signed, token)
         return signed, growth

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +20,20 @@ from muniment.note import parse_note
 from muniment.tree import Edge, grow, partial_tiles
 from muniment_server import recheck
 from muniment_server import sequencer as module
+from muniment_server.cache import Cache
 from muniment_server.guard import Guard, TreeHead
-from muniment_server.log import edge_tiles
+from muniment_server.heads import Behind
+from muniment_server.log import Log, edge_tiles
 from muniment_server.raising import NotProved, raise_guard
 from muniment_server.sequencer import ReadOnly, Sequencer
+from muniment_server.settings import Settings
 from muniment_server.storage import OtherTree, OutcomeUnknown, Published, Replaced, SessionLost, Store, StoreError
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.telemetry import Metrics
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
-from tests.service.rig import NOW, Bench, Rig, event, raw
+from tests.service.rig import NOW, Bench, Rig, event, new_entry, raw
 
 
 @contextlib.asynccontextmanager
@@ -391,6 +396,95 @@ async def test_a_checkpoint_is_published_only_where_its_tree_is(rig: Rig):
     assert await rig.store.publish(bench.log_id, Published(300, "note", NOW), tiles)
     assert not await rig.store.publish(bench.log_id, Published(300, "note", NOW), tiles)
     assert [one.size for one in await rig.store.checkpoints(bench.log_id, 0, 9)] == [300]
+
+
+# --- a database that goes back under a server ---------------------------------------------------------------------------
+
+
+def opened(bench: Bench, store: Store, folder: Path, sequencer: Sequencer | None = None) -> Log:
+    settings = Settings(data=folder, publish_interval=0.05)
+    return Log(store, bench.row, settings, Metrics(), Cache(2**20), sequencer)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_what_a_reader_shows_never_goes_back(rig: Rig, tmp_path: Path):
+    bench = await rig.log("event")
+    writer = opened(bench, rig.store, tmp_path, await started(bench))
+    await writer.start()
+    await writer.append(event(*range(5)))
+    await writer.close()
+    async with cloned(rig) as older:
+        newer = opened(bench, rig.store, tmp_path, bench.sequencer(rig.store))
+        await newer.start()
+        await newer.append(event(*range(12)))
+        await newer.close()
+        moving = Faulty(rig.store)
+        reader = opened(bench, moving, tmp_path)
+        await reader.start()
+        assert (await reader.published()).size == 17
+        moving.store = older
+        for _ in range(3):
+            with pytest.raises(Behind, match="17"):
+                await reader.published()
+        assert (await reader.published(5)).size == 5, "an old checkpoint is as good as ever"
+        moving.store = rig.store
+        assert (await reader.published()).size == 17
+        await reader.close()
+
+
+async def test_a_writer_under_which_the_database_goes_back_is_refused_and_comes_back(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    bench = await rig.log("event")
+    await (await started(bench)).run([event(*range(5))])
+    async with cloned(rig) as older:
+        moving = Faulty(rig.store)
+        log = opened(bench, moving, tmp_path, bench.sequencer(moving))
+        await log.start()
+        await log.append(event(*range(12)))
+        await until(lambda: log._published is log.sequencer.signed)
+        assert (await log.published()).size == 17
+        moving.store = older
+        with pytest.raises(Behind):
+            await log.published()
+        await until(lambda: log.refusal is not None)
+        assert log.refusal.code == "database_behind"
+        moving.store = rig.store
+        await until(lambda: log.refusal is None)
+        await log.append(event(1))
+        await until(lambda: log._published is log.sequencer.signed)
+        assert (await log.published()).size == 18
+        await log.close()
+
+
+async def test_a_checkpoint_is_not_published_where_its_tree_is_not(rig: Rig, tmp_path: Path):
+    """The connection leads to a copy that has other entries by now: nothing is published there, and the writer looks again."""
+    bench = await rig.log("event")
+    await (await started(bench)).run([event(*range(5))])
+    async with cloned(rig) as clone:
+        bench.rig.store, kept = clone, rig.store
+        await bench.extend(*[new_entry(b'{"other":%d}' % n) for n in range(3)])
+        bench.rig.store = kept
+        moving = Faulty(rig.store)
+        log = opened(bench, moving, tmp_path, bench.sequencer(moving))
+        await log.start()
+        await log.append(event(1))
+        await until(lambda: log._published is log.sequencer.signed)
+        moving.store = clone
+        log._published = None
+        with pytest.raises(OtherTree):
+            await log._publish()
+        await until(lambda: log.refusal is not None)
+        assert log.refusal.code == "guard_root"
+        assert await clone.checkpoint(bench.log_id) is None
+        await log.close()
 
 
 # --- refusals that end --------------------------------------------------------------------------------------------------

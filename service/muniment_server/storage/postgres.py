@@ -137,6 +137,9 @@ async def _leave_as_is(_: asyncpg.Connection[Any]) -> None:
     """
 
 
+_SESSIONS = itertools.count(1)
+
+
 class _Session(NamedTuple):
     """A connection, and its number among all that this process made."""
 
@@ -154,7 +157,6 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
         self._pool = pool
         # One connection and one lock for each log: its sequencer has one write in flight.
         self._writers: dict[int, _Session] = {}
-        self._sessions = itertools.count(1)
         self._locks: dict[int, asyncio.Lock] = {}
         self._closed = False
         self._warned: set[int] = set()  # connections (by id) on which the server warned since the last statement
@@ -320,7 +322,7 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
                 connection.terminate()
                 raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
             connection.add_log_listener(self._on_message)
-            found = self._writers[log_id] = _Session(connection, next(self._sessions))
+            found = self._writers[log_id] = _Session(connection, next(_SESSIONS))
         return found
 
     async def _make_room(self) -> None:
