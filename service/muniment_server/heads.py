@@ -49,6 +49,7 @@ class Heads:
         self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
         self._looked = -_LOOK_SECONDS
         self._looking: asyncio.Task[None] | None = None
+        self._doubted = -_LOOK_SECONDS
         self._kept: tuple[Signed, Edge] | None = None  # of a log that others write
 
     async def latest(self, at_least: int = 0) -> Signed:
@@ -144,8 +145,9 @@ class Heads:
                 return found
 
     def fell_behind(self) -> None:
-        """Have a writer prove again that it has the right database: it is refused if not."""
-        if self.sequencer:
+        """Have a writer prove again that it has the right database, now and then: it is refused if not."""
+        if self.sequencer and time.monotonic() - self._doubted > _LOOK_SECONDS:
+            self._doubted = time.monotonic()
             self.sequencer.doubt()
 
     async def checkpoints(self, start: int, limit: int) -> list[Published]:

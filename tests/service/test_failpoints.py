@@ -22,7 +22,7 @@ def test_off_means_that_the_very_function_runs():
 
     assert failpoints.step("anything")(function) is function
     assert not failpoints.steps
-    for marked in (Guard.record, Sequencer._recheck, SqliteStore.append):
+    for marked in (Guard.swap, Sequencer._recheck, SqliteStore.append):
         assert not hasattr(marked, "__wrapped__")
     with pytest.raises(ValueError, match="failpoints are off"):
         failpoints.arm("guard.swap", "fail", "before")
