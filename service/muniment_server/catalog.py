@@ -269,6 +269,7 @@ class Catalog:
         self._trace = Trace(settings.trace) if settings.trace else None
         self._disk = Disk((settings.data, settings.guards), settings.min_free_percent)
         self._watch: asyncio.Task[None] | None = None
+        self._replaced = False  # the database's files, as far as the operator was told
 
     def logs(self) -> list[Log]:
         """Return the open logs."""
@@ -315,6 +316,9 @@ class Catalog:
         try:
             self.store.check_premises()
         except Replaced as error:
+            if not self._replaced:
+                get_logger().error("database files were replaced", detail=str(error))
+            self._replaced = True
             for log in self._logs.values():
                 log.withdraw(ReadOnly("database_replaced", str(error)))
 

@@ -156,8 +156,7 @@ class Sequencer:
 
     def withdraw(self, refusal: ReadOnly) -> None:
         """Sign nothing any more. For other tasks."""
-        if not self.refusal or self.refusal.look_again:
-            self._refuse(refusal)
+        self._refuse(refusal)
 
     async def start(self) -> None:
         """Check the stored log against the guard, make its head durable, and sign it. Sets `refusal` instead of raising it.
@@ -198,6 +197,8 @@ class Sequencer:
         state = await self._proved() or await self._proved(last=True)
         if state is None:
             raise AssertionError("neither proved nor refused")
+        if self.refusal and not self.refusal.look_again:  # withdrawn meanwhile
+            raise self.refusal
         if self.refusal:
             self.refusal = None
             self.on_return()
@@ -239,8 +240,10 @@ class Sequencer:
         return _State(head, Edge.of(head.size, edge), edge, None, guarded.head)
 
     def _refuse(self, refusal: ReadOnly) -> ReadOnly:
-        before = self.refusal
-        self._state, self.refusal = None, refusal
+        before, self._state = self.refusal, None
+        if before and not before.look_again:
+            return before
+        self.refusal = refusal
         self._look_at = time.monotonic() + LOOK_SECONDS
         if before is None or before.code != refusal.code:  # a look that finds the same says nothing new
             self._note("refuse", code=refusal.code)
