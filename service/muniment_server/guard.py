@@ -130,7 +130,7 @@ class Guard:
     def __init__(self, path: Path, lock_seconds: float = LOCK_SECONDS) -> None:
         self.path = path
         self._lock_seconds = lock_seconds
-        self._seen: Guarded | None = None  # the largest value that this process read or wrote
+        self._seen: dict[str, Guarded] = {}  # by guard id: the largest value that this process read or wrote
         self._first = False  # whether the file had the first format when it was read last
         self._decoded: dict[bytes, Guarded] = {}  # slots as they were read last: mostly they are what was written last
 
@@ -221,7 +221,7 @@ class Guard:
         self._put(descriptor, data, BLOCK + at)
         self._decoded[data] = slot
         self._sync(descriptor)
-        self._seen = slot
+        self._seen[slot.guard_id] = slot
 
     @staticmethod
     def _put(descriptor: int, data: bytes, at: int) -> None:
@@ -252,17 +252,14 @@ class Guard:
         data = os.pread(descriptor, FILE_SIZE, 0)
         self._first = is_first_format(data)
         found = self._first_format(data) if self._first else self._newest(data)
-        seen = self._seen
-        same = (
-            seen and seen.guard_id == found.guard_id
-        )  # another guard is for the caller to refuse, unless it was adopted
-        if seen and same and found != seen and found.sequence <= seen.sequence:
+        seen = self._seen.get(found.guard_id)  # another guard is for the caller to refuse, unless it was adopted
+        if seen and found != seen and found.sequence <= seen.sequence:
             raise GuardRefused(
                 "guard_replaced",
                 f"the guard file {self.path} is an older copy (number {found.sequence}, this process saw {seen.sequence}): "
                 "put the newer one back",
             )
-        self._seen = found
+        self._seen[found.guard_id] = found
         return found
 
     def _newest(self, data: bytes) -> Guarded:

@@ -165,6 +165,8 @@ class Sequencer:
         """
         try:
             await self._signed_state()
+        except Replaced as error:
+            self._refuse(ReadOnly("database_replaced", str(error)))
         except ReadOnly:
             return
 
@@ -178,8 +180,6 @@ class Sequencer:
             except (HeadMoved, SessionLost):
                 state = await self._load()
                 continue
-            except Replaced as error:
-                raise self._refuse(ReadOnly("database_replaced", str(error))) from error
             self._note("fence", size=state.head.size, root=state.head.root, epoch=state.head.epoch)
             state.signed, state.token = await self._sign(state.head, state.edge, state.token, {state.token})
             self._state = state
@@ -214,8 +214,6 @@ class Sequencer:
         """
         try:
             return await self._read_state()
-        except Replaced as error:
-            raise self._refuse(ReadOnly("database_replaced", str(error))) from error
         except GuardUnavailable as error:
             raise self._refuse(ReadOnly("guard_locked", str(error), look_again=True)) from error
         except GuardRefused as error:
@@ -261,6 +259,12 @@ class Sequencer:
 
         Raises ReadOnly, ClockRefused, StoreUnavailable (nothing written) or OutcomeUnknown (perhaps written: retries are safe).
         """
+        try:
+            return await self._run(batch)
+        except Replaced as error:
+            raise self._refuse(ReadOnly("database_replaced", str(error))) from error
+
+    async def _run(self, batch: Sequence[Submission]) -> list[Outcome | Refused]:
         for _ in range(_TRIES):
             state = await self._current()
             try:
@@ -291,8 +295,6 @@ class Sequencer:
                 self._note("moved", size=state.head.size)
                 await self._load()
                 continue
-            except Replaced as error:
-                raise self._refuse(ReadOnly("database_replaced", str(error))) from error
             self._careful = max(self._careful - 1, 0)
             return _sign_off(answers, signed, Maker(self._log.origin, growth, signed.note))
         raise StoreError(f"other writers won {_TRIES} times in a row")
@@ -303,7 +305,10 @@ class Sequencer:
         Without that, the note of one database could be answered with entries and tiles of another.
         """
         self._store.check_premises(state.head)
-        return (await self._signed_state())[1]
+        now, signed = await self._signed_state()
+        if now is not state:
+            raise SessionLost("the log was read again since its entries were looked up")
+        return signed
 
     async def _assign(
         self, batch: Sequence[Submission], round_: Round, keys: dict[tuple[str, str], StoredKey]

@@ -364,6 +364,11 @@ def test_an_older_copy_is_refused_by_a_process_that_saw_the_newer_one(guard: Gua
     other = Guard(guard.path)
     put(other, made.guard_id, 3, root_of(3))  # the number that this process wrote itself, with another head
     assert code_of(guard.read) == "guard_replaced"
+    guard.path.unlink()
+    stranger = Guard(guard.path).create(ORIGIN, KEY_ID)
+    assert guard.read() == stranger, "for the caller to refuse, unless the database names it"
+    guard.path.write_bytes(old)
+    assert code_of(guard.read) == "guard_replaced", "also when another guard stood there in between"
 
 
 def test_a_failed_write_does_not_count_as_seen(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch):

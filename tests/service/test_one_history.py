@@ -290,9 +290,9 @@ async def test_a_sqlite_file_that_is_gone_or_another_one_takes_nothing(rig: Rig,
     else:
         remove(file, what.removesuffix("removed").strip())
     signed = set(notes.heads)
-    for _ in range(2):
+    for batch in ([event(2)], [event(1, key="looked up first")], [event(3)]):
         with pytest.raises(ReadOnly) as caught:
-            await writer.run([event(2)])
+            await writer.run(batch)
         assert caught.value.code == "database_replaced"
         assert "restart" in str(caught.value)
     assert notes.heads == signed
@@ -312,6 +312,19 @@ def backup(source: Path, target: Path) -> None:
         copying.step()
     two.close()
     one.close()
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+async def test_a_look_up_on_files_that_are_gone_refuses_the_log(rig: Rig):
+    """The store was found out elsewhere, by the watch of the disk: the first thing that a batch does says so."""
+    bench = await rig.log("event")
+    writer = await started(bench)
+    remove(rig.folder / "store.sqlite", "")
+    with pytest.raises(Replaced):
+        rig.store.check_premises()
+    with pytest.raises(ReadOnly) as caught:
+        await writer.run([event(1, key="k")])
+    assert caught.value.code == writer.refusal.code == "database_replaced"
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
@@ -375,6 +388,37 @@ async def test_a_lost_session_drops_the_state_and_loses_nothing(rig: Rig):
         assert list(outcome.indices) == [[1], [0]][number]
         assert ("head_to_extend", True) in faulty.calls, "everything is read again"
     assert await audit(bench)
+
+
+@pytest.mark.parametrize("kind", ["event", "raw"])
+async def test_what_was_looked_up_is_answered_under_its_own_head(rig: Rig, kind: str):
+    """The log is read again between the look-up of known entries and the signed head, and from another copy."""
+    bench = await rig.log(kind)
+    one, two = (raw(b"a"), raw(b"b")) if kind == "raw" else (event(1, key="k"), event(2, key="l"))
+    await (await started(bench)).run([raw(b"0") if kind == "raw" else event(0)])
+    async with cloned(rig) as clone:
+        bench.sequencers.clear()
+        await bench.extend(new_entry(b"unguarded"))
+        await (await started(bench, clone)).run([two, one])
+        moving = Faulty(clone)
+        writer = await started(bench, moving)
+        writer._careful = 9
+        real = writer._look_up
+
+        async def elsewhere_first(batch, head):
+            moving.plan("find_leaves", Fault(change=lambda found: [(1, leaf) for _, leaf in found]))
+            moving.plan(
+                "find_keys", Fault(change=lambda found: [replace(k, row=replace(k.row, first_index=1)) for k in found])
+            )
+            found = await real(batch, head)
+            writer.doubt()
+            writer._look_up = real
+            return found
+
+        writer._look_up = elsewhere_first
+        (outcome,) = await writer.run([one])
+        assert list(outcome.indices) == [2], "not where the other copy has it"
+        assert outcome.signed == writer.signed
 
 
 async def test_a_checkpoint_is_published_only_where_its_tree_is(rig: Rig):
