@@ -198,6 +198,29 @@ def test_image_installs_the_versions_that_were_tested() -> None:
         assert "http" not in re.sub(r"#.*|^(http\w*)==", "", text, flags=re.MULTILINE)
 
 
+def _commands(path: Path) -> list[str]:
+    """Return the lines of a file, each with those it is continued on, cut where a command ends."""
+    return re.split(r"\n|&&|;", path.read_text().replace("\\\n", " "))
+
+
+def test_pins_are_installed_without_the_resolver() -> None:
+    """The resolver takes the newest release of a package of which a pin names an extra, and refuses it: it has no hash."""
+    folders = [ROOT / name for name in (".ci", "deploy", "docs")]
+    paths = [*ROOT.glob("*.*"), ROOT / "Makefile", *(path for folder in folders for path in folder.rglob("*"))]
+    files = [path for path in paths if path.is_file()]
+    asked = [
+        (path.relative_to(ROOT).as_posix(), command)
+        for path in files
+        for command in _commands(path)
+        if "--require-hashes" in command or re.search(r"\binstall\b.* -r ", command)
+    ]
+    assert {"Makefile", "deploy/Dockerfile"} <= {name for name, _ in asked}
+    for name, command in asked:
+        assert "--require-hashes" in command, (name, command)
+        assert "--no-deps" in command, (name, command)
+        assert re.search(r"(pip|PIP\)) check", (ROOT / name).read_text()), f"{name}: is the list full?"
+
+
 def test_image_installs_all_that_is_needed() -> None:
     wanted = {"muniment-server"}
     pins = {canonicalize_name(name) for name in _pins(DEPLOY / "requirements.txt")}

@@ -1,0 +1,1 @@
+"""What users and developers run first, from the command to its result."""
