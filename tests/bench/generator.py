@@ -66,10 +66,16 @@ class Run:
         return not self.load.rate or self.due(self.number) <= now
 
     def more(self, now: float) -> bool:
-        """Tell whether to send another request, now or later. In an open loop all that are due by the deadline are sent, late or not."""
+        """Tell whether to send another request, now or later.
+
+        In an open loop all that are due by the deadline are sent, late or not. A closed loop sends one for each connection however
+        late it is: on a busy machine the deadline can pass before the first connection is made, and no answer is no measurement.
+        """
         if self.load.requests and self.number >= self.load.requests:
             return False
-        return (self.due(self.number) if self.load.rate else now) < self.deadline
+        if self.load.rate:
+            return self.due(self.number) < self.deadline
+        return now < self.deadline or self.number < self.load.connections
 
     async def feed(self) -> None:
         """Hand requests that become due to connections that wait for one, until there are no more."""

@@ -75,7 +75,7 @@ class OwnGenerator:
 
     def close(self) -> None:
         """See Generator."""
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=60)
 
 
 @dataclass(slots=True)

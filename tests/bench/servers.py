@@ -23,7 +23,7 @@ from tests.bench.plan import EVENT_ORIGIN, RAW_ORIGINS
 from tests.live import LiveServer, init, run
 
 _counter = itertools.count()
-_STOP_SECONDS = 20
+_STOP_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)

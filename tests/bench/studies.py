@@ -202,10 +202,10 @@ def _dead_settings(silent: int, free: int) -> str:
 
 
 def _late_anchors(port: int) -> dict[str, float]:
-    """Return what the server says of anchors that no calendar took. Raises RuntimeError when it says nothing for half a minute."""
+    """Return what the server says of anchors that no calendar took. Raises RuntimeError when it says nothing for two minutes."""
     wanted = ("muniment_anchors_degraded{", "muniment_anchor_oldest_unconfirmed_seconds{")
-    for _ in range(300):
-        lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text.splitlines()
+    for _ in range(1200):
+        lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text.splitlines()
         found = {
             name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith(wanted))
         }

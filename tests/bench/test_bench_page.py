@@ -108,21 +108,28 @@ def test_an_open_loop_counts_from_when_a_request_is_due(rate: float) -> None:
         assert found["p90_ms"] > 60, "a fifth of a second out of half a one: every third request was late"
 
 
-async def _load(rate: float) -> dict[str, Any]:
+def test_a_closed_loop_sends_one_request_for_each_connection_however_late() -> None:
+    found = asyncio.run(_load(0.0, seconds=0.0))
+    assert found["statuses"] == {"200": 4}
+    assert found["rate"] > 0
+
+
+async def _load(rate: float, seconds: float = 0.5) -> dict[str, Any]:
+    """Load a server that stands still for 0.2 s from the first request on."""
     loop = asyncio.get_running_loop()
-    stop = (loop.time() + 0.1, loop.time() + 0.3)
+    wakes: list[float] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readline():
             while (line := await reader.readline()) not in (b"\r\n", b""):
                 head += line
-            if stop[0] < loop.time() < stop[1]:
-                await asyncio.sleep(stop[1] - loop.time())
+            wakes[:] = wakes or [loop.time() + 0.2]
+            await asyncio.sleep(max(wakes[0] - loop.time(), 0))
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        _, found = await generate(Load("tile", "127.0.0.1", port, 4, 0.5, 7, size=1000, rate=rate))
+        _, found = await generate(Load("tile", "127.0.0.1", port, 4, seconds, 7, size=1000, rate=rate))
         return found
