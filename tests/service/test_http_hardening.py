@@ -446,7 +446,7 @@ async def test_a_sweep_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatc
 
 OF_THE_PROTOCOL = {
     "_start_asgi_task", "client", "connection_lost", "connection_made", "cycle", "data_received", "expect_100_continue", "flow",
-    "headers", "loop", "on_body", "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "parser",
+    "headers", "loop", "on_body", "on_header", "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "parser",
     "pipeline", "scope", "server_state", "shutdown", "transport", "url",
 }  # fmt: skip
 OF_A_REQUEST = {

@@ -33,6 +33,7 @@ CODES = {
     "empty_event": "An event has at least one member",
     "entry_too_large": "The entry does not fit",
     "forbidden": "The API key may not do this",
+    "framing_too_large": "The body comes with too many bytes that are no part of it",
     "guard_evidence": "A checkpoint given as evidence is not this log's",
     "guard_foreign": "The guard belongs to another log",
     "guard_locked": "Another process holds the lock of the guard file",

@@ -29,6 +29,8 @@ _MAX_BLOCK, _MAX_BLOCKS = 1024, 256
 """Bytes of a block of header fields that is remembered, and how many of them."""
 _MAX_POSTS = 1024
 """Heads of POSTs that are remembered: one for each length of a body."""
+_MAX_PATH = 256
+"""Bytes of a URL that is worth a look: what is made of it is kept by URL, and thousands of long ones would take megabytes for good."""
 _LENGTH = re.compile(rb"[0-9]{1,8}")
 _ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 """Fields that ask for something this path does not do."""
@@ -65,7 +67,7 @@ class Hot:
 
     def find(self, method: bytes, url: bytes, fields: Fields) -> Job | None:
         """Return how to answer a request whose head is complete; None leaves it to the application."""
-        if fields.length is None:
+        if fields.length is None or len(url) > _MAX_PATH:
             return None
         try:
             if method == b"POST":

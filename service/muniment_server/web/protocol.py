@@ -15,23 +15,20 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any
+from typing import Any, NoReturn
 
 import httptools
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from muniment_server.web.ask import MAX_HEADERS, Answer
+from muniment_server.web.ask import Answer
 from muniment_server.web.connections import Connections
-from muniment_server.web.errors import problem
+from muniment_server.web.framing import MAX_FIELDS, MAX_URL, Framing, body_length
 from muniment_server.web.hot import Fields, Hot
 from muniment_server.web.jobs import Job
-from muniment_server.web.wire import encode, encode_last
+from muniment_server.web.refusals import MAX_PIPELINED, MIN_RATE, refusal
+from muniment_server.web.wire import encode
 
-MIN_RATE = 8192
-"""Bytes per second a client must send or read, on average over `client_seconds`: 16 MiB may take 35 minutes."""
-MAX_PIPELINED = 100
-MAX_URL = 16_384
 _LINGER = 2.0
 _FOREVER = float("inf")
 _AT_ONCE = struct.pack("ii", 1, 0)
@@ -82,7 +79,8 @@ class Protocol(HttpToolsProtocol):
         self._grace = connections.client_seconds
         self._phase = _OPENED
         self._deadline = _FOREVER  # of what the client is to send, on the event loop's clock
-        self._head_bytes = 0  # of a header block that is not complete
+        self._framing = Framing()
+        self._trailers = 0
         self._busy = False  # whether a request is being answered
         self._refusal: bytes | None = None  # sent after the answers before it; nothing is read any more
         self._unsent = 0  # bytes of answers at the last check
@@ -97,7 +95,7 @@ class Protocol(HttpToolsProtocol):
         reason = self._all.admit(self, self.client[0] if self.client else None)
         if reason:
             self._all.refused(reason)
-            self._refusal = _problem(503, "too_many_connections", "no more connections", "Retry later.", 1)
+            self._refusal = refusal(reason, self._grace)
             transport.write(self._refusal)
             transport.close()
 
@@ -110,25 +108,29 @@ class Protocol(HttpToolsProtocol):
         """Parse what came. Never raises; whatever is not HTTP is refused."""
         if self._refusal is not None:
             return
-        before = self._phase
-        if before in (_OPENED, _IDLE):
+        if self._phase in (_OPENED, _IDLE):
             if self._hot is not None and self._answer_whole(self._hot, data):
                 return
             self._first = data
         try:
-            self.parser.feed_data(data)
+            self._parse(data)
         except httptools.HttpParserUpgrade:
             self.cycle.keep_alive = False  # the parser reads no further, and no protocol to change to is offered
         except httptools.HttpParserError:
             if self._refusal is None:
-                self._reject(
-                    "bad_request", _problem(400, "invalid_request", "the request is malformed", "See RFC 9112.")
-                )
-        else:
-            if self._phase == _HEAD and before == _HEAD:
-                self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEADERS:
-                    self._refuse_head()
+                self._reject("bad_request")
+        self._first = b""  # otherwise it would stay in memory for as long as a head takes
+
+    def _parse(self, data: bytes) -> None:
+        """Parse a segment, cut where its parts end: only then is it known how much of it is no body."""
+        at, view = 0, memoryview(data)
+        while at < len(data) and self._refusal is None:
+            end = self._framing.piece(data, at, fresh=self._phase not in (_HEAD, _BODY))
+            if end == at:
+                self._refuse_framing()
+                return
+            self.parser.feed_data(view[at:end])
+            at = end
 
     def _answer_whole(self, hot: Hot, data: bytes) -> bool:
         """Answer a plain request that is here from its first byte to its last, and whose fields are known, without the parser."""
@@ -153,21 +155,35 @@ class Protocol(HttpToolsProtocol):
         if self._phase != _OPENED:
             self._deadline = self.loop.time() + self._grace
         self._phase = _HEAD
-        self._head_bytes = 0
+        self._trailers = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header field, and drop a trailer: the request was handed on without it, unless it all came at once."""
+        if self._phase != _HEAD:
+            self._trailers += 1
+            if self._trailers > MAX_FIELDS:
+                self._stop("framing_too_large")
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_FIELDS:
+            self._stop("headers_too_large")
+
+    def on_chunk_header(self) -> None:
+        """Take note of where a chunk begins."""
+        self._framing.chunk_begins()
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or queue it behind the one being answered."""
         if len(self.url) > MAX_URL:
-            self._refuse_head()
-            raise ValueError("url_too_long")  # the parser stops for nothing else
+            self._stop("url_too_long")
         if b"#" in self.url:  # uvicorn drops it, and a tile would have many URLs
-            detail = "the request target holds a fragment"
-            self._reject("bad_request", _problem(400, "invalid_request", detail, "See RFC 9112 section 3.2."))
-            raise ValueError("fragment")
+            self._stop("fragment")
         if len(self.pipeline) >= MAX_PIPELINED:
-            detail = f"more than {MAX_PIPELINED} requests wait on this connection"
-            self._reject("pipelining", _problem(503, "overloaded", detail, "Wait for answers before asking more.", 1))
-            raise ValueError("pipelining")
+            self._stop("pipelining")
+        self._framing.head_ends(body_length(self.headers))
         self._job = self._find_job()
         self._first = b""
         if self._job is not None:
@@ -213,6 +229,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the clock: now the client waits for this server."""
+        self._framing.message_ends()
         job, self._job = self._job, None
         if job is not None:
             self._phase = _ANSWER
@@ -294,8 +311,6 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _late(self, now: float) -> None:
-        late = "the request was not here in time"
-        hint = f"Send it without pauses of {self._grace:g} s, and at {MIN_RATE} bytes per second or more."
         if self._phase == _IDLE:
             self.transport.close()
         elif self._phase == _REFUSED:
@@ -304,11 +319,11 @@ class Protocol(HttpToolsProtocol):
             self._all.refused("silent")
             self.transport.close()
         elif self._phase == _HEAD:
-            self._reject("header_timeout", _problem(408, "request_timeout", late, hint))
+            self._reject("header_timeout")
         elif self.flow.read_paused or self.cycle.waiting_for_100_continue:
             self._deadline = now + self._grace  # it is this server that takes its time
         else:
-            self._reject("body_timeout", _problem(408, "request_timeout", late, hint))
+            self._reject("body_timeout")
 
     def _check_reader(self, unsent: int, now: float) -> None:
         if not unsent:
@@ -325,19 +340,24 @@ class Protocol(HttpToolsProtocol):
 
     # --- refusals ---
 
-    def _refuse_head(self) -> None:
-        if len(self.url) > MAX_URL:
-            detail = f"the URL has more than {MAX_URL} bytes"
-            self._reject("url_too_long", _problem(414, "url_too_long", detail, "No resource has such a URL."))
-        else:
-            detail = f"the header fields have more than {MAX_HEADERS} bytes"
-            hint = "Send fewer or shorter header fields."
-            self._reject("headers_too_large", _problem(431, "headers_too_large", detail, hint))
+    def _stop(self, reason: str) -> NoReturn:
+        """Refuse what the parser is at. Raises ValueError: it stops for nothing else."""
+        self._reject(reason)
+        raise ValueError(reason)
 
-    def _reject(self, reason: str, answer: bytes) -> None:
+    def _refuse_framing(self) -> None:
+        """Refuse what is beyond the limit of everything that is no body."""
+        if self._phase == _BODY:
+            self._reject("framing_too_large")
+        elif self._phase == _HEAD:
+            self._reject("url_too_long" if len(self.url) > MAX_URL else "headers_too_large")
+        else:
+            self._reject("blank_lines")
+
+    def _reject(self, reason: str) -> None:
         """Refuse what is being received, and read nothing more. Requests before it get their answers first."""
         self._all.refused(reason)
-        self._refusal = answer
+        self._refusal = refusal(reason, self._grace)
         self._deadline = _FOREVER
         if self._phase == _BODY and not self._drop_request():
             return
@@ -367,8 +387,3 @@ class Protocol(HttpToolsProtocol):
         self._write_at_once(self._refusal or b"")
         self.transport.write_eof()
         self.flow.resume_reading()
-
-
-def _problem(status: int, code: str, detail: str, hint: str, retry_after: int | None = None) -> bytes:
-    extra = {} if retry_after is None else {"retry_after": retry_after}
-    return encode_last(problem(status, code, detail, hint, **extra))
