@@ -35,6 +35,7 @@ ORDER = {
         "anchored",
         "receipt",
         "__init__",
+        "wire",
         "anchor",
         "verify",
         "state",
@@ -84,7 +85,7 @@ LAZY = {("muniment", "__init__", "client")}
 
 # What a verifier needs beside the standard library. Everything else loads with the clients or the CLI.
 VERIFIER_NEEDS = {"cryptography", "rfc8785"}
-VERIFIER_MODULES = ORDER["muniment"][: ORDER["muniment"].index("anchor")]
+VERIFIER_MODULES = ORDER["muniment"][: ORDER["muniment"].index("wire")]
 
 
 def modules(package: str) -> list[Path]:

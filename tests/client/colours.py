@@ -71,7 +71,12 @@ class Colours:
             return Client.trust_on_first_use(URL, **options)
         return self._runner.run(AsyncClient.trust_on_first_use(URL, **options))
 
-    def close(self) -> None:
+    def shut(self) -> None:
+        """Close the clients made so far."""
         for made in self._open:
             made.close() if self.colour == "sync" else made.aclose()
+        self._open.clear()
+
+    def close(self) -> None:
+        self.shut()
         self._runner.close()

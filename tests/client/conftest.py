@@ -33,8 +33,12 @@ def one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(httpx._transports.default, "create_ssl_context", _tls_context)
 
 
+def _tls_context(verify: object = True, **_: object) -> ssl.SSLContext:
+    return verify if isinstance(verify, ssl.SSLContext) else _default_context()
+
+
 @cache
-def _tls_context(**_: object) -> ssl.SSLContext:
+def _default_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 

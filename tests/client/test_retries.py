@@ -27,8 +27,10 @@ def outcome(status: int, code: str = "", retry_after: str | None = None) -> Resp
     return Response(status, headers, b'{"code":"%s"}' % code.encode())
 
 
-def run(outcomes: list[Response | Lost], retries: Retries) -> tuple[Response | MunimentError, list[float]]:
-    """Drive `send` with these outcomes; return what came of it, and the waits."""
+def run(
+    outcomes: list[Response | Lost], retries: Retries, most: float = float("inf")
+) -> tuple[Response | MunimentError, list[float]]:
+    """Drive `send` with these outcomes; return what came of it, and the waits, of which none may be longer than `most`."""
     flow, waits = send(Request("GET", "/x"), retries), []
     left = list(outcomes)
     step = next(flow)
@@ -36,7 +38,7 @@ def run(outcomes: list[Response | Lost], retries: Retries) -> tuple[Response | M
         while True:
             if isinstance(step, Sleep):
                 waits.append(step.seconds)
-                step = flow.send(None)
+                step = flow.send(step.seconds <= most)
             else:
                 step = flow.send(left.pop(0))
     except StopIteration as stop:
@@ -108,6 +110,12 @@ def test_a_wait_beyond_patience_is_the_callers_to_decide() -> None:
     error, waits = run([outcome(503, "", "61")], Retries(patience=60))
     assert isinstance(error, Unavailable)
     assert (error.retry_after, waits) == (61.0, [])
+
+
+def test_a_wait_that_the_call_has_no_time_for_is_the_callers_too() -> None:
+    error, waits = run([outcome(503, "", "20")] * 3, Retries(patience=60), most=10.0)
+    assert isinstance(error, Unavailable)
+    assert (error.retry_after, waits) == (20.0, [20.0])
 
 
 @pytest.mark.parametrize(

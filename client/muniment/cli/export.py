@@ -46,7 +46,7 @@ def command(target: Target, output: Path | None, form: str | None, start: int, s
     """
     form = form or ("csv" if output and output.suffix.lower() == ".csv" else "jsonl")
     write = _write_csv if form == "csv" else _write_jsonl
-    with target.open(tries=8) as client, _opened(output) as file:
+    with target.open(long=True) as client, _opened(output) as file:
         head = client.checkpoint().checkpoint
         last = head.size if stop is None else min(stop, head.size)
         with progress("Exporting", max(0, last - start), quiet=target.as_json) as advance:

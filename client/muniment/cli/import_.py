@@ -50,7 +50,7 @@ def command(target: Target, file: str, form: str | None, assume: str | None) -> 
       muniment import users.csv
       zcat old.jsonl.gz | muniment import -
     """
-    with target.open(tries=8) as client:
+    with target.open(long=True) as client:
         info = client.log_info()
         form = form or _form(file, info)
         if (form == "lines") != (info.kind == "raw"):

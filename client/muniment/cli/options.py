@@ -102,12 +102,14 @@ class Target:
         except (OSError, UnicodeDecodeError) as error:
             raise CliError(EXIT_USAGE, "api_key_unreadable", f"cannot read {self.api_key_file}: {error}") from error
 
-    def open(self, tries: int = 4) -> Client:
+    def open(self, *, long: bool = False) -> Client:
         """Return a client of the log that remembers checkpoints in the user's state folder.
 
-        A person waits for most commands, so by default they give up after a second or two; long ones ask for more tries.
+        A person waits for most commands, so by default they give up after a second or two where nobody answers. Long ones try more
+        often, and wait longer for an answer: they move megabytes, perhaps over a slow line.
         """
         from muniment.client import Client, Retries
+        from muniment.client._http import TIMEOUT
         from muniment.state import FileState
 
         policy = self.policy()
@@ -119,7 +121,8 @@ class Target:
                 policy=policy,
                 api_key=self.api_key(),
                 state=FileState(),
-                retries=Retries(tries=tries),
+                retries=Retries(tries=8 if long else 4),
+                timeout=4 * TIMEOUT if long else TIMEOUT,
             )
         except FormatError as error:
             raise CliError(EXIT_USAGE, "usage", str(error)) from error

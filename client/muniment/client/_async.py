@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import aclosing, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -16,10 +16,11 @@ from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, Log
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
 from muniment.client._ahead import in_order_async, unwrap
-from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Body, Options, Unusable, log_url, lost
+from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Options, in_vain, log_url, lost
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
+from muniment.wire import Deadline, NoAnswer, ask_async, bounded
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class AsyncClient(Base):
         self, url: str, *, transport: httpx.AsyncBaseTransport | None = None, **options: Unpack[Options]
     ) -> None:
         super().__init__(url, **options)
-        self._http = httpx.AsyncClient(transport=transport, **self._options)
+        self._http = bounded(httpx.AsyncClient(transport=transport, **self._options))
         self._lock = asyncio.Lock()
         self._turns = asyncio.Semaphore(CONNECTIONS)
 
@@ -47,7 +48,8 @@ class AsyncClient(Base):
 
     # --- performing steps -----------------------------------------------------------------------------------------------
 
-    async def _run(self, flow: Flow[T]) -> T:
+    async def _run(self, flow: Flow[T], call: Deadline | None = None) -> T:
+        call = call or self._deadline()
         with closing(flow):
             outcome, failure = None, None
             while True:
@@ -57,29 +59,30 @@ class AsyncClient(Base):
                     result: T = stop.value
                     return result
                 try:
-                    outcome, failure = await self._perform(step), None
+                    outcome, failure = await self._perform(step, call), None
                 except MunimentError as error:
                     outcome, failure = None, error
 
-    async def _perform(self, step: Step) -> Any:
+    async def _perform(self, step: Step, call: Deadline) -> Any:
         if isinstance(step, Request):
-            return await self._exchange(step)
+            return await self._exchange(step, call)
         if isinstance(step, Exclusive):
-            async with self._lock:
-                return await self._run(step.flow)
+            async with _held(self._lock, call):
+                return await self._run(step.flow, call)
         if isinstance(step, Call):
             return await asyncio.to_thread(step.function)
-        return await asyncio.sleep(step.seconds)
+        if step.seconds >= call.left():
+            return False
+        await asyncio.sleep(step.seconds)
+        return True
 
-    async def _exchange(self, request: Request) -> Response | Lost:
-        try:
-            async with self._turns, self._http.stream(**self._arguments(request)) as answer:
-                body = Body(answer, request.limit, self._patience)
-                async for chunk in answer.aiter_raw():
-                    body.add(chunk)
-                return body.response()
-        except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
-            return lost(error, self.url)
+    async def _exchange(self, request: Request, call: Deadline) -> Response | Lost:
+        async with _held(self._turns, call):
+            try:
+                seconds = self._seconds(call)
+                return Response(*await ask_async(self._http, request.limit, seconds, **self._arguments(request)))
+            except NoAnswer as error:
+                return lost(error, self.url)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -196,6 +199,20 @@ class AsyncClient(Base):
     async def log_info(self) -> LogInfo:
         """Return what the server says about the log: see :meth:`Client.log_info`."""
         return await self._run(reads.log_info(self._session))
+
+
+@asynccontextmanager
+async def _held(lock: asyncio.Lock | asyncio.Semaphore, call: Deadline) -> AsyncIterator[None]:
+    """Hold a lock. Raises Unreachable when others hold it for all that is left of the call."""
+    try:
+        async with asyncio.timeout(call.left()):
+            await lock.acquire()
+    except TimeoutError:
+        raise in_vain() from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # --- sources of batches -------------------------------------------------------------------------------------------------

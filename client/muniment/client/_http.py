@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Any, TypedDict, Unpack
 
 import httpx
 
 from muniment._flows.reads import Session
-from muniment._flows.steps import Lost, Request, Response, Retries
+from muniment._flows.steps import Lost, Request, Retries
 from muniment._flows.tilereader import TileReader
 from muniment._flows.trust import Trust
-from muniment.errors import FormatError, PolicyNotMet
+from muniment.errors import FormatError, PolicyNotMet, Unreachable
 from muniment.policy import Policy
 from muniment.state import MemoryState, State
+from muniment.wire import Deadline, NoAnswer
 
 BATCH_ENTRIES = 500
 BATCH_BYTES = 2 * 1024 * 1024
 TIMEOUT = 30.0
+CALL = 10
+"""How many timeouts a call has for all that it sends, sends again and waits for."""
+MAX_TIMEOUT = 86_400.0
 CONNECTIONS = 32
 """Requests under way at a time. httpcore's pool walks all connections for every waiting request, so waiting is done before it."""
 
@@ -39,7 +42,12 @@ class Options(TypedDict, total=False):
     state: State | None
     """Remembers checkpoints; by default as long as the client lives."""
     timeout: float
-    """Seconds, for each wait on the network; 30 by default."""
+    """Seconds for one exchange with the server, from connecting to the last byte of the answer; 30 by default.
+
+    A call has ten times as long for all of its requests, tries and waits together, those for other calls of this client included; a
+    method that yields has that anew for each page or batch. Unreachable or Unavailable is raised when it is over. Over a slow line,
+    where a batch or a page of some megabytes takes longer, it has to be more.
+    """
     retries: Retries | None
     """How often and how patiently to try again."""
 
@@ -50,6 +58,8 @@ class Base:
     def __init__(self, url: str, **options: Unpack[Options]) -> None:
         policy = options.get("policy")
         timeout = options.get("timeout", TIMEOUT)
+        if not 0 < timeout <= MAX_TIMEOUT:
+            raise FormatError(f"a timeout is more than 0 and at most {MAX_TIMEOUT:.0f} seconds")
         if policy is None:
             raise PolicyNotMet(
                 "a client needs a policy, the file that says which keys to trust: policy=Policy.read(path). To start without one,"
@@ -62,12 +72,23 @@ class Base:
         known = MemoryState() if memory is None else memory
         trust = Trust(policy, known, self.url, options.get("origin"), self._retries)
         self._session = Session(trust, TileReader(self._retries), self._retries)
-        self._patience = 10 * timeout
-        self._options = options_of(options.get("api_key"), timeout)
+        self._timeout = timeout
+        self._options = options_of(options.get("api_key"))
 
     def __repr__(self) -> str:
         """Name the log; never the key."""
         return f"<{type(self).__name__} {self.url}>"
+
+    def _deadline(self) -> Deadline:
+        """Return that of a call that begins now."""
+        return Deadline.within(CALL * self._timeout)
+
+    def _seconds(self, call: Deadline) -> float:
+        """Return how long an exchange may take. Raises Unreachable when the call has no time for one."""
+        seconds = min(self._timeout, call.left())
+        if not seconds:
+            raise Unreachable(f"no time is left: a call has {CALL * self._timeout:.3g} seconds, ten times its timeout")
+        return seconds
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         return {
@@ -94,50 +115,22 @@ def log_url(url: str, log: str | None) -> str:
     return f"{url.rstrip('/')}/logs/{log}"
 
 
-def options_of(api_key: str | None, timeout: float) -> dict[str, Any]:
-    # Compressed answers are refused: what a few bytes may grow to is known only after they have grown.
-    headers = {"User-Agent": "muniment", "Accept-Encoding": "identity"}
+def options_of(api_key: str | None) -> dict[str, Any]:
+    headers = {"User-Agent": "muniment"}
     if api_key is not None:
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise FormatError("an API key is printable ASCII without spaces")
         headers["Authorization"] = f"Bearer {api_key}"
     return {
         "headers": headers,
-        # A request that waits for a free connection of the pool has not failed.
-        "timeout": httpx.Timeout(timeout, pool=None),
         "limits": httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
         "follow_redirects": False,
     }
 
 
-class Unusable(Exception):
-    """An answer arrived that no retry makes better."""
+def lost(error: NoAnswer, url: str) -> Lost:
+    return Lost(f"no usable answer from {url}: {error}", error.again)
 
 
-class Body:
-    """Collects the body of an answer within its bounds, in bytes and in time."""
-
-    def __init__(self, answer: httpx.Response, limit: int, patience: float) -> None:
-        if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Unusable("the server compresses an answer that was asked for plain")
-        self._answer = answer
-        self._limit = limit
-        self._deadline = time.monotonic() + patience
-        self._data = bytearray()
-
-    def add(self, chunk: bytes) -> None:
-        self._data += chunk
-        if len(self._data) > self._limit:
-            raise Unusable(f"the answer is larger than {self._limit} bytes")
-        if time.monotonic() > self._deadline:
-            raise Unusable("the answer comes too slowly")
-
-    def response(self) -> Response:
-        headers = {name.lower(): value for name, value in self._answer.headers.items()}
-        return Response(self._answer.status_code, headers, bytes(self._data))
-
-
-def lost(error: Exception, url: str) -> Lost:
-    again = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
-    reason = str(error) or type(error).__name__
-    return Lost(f"no usable answer from {url}: {reason}", again)
+def in_vain() -> Unreachable:
+    return Unreachable("nothing was sent: other requests of this client took all the time that the call had")

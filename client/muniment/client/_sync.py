@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -18,10 +18,11 @@ from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, Log
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.writes import Batcher, Draft, Entryish
 from muniment.client._ahead import Batch, in_order
-from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, Base, Body, Options, Unusable, log_url, lost
+from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Options, in_vain, log_url, lost
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
+from muniment.wire import Deadline, NoAnswer, ask, bounded
 
 T = TypeVar("T")
 
@@ -40,8 +41,9 @@ class Client(Base):
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None, **options: Unpack[Options]) -> None:
         super().__init__(url, **options)
-        self._http = httpx.Client(transport=transport, **self._options)
+        self._http = bounded(httpx.Client(transport=transport, **self._options))
         self._lock = threading.Lock()
+        self._turns = threading.Semaphore(CONNECTIONS)
         self._counting = threading.Lock()  # guards the two below
         self._sending = 0
         self._closed = False
@@ -61,7 +63,8 @@ class Client(Base):
 
     # --- performing steps -----------------------------------------------------------------------------------------------
 
-    def _run(self, flow: Flow[T]) -> T:
+    def _run(self, flow: Flow[T], call: Deadline | None = None) -> T:
+        call = call or self._deadline()
         with closing(flow):
             outcome, failure = None, None
             while True:
@@ -71,31 +74,31 @@ class Client(Base):
                     result: T = stop.value
                     return result
                 try:
-                    outcome, failure = self._perform(step), None
+                    outcome, failure = self._perform(step, call), None
                 except MunimentError as error:
                     outcome, failure = None, error
 
-    def _perform(self, step: Step) -> Any:
+    def _perform(self, step: Step, call: Deadline) -> Any:
         if isinstance(step, Request):
-            return self._exchange(step)
+            return self._exchange(step, call)
         if isinstance(step, Exclusive):
-            with self._lock:
-                return self._run(step.flow)
+            with _held(self._lock, call):
+                return self._run(step.flow, call)
         if isinstance(step, Call):
             return step.function()
-        return time.sleep(step.seconds)
+        if step.seconds >= call.left():
+            return False
+        time.sleep(step.seconds)
+        return True
 
-    def _exchange(self, request: Request) -> Response | Lost:
-        if self._closed:
-            return Lost("the client is closed", again=False)
-        try:
-            with self._http.stream(**self._arguments(request)) as answer:
-                body = Body(answer, request.limit, self._patience)
-                for chunk in answer.iter_raw():
-                    body.add(chunk)
-                return body.response()
-        except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
-            return lost(error, self.url)
+    def _exchange(self, request: Request, call: Deadline) -> Response | Lost:
+        with _held(self._turns, call):
+            if self._closed:
+                return Lost("the client is closed", again=False)
+            try:
+                return Response(*ask(self._http, request.limit, self._seconds(call), **self._arguments(request)))
+            except NoAnswer as error:
+                return lost(error, self.url)
 
     def close(self) -> None:
         """Close the connections, except that of a batch that is on its way: it is closed once the answer came."""
@@ -255,3 +258,14 @@ class Client(Base):
     def log_info(self) -> LogInfo:
         """Return what the server says about the log. Its origin and keys are compared with the policy; the rest is its word."""
         return self._run(reads.log_info(self._session))
+
+
+@contextmanager
+def _held(lock: threading.Lock | threading.Semaphore, call: Deadline) -> Iterator[None]:
+    """Hold a lock. Raises Unreachable when others hold it for all that is left of the call."""
+    if not lock.acquire(timeout=call.left()):
+        raise in_vain()
+    try:
+        yield
+    finally:
+        lock.release()
