@@ -1,0 +1,1 @@
+"""Models: the protocols of the server in small, run through random interleavings."""
