@@ -12,13 +12,13 @@ import httpx
 import pytest
 
 from tests.live import LiveServer, init, trace_of
-from tests.tracecheck import Checker, Compact, Violated
+from tests.tracecheck import Checker, Tree, Violated
 
 LEAVES = [sha256(b"\x00%d" % number).hexdigest() for number in range(8)]
 
 
 def root(size: int, leaves: list[str] = LEAVES) -> str:
-    tree = Compact()
+    tree = Tree()
     for value in leaves[:size]:
         tree.add(bytes.fromhex(value))
     return tree.root()
@@ -79,8 +79,8 @@ def true_trace() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def take(lines: list[dict[str, Any]]) -> Checker:
-    checker = Checker(Path("trace"))
+def take(lines: list[dict[str, Any]], *, copied: bool = False) -> Checker:
+    checker = Checker(Path("trace"), copied=copied)
     for line in lines:
         checker.take({"t": 0, "log": "default", **line})
     return checker
@@ -136,6 +136,52 @@ def test_another_history_is_named():
     ]
     with pytest.raises(Violated, match=r"^I2\b"):
         take([*true_trace(), *lines])
+
+
+def extended(leaves: list[str], old: int, size: int, pid: int) -> list[dict[str, Any]]:
+    """What process `pid` writes down when it appends leaves[old:size] and signs."""
+    new = {"size": size, "root": root(size, leaves), "epoch": 1, "pid": pid}
+    before = {"old_size": old, "old_root": root(old, leaves), "leaf_hashes": leaves[old:size]}
+    return [{"event": "append", **before, **new}, {"event": "commit", **new}, {"event": "sign", **new}]
+
+
+OTHER = [*LEAVES[:2], *reversed(LEAVES[2:])]
+
+
+def test_processes_on_copies_may_extend_one_head_alike():
+    """They write the same entries in other batches: nothing contradicts."""
+    lines = [*true_trace(), *extended(LEAVES, 2, 6, 1), *extended(LEAVES, 2, 3, 2), *extended(LEAVES, 3, 7, 2)]
+    checker = take(lines, copied=True)
+    checker.shown("default", 5, root(5), "shown")
+    assert checker.finish()["sign"] == 6
+    with pytest.raises(Violated, match=r"^I8\b"):
+        take(lines)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("other", [3, 4, 5, 6, 7])
+def test_heads_of_two_processes_must_be_of_one_history(other: int, copied: bool):
+    """Smaller, equal or larger; also where no process stopped at that size."""
+    two = extended(OTHER, 2, other, 2)
+    two[1]["epoch"] = two[0]["epoch"] = 2
+    with pytest.raises(Violated, match=r"^I2\b"):
+        take([*true_trace(), *extended(LEAVES, 2, 5, 1), *two], copied=copied)
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_a_head_that_was_shown_must_be_of_the_history(size: int):
+    checker = take([*true_trace(), *extended(LEAVES, 2, 5, 1)], copied=True)
+    with pytest.raises(Violated, match=r"^I2\b"):  # noqa: PT012 - now, or as soon as the history is that long
+        checker.shown("default", size, root(size, OTHER), "shown")
+        for line in extended(LEAVES, 5, 7, 1):
+            checker.take({"t": 0, "log": "default", **line})
+
+
+def test_a_head_that_was_shown_must_have_been_signed():
+    checker = take(true_trace())
+    checker.shown("default", 6, root(6), "shown")
+    with pytest.raises(Violated, match=r"^I2\b"):
+        checker.finish()
 
 
 def test_a_real_server_leaves_a_trace_that_is_checked(tmp_path: Path):

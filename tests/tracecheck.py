@@ -5,6 +5,10 @@ repeated Idempotency-Key gives the same entries; I10 every proof verifies at the
 leaf hashes in the trace with the oracle's arithmetic, and shares no code with the server.
 
 Lines are read in the order of the file: of one process that is the order of events, of several it is not.
+
+All processes of a log are held against one history, by their leaf hashes and not by who wrote which line: a head that one process
+signed, published, answered or proved at must be a head of the tree that any other process signed. Where databases were copied
+(`copied`), each copy has writers of its own, and more than one may have extended a head; then only what is signed must be one history.
 """
 
 from __future__ import annotations
@@ -27,6 +31,39 @@ class Violated(AssertionError):
     """An invariant does not hold. The message names it and the line."""
 
 
+class Tree:
+    """A tree that grows: row h has the roots of the complete subtrees of 2^h leaves."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[bytes]] = [[]]
+
+    def add(self, leaf_hash: bytes) -> None:
+        value, height = leaf_hash, 0
+        while True:
+            self.rows[height].append(value)
+            if len(self.rows[height]) % 2:
+                return
+            value = sha256(b"\x01" + self.rows[height][-2] + value).digest()
+            height += 1
+            if height == len(self.rows):
+                self.rows.append([])
+
+    def root(self, size: int | None = None) -> str:
+        """Return the root of the first `size` leaves, by default of all."""
+        size = len(self.rows[0]) if size is None else size
+        parts, at = [], 0
+        for height in reversed(range(size.bit_length())):
+            if size >> height & 1:
+                parts.append(self.rows[height][at >> height])
+                at += 1 << height
+        if not parts:
+            return EMPTY
+        value = parts.pop()
+        while parts:
+            value = sha256(b"\x01" + parts.pop() + value).digest()
+        return value.hex()
+
+
 @dataclass
 class _Process:
     """What one process did: its append in flight, the heads that it knows to be durable, and those it signed."""
@@ -35,6 +72,7 @@ class _Process:
     durable: set[Head] = field(default_factory=set)
     signed: set[Head] = field(default_factory=set)
     size: int = 0
+    served: list[tuple[int, int]] = field(default_factory=list)  # (time, largest size seen by then)
 
 
 @dataclass
@@ -46,41 +84,22 @@ class _History:
     tip: Head = (0, EMPTY)
     base: int = 0
     leaves: list[str] = field(default_factory=list)
-    tree: Compact | None = None
+    tree: Tree | None = field(default_factory=Tree)  # None when the trace began later than the log
+    beyond: dict[Head, str] = field(
+        default_factory=dict
+    )  # heads that were shown, larger than any that was signed so far
     won: dict[tuple[int, str, int], Head] = field(default_factory=dict)  # who extended a head of an epoch
     keys: dict[str, int] = field(default_factory=dict)
     served: list[tuple[int, int]] = field(default_factory=list)  # (time, largest size seen by then)
-    answers: dict[int, str] = field(default_factory=dict)
     processes: dict[int, _Process] = field(default_factory=lambda: defaultdict(_Process))
-
-
-class Compact:
-    """The roots of the complete subtrees of a growing tree, tallest first."""
-
-    def __init__(self) -> None:
-        self.nodes: list[tuple[int, bytes]] = []
-
-    def add(self, leaf_hash: bytes) -> None:
-        height, value = 0, leaf_hash
-        while self.nodes and self.nodes[-1][0] == height:
-            value = sha256(b"\x01" + self.nodes.pop()[1] + value).digest()
-            height += 1
-        self.nodes.append((height, value))
-
-    def root(self) -> str:
-        if not self.nodes:
-            return EMPTY
-        value = self.nodes[-1][1]
-        for _, left in reversed(self.nodes[:-1]):
-            value = sha256(b"\x01" + left + value).digest()
-        return value.hex()
 
 
 class Checker:
     """Reads a trace as it grows. :meth:`check` takes what was added since the last call; `counts` says what it saw."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, copied: bool = False) -> None:
         self.path = path
+        self.copied = copied
         self.counts: Counter[str] = Counter()
         self._logs: dict[str, _History] = defaultdict(_History)
         self.offset = 0
@@ -118,7 +137,9 @@ class Checker:
         if head[0] in log.heads:
             _same(log.heads[head[0]], head, "I2 a stored head contradicts a signed one")
         if not known and head[0] > log.tip[0]:  # made before the trace began: what is below it is taken as it is
-            log.tip, log.base, log.leaves, log.tree = head, head[0], [], None if head[0] else Compact()
+            if self.copied:
+                raise Violated("I2 a head of which nobody wrote down an append was proved to extend the guard")
+            log.tip, log.base, log.leaves, log.tree = head, head[0], [], None
             log.heads[head[0]] = head[1]
         process.pending = None
 
@@ -134,7 +155,7 @@ class Checker:
         if not pending or _head(pending) != head:
             raise Violated("I9 a commit without its append")
         contest = (pending["old_size"], pending["old_root"], line["epoch"])
-        if log.won.setdefault(contest, head) != head:
+        if log.won.setdefault(contest, head) != head and not self.copied:
             raise Violated("I8 two writers extended one head")
         process.durable.add(head)
         process.pending = None
@@ -158,37 +179,52 @@ class Checker:
         process.signed.add(head)
         if head[0] > log.tip[0]:
             self._extend(log, head)
-        elif head[0] > log.base and log.heads.get(head[0]) != head[1]:
-            raise Violated("I2 signed a head that is not of the history signed before")
+        else:
+            self._is_of_the_history(log, head, "signed")
 
     def _extend(self, log: _History, head: Head) -> None:
-        """Follow the appends from a new signed head back to the last one: that is the one history."""
-        steps, at = [], head
-        while at != log.tip:
-            if at not in log.parents or at[0] <= log.tip[0]:
-                raise Violated(f"I2 the signed head does not extend the one of size {log.tip[0]}")
-            before, hashes = log.parents[at]
-            steps.append((at, hashes))
-            at = before
-        for (size, root), hashes in reversed(steps):
-            log.heads[size] = root
-            log.leaves += hashes
-            if log.tree is None and not log.base:
-                log.tree = Compact()
+        """Follow the appends from a new signed head back to what was signed: that is the one history."""
+        hashes, at = _back_to(log, head)
+        known = log.leaves[at[0] - log.base :]
+        if hashes[: len(known)] != known:
+            raise Violated(f"I2 the signed head does not extend the one of size {log.tip[0]}")
+        for value in hashes[len(known) :]:
+            log.leaves.append(value)
             if log.tree is not None:
-                for value in hashes:
-                    log.tree.add(bytes.fromhex(value))
-                _same(log.tree.root(), (size, root), "I5 the leaf hashes do not make the signed root")
-        log.tip = head
-        for index, value in log.answers.items():
-            self._placed(log, index, value)
-        log.answers.clear()
+                log.tree.add(bytes.fromhex(value))
+        if log.tree is not None:
+            _same(log.tree.root(), head, "I5 the leaf hashes do not make the signed root")
+        log.tip, log.heads[head[0]] = head, head[1]
+        for shown in [shown for shown in log.beyond if shown[0] <= head[0]]:
+            self._is_of_the_history(log, shown, log.beyond.pop(shown))
+
+    def shown(self, name: str, size: int, root: str, what: str) -> None:
+        """Take a head that somebody was shown outside the trace: in a receipt, a checkpoint, a row of a database."""
+        self._is_of_the_history(self._logs[name], (size, root), what)
+
+    def _is_of_the_history(self, log: _History, head: Head, what: str) -> None:
+        """Compare a head with the signed history, now or as soon as that is long enough. Raises Violated."""
+        if head[0] > log.tip[0]:
+            log.beyond[head] = what
+        elif log.heads.get(head[0], "") != head[1] and _root(log, head[0]) not in (head[1], None):
+            raise Violated(f"I2 {what} a head of size {head[0]} that is not of the history signed before")
+
+    def finish(self) -> Counter[str]:
+        """Check what is left at the end. Raises Violated when a head was shown that no process signed, nor any that extends it."""
+        for name, log in self._logs.items():
+            if log.beyond:
+                head, what = next(iter(log.beyond.items()))
+                raise Violated(
+                    f"I2 {name}: {what} a head of size {head[0]}, and the largest signed one is {log.tip[0]}"
+                )
+        return self.counts
 
     # --- what a client sees ---------------------------------------------------------------------------------------------
 
     def _answer(self, log: _History, process: _Process, line: dict[str, Any]) -> None:
         if _head(line) not in process.signed:
             raise Violated("I1 acknowledged under a head that this process did not sign")
+        self._is_of_the_history(log, _head(line), "acknowledged")
         _inclusion(line["index"], line["size"], line["leaf_hash"], line["hashes"], line["root"])
         self._placed(log, line["index"], line["leaf_hash"])
         if line.get("key") and log.keys.setdefault(line["key"], line["first"]) != line["first"]:
@@ -202,6 +238,7 @@ class Checker:
         first, second, root = line["first"], line["second"], line["root"]
         if second in log.heads:
             _same(log.heads[second], (second, root), "I10 a proof was served at another root")
+        self._is_of_the_history(log, (second, root), "proved at")
         if line["kind"] == "inclusion":
             _inclusion(first, second, line["leaf_hash"], line["hashes"], root)
         elif first in log.heads:
@@ -213,13 +250,32 @@ class Checker:
     def _publish(self, log: _History, process: _Process, line: dict[str, Any]) -> None:
         if _head(line) not in process.signed:
             raise Violated("I4 published what was not signed")
+        self._is_of_the_history(log, _head(line), "published")
 
     def _served(self, log: _History, process: _Process, line: dict[str, Any]) -> None:
-        at = bisect.bisect_left(log.served, (line["since"], 0))
-        if at and log.served[at - 1][1] > line["size"]:
+        served = process.served if self.copied else log.served  # a server on an older copy may well show that
+        at = bisect.bisect_left(served, (line["since"], 0))
+        if at and served[at - 1][1] > line["size"]:
             raise Violated("I3 /checkpoint went back")
-        largest = max(line["size"], log.served[-1][1] if log.served else 0)
-        bisect.insort(log.served, (line["t"], largest))
+        largest = max(line["size"], served[-1][1] if served else 0)
+        bisect.insort(served, (line["t"], largest))
+
+
+def _back_to(log: _History, head: Head) -> tuple[list[str], Head]:
+    """Return a head of the signed history, and the leaf hashes from there to `head`, as they were appended. Raises Violated."""
+    steps: list[list[str]] = []
+    at = head
+    while at[0] > log.tip[0] or _root(log, at[0]) != at[1]:
+        if at not in log.parents or at[0] <= log.base:
+            raise Violated(f"I2 the signed head does not extend the one of size {log.tip[0]}")
+        at, hashes = log.parents[at]
+        steps.append(hashes)
+    return [value for hashes in reversed(steps) for value in hashes], at
+
+
+def _root(log: _History, size: int) -> str | None:
+    """Return the root of the signed history at a size that it has; None when it is not known, as the trace began later."""
+    return log.tree.root(size) if log.tree is not None else log.heads.get(size)
 
 
 def _head(line: dict[str, Any]) -> Head:
