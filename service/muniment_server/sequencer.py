@@ -128,6 +128,10 @@ class Sequencer:
         self.on_signed: Callable[[], None] = lambda: None  # a new head to publish; set by the log
         self.on_refusal: Callable[[ReadOnly], None] = lambda _: None  # tells the operator; set by the log
         self.on_return: Callable[[], None] = lambda: None  # likewise, once a look found all well
+        self.on_moved: Callable[[], None] = lambda: (
+            None
+        )  # what was read of the log may have come from another database; likewise
+        self._session: int | None = None  # the one that the log was read in last
         self.refusal: ReadOnly | None = (
             None  # once set, nothing is signed until a restart, or until a look finds all well
         )
@@ -193,12 +197,15 @@ class Sequencer:
     @step("sequencer.load")
     async def _load(self) -> _State:
         """Read guard, head and edge, and prove that the stored tree extends the guarded one. Raises ReadOnly, StoreError."""
-        self._state, self._doubted = None, False
+        moved, self._state, self._doubted = self._doubted, None, False
         state = await self._proved() or await self._proved(last=True)
         if state is None:
             raise AssertionError("neither proved nor refused")
         if self.refusal and not self.refusal.look_again:  # withdrawn meanwhile
             raise self.refusal
+        if moved or self.refusal or self._session not in (None, state.head.session):
+            self.on_moved()
+        self._session = state.head.session
         if self.refusal:
             self.refusal = None
             self.on_return()

@@ -17,12 +17,13 @@ import pytest
 from muniment.checkpoint import Checkpoint, parse_checkpoint
 from muniment.hashing import LeafHash, leaf_hash
 from muniment.note import parse_note
-from muniment.tree import Edge, grow, partial_tiles
+from muniment.receipt import Receipt
+from muniment.tree import Edge, expand, grow, partial_tiles
 from muniment_server import recheck
 from muniment_server import sequencer as module
 from muniment_server.cache import Cache
 from muniment_server.guard import Guard, TreeHead
-from muniment_server.heads import Behind
+from muniment_server.heads import Behind, Damaged
 from muniment_server.log import Log, edge_tiles
 from muniment_server.raising import NotProved, raise_guard
 from muniment_server.sequencer import ReadOnly, Sequencer
@@ -30,6 +31,7 @@ from muniment_server.settings import Settings
 from muniment_server.storage import OtherTree, OutcomeUnknown, Published, Replaced, SessionLost, Store, StoreError
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.submission import Submission
 from muniment_server.telemetry import Metrics
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
@@ -529,6 +531,37 @@ async def test_a_checkpoint_is_not_published_where_its_tree_is_not(rig: Rig, tmp
         assert log.refusal.code == "guard_root"
         assert await clone.checkpoint(bench.log_id) is None
         await log.close()
+
+
+async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Rig, tmp_path: Path):
+    """They are in memory after the connection led elsewhere for a while: no proof is made of them, and they do not stay."""
+    bench = await rig.log("raw")
+    log = opened(bench, rig.store, tmp_path, bench.sequencer())
+    await log.start()
+    await log.append(raw(*[b"%d" % n for n in range(300)]))
+    await until(lambda: log._published is log.sequencer.signed)
+    wrong = expand(bytes(256 * 32))
+    asked = {
+        "a known entry": lambda: known(log, raw(b"7")),
+        "a stored receipt": lambda: log.receipt(7, None, secrets=False),
+        "a proof at an older size": lambda: log.prove_inclusion(7, 299),
+    }
+    for ask in asked.values():
+        log._cache.put(bench.log_id, 0, 0, wrong)
+        with pytest.raises(Damaged):
+            await ask()
+        await ask()
+    for moved in (log.sequencer.doubt, lambda: setattr(log.sequencer, "_session", -1)):
+        log._cache.put(bench.log_id, 0, 0, wrong)
+        moved()
+        log.sequencer.doubt()
+        await log.append(raw(b"new"))
+        assert log._cache.get(bench.log_id, 0, 0) is None
+    await log.close()
+
+
+async def known(log: Log, submission: Submission) -> list[Receipt]:
+    return await log.receipts(submission, await log.append(submission))
 
 
 # --- refusals that end --------------------------------------------------------------------------------------------------
