@@ -27,7 +27,7 @@ from muniment_server.guard import Guard, Guarded, GuardRefused, sync_directory
 from muniment_server.log import Log
 from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
-from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Replaced, Store
+from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Replaced, Store, StoreUnavailable
 from muniment_server.storage.choice import open_database
 from muniment_server.submission import OwnDraft, Submission
 from muniment_server.telemetry import Metrics, get_logger
@@ -234,6 +234,8 @@ async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: Sig
     try:
         if log.refusal:
             raise SetupError(f"{log.refusal.code}: {log.refusal}")
+        if not sequencer.signed:
+            raise StoreUnavailable("the first head cannot be signed now: its guard cannot be raised")
         if not (await store.head(row.log_id)).size:
             genesis = OwnDraft("genesis@v1", {"kind": row.kind, "origin": row.origin, "vkeys": [str(key.vkey)]})
             await log.append(Submission([genesis]))

@@ -41,21 +41,29 @@ LOCK_SECONDS = 5.0
 """How long a writer waits for the lock, which others hold for one write and its sync."""
 _POLL_SECONDS = 0.0005
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FORMAT = "muniment-guard v2"
 _FIRST_FORMAT = "muniment-guard v1"
 """Two slots and no second block, written by versions that compared sizes only. Taken over with the first write."""
 
 
 class GuardRefused(Exception):
-    """Signing this head could fork the log. `code` is stable; the message says what was found and what to do."""
+    """Signing this head could fork the log. `code` is stable; the message says what was found and what to do.
 
-    def __init__(self, code: str, detail: str) -> None:
+    `final` says that what was written may be lost, and that trying again would not tell: the kernel reports such an error once.
+    """
+
+    def __init__(self, code: str, detail: str, *, final: bool = False) -> None:
         super().__init__(detail)
         self.code = code
+        self.final = final
 
 
 class GuardUnavailable(Exception):
-    """The guard cannot be used at the moment, and nothing was written: its disk is full, or another process holds its lock."""
+    """The guard cannot be used at the moment, and nothing was written. The same call may succeed later.
+
+    Its disk is full, another process holds its lock, or this one has no file descriptor left.
+    """
 
 
 class TreeHead(NamedTuple):
@@ -116,8 +124,15 @@ def copies_of(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def is_first_format(data: bytes) -> bool:
-    """Tell whether a guard file was written by a version that kept one copy of each slot."""
-    return len(data) <= 2 * SLOT or data.startswith(f"{_FIRST_FORMAT}\n".encode())
+    """Tell whether a guard file was written by a version that kept one copy of each slot, or is half taken over."""
+    return len(data) <= 2 * SLOT or any(data.startswith(f"{_FIRST_FORMAT}\n".encode(), at) for at in (0, SLOT))
+
+
+def _any_format(slot: bytes) -> Guarded | None:
+    for format_ in (_FIRST_FORMAT, _FORMAT):
+        with suppress(FormatError):
+            return Guarded.decode(slot, format_)
+    return None
 
 
 def _sequence(slot: Guarded) -> int:
@@ -131,7 +146,7 @@ class Guard:
         self.path = path
         self._lock_seconds = lock_seconds
         self._seen: dict[str, Guarded] = {}  # by guard id: the largest value that this process read or wrote
-        self._first = False  # whether the file had the first format when it was read last
+        self._first: bytes | None = None  # what was read last, if it had the first format
         self._decoded: dict[bytes, Guarded] = {}  # slots as they were read last: mostly they are what was written last
 
     @step("guard.create")
@@ -170,17 +185,11 @@ class Guard:
         Raises GuardRefused when the file is missing, unreadable, or older than what this process saw; GuardUnavailable when another
         process holds its lock for too long.
         """
-        try:
-            with self._locked(os.O_RDONLY) as (descriptor, _):
+        with self._locked(os.O_RDONLY) as (descriptor, _):
+            try:
                 return self._current(descriptor)
-        except FileNotFoundError:
-            raise GuardRefused(
-                "guard_missing",
-                f"the guard file {self.path} is missing: put it back from where this log's writer ran last; "
-                "without it nothing shows that this database is not an old copy",
-            ) from None
-        except OSError as error:
-            raise GuardRefused("guard_unreadable", f"the guard file {self.path} cannot be read: {error}") from error
+            except OSError as error:
+                raise GuardRefused("guard_unreadable", f"the guard file {self.path} cannot be read: {error}") from error
 
     @step("guard.swap")
     def swap(
@@ -192,26 +201,31 @@ class Guard:
         (`above`) that it extends `new`. If not, nothing was written. Never lowered. Raises GuardRefused, or GuardUnavailable when the
         disk is full or another process holds the lock.
         """
-        try:
-            with self._locked(os.O_RDWR) as (descriptor, place):
-                found = before = self._current(descriptor)
-                if found.guard_id != guard_id:
-                    raise GuardRefused("guard_foreign", f"{self.path} is not the guard that the database names")
-                if not above and found.head != new and found.head in below:
-                    found = replace(found, sequence=found.sequence + 1, size=new.size, root=new.root)
-                if not above and found.head != new:
-                    return found, False
-                if self._first:
-                    self._take_over(descriptor, before)
+        with self._locked(os.O_RDWR) as (descriptor, place):
+            found = before = self._current(descriptor)
+            if found.guard_id != guard_id:
+                raise GuardRefused("guard_foreign", f"{self.path} is not the guard that the database names")
+            if not above and found.head != new and found.head in below:
+                found = replace(found, sequence=found.sequence + 1, size=new.size, root=new.root)
+            if not above and found.head != new:
+                return found, False
+            with self._writing():
+                if self._first is not None:
+                    self._take_over(descriptor, self._first, before)
                 # Also what is there already: another process may have been killed before its write was durable.
                 self._write(descriptor, found)
-                self._check_place(place)
-                return found, True
+            self._check_place(place)
+            return found, True
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno in _FULL:
                 raise GuardUnavailable(f"no space for the guard file {self.path}: {error}") from error
-            # Anything else may have lost what was written, and trying again would not tell: the kernel reports such an error once.
-            raise GuardRefused("guard_unwritable", f"the guard file {self.path} cannot be written: {error}") from error
+            detail = f"the guard file {self.path} cannot be written: {error}"
+            raise GuardRefused("guard_unwritable", detail, final=True) from error
 
     @step("guard.write")
     def _write(self, descriptor: int, slot: Guarded) -> None:
@@ -250,8 +264,8 @@ class Guard:
     def _current(self, descriptor: int) -> Guarded:
         """Return what the file holds. Raises GuardRefused, also when that is older than what this process saw in it."""
         data = os.pread(descriptor, FILE_SIZE, 0)
-        self._first = is_first_format(data)
-        found = self._first_format(data) if self._first else self._newest(data)
+        self._first = data if is_first_format(data) else None
+        found = self._first_format(data) if self._first is not None else self._newest(data)
         seen = self._seen.get(found.guard_id)  # another guard is for the caller to refuse, unless it was adopted
         if seen and found != seen and found.sequence <= seen.sequence:
             raise GuardRefused(
@@ -278,15 +292,23 @@ class Guard:
         return max(newest, key=_sequence)
 
     def _first_format(self, data: bytes) -> Guarded:
-        """Return what a file of the first format holds. A damaged slot of it may be the newer one: refused."""
-        found = []
-        for slot in (data[:SLOT], data[SLOT : 2 * SLOT]):
-            with suppress(FormatError):
-                found.append(Guarded.decode(slot, _FIRST_FORMAT))
-        unused = len(found) == 1 and not found[0].sequence and data[SLOT : 2 * SLOT] == bytes(SLOT)
-        if len(found) < 2 and not unused:
+        """Return what a file of the first format holds, or one that is half taken over. A damaged slot may be the newer one: refused.
+
+        Where the take-over was cut short while it wrote a slot, the second block has its content; unless that is older than the other
+        slot, to which an older version may have gone on.
+        """
+        whole = [_any_format(copies[0]) for copies in copies_of(data)]
+        newest = max(filter(None, whole), key=_sequence, default=None)
+        if newest is None:
             raise self._damaged("slots")
-        return max(found, key=_sequence)
+        for slot, copies in enumerate(copies_of(data)):
+            if whole[slot] is None:
+                spare = _any_format(copies[1])
+                unused = not newest.sequence and slot == 1 and not copies[0].strip(b"\0")
+                if not unused and (spare is None or spare.sequence < newest.sequence):
+                    raise self._damaged("slots")
+                newest = max(newest, spare or newest, key=_sequence)
+        return newest
 
     def _damaged(self, what: str) -> GuardRefused:
         return GuardRefused(
@@ -295,23 +317,26 @@ class Guard:
             "See `muniment-server guard init --help`",
         )
 
-    def _take_over(self, descriptor: int, found: Guarded) -> None:
-        """Give a file of the first format the present one. A crash at any step leaves one of the two whole.
+    def _take_over(self, descriptor: int, data: bytes, found: Guarded) -> None:
+        """Give a file of the first format the present one. A crash at any step leaves what this version, or the older one, reads right.
 
-        Slot 0 of block 0 says which format the file has, so it is written when all behind it is durable.
+        Before the first block changes its format, both its slots say what the newer one says: of a file that is half new, an older
+        version reads what is left in the old format, and that must not be an older head.
         """
-        data = found.encode()
-        self._put(descriptor, (2 * data).ljust(BLOCK, b"\0"), BLOCK)
+        old, new = found.encode(_FIRST_FORMAT), found.encode()
+        self._put(descriptor, (2 * new).ljust(BLOCK, b"\0"), BLOCK)
         os.fsync(descriptor)  # the length too
-        self._put(descriptor, data, 0)
+        for at in (0, SLOT):
+            if data[at : at + SLOT] != old:
+                self._put(descriptor, old, at)
+                os.fdatasync(descriptor)
+        self._put(descriptor, 2 * new, 0)
         os.fdatasync(descriptor)
-        self._put(descriptor, data, SLOT)
 
     @contextmanager
     def _locked(self, flags: int) -> Iterator[tuple[int, os.stat_result]]:
         """Open the file and lock it: shared to read, alone to write. Yields the descriptor, and which file it is."""
-        # O_NONBLOCK: opening a FIFO that stands in its place would wait for ever.
-        descriptor = os.open(self.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = self._open(flags)
         try:
             place = os.fstat(descriptor)
             if not stat.S_ISREG(place.st_mode):
@@ -320,6 +345,22 @@ class Guard:
             yield descriptor, place
         finally:
             os.close(descriptor)
+
+    def _open(self, flags: int) -> int:
+        try:
+            # O_NONBLOCK: opening a FIFO that stands in its place would wait for ever.
+            return os.open(self.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise GuardRefused(
+                "guard_missing",
+                f"the guard file {self.path} is missing: put it back from where this log's writer ran last; "
+                "without it nothing shows that this database is not an old copy",
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise GuardUnavailable(f"the guard file {self.path} cannot be opened: {error}") from error
+            code = "guard_unwritable" if flags & os.O_RDWR and error.errno in _NOT_OURS else "guard_unreadable"
+            raise GuardRefused(code, f"the guard file {self.path} cannot be opened: {error}") from error
 
     def _lock(self, descriptor: int, kind: int) -> None:
         """Take the lock within `lock_seconds`. Raises GuardUnavailable: a process that hangs, or a stranger, must not hold up all."""

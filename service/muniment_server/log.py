@@ -25,7 +25,7 @@ from muniment_server.reading import Reader
 from muniment_server.scrub import Scrub
 from muniment_server.sequencer import MAX_SKEW, ReadOnly, Sequencer
 from muniment_server.settings import Settings
-from muniment_server.storage import EdgeTile, LogRow, OtherTree, Published, Store, StoreError
+from muniment_server.storage import EdgeTile, LogRow, OtherTree, OutcomeUnknown, Published, Store, StoreError
 from muniment_server.submission import Outcome, OwnDraft, Signed, Submission
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
@@ -86,7 +86,10 @@ class Log(Reader):
         """Recover, publish what is signed, and begin to take entries. Raises StoreError when the database does not answer."""
         if self.sequencer and self.batcher:
             await self._compare_clocks()  # before the first time stamp, not some time after it
-            await self.sequencer.start()
+            try:
+                await self.sequencer.start()
+            except OutcomeUnknown as error:  # the guard cannot be raised now: the batcher tries again, and reads go on
+                get_logger().warning("recovery failed", log=self.row.name, error=str(error))
             await self._publish()
             self.batcher.start()
             self._tasks = [

@@ -469,7 +469,7 @@ class Sequencer:
         try:
             raised = await raise_guard(self._guard, self._store, self._log.log_id, head.guard_id, new, below)
         except GuardRefused as error:
-            raise self._refuse(ReadOnly(error.code, str(error))) from error
+            raise self._refuse(ReadOnly(error.code, str(error), look_again=not error.final)) from error
         if self.refusal and not self.refusal.look_again:  # withdrawn meanwhile
             raise self.refusal
         note = self._signed_note(head)

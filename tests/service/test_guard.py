@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import multiprocessing
@@ -207,6 +208,41 @@ def test_a_short_write_refuses(guard: Guard, made: Guarded, monkeypatch: pytest.
     monkeypatch.undo()
     assert guard.read() == made, "the other slot is as it was"
     put(guard, made.guard_id, 1, root_of(1))
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_tried_again(
+    guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch, code: int
+):
+    def none_left(*_: object) -> int:
+        raise OSError(code, "Too many open files")
+
+    monkeypatch.setattr(os, "open", none_left)
+    with pytest.raises(GuardUnavailable):
+        guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})
+    monkeypatch.undo()
+    assert guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})[1]
+
+
+def test_only_a_write_that_failed_is_final(guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch):
+    """What is met before anything is written may be undone, and then the writer goes on."""
+    kept = guard.path.read_bytes()
+
+    def swap() -> None:
+        guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})
+
+    for spoil in (lambda: None, lambda: guard.path.write_bytes(b""), lambda: os.mkfifo(guard.path)):
+        guard.path.unlink()
+        spoil()
+        with pytest.raises(GuardRefused) as refused:
+            swap()
+        assert not refused.value.final
+        guard.path.unlink(missing_ok=True)
+        guard.path.write_bytes(kept)
+    monkeypatch.setattr(os, "fdatasync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "lost")))
+    with pytest.raises(GuardRefused) as refused:
+        swap()
+    assert refused.value.final
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -469,13 +505,24 @@ def test_a_damaged_slot_of_the_first_format_is_refused(guard: Guard, made: Guard
         assert code_of(Guard(guard.path).read) == "guard_unreadable"
 
 
+def in_the_old_release(data: bytes) -> Guarded | None:
+    """What a version that knows the first format alone takes: the newer one of the slots that it can read."""
+    found = []
+    for slot in (data[:SLOT], data[SLOT : 2 * SLOT]):
+        with contextlib.suppress(FormatError):
+            found.append(Guarded.decode(slot, "muniment-guard v1"))
+    return max(found, key=lambda slot: slot.sequence, default=None)
+
+
+@pytest.mark.parametrize("newer", [0, 1])
 def test_a_crash_at_any_write_of_the_take_over_loses_nothing(
-    guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch
+    guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch, newer: int
 ):
-    """Cut each of its writes at every 64 bytes: the head before, or the new one, is read, and the take-over goes on."""
-    old = first_format(number(made, 2), number(made, 1))
-    real, new = os.pwrite, TreeHead(9, root_of(9))
-    for which in range(5):
+    """Cut each of its writes at every 64 bytes: the head before, or the new one, is read, also by the release before."""
+    slots = [number(made, 2 - newer), number(made, 1 + newer) if newer else number(made, 1)]
+    last = max(slots, key=lambda slot: slot.sequence)
+    old, real, new = first_format(*slots), os.pwrite, TreeHead(9, root_of(9))
+    for which in range(6):
         for cut in range(0, BLOCK + 1, 64):
             guard.path.write_bytes(old)
             calls = 0
@@ -490,13 +537,30 @@ def test_a_crash_at_any_write_of_the_take_over_loses_nothing(
                 raise KeyboardInterrupt  # the power went
 
             monkeypatch.setattr(os, "pwrite", cut_short)
-            with pytest.raises(KeyboardInterrupt):
-                Guard(guard.path).swap(made.guard_id, new, {number(made, 2).head})
+            with contextlib.suppress(KeyboardInterrupt):
+                Guard(guard.path).swap(made.guard_id, new, {last.head})
             monkeypatch.undo()
-            found = Guard(guard.path).read()
-            assert found.head in (number(made, 2).head, new), (which, cut)
-            put(Guard(guard.path), made.guard_id, 10, root_of(10))
-            assert Guard(guard.path).read().size == 10
+            assert Guard(guard.path).read().head in (last.head, new), (which, cut)
+            assert in_the_old_release(guard.path.read_bytes()) in (None, last), (which, cut)
+            for size in (10, 11):
+                put(Guard(guard.path), made.guard_id, size, root_of(size))
+                assert Guard(guard.path).read().size == size
+            assert {len(set(pair)) for pair in copies_of(guard.path.read_bytes())} == {1}
+
+
+def test_what_an_older_release_wrote_after_a_take_over_that_was_cut_short_counts(guard: Guard, made: Guarded):
+    """The second block is behind by then; and a damaged slot is not mended from it."""
+    behind = 2 * (2 * number(made, 2).encode()).ljust(BLOCK, b"\0")
+    for slots, last in [((number(made, 4), number(made, 3)), 4), ((number(made, 4), number(made, 5)), 5)]:
+        whole = first_format(*slots) + behind[2 * SLOT :]
+        guard.path.write_bytes(whole)
+        assert Guard(guard.path).read() == number(made, last)
+        for at in (100, SLOT + 100):
+            guard.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            assert code_of(Guard(guard.path).read) == "guard_unreadable"
+    half = number(made, 2).encode() + number(made, 3).encode("muniment-guard v1") + behind[2 * SLOT :]
+    guard.path.write_bytes(half)
+    assert Guard(guard.path).read() == number(made, 3)
 
 
 def test_a_version_that_compares_sizes_only_does_not_read_the_file(guard: Guard, made: Guarded):
