@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,18 @@ from muniment.policy import Policy
 from tests.tracecheck import Checker
 
 ORIGIN = "example.com/log"
-START_SECONDS = 60
-STOP_SECONDS = 60
+PATIENCE = 60.0
+"""Seconds that a test waits for what must happen. They are for what hangs: a machine that is busy is not a fault."""
+START_SECONDS = PATIENCE
+STOP_SECONDS = PATIENCE
+
+
+def until(condition: Callable[[], object], otherwise: str = "it did not happen") -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)
 
 
 def command(*words: str | Path) -> list[str]:
@@ -152,4 +163,4 @@ def free_of_tracebacks(text: str) -> bool:
     return "Traceback" not in text and "unexpected" not in text
 
 
-__all__ = ["ORIGIN", "LiveServer", "command", "environment", "free_of_tracebacks", "init", "run"]
+__all__ = ["ORIGIN", "PATIENCE", "LiveServer", "command", "environment", "free_of_tracebacks", "init", "run", "until"]

@@ -22,8 +22,7 @@ from muniment_server.app import create_app
 from muniment_server.settings import Settings
 from muniment_server.web.errors import CODES
 from muniment_server.web.routes import ROUTES
-
-TIMEOUT = 60.0  # a busy machine is not a bug
+from tests.live import PATIENCE, until
 
 
 @cache
@@ -131,7 +130,7 @@ def client(url: str, key: str | None = None, **kwargs: Any) -> httpx.Client:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.Client(
         base_url=url,
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
         headers=headers,
         event_hooks={"response": [hook]},
         trust_env=False,
@@ -149,7 +148,7 @@ def async_client(url: str, connections: int = 100) -> httpx.AsyncClient:
 
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     return httpx.AsyncClient(
-        base_url=url, timeout=TIMEOUT, event_hooks={"response": [hook]}, limits=limits, trust_env=False, verify=False
+        base_url=url, timeout=PATIENCE, event_hooks={"response": [hook]}, limits=limits, trust_env=False, verify=False
     )
 
 
@@ -242,6 +241,17 @@ def head_size(http: httpx.Client, prefix: str = "") -> int:
     answer = http.get(f"{prefix}/proof/consistency?first=1")
     size: int = answer.json()["second"]
     return size
+
+
+def published_size(http: httpx.Client, prefix: str = "") -> int:
+    """How many entries the last published checkpoint covers."""
+    return int(http.get(f"{prefix}/checkpoint").text.split("\n")[1])
+
+
+def published(http: httpx.Client, prefix: str, size: int) -> str:
+    """Wait until a checkpoint of at least `size` is published, and return the last one."""
+    until(lambda: published_size(http, prefix) >= size, f"no checkpoint of size {size}")
+    return http.get(f"{prefix}/checkpoint").text
 
 
 def bundle(*leaves: bytes) -> bytes:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
+
+from tests.live import PATIENCE
+
+_QUIET = 0.3
 
 
 @dataclass(frozen=True)
@@ -81,18 +86,33 @@ class Connection:
         return await self.answer()
 
 
-def exchange(url: str, data: bytes, *, seconds: float = 1.0, half_close: bool = False) -> bytes:
-    """Send bytes and return what comes back until the server closes, or nothing has come for `seconds`."""
-    with socket.create_connection(address(url), timeout=10) as connection:
-        connection.settimeout(seconds)
+def exchange(url: str, data: bytes, *, answers: int = 0) -> bytes:
+    """Send bytes and return what comes back until the server closes, or nothing has come for PATIENCE.
+
+    A connection that the server keeps open needs `answers`: how many are awaited before a short silence means that no more come.
+    """
+    with socket.create_connection(address(url), timeout=PATIENCE) as connection:
         received = b""
         with contextlib.suppress(OSError):  # closed in the middle of what we send, or silent
             connection.sendall(data)
-            if half_close:
-                connection.shutdown(socket.SHUT_WR)
-            while part := connection.recv(65536):
+            while True:
+                connection.settimeout(_QUIET if answers and whole(received) >= answers else PATIENCE)
+                if not (part := connection.recv(65536)):
+                    break
                 received += part
     return received
+
+
+def whole(received: bytes) -> int:
+    """How many answers have come, each with all of its body."""
+    count, at = 0, 0
+    while (end := received.find(b"\r\n\r\n", at)) >= 0:
+        found = re.search(rb"\r\ncontent-length: (\d+)", received[at : end + 2].lower())
+        at = end + 4 + (int(found[1]) if found else 0)
+        if at > len(received):
+            break
+        count += 1
+    return count
 
 
 def statuses(received: bytes) -> list[int]:

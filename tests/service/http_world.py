@@ -68,8 +68,9 @@ class Instance:
     key_ids: dict[str, str] = field(default_factory=dict)
 
     def server(self, *flags: str, env: dict[str, str] | None = None) -> LiveServer:
-        """A server process on it; use it as a context manager."""
-        return LiveServer(self.data, *flags, database=self.database, env=env)
+        """A server process on it; use it as a context manager. Entries may wait for as long as a busy machine takes."""
+        patient = {"MUNIMENT_SERVER_MAX_QUEUE_SECONDS": "60"}
+        return LiveServer(self.data, *flags, database=self.database, env=patient | (env or {}))
 
 
 def make_instance(

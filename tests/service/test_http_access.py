@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live import LiveServer, free_of_tracebacks, run
+from tests.live import LiveServer, free_of_tracebacks, run, until
 from tests.service.http_check import (
     JSON,
     NDJSON,
@@ -124,7 +124,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         found = World(instance, server, http)
         for log in LOGS:
             assert found.call("POST /entries", log.name, "both").status_code == 201
-        time.sleep(0.3)
+        for log in LOGS:
+            until(lambda log=log: int(found.call("GET /checkpoint", log.name, "both").text.split("\n")[1]) == 2)
         yield found
         assert free_of_tracebacks(server.stderr())
 
@@ -289,25 +290,16 @@ def test_keys_made_and_revoked_while_serving(engine: str, request: pytest.Fixtur
             )
             key = json.loads(made.stdout)
             with client(server.url, key["key"]) as http:
-                _until(lambda: http.post("/entries", content=b'{"n":1}', headers=JSON).status_code == 201, 1.0)
-                _until(lambda: anonymous.post("/entries", content=b'{"n":2}', headers=JSON).status_code == 401, 1.0)
+                time.sleep(1)  # on a slow machine it is more: what must be so within a second is so all the same
+                assert http.post("/entries", content=b'{"n":1}', headers=JSON).status_code == 201
+                assert anonymous.post("/entries", content=b'{"n":2}', headers=JSON).status_code == 401
                 run("key", "revoke", key["key_id"], "--data", data, database=database)
-                took = _until(lambda: http.get("/entries/0").status_code == 401, 1.0)
+                time.sleep(1)
+                assert http.get("/entries/0").status_code == 401
                 expect_problem(http.post("/entries", content=b'{"n":3}', headers=JSON), 401, "unauthorized")
-            time.sleep(0.6)
             expect_problem(anonymous.post("/entries", content=b'{"n":4}', headers=JSON), 401, "unauthorized")
             assert "event" not in anonymous.get("/entries/1").json()
-        print(f"revoked key refused {took * 1000:.0f} ms after the command returned")
         assert key["key"] not in server.stderr()
-
-
-def _until(condition, seconds: float) -> float:
-    """Poll until it holds, at most `seconds`; return how long it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s"
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 # --- refusing to serve --------------------------------------------------------------------------------------------------

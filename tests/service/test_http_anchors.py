@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from tests.bitcoin.calendar import Calendar, confirm
 from tests.bitcoin.chain import Chain
 from tests.bitcoin.node import Node
 from tests.bitcoin.stock import newest, run_ots
-from tests.live import LiveServer, run
+from tests.live import LiveServer, run, until
 from tests.service.http_check import client, expect_problem
 from tests.service.http_world import DEFAULT, RAW, instance_on
 
@@ -74,7 +73,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 def test_the_whole_way_over_http(world: World, tmp_path: Path) -> None:
     assert world.get("/anchors") == {"anchors": [], "next": None}
     index = world.http.post("/entries", json={"n": 1}).json()["index"]
-    _wait(lambda: world.get("/log")["tree_size"] == 2)
+    until(lambda: world.get("/log")["tree_size"] == 2)
     expect_problem(world.http.get(f"/entries/{index}/receipt?anchored=true"), 404, "no_anchor")
 
     (report,) = world.command("now", code=0)
@@ -110,7 +109,7 @@ def test_the_whole_way_over_http(world: World, tmp_path: Path) -> None:
     receipt = _receipt(world, index)
     _stock_client_agrees(world, tmp_path)
 
-    _wait(lambda: world.get("/log")["tree_size"] == 3)  # the entry that the server logs of it
+    until(lambda: world.get("/log")["tree_size"] == 3)  # the entry that the server logs of it
     entry = json.loads(base64.b64decode(world.get("/entries/2")["leaf"]))
     assert entry["typ"] == "muniment/anchor@v1"
     assert entry["anchor"]["block"] == one["block"]
@@ -159,10 +158,3 @@ def test_the_command_tells_what_is_not_there_or_not_reachable(world: World) -> N
     assert world.http.post("/entries", json={"n": 1}).status_code == 201, "nothing of this concerns an append"
     done = run("anchor", "now", "--log", "nothing", "--data", world.data, database=world.database, check=False)
     assert done.returncode == 2
-
-
-def _wait(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -13,9 +13,10 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httptools
@@ -32,24 +33,28 @@ from muniment_server.telemetry import Metrics
 from muniment_server.web import protocol
 from muniment_server.web.connections import Connections, peer_of
 from muniment_server.web.errors import CODES
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import PATIENCE, LiveServer, free_of_tracebacks, until
 from tests.service.http_check import JSON, bundle, client, head_size
 from tests.service.http_raw import address, exchange, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
 
 SECONDS = 0.6
 IDLE = 0.9
-CUT = 6.0  # all of the above, a sweep, and a busy machine
+CUT = PATIENCE  # by then it is cut off, however busy the machine
 MOST = 60
 EVENT = b'{"a":1}'
 LARGE = 255 * 60_000
 
 
-@pytest.fixture(scope="module")
-def metrics_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    return free_port()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ def trickle(url: str, first: bytes, drop: bytes, every: float = 0.05) -> tuple[b
     received, started = b"", time.monotonic()
     with socket.create_connection(address(url), timeout=every) as connection:
         connection.sendall(first)
-        while time.monotonic() - started < 2 * CUT:
+        while time.monotonic() - started < CUT:
             try:
                 part = connection.recv(65536)
                 received += part
@@ -179,20 +184,50 @@ def test_a_body_that_trickles(
         received, seconds = trickle(server.url, head, drop)
     assert statuses(received)[-1] == 408
     assert problem(received)["code"] == "request_timeout"
-    assert seconds < 2 * CUT
+    assert seconds < CUT
     assert head_size(http) == size
+
+
+class Pace:
+    """Rests of a client, and whether one took so long that the server may cut it off: on a busy machine a process can stand still."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.kept = True
+
+    def rest(self, seconds: float) -> None:
+        time.sleep(seconds)
+        now = time.monotonic()
+        self.kept = self.kept and now - self._last < SECONDS / 2
+        self._last = now
+
+
+def served_to_the_honest(play: Callable[[Pace], bool]) -> None:
+    """Check that a client is served to the end if it keeps its pace; one that could not plays again."""
+    for _ in range(20):
+        pace, served = Pace(), False
+        with suppress(ConnectionError):
+            served = play(pace)
+        if served:
+            return
+        assert not pace.kept, "it was cut off"
+    pytest.skip("this machine is too busy to be slow on purpose")
 
 
 def test_a_slow_but_honest_client(server: LiveServer, http: httpx.Client) -> None:
     """32 KiB a second for three times the deadline, with pauses: taken."""
     body = b'{"a":"%b"}' % (b"x" * 60_000)
     parts = [body[at : at + 8192] for at in range(0, len(body), 8192)]
-    with socket.create_connection(address(server.url), timeout=10) as connection:
-        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
-        for part in parts:
-            time.sleep(3 * SECONDS / len(parts))
-            connection.sendall(part)
-        assert statuses(connection.recv(65536)) == [201]
+
+    def send(pace: Pace) -> bool:
+        with socket.create_connection(address(server.url), timeout=PATIENCE) as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
+            for part in parts:
+                pace.rest(3 * SECONDS / len(parts))
+                connection.sendall(part)
+            return statuses(connection.recv(65536)) == [201]
+
+    served_to_the_honest(send)
 
 
 def test_an_idle_connection_is_closed_without_a_word(server: LiveServer, metrics_port: int) -> None:
@@ -221,41 +256,47 @@ def asking(url: str, receive_buffer: int = 4096) -> Iterator[socket.socket]:
     """A connection that asked for 15 MB, with a buffer that does not hold them."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE)
         connection.connect(address(url))
         connection.sendall(request_bytes("GET", "/logs/raw/tile/entries/000"))
         yield connection
 
 
 def test_an_answer_that_is_not_read(server: LiveServer, metrics_port: int) -> None:
+    before = refused(metrics_port).get("slow_reader", 0)
+
+    def both_are_cut() -> bool:
+        with suppress(ConnectionError):
+            connection.recv(64)  # a little, again and again: less than the least rate
+        time.sleep(0.1)
+        return refused(metrics_port).get("slow_reader", 0) >= before + 2
+
     with counted(metrics_port, "slow_reader", 2), asking(server.url), asking(server.url) as connection:
-        deadline = time.monotonic() + 2 * CUT
-        while refused(metrics_port).get("slow_reader", 0) < 2 and time.monotonic() < deadline:
-            try:
-                connection.recv(64)  # a little, again and again: less than the least rate
-            except ConnectionError:
-                break
-            time.sleep(0.1)
-        time.sleep(0.5)
+        until(both_are_cut)
 
 
 def test_a_slow_but_honest_reader(server: LiveServer) -> None:
     """One that takes longer than the deadlines, the one of idle connections too, gets all of it."""
-    size, started = 0, time.monotonic()
-    with asking(server.url, 1 << 18) as connection:
-        while size < LARGE and (part := connection.recv(1 << 18)):
-            size += len(part)
-            time.sleep((IDLE + SECONDS + 1) * len(part) / LARGE)
-    assert size > LARGE
-    assert time.monotonic() - started > IDLE + SECONDS
+
+    def read(pace: Pace) -> bool:
+        size, started = 0, time.monotonic()
+        with asking(server.url, 1 << 18) as connection:
+            while size < LARGE and (part := connection.recv(1 << 18)):
+                size += len(part)
+                pace.rest((IDLE + SECONDS + 1) * len(part) / LARGE)
+        return size > LARGE and time.monotonic() - started > IDLE + SECONDS
+
+    served_to_the_honest(read)
 
 
 # --- what is too much ---------------------------------------------------------------------------------------------------
 
 
-def test_too_many_connections(server: LiveServer, metrics_port: int) -> None:
-    time.sleep(IDLE + 0.5)  # those of other tests are gone
-    with ExitStack() as stack:
+def test_too_many_connections(instance: Instance) -> None:
+    metrics_port = free_port()
+    settings = {"MAX_CONNECTIONS": MOST, "CLIENT_SECONDS": 600, "KEEP_ALIVE_SECONDS": 600, "METRICS_PORT": metrics_port}
+    environment = {f"MUNIMENT_SERVER_{name}": str(value) for name, value in settings.items()}
+    with instance.server(env=environment) as server, ExitStack() as stack:
         first = [stack.enter_context(socket.create_connection(address(server.url))) for _ in range(MOST)]
         exchange_answers = [request_bytes("GET", "/healthz")] * MOST
         for connection, data in zip(first, exchange_answers, strict=True):
@@ -269,18 +310,17 @@ def test_too_many_connections(server: LiveServer, metrics_port: int) -> None:
                 assert problem(received)["code"] == "too_many_connections"
                 assert b"\r\nretry-after: 1\r\n" in received.lower()
         first[0].close()
-        time.sleep(0.2)
-        assert statuses(exchange(server.url, request_bytes("GET", "/healthz"), seconds=0.3)) == [200]
+        until(lambda: statuses(exchange(server.url, request_bytes("GET", "/healthz"), answers=1)) == [200])
 
 
 def test_too_many_requests_at_once(server: LiveServer, metrics_port: int, http: httpx.Client) -> None:
     one = request_bytes("GET", "/healthz")
     for count in (101, 102, 3000):
-        received = exchange(server.url, one * count, seconds=5 if count > 101 else 0.5)
+        received = exchange(server.url, one * count, answers=101 if count == 101 else 0)
         assert statuses(received) == [200] * 101 + [503] * (count > 101)
     assert problem(received)["code"] == "overloaded"
     size = head_size(http)
-    received = exchange(server.url, GOOD * 150, seconds=5)
+    received = exchange(server.url, GOOD * 150)
     assert statuses(received) == [201] * 101 + [503], "what was taken was answered, in order, before the refusal"
     assert head_size(http) == size + 101
 
@@ -294,16 +334,17 @@ def test_a_bad_request_never_overtakes_the_answers_before_it(server: LiveServer,
     }
     for data, status in bad.items():
         size = head_size(http)
-        assert statuses(exchange(server.url, GOOD + GOOD + data, seconds=5)) == [201, 201, status], data[:100]
+        assert statuses(exchange(server.url, GOOD + GOOD + data)) == [201, 201, status], data[:100]
         assert head_size(http) == size + 2
 
 
 def test_refusals_fill_neither_log_nor_memory(server: LiveServer, metrics_port: int) -> None:
-    lines = server.stderr().count("\n")
+    lines, started = server.stderr().count("\n"), time.monotonic()
     with counted(metrics_port, "bad_request", 300):
         for _ in range(300):
             assert statuses(exchange(server.url, b"\x00\r\n\r\n")) == [400]
-    assert server.stderr().count("\n") - lines <= 5
+    reports = (time.monotonic() - started) / 10  # one line in ten seconds
+    assert server.stderr().count("\n") - lines <= 5 + reports
     families = text_string_to_metric_families(
         httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False).text
     )
@@ -311,16 +352,15 @@ def test_refusals_fill_neither_log_nor_memory(server: LiveServer, metrics_port: 
 
 
 def test_slow_clients_do_not_hold_up_the_end(instance: Instance) -> None:
-    server = instance.server(env={"MUNIMENT_SERVER_CLIENT_SECONDS": "1"}).wait()
+    limits = {"MUNIMENT_SERVER_CLIENT_SECONDS": "1", "MUNIMENT_SERVER_SHUTDOWN_SECONDS": "600"}
+    server = instance.server(env=limits).wait()
     with ExitStack() as stack:
         for data in (b"", HEAD, HEAD + b"Content-Length: 9\r\n\r\n{"):
             connection = stack.enter_context(socket.create_connection(address(server.url)))
             connection.sendall(data)
         stack.enter_context(asking(server.url))
         time.sleep(0.1)
-        started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started < 2 * CUT
     assert free_of_tracebacks(server.stderr())
 
 
@@ -403,7 +443,35 @@ async def test_unread_answers_have_a_limit_together() -> None:
     assert metrics.connections_refused.labels("unread")._value.get() == 8
 
 
-async def test_a_server_that_stood_still_does_not_blame_its_clients() -> None:
+class Clock:
+    """The event loop that the sweep sees: time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.next: tuple[float, Callable[[], None]] = (0.0, lambda: None)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[[], None]) -> SimpleNamespace:
+        self.next = (when, call)
+        return SimpleNamespace(cancel=lambda: None)
+
+    def sweep(self, late: float = 0.0) -> None:
+        """Let the time of the next sweep come, and so many seconds more."""
+        self.now = self.next[0] + late
+        self.next[1]()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock in place of the event loop's."""
+    made = Clock()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: made)
+    return made
+
+
+def test_a_server_that_stood_still_does_not_blame_its_clients(clock: Clock) -> None:
     """What they sent meanwhile is still to be read."""
     connections, _ = limited(client_seconds=0.2)
     seen: list[float] = []
@@ -415,16 +483,13 @@ async def test_a_server_that_stood_still_does_not_blame_its_clients() -> None:
 
     connections.admit(Noting(), None)
     connections.start()
-    time.sleep(0.3)  # noqa: ASYNC251 - that is the point
-    at = asyncio.get_running_loop().time()
-    await asyncio.sleep(0.02)
-    assert not [when for when in seen if when >= at]
-    await asyncio.sleep(0.15)
-    connections.stop()
-    assert [when for when in seen if when >= at]
+    clock.sweep(late=0.3)
+    assert seen == [100.0], "of the first sweep"
+    clock.sweep()
+    assert seen == [100.0, clock.now]
 
 
-async def test_a_sweep_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_that_fails_is_not_the_last(clock: Clock) -> None:
     connections, _ = limited(client_seconds=0.04)
     seen: list[float] = []
 
@@ -433,13 +498,11 @@ async def test_a_sweep_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatc
             seen.append(now)
             raise RuntimeError("a bug")
 
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     connections.admit(Broken(), None)
-    with pytest.raises(RuntimeError):
-        connections.start()
-    await asyncio.sleep(0.1)
-    connections.stop()
-    assert len(seen) > 2
+    for go_on in (connections.start, clock.sweep, clock.sweep):
+        with pytest.raises(RuntimeError):
+            go_on()
+    assert len(seen) == 3
 
 
 # --- uvicorn's insides --------------------------------------------------------------------------------------------------

@@ -28,9 +28,19 @@ from muniment.policy import Policy
 from muniment_server.catalog import write_new
 from muniment_server.guard import Guard
 from muniment_server.storage import Head, LogRow
-from tests.live import LiveServer, command, environment, free_of_tracebacks, run
+from tests.live import PATIENCE, LiveServer, command, environment, free_of_tracebacks, run, until
 from tests.service.http_audit import audit, fsck
-from tests.service.http_check import JSON, NDJSON, Verifier, bundle, client, expect_problem, head_size, ndjson
+from tests.service.http_check import (
+    JSON,
+    NDJSON,
+    Verifier,
+    bundle,
+    client,
+    expect_problem,
+    head_size,
+    ndjson,
+    published,
+)
 from tests.service.http_raw import Connection, exchange, request_bytes, statuses
 from tests.service.http_world import DEFAULT, Instance, LogSpec, in_store, instance_on
 
@@ -51,14 +61,6 @@ def embedded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Instanc
         yield made
 
 
-def wait_published(http: httpx.Client, prefix: str, size: int) -> str:
-    deadline = time.monotonic() + 20
-    while int((note := http.get(f"{prefix}/checkpoint").text).split("\n")[1]) < size:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return note
-
-
 # --- stopping -----------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +75,9 @@ class Load:
     events: int = 0
 
 
-async def _load_until_gone(server: LiveServer, load: Load, stop_after: float) -> None:
+async def _load_until_gone(server: LiveServer, load: Load, entries: int) -> None:
+    """Load a server until it is told to stop, which is when it has acknowledged so many entries of either log."""
+
     async def add(who: int) -> None:
         number = 0
         async with await Connection.open(server.url) as connection:
@@ -97,7 +101,9 @@ async def _load_until_gone(server: LiveServer, load: Load, stop_after: float) ->
                 load.receipts = [*load.receipts[-20:], answer.body]
 
     async def stop() -> None:
-        await asyncio.sleep(stop_after)
+        deadline = time.monotonic() + PATIENCE
+        while min(len(load.acknowledged), load.events) < entries and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
 
     ended = await asyncio.gather(stop(), *map(add, range(24)), *map(append, range(8)), return_exceptions=True)
@@ -110,8 +116,8 @@ def test_a_stopped_server_has_answered_what_it_accepted(instance: Instance) -> N
     """SIGTERM under load: every entry in the log was answered, every answer is in the log, and the exit code is 0."""
     load = Load()
     server = instance.server().wait()
-    asyncio.run(_load_until_gone(server, load, 0.7))
-    assert server.process.wait(30) == 0
+    asyncio.run(_load_until_gone(server, load, 50))
+    assert server.process.wait(PATIENCE) == 0
     assert free_of_tracebacks(server.stderr())
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))), "still listening"
@@ -128,12 +134,13 @@ def test_a_stopped_server_has_answered_what_it_accepted(instance: Instance) -> N
         verifier.checkpoint(http.get("/checkpoint").text)
         verifier.consistent(http)
     print(f"{len(load.acknowledged) + load.events} answered, {load.refused} refused, {load.cut} connections cut")
-    assert len(load.acknowledged) > 50
+    assert min(len(load.acknowledged), load.events) >= 50
     fsck(instance)
 
 
 def test_stopping_waits_neither_for_idle_nor_for_stuck_clients(embedded: Instance) -> None:
-    server = embedded.server(env={"MUNIMENT_SERVER_SHUTDOWN_SECONDS": "1"}).wait()
+    patient = {"MUNIMENT_SERVER_CLIENT_SECONDS": "600", "MUNIMENT_SERVER_KEEP_ALIVE_SECONDS": "600"}
+    server = embedded.server(env=patient | {"MUNIMENT_SERVER_SHUTDOWN_SECONDS": "1"}).wait()
     host, port = "127.0.0.1", int(server.url.rsplit(":", 1)[1])
     with (
         client(server.url) as http,
@@ -142,11 +149,8 @@ def test_stopping_waits_neither_for_idle_nor_for_stuck_clients(embedded: Instanc
     ):
         http.get("/healthz")
         stuck.sendall(b"POST /logs/raw/add HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbeginning of a leaf")
-        time.sleep(0.1)
-        started = time.monotonic()
-        assert server.stop() == 0
-        took = time.monotonic() - started
-    assert took < 5
+        time.sleep(0.1)  # the beginning arrives
+        assert server.stop() == 0, "long before the clients' time is over"
     with embedded.server() as again, client(again.url) as http:
         assert head_size(http, "/logs/raw") == 1
 
@@ -177,7 +181,7 @@ def test_a_restart_keeps_head_checkpoint_and_receipts(instance: Instance) -> Non
         leaf = http.post("/logs/raw/entries", content=b"7").json()["index"]
         once = JSON | {"Idempotency-Key": "once"}
         paid = http.post("/entries", content=b'{"pay":1}', headers=once)
-        notes = {prefix: wait_published(http, prefix, size) for prefix, size in (("", 7), ("/logs/raw", 301))}
+        notes = {prefix: published(http, prefix, size) for prefix, size in (("", 7), ("/logs/raw", 301))}
         sizes = {prefix: head_size(http, prefix) for prefix in notes}
     with instance.server() as server, client(server.url) as http:
         for prefix, note in notes.items():
@@ -208,7 +212,7 @@ def test_a_reader_beside_the_writer(instance: Instance) -> None:
             for number in range(12):
                 receipt = write.post("/entries", content=json.dumps({"n": number}), headers=JSON)
                 size = verifier.receipt(receipt).checkpoint.size
-                wait_published(read, "", size)
+                published(read, "", size)
                 for http in (read, write):
                     seen = verifier.checkpoint(http.get("/checkpoint").text).size
                     assert seen >= last
@@ -270,15 +274,17 @@ def test_readers_and_the_writer_give_the_same_answers(instance: Instance) -> Non
 
 def same_answers(https: list[httpx.Client], prefix: str, size: int) -> None:
     for http in https:
-        wait_published(http, prefix, size)
-    time.sleep(0.25)  # twice what a reader may take to see it
+        published(http, prefix, size)
+    for url in READS:  # a reader follows a little later
+        until(lambda url=url: len(answers_to(https, prefix + url)) == 1, prefix + url)
     for url in READS:
-        answers = {
-            (found.status_code, found.content)
-            for http in https
-            for found in (http.get(prefix + url), http.get(prefix + url))
-        }
+        answers = answers_to(https, prefix + url)
         assert len(answers) == 1, (prefix + url, answers)
+
+
+def answers_to(https: list[httpx.Client], url: str) -> set[tuple[int, bytes]]:
+    """Ask each of them twice."""
+    return {(found.status_code, found.content) for http in https for found in (http.get(url), http.get(url))}
 
 
 READER = ("--read-only",)
@@ -328,17 +334,13 @@ def test_a_log_created_while_serving(instance: Instance) -> None:
         run(*words, database=instance.database)
         policy = Policy.read(instance.data / "policy")
         assert len(policy.logs) == 3
-        deadline = time.monotonic() + 3
-        while (answer := http.post("/logs/late/entries", content=b"first")).status_code == 404:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: http.get("/logs/late/log").status_code != 404)
+        answer = http.post("/logs/late/entries", content=b"first")
         assert answer.status_code == 201
         found = Verifier(policy).receipt(answer)
         assert (found.checkpoint.origin, found.index) == (origin, 1)
-        wait_published(http, "/logs/late", 2)
-        while read.get("/logs/late/log").status_code == 404:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        published(http, "/logs/late", 2)
+        until(lambda: read.get("/logs/late/log").status_code != 404)
         assert audit(read, policy, "/logs/late").leaves[1] == b"first"
         run(*words, database=instance.database)  # a repetition changes nothing
         assert http.post("/logs/late/add", content=b"second").text == "2"
@@ -357,11 +359,8 @@ def test_a_log_whose_creation_crashed_takes_no_entries_before_its_genesis(embedd
         assert before.status_code in (404, 503), before.text
         assert http.get("/readyz").status_code == 200, "the other logs are fine"
         run(*words)
-        deadline = time.monotonic() + 5
-        while (after := http.post("/logs/half/entries", content=b"in time")).status_code != 201:
-            assert time.monotonic() < deadline, after.text
-            time.sleep(0.1)
-        assert after.json()["index"] == 1
+        until(lambda: http.post("/logs/half/entries", content=b"in time").status_code in (200, 201))
+        assert http.post("/logs/half/entries", content=b"in time").json()["index"] == 1
         genesis = http.get("/logs/half/entries/0").json()
         assert genesis["typ"] == "muniment/genesis@v1"
 
@@ -405,7 +404,7 @@ def test_an_old_copy_of_the_database_is_read_but_not_written(embedded: Instance)
     """A restored backup: one signature would fork the log."""
     with embedded.server() as server, client(server.url) as http:
         http.post("/entries", content=b'{"n":1}', headers=JSON)
-        wait_published(http, "", 2)
+        published(http, "", 2)
     backup = embedded.data.with_name("backup")
     shutil.copytree(embedded.data, backup)
     with embedded.server() as server, client(server.url) as http:
@@ -465,7 +464,7 @@ def test_metrics_count_what_happened(embedded: Instance) -> None:
         http.post("/entries", content=b"{}", headers=JSON)
         http.get("/tile/0/009")
         http.get("/logs/nope/log")
-        wait_published(http, "/logs/raw", 4)
+        published(http, "/logs/raw", 4)
         found = samples(f"http://127.0.0.1:{port}/metrics")
         assert http.get("/metrics").status_code == 404, "metrics have a port of their own"
     assert found["muniment_appends_total", "raw", "new"] == 3
@@ -531,7 +530,7 @@ def test_every_event_is_one_json_line(embedded: Instance) -> None:
                 f"/{escaped}",
                 f"/entries?{escaped}={escaped}",
             ):
-                assert statuses(exchange(server.url, _request(f"GET {target}"), seconds=10))[0] in (400, 404)
+                assert statuses(exchange(server.url, _request(f"GET {target}")))[0] in (400, 404)
             for header in (
                 "Idempotency-Key",
                 "Authorization",
@@ -542,13 +541,13 @@ def test_every_event_is_one_json_line(embedded: Instance) -> None:
                 "Accept",
             ):
                 for encoded in (value, escaped.encode(), text.encode("latin-1", "replace")):
-                    received = exchange(server.url, _request("POST /entries", (header.encode(), encoded)), seconds=10)
+                    received = exchange(server.url, _request("POST /entries", (header.encode(), encoded)))
                     assert statuses(received)[0] < 500
             body = json.dumps({"a": text, "b": text[::-1]}).encode()
-            exchange(server.url, request_bytes("POST", "/entries", body, JSON | {"Connection": "close"}), seconds=10)
-        exchange(server.url, b'\x1b[31mgarbage\n{"event":"forged"}\r\n\r\n', seconds=10)
+            exchange(server.url, request_bytes("POST", "/entries", body, JSON | {"Connection": "close"}))
+        exchange(server.url, b'\x1b[31mgarbage\n{"event":"forged"}\r\n\r\n')
         exchange(
-            server.url, _request("GET /healthz", (b"Upgrade", b"websocket"), (b"Connection", b"upgrade")), seconds=0.5
+            server.url, _request("GET /healthz", (b"Upgrade", b"websocket"), (b"Connection", b"upgrade")), answers=1
         )
         server.stop()
         output = server.stderr()
@@ -595,7 +594,7 @@ def test_console_lines_for_people(embedded: Instance) -> None:
         assert "http://127.0.0.1:" in line
         assert "\x1b" not in line, "colours only on a terminal"
         people.terminate()
-        assert people.wait(30) == 0
+        assert people.wait(PATIENCE) == 0
 
 
 # --- many at once -------------------------------------------------------------------------------------------------------

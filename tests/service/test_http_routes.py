@@ -34,6 +34,7 @@ from tests.service.http_check import (
     expect_problem,
     head_size,
     ndjson,
+    published,
     spread,
 )
 from tests.service.http_world import DEFAULT, RAW, Instance, anchored, instance_on
@@ -73,24 +74,14 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         for at in range(0, 600, 200):
             http.post("/entries/batch", content=ndjson(*events[at : at + 200]), headers=NDJSON)
             http.post("/logs/raw/entries/batch", content=bundle(*leaves[at : at + 200]))
-            time.sleep(PUBLISH * 1.2)  # so that there are several published sizes
+            for prefix in OF.values():  # so that there are several published sizes
+                published(http, prefix, head_size(http, prefix))
         yield World(instance, server, http, events, leaves)
         for prefix in OF.values():
             published(http, prefix, head_size(http, prefix))
             audit(http, instance.policy, prefix)
         assert free_of_tracebacks(server.stderr())
         fsck(instance)
-
-
-def published(http: httpx.Client, prefix: str, size: int) -> str:
-    """Wait until a checkpoint of at least `size` is published, and return it."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        note = http.get(f"{prefix}/checkpoint").text
-        if int(note.split("\n")[1]) >= size:
-            return note
-        time.sleep(0.02)
-    raise AssertionError(f"no checkpoint of size {size} within 20 s")
 
 
 def post_event(http: httpx.Client, event: dict[str, Any], prefix: str = "", **headers: str) -> httpx.Response:

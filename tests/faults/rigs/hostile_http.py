@@ -7,7 +7,6 @@ import json
 import random
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +19,7 @@ from tests.faults.hostile.sender import RAW, Tally, send_all
 from tests.faults.rig import Context, Rig
 from tests.live import LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit, fsck
-from tests.service.http_check import JSON, NDJSON, bundle
+from tests.service.http_check import JSON, NDJSON, bundle, head_size, published
 from tests.service.http_world import DEFAULT, Instance, KeySpec, LogSpec, make_instance
 
 LOGS = (DEFAULT, LogSpec("raw", "raw"), LogSpec("still", "raw"), LogSpec("private", "raw", public=False))
@@ -54,8 +53,14 @@ def prepare(server: LiveServer, instance: Instance) -> World:
         leaves = (b"still %d" % number for number in range(STILL_SIZE - 1))
         http.post("/logs/still/entries/batch", content=bundle(*leaves)).raise_for_status()
         proofs.append(http.post("/entries", json={"a": "b"}, headers={"Accept": "text/plain"}).text)
-    time.sleep(0.2)  # all of it is published: tiles of `still` are as many as they will be
+        _publish_all(http)  # tiles of `still` are as many as they will be
     return World(found, proofs, instance.keys)
+
+
+def _publish_all(http: httpx.Client) -> None:
+    for log in LOGS[:3]:
+        prefix = "" if log is DEFAULT else f"/logs/{log.name}"
+        published(http, prefix, head_size(http, prefix))
 
 
 class Deck:
@@ -148,7 +153,7 @@ def run(context: Context) -> None:
                 f"seed {seed}: slowest {tally.slowest * 1000:.0f} ms: {tally.slowest_case}"
             ) if tally.slowest > 0.5 else None
         with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
-            time.sleep(0.3)
+            _publish_all(http)
             for log in LOGS[:3]:
                 audit(http, instance.policy, "" if log is DEFAULT else f"/logs/{log.name}")
     fsck(instance)
