@@ -27,9 +27,9 @@ from muniment_server.settings import Settings
 from muniment_server.web import write
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Caller
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit, fsck, merkle, split_bundle, tile_name, tile_paths, tree_levels
-from tests.service.http_check import JSON, Verifier, bundle, client, expect_problem, head_size
+from tests.service.http_check import JSON, Verifier, bundle, client, expect_problem, head_size, published
 from tests.service.http_raw import Connection, exchange
 from tests.service.http_world import DEFAULT, Instance, LogSpec, instance_on
 
@@ -92,8 +92,9 @@ def test_sizes_never_go_back_between_two_servers(instance: Instance) -> None:
             thread.start()
         try:
             with client(one.url) as first, client(two.url) as second:
-                deadline, seen = time.monotonic() + 2.5, 0
-                while time.monotonic() < deadline:
+                deadline, seen = time.monotonic() + PATIENCE, 0
+                while len(set(sizes)) <= 20 or seen < 200:
+                    assert time.monotonic() < deadline, f"only {len(set(sizes))} sizes"
                     for http in (first, second):
                         size = verifier.checkpoint(http.get("/checkpoint").text).size
                         assert size >= sizes[-1], f"{size} after {sizes[-1]}"
@@ -103,7 +104,6 @@ def test_sizes_never_go_back_between_two_servers(instance: Instance) -> None:
             stop.set()
             for thread in writers:
                 thread.join()
-        assert len(set(sizes)) > 10
         with client(one.url) as http:
             assert verifier.consistent(http) == len(set(sizes)) - 1
         print(f"{len(sizes)} checkpoints read, {len(set(sizes))} sizes up to {sizes[-1]}")
@@ -111,16 +111,15 @@ def test_sizes_never_go_back_between_two_servers(instance: Instance) -> None:
     fsck(instance)
 
 
-async def _time_to_cover(url: str, seconds: float) -> list[float]:
-    """Add entries at random moments; how long after each answer a published checkpoint covered it."""
+async def _time_to_cover(url: str, entries: int) -> list[float]:
+    """Eight clients add so many entries each, at random moments; how long after each answer a published checkpoint covered it."""
     rng, covered = random.Random(7), []
     waiting: dict[int, float] = {}
     done = asyncio.Event()
 
     async def add(who: int) -> None:
         async with await Connection.open(url) as connection:
-            ends = time.monotonic() + seconds
-            while time.monotonic() < ends:
+            for _ in range(entries):
                 answer = await connection.request("POST", "/add", b"%d %f" % (who, time.monotonic()))
                 waiting[int(answer.body)] = time.monotonic()
                 await asyncio.sleep(rng.random())
@@ -136,17 +135,17 @@ async def _time_to_cover(url: str, seconds: float) -> list[float]:
     watcher = asyncio.create_task(watch())
     await asyncio.gather(*(add(who) for who in range(8)))
     done.set()
-    await asyncio.wait_for(watcher, 10)
+    await asyncio.wait_for(watcher, PATIENCE)
     return covered
 
 
-def test_a_checkpoint_covers_an_entry_within_a_second(instance: Instance) -> None:
-    """At the default publish interval, at any moment of it, from the answer to the published checkpoint."""
-    with instance.server() as server:
-        took = asyncio.run(_time_to_cover(server.url, 3))
-    assert len(took) > 20
+def test_a_checkpoint_covers_every_entry(instance: Instance) -> None:
+    """At the default publish interval, at any moment of it. That it is within the interval is in test_log, without a clock."""
+    with instance.server() as server, client(server.url) as http:
+        took = asyncio.run(_time_to_cover(server.url, 6))
+        assert http.get("/log").json()["publish_interval_seconds"] == 1.0
+    assert len(took) == 48
     print(f"{len(took)} entries covered by a published checkpoint after at most {max(took) * 1000:.0f} ms")
-    assert max(took) < 1.0 + 0.25, "publish_interval, and a quarter of a second for a busy machine"
 
 
 # --- tiles --------------------------------------------------------------------------------------------------------------
@@ -167,8 +166,7 @@ def grown(
         for following in (2, 255, 256, 257, 511, 512, 513, 1300):
             leaves = [b"leaf %d" % index + b"." * (index % 50) for index in range(size, following)]
             assert http.post("/entries/batch", content=bundle(*leaves)).status_code == 201
-            while int(http.get("/checkpoint").text.split("\n")[1]) < following:
-                time.sleep(0.01)
+            published(http, "", following)
             size = following
         yield made, http
         assert free_of_tracebacks(server.stderr())
@@ -306,10 +304,7 @@ def test_add_is_durable_before_it_answers(instance: Instance) -> None:
         assert found
         acknowledged |= found
     with instance.server() as server, client(server.url) as http:
-        published = time.monotonic() + 5
-        while int(http.get("/checkpoint").text.split("\n")[1]) <= max(acknowledged.values()):
-            assert time.monotonic() < published, "a crash between answer and publication still publishes"
-            time.sleep(0.01)
+        published(http, "", max(acknowledged.values()) + 1)  # a crash between answer and publication still publishes
         leaves = audit(http, instance.policy).leaves
         for leaf, index in acknowledged.items():
             assert leaves[index] == leaf
@@ -336,7 +331,7 @@ async def _add_until_killed(server: LiveServer, life: int) -> dict[bytes, int]:
 
     ended = await asyncio.gather(*(add(who) for who in range(32)), return_exceptions=True)
     assert not [error for error in ended if not isinstance(error, OSError | asyncio.IncompleteReadError)], ended
-    assert server.process.wait(30) == -signal.SIGKILL
+    assert server.process.wait(PATIENCE) == -signal.SIGKILL
     return acknowledged
 
 
@@ -425,7 +420,7 @@ def file_limit(soft: int) -> Iterator[None]:
 
 def test_add_takes_1024_simultaneous_connections(instance: Instance) -> None:
     # How many at once is what is tested: a machine that needs seconds for them all is to answer them all the same.
-    patient = {"MUNIMENT_SERVER_MAX_QUEUE_SECONDS": "60", "MUNIMENT_SERVER_CLIENT_SECONDS": "60"}
+    patient = {"MUNIMENT_SERVER_CLIENT_SECONDS": "60"}
     with file_limit(1024):  # what a service gets on most systems unless somebody raised it
         server = instance.server(env=patient).wait()
     with file_limit(4 * SIMULTANEOUS), server:
@@ -438,8 +433,7 @@ def test_add_takes_1024_simultaneous_connections(instance: Instance) -> None:
         assert sorted(indices) == list(range(1, SIMULTANEOUS + 1))
         print(f"{SIMULTANEOUS} connections answered in {took:.2f} s")
         with client(server.url) as http:
-            while int(http.get("/checkpoint").text.split("\n")[1]) <= SIMULTANEOUS:
-                time.sleep(0.02)
+            published(http, "", SIMULTANEOUS + 1)
             stored = audit(http, instance.policy).leaves
             assert [stored[index] for index in indices] == leaves
         assert free_of_tracebacks(server.stderr())
