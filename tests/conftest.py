@@ -12,11 +12,22 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from muniment_server.storage import Store
 from muniment_server.storage.postgres import PostgresStore, migrate
 from muniment_server.storage.sqlite import SqliteStore
 from tests.live import LiveServer, init
+
+# Hypothesis: the same examples on every run where CI is set. Neither deadline nor minimal speed: a busy machine is not a bug.
+settings.register_profile(
+    "muniment",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("muniment")
 
 _counter = itertools.count()
 

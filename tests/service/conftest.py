@@ -19,14 +19,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from hypothesis import settings
 
 from muniment_server.storage import Store
 from muniment_server.storage.postgres import OLDEST
 from tests.service.rig import Rig, open_rig
-
-settings.register_profile("muniment", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
-settings.load_profile("muniment")
 
 
 @contextmanager
