@@ -33,6 +33,7 @@ from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.telemetry import Metrics, Timings
 from muniment_server.web.errors import CODES
+from tests.live import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -316,10 +317,10 @@ class Container:
             text=True,
         )
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while not self.healthy():
                 assert process.poll() is None, process.stderr.read() if process.stderr else ""
-                assert time.monotonic() < deadline, "not healthy within 30 s"
+                assert time.monotonic() < deadline, "not healthy"
                 time.sleep(0.1)
             yield process
         finally:
@@ -332,7 +333,7 @@ class Container:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         request = urllib.request.Request(f"{self.url}/entries", json.dumps(event).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -341,12 +342,12 @@ class Container:
     def metrics(self) -> str:
         """GET the metrics, on their own port."""
         url = f"http://127.0.0.1:{self.environment['MUNIMENT_SERVER_METRICS_PORT']}/metrics"
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             return str(answer.read().decode())
 
     def get(self, path: str) -> dict[str, Any]:
         """GET a JSON document."""
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=PATIENCE) as answer:
             return dict(json.load(answer))
 
 

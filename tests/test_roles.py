@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.live import LiveServer, init, run
+from tests.live import PATIENCE, LiveServer, init, run
 
 ROLES = (Path(__file__).parents[1] / "deploy" / "postgres-roles.sql").read_text("utf-8")
 NAMES = ("muniment_app", "muniment_reader", "muniment_migrate", "muniment_owner")
@@ -91,7 +91,7 @@ def post(server: LiveServer, *numbers: int) -> int:
     body = b"".join(b'{"n":%d}\n' % number for number in numbers)
     request = urllib.request.Request(f"{server.url}/entries/batch", body, {"Content-Type": "application/x-ndjson"})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -100,8 +100,8 @@ def post(server: LiveServer, *numbers: int) -> int:
 
 def wait_for_size(server: LiveServer, size: int) -> None:
     """Wait until the published checkpoint covers `size` entries."""
-    for _ in range(200):
-        with urllib.request.urlopen(f"{server.url}/checkpoint", timeout=20) as answer:
+    for _ in range(1200):
+        with urllib.request.urlopen(f"{server.url}/checkpoint", timeout=PATIENCE) as answer:
             if int(answer.read().split(b"\n")[1]) >= size:
                 return
         time.sleep(0.05)
@@ -118,7 +118,7 @@ def test_a_server_works_as_app_and_readers_as_reader(owned: str, tmp_path: Path)
         with LiveServer(data, "--read-only", database=reader) as mirror:
             assert post(mirror, 1) == 503
             wait_for_size(mirror, 301)  # a reader knows what was published, which may be a second old
-            with urllib.request.urlopen(f"{mirror.url}/entries?start=290&limit=5", timeout=20) as answer:
+            with urllib.request.urlopen(f"{mirror.url}/entries?start=290&limit=5", timeout=PATIENCE) as answer:
                 assert len(json.load(answer)["entries"]) == 5
     created = json.loads(run("key", "create", "--scope", "append", "--json", "--data", data, database=app).stdout)
     run("key", "revoke", created["key_id"], "--data", data, database=app)

@@ -17,7 +17,7 @@ from tests.bench import bodies, echo, report, wrk
 from tests.bench.plan import ENTRY_SIZE, SERIES, WORKLOADS, Load
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SECONDS = 900  # half a minute on a machine of its own; servers and generator are pinned to cores that others may use
+_SECONDS = 800  # half a minute on a machine of its own; servers and generator are pinned to cores that others may use
 _NUMBERS = {"rate", "p50_ms", "p99_ms", "server_us", "postgres_us", "server_cores", "generator_cores", "foreign_cores"}
 
 

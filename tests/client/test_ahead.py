@@ -15,6 +15,7 @@ from muniment._flows.writes import Draft
 from muniment.client._ahead import Batch, in_order
 from tests.client.colours import QUICK
 from tests.client.fake_log import URL, FakeLog
+from tests.live import PATIENCE
 
 OK = Response(200, {}, b"")
 
@@ -79,7 +80,7 @@ def test_the_next_is_on_its_way_while_an_answer_is_checked() -> None:
         return diary.send(drafts, key)
 
     def check(drafts: list[Draft], answer: Response) -> list[Any]:
-        assert sent.wait(10), "the second batch is sent while the first is checked"
+        assert sent.wait(PATIENCE), "the second batch is sent while the first is checked"
         return diary.check(drafts, answer)
 
     assert len(list(in_order(diary.source(2), send, check))) == 2
@@ -114,7 +115,7 @@ def test_what_precedes_an_error_is_taken_before_it_and_what_follows_is_not_sent(
 def wait_for_senders() -> None:
     for thread in threading.enumerate():
         if thread.name == "muniment-send":
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -127,7 +128,7 @@ def test_a_client_that_is_closed_lets_the_batch_on_its_way_arrive_and_sends_no_m
 
     def second_hangs(request: httpx.Request, honest: Callable[[], httpx.Response]) -> httpx.Response:
         arrived.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
         assert not closed.is_set(), "its connection is not closed under it"
         honest()
         raise httpx.ReadError("reset", request=request)
@@ -136,7 +137,7 @@ def test_a_client_that_is_closed_lets_the_batch_on_its_way_arrive_and_sends_no_m
     receipts = client.append_many([{"n": n} for n in range(30)], batch_entries=10)
     log.faults = [lambda _, honest: honest(), second_hangs]
     assert next(receipts).index == 1
-    assert arrived.wait(10)
+    assert arrived.wait(PATIENCE)
     client.close()
     receipts.close()
     assert not closed.is_set()

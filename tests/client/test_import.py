@@ -24,6 +24,7 @@ from muniment.cli.import_state import state_path
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import FakeLog, answering, edit, fine, instead, lost_after, lost_before, problem
 from tests.client.served import served
+from tests.live import PATIENCE
 
 ROWS = [{"n": n, "text": f"row {n}"} for n in range(23)]
 
@@ -250,7 +251,7 @@ def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.
     env = os.environ | {"PYTHONFAULTHANDLER": ""}
     for attempt in range(3):
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        size, deadline = log.size, time.monotonic() + 30
+        size, deadline = log.size, time.monotonic() + PATIENCE
         while log.size == size and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(0.003 * attempt)
@@ -286,7 +287,7 @@ def crash_with_two_under_way(cli: Cli, monkeypatch: pytest.MonkeyPatch, happened
         nonlocal checked
         checked += 1
         if checked == 2:
-            assert third_sent.wait(10)
+            assert third_sent.wait(PATIENCE)
             raise Crash
         return (yield from real_check(*args))
 

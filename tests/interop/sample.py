@@ -12,13 +12,12 @@ from muniment.checkpoint import parse_checkpoint
 from muniment.event import canonical_event
 from muniment.note import VerifierKey, parse_note
 from muniment.tiles import encode_bundle
-from tests.live import LiveServer
+from tests.live import PATIENCE, LiveServer
 
 BATCHES = (300, 1, 255, 37, 97)
 """With the genesis entry and a text append before, between and after: two full tiles, a partial one, one at level 1, odd sizes."""
 SIZE = 1 + sum(BATCHES) + len(BATCHES) + 1
 TEXT = {"Accept": "text/plain"}
-_SECONDS = 10
 
 
 @dataclass
@@ -111,7 +110,7 @@ def _leaves(sample: Sample) -> list[bytes]:
 
 
 def _wait(done: Callable[[], bool], server: LiveServer) -> None:
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not done():
         assert time.monotonic() < deadline, server.stderr()
         time.sleep(0.02)

@@ -21,6 +21,7 @@ from muniment_server.anchorer.schedule import HOUR, MINUTE, SECOND
 from muniment_server.fsck.anchors import check_anchors
 from muniment_server.fsck.report import Report
 from muniment_server.storage import StoreUnavailable
+from tests.live import PATIENCE
 from tests.service.anchors import Anchored, ChainSource, anchored
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import Rig
@@ -79,9 +80,10 @@ async def test_a_crash_between_post_and_save_is_posted_again(world: Anchored):
     faulty.plan("save_anchor", Fault(StoreUnavailable("crash")), Fault(StoreUnavailable("crash")))
     with pytest.raises(StoreUnavailable):
         await world.new_anchorer(faulty).ask_all()
-    await asyncio.sleep(0.2)  # the other calendar's answer
+    async with asyncio.timeout(PATIENCE):  # the other calendar's answer
+        while [len(one.posts) for one in world.calendars] != [1, 1]:  # noqa: ASYNC110 - a calendar is a thread
+            await asyncio.sleep(0.01)
     assert (await world.row(row.tree_size)).ots is None
-    assert [len(one.posts) for one in world.calendars] == [1, 1]
     world.restart()
     await world.step()
     assert [len(one.posts) for one in world.calendars] == [2, 2]

@@ -16,6 +16,7 @@ from muniment_server.sequencer import ClockRefused, ReadOnly
 from muniment_server.storage import HeadMoved, OutcomeUnknown, StoreError, StoreUnavailable
 from muniment_server.submission import Draft, Outcome, Signed, Submission
 from muniment_server.telemetry import Metrics
+from tests.live import PATIENCE
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import Rig, event, raw
@@ -165,7 +166,7 @@ async def test_one_impatient_waiter_does_not_cancel_ninety_nine(make, sequencer:
         await asyncio.wait_for(waiters.pop(10), 0.01)  # also while its batch is in flight
     sequencer.release()
     await hold
-    outcomes = await asyncio.wait_for(asyncio.gather(*waiters), 10)
+    outcomes = await asyncio.wait_for(asyncio.gather(*waiters), PATIENCE)
     assert len(outcomes) == 98
     assert len(sequencer.batches[1]) == 100, "who left is logged all the same"
 
@@ -409,7 +410,7 @@ async def test_close_answers_also_when_the_last_batch_fails(make, sequencer: Seq
 
 async def test_close_of_an_idle_batcher_returns(make):
     batcher = make()
-    await asyncio.wait_for(batcher.close(), 5)
+    await asyncio.wait_for(batcher.close(), PATIENCE)
     assert (await refusal(batcher.submit(raw(b"a")))).code == "shutting_down"
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from muniment_server.scrub import Scrub
 from muniment_server.telemetry import Metrics
+from tests.live import PATIENCE
 from tests.service.rig import Rig, event, raw
 from tests.service.test_fsck import filled, spoil
 
@@ -64,7 +65,7 @@ async def test_it_keeps_to_its_rate(rig: Rig) -> None:
     bench = await filled(rig, "raw", 100)
     began = time.monotonic()
     await Scrub(rig.store, bench.row, Metrics(), 400).scrub_once()
-    assert 0.2 <= time.monotonic() - began < 5
+    assert 0.2 <= time.monotonic() - began < PATIENCE
 
 
 async def test_it_runs_beside_a_writer(rig: Rig) -> None:
@@ -73,7 +74,7 @@ async def test_it_runs_beside_a_writer(rig: Rig) -> None:
     task = asyncio.create_task(Scrub(rig.store, bench.row, metrics, 5_000, delay=0).run())
     for n in range(30):
         await sequencer.run([event(1000 + n)])
-    for _ in range(500):
+    for _ in range(6000):
         if value(metrics, "entries_total", bench.row.name) >= 250:
             break
         await asyncio.sleep(0.01)

@@ -33,7 +33,7 @@ from tests.live import ORIGIN, LiveServer, free_of_tracebacks, init, run
 from tests.service.audit import Naive
 
 SIZES = (2, 254, 255, 256, 257, 258, 300)
-PUBLISH_SECONDS = 20
+PUBLISH_SECONDS = 60
 
 
 def fetch(url: str, body: bytes | None = None, kind: str = "application/x-ndjson") -> tuple[int, bytes]:

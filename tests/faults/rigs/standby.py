@@ -56,13 +56,13 @@ class Pair:
     async def attached(self) -> None:
         """Wait until the standby takes part."""
         sql = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await self.primary.sql(sql):  # noqa: ASYNC110 - it happens in another process
                 await asyncio.sleep(0.05)
 
     async def waiting(self) -> list[int]:
         """Return the backends of the server that wait for the standby, as soon as there are any."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (rows := await self.primary.sql(_WAITING)):
                 await self.load.sleep(0.02)
         return [row["pid"] for row in rows]
@@ -104,7 +104,7 @@ async def _commits_wait(pair: Pair) -> None:
     assert pair.load.counts["acknowledged"] == before, "acknowledged without the standby"
     assert guards(pair.instance) == signed, "a head was about to be signed without the standby"
     await asyncio.to_thread(pair.standby.start)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while pair.load.counts["acknowledged"] == before:
             await pair.load.sleep(0.02)
 
@@ -145,7 +145,7 @@ async def _promote_too_late(pair: Pair) -> None:
     """The primary went on alone, and acknowledged; then the standby takes over. The guard is ahead: no writes, until the primary is back."""
     await pair.synchronous("")
     before = pair.load.counts["acknowledged"]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while pair.load.counts["acknowledged"] < before + 500:
             await pair.load.sleep(0.02)
     pair.load.reading = False  # the standby lacks entries that were acknowledged
