@@ -17,13 +17,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
-from tests.client.fake_log import FakeLog
 
 TICK = 0.02
 """Seconds between two signs of life: many within the shortest deadline that a test gives."""
@@ -137,53 +134,6 @@ def _run(sock: socket.socket, script: Script, over: threading.Event, tls: bool) 
         pass
     finally:
         sock.close()
-
-
-# --- scripts ------------------------------------------------------------------------------------------------------------
-
-
-def answered(*parts: bytes, then: bytes = b"", every: float = TICK) -> Script:
-    """Answer a request with `parts`, then with `then` for ever, or with nothing any more."""
-
-    def script(peer: Peer) -> None:
-        peer.request()
-        for part in parts:
-            peer.send(part)
-        if then:
-            peer.for_ever(then, every)
-        peer.stay()
-
-    return script
-
-
-def slowly(log: FakeLog, *, piece: int = 40, every: float = 0.001, before: bytes = b"") -> Script:
-    """Answer as `log` does, a few bytes at a time."""
-    lock = threading.Lock()
-
-    def script(peer: Peer) -> None:
-        while sent := peer.request():
-            with lock:
-                answer = before + as_bytes(log.handle(as_request(sent)))
-            for at in range(0, len(answer), piece):
-                peer.send(answer[at : at + piece])
-                peer.pause(every)
-
-    return script
-
-
-def as_request(sent: bytes) -> httpx.Request:
-    head, _, body = sent.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    method, target, _ = first.split(" ")
-    headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-    return httpx.Request(method, f"http://log.test{target}", headers=headers, content=body)
-
-
-def as_bytes(answer: httpx.Response) -> bytes:
-    body = answer.read()
-    kept = [(name, value) for name, value in answer.headers.items() if name.lower() != "content-length"]
-    lines = [f"{name}: {value}" for name, value in (*kept, ("Content-Length", str(len(body))))]
-    return "\r\n".join([f"HTTP/1.1 {answer.status_code} X", *lines, "", ""]).encode() + body
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------------

@@ -24,13 +24,12 @@ from muniment.errors import MunimentError, Unavailable, Unreachable
 from tests.client.cli_runner import Cli
 from tests.client.colours import Colours
 from tests.client.fake_log import FakeLog
-from tests.client.hostile import PATIENCE, TICK, Peer, Script, answered, certificates, hostile, slowly
+from tests.client.hostile import PATIENCE, TICK, Peer, Script, certificates, hostile
+from tests.client.scripts import HANDSHAKES, HINT, NEVER_DONE, TOO_MUCH, slowly
 
 SHORT = 0.3
 """The timeout of clients whose server never ends: a moment, and many ticks of the server."""
 ONCE = Retries(tries=1)
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
 POLICY = FakeLog().policy
 
 
@@ -48,22 +47,6 @@ def tls_transport(colours: Colours, **options: Any) -> Any:
 
 
 # --- a server that takes for ever ---------------------------------------------------------------------------------------
-
-
-NEVER_DONE: dict[str, Script] = {
-    "nothing": answered(),
-    "half a status line": answered(b"HTTP/1.1 2"),
-    "a status line that drips": answered(b"HTTP/1.1 200 ", then=b"O"),
-    "a header field that drips": answered(OK, b"X-Slow: ", then=b"x"),
-    "header fields without end": answered(OK, then=b"X: y\r\n"),
-    "early hints without end": answered(then=HINT),
-    "an early hint that drips": answered(HINT, b"HTTP/1.1 103 Early Hints\r\nX: ", then=b"x"),
-    "a body that drips": answered(OK + b"Content-Length: 100000\r\n\r\n", then=b" "),
-    "chunks that drip": answered(OK + b"Transfer-Encoding: chunked\r\n\r\n", then=b"1\r\n \r\n"),
-    "a chunk extension that drips": answered(OK + b"Transfer-Encoding: chunked\r\n\r\n1;", then=b"x"),
-    "trailers that drip": answered(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n \r\n0\r\nX: ", then=b"x"),
-    "a body until the end that never comes": answered(OK + b"\r\n", then=b" "),
-}
 
 
 @pytest.mark.parametrize("name", NEVER_DONE)
@@ -100,17 +83,7 @@ def test_a_large_request_that_is_not_read_or_slowly(colours: Colours, at_a_time:
     assert sum(read) < 240 * 60_000, "it went on for as long as the server read on"
 
 
-def says_nothing(peer: Peer) -> None:
-    peer.stay()
-
-
-def drips_a_record(peer: Peer) -> None:
-    peer.socket.recv(65_536)
-    peer.send(b"\x16\x03\x03\x40\x00")  # a record of a handshake, 16,384 bytes long
-    peer.for_ever(b"\x02")
-
-
-@pytest.mark.parametrize("script", [says_nothing, drips_a_record])
+@pytest.mark.parametrize("script", HANDSHAKES)
 def test_a_handshake_that_is_never_done(colours: Colours, script: Script) -> None:
     with hostile(script, scheme="https") as server, soon():
         client = colours.client(policy=POLICY, url=server.url, timeout=SHORT, retries=ONCE)
@@ -192,27 +165,6 @@ def test_beyond_a_proxy(colours: Colours, proxy_tls: bool) -> None:
 
 
 # --- a server that sends too much ---------------------------------------------------------------------------------------
-
-TOO_MUCH: dict[str, tuple[Script, str]] = {
-    "early hints": (answered(then=HINT * 100, every=0), "larger than"),
-    "one early hint": (answered(HINT[:-2], then=b"X: y\r\n" * 1000, every=0), "too long"),
-    "header fields": (answered(OK, then=b"X: y\r\n" * 1000, every=0), "too long"),
-    "a header field": (answered(OK + b"X: ", then=b"y" * 1000, every=0), "too long"),
-    "a status line": (answered(b"HTTP/1.1 200 ", then=b"y" * 1000, every=0), "too long"),
-    "a body": (answered(OK + b"\r\n", then=b" " * 1000, every=0), "larger than"),
-    "a chunk": (
-        answered(OK + b"Transfer-Encoding: chunked\r\n\r\nfffffff\r\n", then=b" " * 1000, every=0),
-        "larger than",
-    ),
-    "chunk extensions": (
-        answered(OK + b"Transfer-Encoding: chunked\r\n\r\n", then=b"1;%s\r\n \r\n" % (b"x" * 9000), every=0),
-        "larger than",
-    ),
-    "trailers": (
-        answered(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", then=b"X: y\r\n" * 1000, every=0),
-        "too long",
-    ),
-}
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)

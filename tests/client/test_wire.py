@@ -16,7 +16,8 @@ from muniment.wire.exchange import taking
 from muniment.wire.streams import Backend, Stream
 from tests.client.colours import Colours
 from tests.client.fake_log import FakeLog
-from tests.client.hostile import answered, hostile
+from tests.client.hostile import hostile
+from tests.client.scripts import answered
 
 
 class Network(httpcore.NetworkBackend):

@@ -28,8 +28,9 @@ _HEADER = re.compile(r"[0-9a-f]{160}")
 class Web:
     """The requests of one question."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, seconds: float) -> None:
         self._client = client
+        self._seconds = seconds
 
     async def get(self, url: str, limit: int = MAX_ANSWER) -> bytes | None:
         """Return the body at `url`, or None when it is not there (404). Raises SourceUnavailable."""
@@ -45,20 +46,13 @@ class Web:
         return await self._send("POST", url, limit, json=value)
 
     async def _send(self, method: str, url: str, limit: int, **more: Any) -> tuple[int, bytes]:
-        import httpx  # noqa: PLC0415 - verifying with a header file needs no HTTP
+        from muniment.wire import NoAnswer, ask_async  # noqa: PLC0415 - verifying with a header file needs no HTTP
 
         try:
-            async with self._client.stream(method, url, **more) as answer:
-                if answer.headers.get("content-encoding", "identity").lower() != "identity":
-                    raise SourceUnavailable("it compresses an answer that was asked for plain")
-                body = bytearray()
-                async for chunk in answer.aiter_raw():
-                    body += chunk
-                    if len(body) > limit:
-                        raise SourceUnavailable(f"its answer is larger than {limit} bytes")
-                return answer.status_code, bytes(body)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            raise SourceUnavailable(f"not reachable: {str(error) or type(error).__name__}") from error
+            status, _, body = await ask_async(self._client, limit, self._seconds, method=method, url=url, **more)
+        except NoAnswer as error:
+            raise SourceUnavailable(f"not reachable: {error}" if error.again else str(error)) from error
+        return status, body
 
 
 def ask(
@@ -71,16 +65,12 @@ def ask(
     """Return the answer to a question, within `deadline` seconds in all. Raises SourceUnavailable. Must not run in an event loop."""
     import httpx  # noqa: PLC0415 - see above
 
+    from muniment.wire import bounded  # noqa: PLC0415 - see above
+
     async def run() -> T:
-        headers = {"User-Agent": "muniment", "Accept-Encoding": "identity"}
-        # The outer limit is what counts: a peer that sends a byte now and then never runs into a time limit of single reads.
-        async with (
-            asyncio.timeout(deadline),
-            httpx.AsyncClient(
-                headers=headers, auth=auth, timeout=deadline, trust_env=trust_env, verify=_tls()
-            ) as client,
-        ):
-            return await question(Web(client))
+        made = httpx.AsyncClient(headers={"User-Agent": "muniment"}, auth=auth, trust_env=trust_env, verify=_tls())
+        async with asyncio.timeout(deadline), bounded(made) as client:  # the deadline of all requests together
+            return await question(Web(client, deadline))
 
     try:
         return asyncio.run(run())

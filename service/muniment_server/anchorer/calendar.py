@@ -6,13 +6,13 @@ bytes; only 200 is an answer. What the bytes mean is for :mod:`muniment.anchor.p
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 import httpx
 
 from muniment.anchor.proof import MAX_REPLY
 from muniment.anchor.uri import origin_of
+from muniment.wire import NoAnswer, ask_async, bounded
 from muniment_server import __version__
 from muniment_server.failpoints import step
 
@@ -21,7 +21,6 @@ _MAX_REASON = 160
 _STRANGE = re.compile(r"[^A-Za-z0-9#\-.,; ]")
 _HEADERS = {
     "Accept": "application/vnd.opentimestamps.v1",
-    "Accept-Encoding": "identity",
     "User-Agent": f"muniment-server/{__version__}",
 }
 
@@ -47,7 +46,7 @@ def sanitised(text: bytes) -> str:
 def new_client() -> httpx.AsyncClient:
     """Return a client that goes where it is told and nowhere else."""
     limits = httpx.Limits(max_connections=16, max_keepalive_connections=4, keepalive_expiry=30)
-    return httpx.AsyncClient(headers=_HEADERS, follow_redirects=False, trust_env=False, limits=limits, timeout=60)
+    return bounded(httpx.AsyncClient(headers=_HEADERS, follow_redirects=False, trust_env=False, limits=limits))
 
 
 class Calendar:
@@ -72,34 +71,14 @@ class Calendar:
         return await self._ask("GET", f"/timestamp/{commitment.hex()}", None)
 
     async def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
-        self._client.cookies.clear()
         # Joined by hand: urljoin would drop the last part of a path.
-        request = self._client.stream(method, self.url + path, content=body)
+        request = {"method": method, "url": self.url + path, "content": body}
         try:
-            async with asyncio.timeout(self._deadline), request as answer:
-                return await _read(answer)
-        except TimeoutError:
-            raise CalendarFailed(f"no whole answer within {self._deadline:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CalendarFailed(type(error).__name__) from error
-
-
-async def _read(answer: httpx.Response) -> bytes:
-    if answer.status_code == 404:
-        raise NotYet(sanitised(await _bounded(answer, _MAX_REASON, cut=True)))
-    if answer.status_code != 200:
-        raise CalendarFailed(f"answers {answer.status_code}")
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        raise CalendarFailed("answers in a content encoding that was not asked for")
-    return await _bounded(answer, MAX_REPLY)
-
-
-async def _bounded(answer: httpx.Response, limit: int, *, cut: bool = False) -> bytes:
-    data = b""
-    async for part in answer.aiter_raw(4096):
-        data += part
-        if len(data) > limit:
-            if cut:
-                return data[:limit]
-            raise CalendarFailed(f"answers more than {limit} bytes")
-    return data
+            status, _, reply = await ask_async(self._client, MAX_REPLY, self._deadline, **request)
+        except NoAnswer as error:
+            raise CalendarFailed(sanitised(str(error).encode())) from error
+        if status == 404:
+            raise NotYet(sanitised(reply))
+        if status != 200:
+            raise CalendarFailed(f"answers {status}")
+        return reply

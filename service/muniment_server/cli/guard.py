@@ -23,6 +23,8 @@ from muniment_server.cli.common import (
 from muniment_server.settings import Settings
 
 _LIMIT = 65_536
+"""Bytes of a checkpoint, the most that is read of one."""
+_SECONDS = 20.0
 
 
 @click.group()
@@ -127,16 +129,33 @@ def _take(log_name: str, flags: dict[str, Any], *, fresh: bool) -> None:
 
 def _read(where: str) -> str:
     """Return a checkpoint from a file or an URL. Exits when it cannot be read."""
-    import httpx
+    from muniment.wire import NoAnswer
 
     try:
-        if "://" not in where:
-            return Path(where).read_text("utf-8")
-        answer = httpx.get(where, timeout=20, follow_redirects=False)
-        answer.raise_for_status()
-        return answer.text[:_LIMIT]
-    except (OSError, UnicodeDecodeError, httpx.HTTPError, httpx.InvalidURL) as error:
+        note = _fetched(where) if "://" in where else _stored(Path(where))
+        return note.decode("utf-8")
+    except (OSError, UnicodeDecodeError, NoAnswer) as error:
         fail(EXIT_UNREACHABLE, f"cannot read the checkpoint {where}: {error}")
+
+
+def _fetched(url: str) -> bytes:
+    import httpx
+
+    from muniment.wire import ask, bounded
+
+    with bounded(httpx.Client(follow_redirects=False)) as client:
+        status, _, body = ask(client, _LIMIT, _SECONDS, method="GET", url=url)
+    if status != 200:
+        raise OSError(f"it answers {status}, not 200")
+    return body
+
+
+def _stored(path: Path) -> bytes:
+    with path.open("rb") as file:
+        note = file.read(_LIMIT + 1)
+    if len(note) > _LIMIT:
+        raise OSError(f"it is larger than {_LIMIT} bytes")
+    return note
 
 
 async def _inspect(settings: Settings, name: str | None) -> list[Any]:

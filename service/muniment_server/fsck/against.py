@@ -23,6 +23,7 @@ from muniment.hashing import EMPTY_ROOT, HASH_SIZE
 from muniment.policy import Policy
 from muniment.tiles import Tile, format_tile, width_at
 from muniment.tree import Node, TileRows, expand, fold, hash_in, nodes_of, place
+from muniment.wire import NoAnswer, ask_async, bounded
 from muniment_server.fsck.report import Finding
 from muniment_server.storage import LogRow, Store, StoreError
 
@@ -57,23 +58,12 @@ class HttpCopy:
         """See Copy."""
         self.fetches += 1
         try:
-            async with asyncio.timeout(_TIMEOUT), self._client.stream("GET", f"{self._url}/{path}") as answer:
-                if answer.status_code == 404:
-                    return None
-                if answer.status_code != 200:
-                    raise CopyUnreachable(f"{self._url}/{path} answers {answer.status_code}")
-                return await _bounded(answer, limit)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            raise CopyUnreachable(f"{self._url}/{path}: {type(error).__name__}: {error}") from error
-
-
-async def _bounded(answer: httpx.Response, limit: int) -> bytes:
-    data = b""
-    async for part in answer.aiter_bytes():
-        data += part
-        if len(data) > limit:
-            raise CopyUnreachable(f"{answer.url} answers more than {limit} bytes")
-    return data
+            status, _, body = await ask_async(self._client, limit, _TIMEOUT, method="GET", url=f"{self._url}/{path}")
+        except NoAnswer as error:
+            raise CopyUnreachable(f"{self._url}/{path}: {error}") from error
+        if status not in (200, 404):
+            raise CopyUnreachable(f"{self._url}/{path} answers {status}")
+        return body if status == 200 else None
 
 
 class FolderCopy:
@@ -107,7 +97,7 @@ class FolderCopy:
 async def open_copy(where: str) -> AsyncIterator[Copy]:
     """Give the copy at an http(s) URL or in a folder. Raises CopyUnreachable when it is neither."""
     if where.startswith(("http://", "https://")):
-        async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False) as client:
+        async with bounded(httpx.AsyncClient(follow_redirects=False)) as client:
             yield HttpCopy(where, client)
     elif await asyncio.to_thread(Path(where).is_dir):
         yield FolderCopy(Path(where))
