@@ -77,7 +77,7 @@ async def test_seventy_thousand_entries(rig: Rig, tmp_path: Path, monkeypatch: p
     }
     again = Log(watched, bench.row, settings, Metrics(), Cache(2**20), bench.sequencer(store=watched))
     await again.start()
-    assert set(dict(watched.calls)) <= {"clock", "head", "tiles", "leaves", "fence", "publish"}
+    assert set(dict(watched.calls)) <= {"clock", "head_to_extend", "tiles", "leaves", "fence", "publish"}
     assert sum(read) < 600, "a start reads the edge, not the log"
     watched.always.clear()
     outcome = await again.append(raw(LEAVES[0], LEAVES[-1], LEAVES[65_536], b"one more"))
