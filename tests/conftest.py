@@ -19,7 +19,7 @@ from muniment_server.storage.postgres import PostgresStore, migrate
 from muniment_server.storage.sqlite import SqliteStore
 from tests.live import LiveServer, init
 
-# Hypothesis: the same examples on every run where CI is set. Neither deadline nor minimal speed: a busy machine is not a bug.
+# Hypothesis: the same examples on every run where CI is set. No deadline, no minimal speed: a busy machine is no bug.
 settings.register_profile(
     "muniment",
     deadline=None,

@@ -205,7 +205,7 @@ def _commands(path: Path) -> list[str]:
 
 
 def test_pins_are_installed_without_the_resolver() -> None:
-    """The resolver takes the newest release of a package of which a pin names an extra, and refuses it: it has no hash."""
+    """The resolver takes the newest release of a package of which a pin names an extra, and refuses it for its hash."""
     folders = [ROOT / name for name in (".ci", "deploy", "docs")]
     paths = [*ROOT.glob("*.*"), ROOT / "Makefile", *(path for folder in folders for path in folder.rglob("*"))]
     files = [path for path in paths if path.is_file()]

@@ -68,8 +68,9 @@ class Run:
     def more(self, now: float) -> bool:
         """Tell whether to send another request, now or later.
 
-        In an open loop all that are due by the deadline are sent, late or not. A closed loop sends one for each connection however
-        late it is: on a busy machine the deadline can pass before the first connection is made, and no answer is no measurement.
+        In an open loop all that are due by the deadline are sent, late or not. A closed loop sends one for each
+        connection however late it is: on a busy machine the deadline can pass before the first connection is made, and
+        a run without an answer measures nothing.
         """
         if self.load.requests and self.number >= self.load.requests:
             return False

@@ -89,7 +89,7 @@ class Connection:
 def exchange(url: str, data: bytes, *, answers: int = 0) -> bytes:
     """Send bytes and return what comes back until the server closes, or nothing has come for PATIENCE.
 
-    A connection that the server keeps open needs `answers`: how many are awaited before a short silence means that no more come.
+    A connection that the server keeps open needs `answers`: after so many, a short silence means that no more come.
     """
     with socket.create_connection(address(url), timeout=PATIENCE) as connection:
         received = b""

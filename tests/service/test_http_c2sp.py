@@ -112,7 +112,7 @@ def test_sizes_never_go_back_between_two_servers(instance: Instance) -> None:
 
 
 async def _time_to_cover(url: str, entries: int) -> list[float]:
-    """Eight clients add so many entries each, at random moments; how long after each answer a published checkpoint covered it."""
+    """Let eight clients add so many entries each. Returns how long after its answer a checkpoint covered each."""
     rng, covered = random.Random(7), []
     waiting: dict[int, float] = {}
     done = asyncio.Event()
@@ -140,7 +140,7 @@ async def _time_to_cover(url: str, entries: int) -> list[float]:
 
 
 def test_a_checkpoint_covers_every_entry(instance: Instance) -> None:
-    """At the default publish interval, at any moment of it. That it is within the interval is in test_log, without a clock."""
+    """At the default interval, at any moment of it. That each is covered within the interval is shown in test_log."""
     with instance.server() as server, client(server.url) as http:
         took = asyncio.run(_time_to_cover(server.url, 6))
         assert http.get("/log").json()["publish_interval_seconds"] == 1.0

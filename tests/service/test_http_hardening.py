@@ -189,7 +189,7 @@ def test_a_body_that_trickles(
 
 
 class Pace:
-    """Rests of a client, and whether one took so long that the server may cut it off: on a busy machine a process can stand still."""
+    """Rests of a client. `kept` says whether none took so long, on a busy machine, that the server may cut it off."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()

@@ -111,7 +111,7 @@ async def not_there(awaitable: Any) -> NotThere:
 
 
 class Pauses:
-    """What the log's module knows as asyncio. Writes down how long the publisher means to sleep, which no busy machine changes."""
+    """What the log's module knows as asyncio. Writes down how long the publisher means to sleep."""
 
     def __init__(self, happened: list[tuple[str, float]]) -> None:
         self._happened = happened
@@ -127,7 +127,7 @@ class Pauses:
 
 
 async def test_every_answer_is_published_within_the_interval(rig: Rig, make: Make, monkeypatch: pytest.MonkeyPatch):
-    """Between an answer and its publication there is one pause at most, and it is shorter; between two publications there is one."""
+    """Between an answer and its publication is one pause at most, a shorter one; between two publications is one."""
     interval, happened = 0.4, []
     monkeypatch.setattr(module, "asyncio", Pauses(happened))
     # A publication that took long is followed by a shorter pause: here none takes any time.
