@@ -31,9 +31,9 @@ def until(condition: Callable[[], object], otherwise: str = "it did not happen")
         time.sleep(0.01)
 
 
-def command(*words: str | Path) -> list[str]:
+def command(*words: str | Path, module: str = "muniment_server.cli") -> list[str]:
     """The server's command line, run by this interpreter."""
-    return [sys.executable, "-m", "muniment_server.cli", *map(str, words)]
+    return [sys.executable, "-m", module, *map(str, words)]
 
 
 def environment(database: str | None = None) -> dict[str, str]:
@@ -90,7 +90,8 @@ def init(data: Path, database: str | None = None, kind: str = "event", origin: s
 class LiveServer:
     """A running server. `url` is where it listens; `lines` are the log lines read so far.
 
-    It writes a trace, which is checked whenever a server of its folder stops; `traced` False is for those who measure speed.
+    It writes a trace, which is checked whenever a server of its folder stops; `traced` False is for those who measure speed, or check
+    themselves. `module` is what runs.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class LiveServer:
         database: str | None = None,
         env: dict[str, str] | None = None,
         traced: bool = True,
+        module: str = "muniment_server.cli",
     ) -> None:
         self.data = data
         self.traced = traced
@@ -111,7 +113,7 @@ class LiveServer:
             settings.setdefault("MUNIMENT_SERVER_TRACE", str(trace_of(data)))
         with self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                command("serve", "--data", data, "--port", "0", *flags),
+                command("serve", "--data", data, "--port", "0", *flags, module=module),
                 env=environment(database) | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

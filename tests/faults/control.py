@@ -58,10 +58,10 @@ def _runs(program: Path) -> bool:
 class Postgres:
     """A private Postgres with real fsync on a socket in a folder of its own."""
 
-    def __init__(self, like: Postgres | None = None, settings: Sequence[str] = ()) -> None:
-        """Make the data folder: empty, or a standby's copy of `like`, which must be running."""
+    def __init__(self, like: Postgres | None = None, settings: Sequence[str] = (), under: Path | None = None) -> None:
+        """Make the data folder (in `under`): empty, or a standby's copy of `like`, which must be running."""
         self._bin = binaries()
-        self.folder = Path(tempfile.mkdtemp(prefix="muniment-pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="muniment-pg-", dir=under))
         self._as = _other_user()
         if self._as:
             shutil.chown(self.folder, **self._as)
