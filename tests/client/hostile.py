@@ -1,4 +1,4 @@
-"""Servers that keep to no rule, on loopback ports: each connection is given to a script, which sends what it likes for as long as it likes.
+"""Servers that keep to no rule, on loopback ports: a script has each connection, and sends what it likes.
 
 A server ends only once its clients have hung up by themselves: one that leaves a connection open fails the test.
 """
@@ -91,7 +91,7 @@ class Hostile:
 
 @contextmanager
 def hostile(script: Script, *, tls: bool = False, scheme: str = "", window: int | None = None) -> Iterator[Hostile]:
-    """Serve `script` to each connection. `window` is how many bytes the server's side buffers of what it does not read."""
+    """Serve `script` to each connection. `window` is how many bytes this side buffers of what it does not read."""
     over = threading.Event()
     with socket.socket() as listening:
         if window is not None:
@@ -136,7 +136,7 @@ def _run(sock: socket.socket, script: Script, over: threading.Event, tls: bool) 
         sock.close()
 
 
-# --- TLS ----------------------------------------------------------------------------------------------------------------
+# --- TLS --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

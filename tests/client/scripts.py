@@ -58,7 +58,7 @@ def as_bytes(answer: httpx.Response) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {answer.status_code} X", *lines, "", ""]).encode() + body
 
 
-# --- never done ---------------------------------------------------------------------------------------------------------
+# --- never done -------------------------------------------------------------------------------------------------------
 
 NEVER_DONE: dict[str, Script] = {
     "nothing": answered(),
@@ -90,7 +90,7 @@ HANDSHAKES = [says_nothing, drips_a_record]
 """For a peer that is asked over TLS."""
 
 
-# --- too much -----------------------------------------------------------------------------------------------------------
+# --- too much ---------------------------------------------------------------------------------------------------------
 
 TOO_MUCH: dict[str, tuple[Script, str]] = {
     "early hints": (answered(then=HINT * 100, every=0), "larger than"),

@@ -1,4 +1,4 @@
-"""One deadline for an exchange and one for a call, and bounds in bytes, whatever the server does: over real sockets, in both colours.
+"""One deadline for an exchange, one for a call, and bounds in bytes: over real sockets, in both colours.
 
 What fails here is a hang, so the one limit of time is generous. What a machine is slow at must end well all the same.
 """
@@ -46,7 +46,7 @@ def tls_transport(colours: Colours, **options: Any) -> Any:
     return made(verify=certificates().client, **options)
 
 
-# --- a server that takes for ever ---------------------------------------------------------------------------------------
+# --- a server that takes for ever -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NEVER_DONE)
@@ -101,7 +101,7 @@ def test_no_thread_is_left_of_a_batch_that_is_not_answered(colours: Colours) -> 
     assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "muniment-send"]
 
 
-# --- through a proxy ----------------------------------------------------------------------------------------------------
+# --- through a proxy --------------------------------------------------------------------------------------------------
 
 
 def test_a_proxy_that_drips(colours: Colours, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_beyond_a_proxy(colours: Colours, proxy_tls: bool) -> None:
                 colours.shut()
 
 
-# --- a server that sends too much ---------------------------------------------------------------------------------------
+# --- a server that sends too much -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
@@ -176,7 +176,7 @@ def test_an_answer_without_bounds(colours: Colours, name: str) -> None:
             client.checkpoint()
 
 
-# --- a call as a whole --------------------------------------------------------------------------------------------------
+# --- a call as a whole ------------------------------------------------------------------------------------------------
 
 
 def busy(retry_after: str = "") -> Script:
@@ -306,7 +306,7 @@ def test_a_timeout_is_a_number_of_seconds(colours: Colours, timeout: float) -> N
         colours.client(policy=POLICY, timeout=timeout)
 
 
-# --- the command line ---------------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a header field that drips", "early hints without end", "a body that drips"])
@@ -322,7 +322,7 @@ def test_a_command_gives_up(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monkey
     assert done.error["hint"]
 
 
-# --- slow, but getting there --------------------------------------------------------------------------------------------
+# --- slow, but getting there ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

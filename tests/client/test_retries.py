@@ -30,7 +30,7 @@ def outcome(status: int, code: str = "", retry_after: str | None = None) -> Resp
 def run(
     outcomes: list[Response | Lost], retries: Retries, most: float = float("inf")
 ) -> tuple[Response | MunimentError, list[float]]:
-    """Drive `send` with these outcomes; return what came of it, and the waits, of which none may be longer than `most`."""
+    """Drive `send` with these outcomes; return what came of it, and the waits. None may be beyond `most`."""
     flow, waits = send(Request("GET", "/x"), retries), []
     left = list(outcomes)
     step = next(flow)

@@ -1,4 +1,4 @@
-"""What a client that keeps to the bounds of an exchange does beside waiting no longer: addresses, transports, cookies."""
+"""What a client within the bounds of an exchange does beside waiting no longer: addresses, transports, cookies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everyone else in this project who asks somebody over HTTP: header sources, calendars, copies of a log, checkpoints by URL.
+"""All others in this project who ask over HTTP: header sources, calendars, copies of a log, checkpoints by URL.
 
 None of them waits longer than it says, or takes more than it asked for, whatever the peer does.
 """

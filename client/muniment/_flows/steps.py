@@ -25,8 +25,8 @@ MEBIBYTE = 1024 * 1024
 class Request:
     """A step: send this to the log. Its outcome is a Response or Lost.
 
-    `path` starts with "/" and is below the log's own URL. `limit` is the largest body, in bytes, that the answer may have. How long
-    it may take is for the client to say, which knows what is left of the call.
+    `path` starts with "/" and is below the log's own URL. `limit` is the largest body, in bytes, that the answer may
+    have. How long it may take is for the client to say, which knows what is left of the call.
     """
 
     method: Literal["GET", "POST"]
@@ -56,7 +56,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """A step: wait so many seconds. Its outcome tells whether the call has the time for that; if not, nothing was waited for."""
+    """A step: wait so many seconds. Its outcome tells whether the call has the time; if not, nothing was waited for."""
 
     seconds: float
 
@@ -85,7 +85,8 @@ class Retries:
 
     A request is sent at most `tries` times. Waits start at about `first_delay` seconds and double up to `longest_delay`, each
     shortened at random by up to half so that clients do not return in step. A server that asks for more (Retry-After) gets it, up to
-    `patience` seconds. Beyond that, or when the whole call has no time for it, the error is raised at once and carries `retry_after`.
+    `patience` seconds. Beyond that, or when the whole call has no time for it, the error is raised at once and carries
+    `retry_after`.
     """
 
     tries: int = 6

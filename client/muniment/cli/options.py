@@ -105,8 +105,8 @@ class Target:
     def open(self, *, long: bool = False) -> Client:
         """Return a client of the log that remembers checkpoints in the user's state folder.
 
-        A person waits for most commands, so by default they give up after a second or two where nobody answers. Long ones try more
-        often, and wait longer for an answer: they move megabytes, perhaps over a slow line.
+        A person waits for most commands, so by default they give up after a second or two where nobody answers. Long
+        ones try more often, and wait longer for an answer: they move megabytes, perhaps over a slow line.
         """
         from muniment.client import Client, Retries
         from muniment.client._http import TIMEOUT

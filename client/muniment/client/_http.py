@@ -44,9 +44,10 @@ class Options(TypedDict, total=False):
     timeout: float
     """Seconds for one exchange with the server, from connecting to the last byte of the answer; 30 by default.
 
-    A call has ten times as long for all of its requests, tries and waits together, those for other calls of this client included; a
-    method that yields has that anew for each page or batch. Unreachable or Unavailable is raised when it is over. Over a slow line,
-    where a batch or a page of some megabytes takes longer, it has to be more.
+    A call has ten times as long for all of its requests, tries and waits together, those for other calls of this client
+    included; a method that yields has that anew for each page or batch. Unreachable or Unavailable is raised when it is
+    over. Over a slow line, where a batch or a page of some megabytes takes longer, it has to be more. Finding the
+    address of a name has the limits of the system's resolver, and a transport of your own keeps to this as it can.
     """
     retries: Retries | None
     """How often and how patiently to try again."""

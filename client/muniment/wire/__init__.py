@@ -1,7 +1,7 @@
-"""Exchanges over HTTP with a peer that nobody trusts: one deadline for the whole of each, and bounds on what may arrive.
+"""Exchanges over HTTP with a peer that nobody trusts: one deadline for the whole of each, bounds on what may arrive.
 
-httpx limits each wait for a socket, and nothing limits their number: a peer that sends a byte now and then, or one more 1xx answer,
-is waited for without end. So this is the one way in which this project asks anybody over HTTP.
+httpx limits each wait for a socket, and nothing limits their number: a peer that sends a byte now and then, or one more
+1xx answer, is waited for without end. So this is the one way in which this project asks anybody over HTTP.
 
 exchange (what one may take) < streams, astreams (which keep to it) < here
 """
@@ -41,10 +41,10 @@ class Answer(NamedTuple):
 
 
 def ask(client: httpx.Client, limit: int, seconds: float, **request: Any) -> Answer:
-    """Return the whole answer to a request, which has at most `limit` bytes of body and took at most `seconds`. Raises NoAnswer.
+    """Return the whole answer to a request, with at most `limit` bytes of body and within `seconds`. Raises NoAnswer.
 
-    The deadline covers connecting, TLS, sending and all of the answer, but not the system's resolver, which has limits of its own.
-    Requires a client from :func:`bounded`; one with a transport of the caller's own keeps the deadline as well as that can.
+    The deadline covers connecting, TLS, sending and all of the answer, but not the system's resolver, which has limits
+    of its own. Requires a client from :func:`bounded`; a transport of the caller's own keeps the deadline as it can.
     """
     try:
         with taking(limit, seconds) as exchange, client.stream(timeout=exchange.left(), **request) as answer:
@@ -75,13 +75,13 @@ async def ask_async(client: httpx.AsyncClient, limit: int, seconds: float, **req
 
 
 def bounded(client: C) -> C:
-    """Return the client, which from now on keeps to the bounds of an exchange, keeps no cookies and asks for plain answers.
+    """Return the client, which now keeps to the bounds of an exchange, keeps no cookies and asks for plain answers.
 
     A transport of the caller's own that is not one of httpx's is left alone.
     """
     client.headers["Accept-Encoding"] = "identity"  # what a few bytes may grow to is known only after they have grown
     client.cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # a peer could fill the memory with them
-    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - proxies of the environment are there alone
+    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - proxies are nowhere else
         if isinstance(transport, httpx.HTTPTransport | httpx.AsyncHTTPTransport):
             _bind(transport._pool)  # noqa: SLF001 - httpx has no other way to give httpcore a network backend
     return client

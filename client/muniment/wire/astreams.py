@@ -1,4 +1,4 @@
-"""Connections of a client for asyncio. The deadline is kept by cancelling, so what is left to do here is to count and to clean up."""
+"""Connections of a client for asyncio. Cancelling keeps the deadline: what is left is to count and to clean up."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Self
 
 HEAD = 256 * 1024
-"""Bytes that may arrive before an answer begins: its header fields, which httpcore stops at about 100 KiB, and 1xx answers before it."""
+"""Bytes that may arrive before the body: header fields, which httpcore stops at about 100 KiB, and 1xx answers."""
 
 
 class TooMuch(Exception):
@@ -74,7 +74,7 @@ def taking(limit: int, seconds: float) -> Iterator[Exchange]:
 
 
 def seconds_left(asked: float | None) -> float | None:
-    """Return the seconds that the current exchange has left; what is asked for when there is none. Raises TimeoutError."""
+    """Return the seconds that the current exchange has left; without one, what is asked for. Raises TimeoutError."""
     exchange = _CURRENT.get()
     return asked if exchange is None else exchange.left()
 

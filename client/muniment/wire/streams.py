@@ -1,6 +1,7 @@
 """Connections of a client that may block: no wait on one is longer than what is left of the exchange.
 
-httpcore's own take a number of seconds, for each wait anew: for every part of a request that is sent, for every address of a host.
+httpcore's own take a number of seconds, for each wait anew: for every part of a request that is sent, for every address
+of a host.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Stream(httpcore.NetworkStream):
 
 
 class _TlsStream(Stream):
-    """TLS over a stream, which may have TLS itself, to a proxy. A record that drips is waited for as long as anything else."""
+    """TLS over a stream, which may have TLS itself, to a proxy. A record that drips gets no more time than the rest."""
 
     def __init__(self, below: Stream, context: ssl.SSLContext, host: str | None, timeout: float | None) -> None:
         super().__init__(below)
