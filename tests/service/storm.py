@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Container
@@ -68,6 +69,8 @@ class Gate:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
 
         async def call(*args: Any) -> Any:
             fault = self.planned[name].pop(0) if self.planned.get(name) else Fault("")
