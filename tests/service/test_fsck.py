@@ -228,10 +228,10 @@ async def test_guard_states(rig: Rig) -> None:
 async def test_another_history_under_the_guard(rig: Rig) -> None:
     bench = await filled(rig, "event", 20)
     guarded = bench.guard.read()
-    other = replace(guarded, root=type(guarded.root)(bytes(32)))
+    other = replace(guarded, root=type(guarded.root)(bytes(32)), sequence=guarded.sequence + 1)
     write_guard(bench.guard.path, other)
     assert codes(await check(bench)) == {("guard_root", 19)}
-    write_guard(bench.guard.path, replace(guarded, key_id=b"abcd"))
+    write_guard(bench.guard.path, replace(other, key_id=b"abcd", sequence=other.sequence + 1))
     assert codes(await check(bench)) == {("guard_foreign", None)}
 
 
