@@ -202,6 +202,10 @@ class Checker:
         """Take a head that somebody was shown outside the trace: in a receipt, a checkpoint, a row of a database."""
         self._is_of_the_history(self._logs[name], (size, root), what)
 
+    def placed(self, name: str, index: int, leaf_hash: str) -> None:
+        """Take an answer that somebody was given outside the trace: this entry is at this index. Raises Violated."""
+        self._placed(self._logs[name], index, leaf_hash)
+
     def _is_of_the_history(self, log: _History, head: Head, what: str) -> None:
         """Compare a head with the signed history, now or as soon as that is long enough. Raises Violated."""
         if head[0] > log.tip[0]:

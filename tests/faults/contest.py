@@ -12,6 +12,7 @@ from typing import Any
 
 from muniment.checkpoint import parse_checkpoint
 from muniment.note import SigningKey, parse_note
+from muniment_server.admission import RawDraft
 from muniment_server.cache import Cache
 from muniment_server.guard import Guard
 from muniment_server.log import Log
@@ -112,6 +113,7 @@ class Process:
         self.gate = Gate(store, rng)
         self.guard = WatchedGuard(guard)
         self.heads: list[tuple[int, str]] = []
+        self.places: list[tuple[int, str]] = []
         self.results: dict[str, int] = defaultdict(int)
         self.said = ""  # how the last batch ended that did not end well
         self.task: asyncio.Task[str] | None = None
@@ -143,6 +145,11 @@ class Process:
             raise AssertionError(f"no outcome: {answer}")
         head = parse_checkpoint(parse_note(answer.signed.note).text)
         self.heads.append((head.size, head.root.hex()))
+        for index, draft in zip(answer.indices, batch.drafts, strict=True):
+            if index >= head.size:
+                raise AssertionError(f"entry {index} was answered under a head of {head.size}")
+            if isinstance(draft, RawDraft):
+                self.places.append((index, draft.hash.hex()))
         return self._ended("signed")
 
     def _ended(self, how: str) -> str:

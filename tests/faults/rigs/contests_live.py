@@ -27,7 +27,7 @@ from tests.faults.site import Server, Site
 from tests.faults.turning import Turning
 from tests.service.audit import Naive
 
-CONTESTS = 3
+CONTESTS = 2
 """In each seed."""
 FILE = "muniment.sqlite"
 Place = tuple[Path, str]
@@ -283,6 +283,6 @@ async def sqlite_seed(context: Context, seed: int, folder: Path, _: str | None) 
 
 _GOAL = "contests of writers over copied databases"
 RIGS = [
-    Rig("contests-live-sqlite", _GOAL, "contests", on_sqlite(sqlite_seed), quick=1, full=70, jobs=1),
-    Rig("contests-live-postgres", _GOAL, "contests", on_postgres, quick=1, full=70, jobs=1),
+    Rig("contests-live-sqlite", _GOAL, "contests", on_sqlite(sqlite_seed), quick=1, full=100, jobs=1),
+    Rig("contests-live-postgres", _GOAL, "contests", on_postgres, quick=1, full=100, jobs=1),
 ]

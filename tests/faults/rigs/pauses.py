@@ -22,7 +22,7 @@ from tests.faults.rigs.contests_live import Place, verdicts, winner
 from tests.faults.site import Server, Site
 from tests.faults.turning import Turning
 
-ROUNDS = 10
+ROUNDS = 5
 """In each seed."""
 STEPS = [
     *("store.append-after", "sequencer.recheck-before", "sequencer.recheck-after", "guard.raise-before", "guard.swap-before"),
@@ -227,6 +227,6 @@ def _standby(context: Context) -> None:
 
 _GOAL = "a server stopped between commit and answer, and a fail-over meanwhile"
 RIGS = [
-    Rig("pauses-turned", _GOAL, "pauses", _turned, quick=1, full=200),
+    Rig("pauses-turned", _GOAL, "pauses", _turned, quick=1, full=400),
     Rig("pauses-standby", _GOAL, "pauses", _standby, quick=1, full=60),
 ]
