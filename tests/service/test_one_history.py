@@ -620,3 +620,21 @@ async def test_a_lock_that_is_held_refuses_with_a_code_and_ends(rig: Rig, monkey
     (outcome,) = await writer.run([raw(b"a")])
     assert list(outcome.indices) == [0]
     assert parse_checkpoint(parse_note(outcome.signed.note).text).size == 1
+
+
+async def test_a_log_whose_guard_cannot_be_raised_at_start_serves_reads_and_comes_back(rig: Rig, tmp_path: Path):
+    """Another process may read the guard and hold a shared lock: nothing is signed until it is free."""
+    import fcntl  # noqa: PLC0415
+
+    bench = await rig.log("raw")
+    await (await started(bench)).run([raw(b"a")])
+    log = opened(bench, rig.store, tmp_path, bench.sequencer(guard=Guard(bench.guard.path, lock_seconds=0.05)))
+    with bench.guard.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        await log.start()
+        assert log.sequencer.signed is None
+        assert await rig.store.leaves(bench.log_id, 0, 9) == [b"a"]
+    await until(lambda: log.sequencer.signed is not None)
+    outcome = await log.append(raw(b"b"))
+    assert list(outcome.indices) == [1]
+    await log.close()
