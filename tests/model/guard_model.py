@@ -4,6 +4,21 @@ A writer is a process. Its steps are generators, and at each ``yield`` anything 
 cloned, the guard file is replaced, this process is stopped or killed (see ``outside``). A tree is the tuple of its entries, so a
 proof is a comparison of tuples. What a proof stands on matters: :func:`proved` takes the values of one read, in memory, as the code
 does; two reads may come from two databases.
+
+============================ =====================================================================================
+here                         in the server
+============================ =====================================================================================
+``load``                     ``Sequencer._read_state``, ``startup.check_guard``, ``startup.prove``
+``append``, ``fence``        ``Sequencer._commit``, ``Sequencer._signed_state``
+``check_session``            ``PostgresStore._run`` and ``check_premises``: SessionLost
+``check_files``              ``SqliteStore.check_premises``: Replaced
+``admit``, ``compare``       ``raising.raise_guard``, with ``recheck.extends`` for ``proved``
+``lock``, ``notice``         ``Guard._locked``, ``Guard._current``
+``make_durable``, ``write``  ``Guard.swap``, ``Guard._write``
+``check_path``               ``Guard._check_place``
+``sign``, ``replay``         ``Sequencer._sign``, ``Sequencer._signed_at``
+``publish``                  ``Log._publish``, and ``publish`` of either store
+============================ =====================================================================================
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Every state of guard and database that a start can meet, on both stores, with the guard file and with witnesses as the guard.
+"""Every state of guard and database that a start can meet, on both stores, with the guard file and with witnesses as the guard; and
+what a process says that had signed before guard or database came into that state.
 
 Whatever is not provably the one history signs nothing, keeps serving proofs, and says why with a stable code.
 """
@@ -14,8 +15,10 @@ from pathlib import Path
 from muniment.checkpoint import Checkpoint
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
+from muniment_server.admission import Refused
 from muniment_server.cache import Cache
 from muniment_server.guard import BLOCK, FILE_SIZE, Guarded
+from muniment_server.heads import Damaged
 from muniment_server.log import Log
 from muniment_server.sequencer import Sequencer
 from muniment_server.settings import Settings
@@ -71,6 +74,32 @@ async def behind_and_damaged(bench: Bench, guarded: Guarded) -> None:
 async def ahead(bench: Bench, guarded: Guarded) -> None:
     """The database is a restored backup."""
     write_guard(bench, replace(guarded, size=SIZE + 1, root=RootHash(bytes(32))))
+
+
+async def ahead_and_newer(bench: Bench, guarded: Guarded) -> None:
+    """A writer on another copy of the database was quicker, and has gone on."""
+    write_guard(bench, replace(guarded, size=SIZE + 50, root=RootHash(bytes(32)), sequence=guarded.sequence + 1))
+
+
+async def another_root_newer(bench: Bench, guarded: Guarded) -> None:
+    """A writer on another copy of the database was quicker."""
+    write_guard(bench, replace(guarded, size=SIZE + 1, root=RootHash(bytes(32)), sequence=guarded.sequence + 1))
+
+
+async def put_back(bench: Bench, guarded: Guarded) -> None:
+    """The guard file was restored from a backup."""
+    write_guard(bench, replace(at(SIZE - 7, guarded), sequence=guarded.sequence - 1))
+
+
+async def put_back_empty(bench: Bench, guarded: Guarded) -> None:
+    """The guard file was restored from the day on which the log was made."""
+    write_guard(bench, replace(guarded, size=0, root=EMPTY_ROOT, sequence=0))
+
+
+async def overtaken(bench: Bench, guarded: Guarded) -> None:
+    """A writer on the same database was quicker."""
+    other = bench.sequencer()
+    await other.run([raw(b"by another")])
 
 
 async def missing(bench: Bench, guarded: Guarded) -> None:
@@ -132,7 +161,8 @@ async def damaged_edge(bench: Bench, guarded: Guarded) -> None:
 
 async def beyond_head(bench: Bench, guarded: Guarded) -> None:
     """Rows beyond the head, put there by hand (Trillian 646)."""
-    values = f"({bench.log_id}, {SIZE}, 0, {bench.rig.blob(b'orphan')})"
+    size = (await bench.rig.store.head(bench.log_id)).size
+    values = f"({bench.log_id}, {size}, 0, {bench.rig.blob(b'orphan')})"
     await force(bench, f"INSERT INTO entries (log_id, {INDEX}, leaf_key, leaf) VALUES {values}")
 
 
@@ -155,6 +185,23 @@ FILE: dict[State, str | None] = {
     damaged_edge: "database_damaged",
     beyond_head: "database_damaged",
 }
+WARM: dict[State, str | None] = {
+    same: None,
+    overtaken: None,
+    put_back: "guard_replaced",
+    put_back_empty: "guard_replaced",
+    ahead: "guard_replaced",  # with the same number: another file
+    ahead_and_newer: "database_behind",
+    another_root_now: "guard_replaced",
+    another_root_newer: "guard_root",
+    missing: "guard_missing",
+    unreadable: "guard_unreadable",
+    rotten: "guard_unreadable",
+    another_guard: "guard_foreign",
+    damaged_edge: "database_damaged",
+    beyond_head: "database_damaged",
+}
+"""What a process says that was running, and had signed, before the outside changed: it has seen a newer guard than an old copy."""
 WITNESSES: dict[tuple[int, bool], str | None] = {
     (SIZE, True): None,
     (SIZE - 50, True): None,
@@ -207,11 +254,55 @@ async def judge(bench: Bench, code: str | None, sequencer: Sequencer) -> None:
             await log.append(raw(b"one more"))
         elif sequencer.signed or (bench.guard.path.read_bytes() if bench.guard.path.exists() else None) != before:
             raise AssertionError("it refused, and signed or wrote a guard")
-        proof = await log.prove_inclusion(5, SIZE - 60)
-        if proof.root != TREE.root(SIZE - 60):
-            raise AssertionError("a refusing log proves something else")
+        await _still_proves(log, code)
     finally:
         await log.close()
+
+
+async def _still_proves(log: Log, code: str | None) -> None:
+    """A log that refuses still proves; where its tiles are damaged it says so, rather than hand out what does not verify."""
+    try:
+        proof = await log.prove_inclusion(5, SIZE - 60)
+    except Damaged:
+        if code != "database_damaged":
+            raise
+    else:
+        if proof.root != TREE.root(SIZE - 60):
+            raise AssertionError("a refusing log proves something else")
+
+
+async def judge_warm(bench: Bench, state: State, code: str | None) -> None:
+    """Let a log sign, change the outside, and let it try again: it goes on, or refuses with this code and signs nothing more."""
+    sequencer = bench.sequencer()
+    log = Log(bench.rig.store, bench.row, Settings(data=bench.rig.folder), Metrics(), Cache(2**20), sequencer)
+    await log.start()
+    try:
+        await log.append(raw(b"warm"))
+        signed, guarded = sequencer.signed, bench.guard.read()
+        await state(bench, guarded)
+        before = bench.guard.path.read_bytes() if bench.guard.path.exists() else None
+        found = await _appended(log)
+        if found != code:
+            raise AssertionError(f"expected {code or 'to go on'}, found {found}: {log.refusal}")
+        after = bench.guard.path.read_bytes() if bench.guard.path.exists() else None
+        if code and (sequencer.signed is not signed or after != before):
+            raise AssertionError("it refused, and signed or wrote a guard")
+        await _still_proves(log, code)
+    finally:
+        await log.close()
+
+
+async def _appended(log: Log) -> str | None:
+    """Append until that is done, or refused for a reason; return the reason."""
+    for number in range(3):
+        try:
+            await log.append(raw(b"one more %d" % number))
+        except Refused as refused:
+            if refused.code != "outcome_unknown":
+                return refused.code
+        else:
+            return None
+    return "outcome_unknown"
 
 
 def _published(bench: Bench):
@@ -249,6 +340,10 @@ async def states(context: Context, engine: str, url: str | None) -> None:
                 judge(bench, code, bench.sequencer(witnessed=witnessed)), engine, f"witness at {size}, {right}"
             )
             context.done(1, witness=1)
+        for number, (state, code) in enumerate(WARM.items(), len(FILE) + len(WITNESSES) + 1):
+            bench, _ = await make(engine, url, folder, store, number)
+            await _named(judge_warm(bench, state, code), engine, f"warm, {state.__name__}")
+            context.done(1, warm=1)
         bench, _ = await make(engine, url, folder, store, len(FILE) + len(WITNESSES))
         await _named(judge(bench, "guard_foreign", bench.sequencer(key=_other_key(bench))), engine, "another key file")
         context.done(1, file=1)
