@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from muniment_server import __version__
@@ -18,6 +18,7 @@ from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from muniment_server.web import errors, models, system
 from muniment_server.web.ask import MAX_HEADERS
+from muniment_server.web.room import busy, lease_for
 from muniment_server.web.routes import ROUTES, Route
 from muniment_server.web.service import Service
 
@@ -43,6 +44,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -126,13 +128,18 @@ def _mount_system(app: FastAPI, service: Service) -> None:
         return await system.readyz(service.catalog)
 
     async def verify(request: Request) -> Response:
+        lease = lease_for(service.rooms, request.scope)
         try:
-            return await system.verify(request, service.catalog)
+            response = await system.verify(request, service.catalog, lease)
         except Exception as error:  # noqa: BLE001 - every error gets an answer
-            return errors.answer(error)
+            response = errors.answer(error)
+        return lease.until_read(response)
 
-    async def docs() -> Response:
-        return system.docs_page(app.openapi())
+    async def docs(request: Request) -> Response:
+        return _unless_full(service, request, system.docs_page(app.openapi()))
+
+    async def openapi(request: Request) -> Response:
+        return _unless_full(service, request, JSONResponse(app.openapi()))
 
     ready = {200: {"model": models.Readiness}, 503: {"model": models.Readiness}}
     refused: dict[int | str, dict[str, Any]] = {
@@ -154,6 +161,15 @@ def _mount_system(app: FastAPI, service: Service) -> None:
             include_in_schema=not prefix,
         )
     add("/docs", docs, include_in_schema=False)
+    add("/openapi.json", openapi, include_in_schema=False)
+
+
+def _unless_full(service: Service, request: Request, response: Response) -> Response:
+    """Return a response that may be large, or the refusal where there is no room for it until it is read."""
+    lease = lease_for(service.rooms, request.scope)
+    if not lease.cover(len(response.body)):
+        response = errors.answer(busy())
+    return lease.until_read(response)
 
 
 class Gate:

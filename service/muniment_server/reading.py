@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,7 +16,7 @@ from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_le
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash, leaf_hash
 from muniment.note import parse_note
 from muniment.receipt import Receipt
-from muniment.tiles import TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
+from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
 from muniment.tree import (
     Edge,
     Node,
@@ -45,6 +46,8 @@ _SHARED = 16
 """Entries whose index differs in lower bits alone share the proof from this height on: it is kept."""
 _MAX_HEAPS = 256
 """Full tiles of level 1 whose hashes are kept apart, 38 kB each: those of a log of 16 million entries. Without, a proof takes a tenth longer."""
+_LEAVES = 64
+"""Leaves of a bundle that are read at a time: at most four megabytes."""
 
 
 class Proof(NamedTuple):
@@ -341,12 +344,17 @@ class Reader(Heads):
         stop = min(start + limit, size)
         if start >= stop:
             return [], size
-        leaves = await self._store.leaves(self.row.log_id, start, stop)
-        if len(leaves) != stop - start:
-            raise Damaged(f"entries {start + len(leaves)} to {stop} are missing")
+        leaves = await self.leaves(start, stop)
         payloads = await self._store.payloads(self.row.log_id, start, stop) if secrets else []
         by_index = {stored.index: stored for stored in payloads}
         return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
+
+    async def leaves(self, start: int, stop: int) -> list[bytes]:
+        """Return the leaves [start, stop), which a signed head covers."""
+        leaves = await self._store.leaves(self.row.log_id, start, stop)
+        if len(leaves) != stop - start:
+            raise Damaged(f"entries {start + len(leaves)} to {stop} are missing")
+        return leaves
 
     async def entry(self, index: int, *, secrets: bool) -> dict[str, Any]:
         """Return one entry as a JSON value. Raises NotThere."""
@@ -379,16 +387,32 @@ class Reader(Heads):
 
     async def bundle(self, bundle: Bundle) -> bytes | None:
         """Return the bytes of an entry bundle, or None when no signed head has it at this width."""
+        found = await self.bundle_up_to(bundle, TILE_WIDTH * (MAX_ENTRY + 2), nullcontext())
+        return found if isinstance(found, bytes) else None
+
+    async def bundle_up_to(
+        self, bundle: Bundle, most: int, turn: AbstractAsyncContextManager[None]
+    ) -> bytes | int | None:
+        """As :meth:`bundle`; of one that has more than `most` bytes only how many they are, and never much more of it in memory.
+
+        Leaves are read within a `turn`.
+        """
         if not await self._served(0, bundle.index, bundle.width):
             return None
-        start = bundle.index * TILE_WIDTH
-        leaves = await self._store.leaves(self.row.log_id, start, start + bundle.width)
-        if len(leaves) != bundle.width:
-            raise Damaged(f"entries of bundle {bundle.index} are missing")
-        data = encode_bundle(leaves)
+        at, stop = bundle.index * TILE_WIDTH, bundle.index * TILE_WIDTH + bundle.width
+        data, size = bytearray(), 0
+        while at < stop:
+            async with turn:
+                part = encode_bundle(await self.leaves(at, min(at + _LEAVES, stop)))
+            at += _LEAVES
+            size += len(part)
+            if size <= most:
+                data += part
+        if size > most:
+            return size
         if bundle.width == TILE_WIDTH:
-            self._cache.put_bundle(self.row.log_id, bundle.index, data)
-        return data
+            self._cache.put_bundle(self.row.log_id, bundle.index, bytes(data))
+        return bytes(data)
 
     async def _served(self, level: int, index: int, width: int) -> bool:
         """Tell whether the latest signed head has a tile of at least this width."""

@@ -31,6 +31,7 @@ from muniment_server.settings import PREFIX, Settings, SettingsError, read_setti
 from muniment_server.web import request as web
 from muniment_server.web import write
 from muniment_server.web.ask import Ask
+from muniment_server.web.room import Rooms, lease_for
 from tests.fuzz.target import expect, fuzzed
 from tests.fuzz.targets import _JSON_SEEDS, _JSON_WORDS, LOG, _text
 
@@ -149,7 +150,8 @@ def _request(query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = Non
         return {"type": "http.request", "body": b"12345", "more_body": False}
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": query, "headers": headers or []}
-    return Ask.of(Request(scope | {"path_params": {}}, receive))
+    lease = lease_for(Rooms.of(Settings(data=Path("/nonexistent"))), scope)
+    return Ask.of(Request(scope | {"path_params": {}}, receive), lease)
 
 
 def _now(work: Coroutine[Any, Any, Any]) -> Any:

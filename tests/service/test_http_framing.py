@@ -303,6 +303,9 @@ class Wire:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Never hold anything up."""
+
     def get_extra_info(self, name: str) -> Any:
         return None
 

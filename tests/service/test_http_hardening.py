@@ -31,8 +31,9 @@ from muniment_server.cli import serve
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from muniment_server.web import protocol
-from muniment_server.web.connections import Connections, peer_of
+from muniment_server.web.connections import Connections
 from muniment_server.web.errors import CODES
+from muniment_server.web.room import peer_of
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks, until
 from tests.service.http_check import JSON, bundle, client, head_size
 from tests.service.http_raw import address, exchange, request_bytes, statuses
@@ -370,16 +371,8 @@ def test_slow_clients_do_not_hold_up_the_end(instance: Instance) -> None:
 class Fake:
     """A connection that does nothing."""
 
-    unsent = 0
-    dropped = False
-
-    def check(self, now: float) -> int:
+    def check(self, now: float) -> None:
         """Take note of nothing."""
-        return 0 if self.dropped else self.unsent
-
-    def reset(self) -> None:
-        """Be dropped."""
-        self.dropped = True
 
 
 def limited(**changes: Any) -> tuple[Connections, Metrics]:
@@ -430,19 +423,6 @@ async def test_connections_leave_files_for_the_database(monkeypatch: pytest.Monk
     assert taken == [None] * 36 + ["too_many"] * 4
 
 
-async def test_unread_answers_have_a_limit_together() -> None:
-    """The largest go first, and no more of them than must."""
-    connections, metrics = limited()
-    made = [Fake() for _ in range(30)]
-    for number, one in enumerate(made):
-        one.unsent = (number + 1) << 20
-        connections.admit(one, None)
-    connections.start()
-    connections.stop()
-    assert [one.dropped for one in made] == [False] * 22 + [True] * 8  # 465 MiB less 8 * 26.5 are 253
-    assert metrics.connections_refused.labels("unread")._value.get() == 8
-
-
 class Clock:
     """The event loop that the sweep sees: time passes when a test says so."""
 
@@ -477,9 +457,8 @@ def test_a_server_that_stood_still_does_not_blame_its_clients(clock: Clock) -> N
     seen: list[float] = []
 
     class Noting(Fake):
-        def check(self, now: float) -> int:
+        def check(self, now: float) -> None:
             seen.append(now)
-            return 0
 
     connections.admit(Noting(), None)
     connections.start()
@@ -494,7 +473,7 @@ def test_a_sweep_that_fails_is_not_the_last(clock: Clock) -> None:
     seen: list[float] = []
 
     class Broken(Fake):
-        def check(self, now: float) -> int:
+        def check(self, now: float) -> None:
             seen.append(now)
             raise RuntimeError("a bug")
 
@@ -509,13 +488,13 @@ def test_a_sweep_that_fails_is_not_the_last(clock: Clock) -> None:
 
 OF_THE_PROTOCOL = {
     "_start_asgi_task", "client", "connection_lost", "connection_made", "cycle", "data_received", "expect_100_continue", "flow",
-    "headers", "loop", "on_body", "on_header", "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "parser",
-    "pipeline", "scope", "server_state", "shutdown", "transport", "url",
+    "headers", "loop", "on_body", "on_header", "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete",
+    "parser", "pipeline", "resume_writing", "scope", "server_state", "shutdown", "transport", "url",
 }  # fmt: skip
 OF_A_REQUEST = {
     "disconnected", "keep_alive", "message_event", "response_complete", "response_started", "waiting_for_100_continue",
 }  # fmt: skip
-OF_THE_FLOW = {"pause_reading", "read_paused", "resume_reading", "write_paused"}
+OF_THE_FLOW = {"drain", "pause_reading", "read_paused", "resume_reading", "write_paused"}
 OF_THE_SERVER = {"capture_signals", "handle_exit", "serve", "servers", "started", "startup"}
 
 

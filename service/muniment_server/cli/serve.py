@@ -84,7 +84,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
     from muniment_server.web.protocol import Protocol
 
     app = create_app(settings, metrics)
-    connections = Connections(settings, metrics)
+    connections = Connections(settings, metrics, app.state.service.rooms)
     protocol: Any = functools.partial(Protocol, connections=connections, hot=Hot(app.state.service))
     config = uvicorn.Config(
         app,

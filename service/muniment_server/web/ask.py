@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from muniment_server.web.room import Lease
 
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
@@ -18,7 +20,10 @@ MAX_HEADERS = 32_768
 
 
 class Ask(NamedTuple):
-    """A request without its body. Names of header fields are in lower case; `params` are those of the route's path."""
+    """A request without its body. Names of header fields are in lower case; `params` are those of the route's path.
+
+    `lease` is what it holds of the server's memory; None when the body is here already.
+    """
 
     path: str
     raw_path: bytes
@@ -26,13 +31,15 @@ class Ask(NamedTuple):
     headers: Headers
     params: Mapping[str, Any]
     request: Request | None = None  # where the body comes from, unless it is here already
+    lease: Lease | None = None
 
     @classmethod
-    def of(cls, request: Request) -> Ask:
+    def of(cls, request: Request, lease: Lease) -> Ask:
         """Return what a handler needs of an ASGI request."""
         scope = request.scope
         raw_path = scope.get("raw_path", b"")
-        return cls(scope["path"], raw_path, scope["query_string"], scope["headers"], scope["path_params"], request)
+        params = scope["path_params"]
+        return cls(scope["path"], raw_path, scope["query_string"], scope["headers"], params, request, lease)
 
     def values(self, name: bytes) -> list[str]:
         """Return every value of a header field."""
@@ -43,13 +50,35 @@ class Ask(NamedTuple):
         return next(iter(self.values(name)), None)
 
 
+def lease_of(ask: Ask) -> Lease:
+    """Return what a request holds of the server's memory. Requires one that came through the application."""
+    if ask.lease is None:
+        raise AssertionError("this request came with its body, and holds nothing")
+    return ask.lease
+
+
+class Pieces(Protocol):
+    """A body that is too large to be in memory as a whole, and how many bytes it has."""
+
+    @property
+    def length(self) -> int:
+        """How many bytes it has."""
+
+    def pieces(self, lease: Lease) -> AsyncGenerator[bytes]:
+        """Yield its bytes. Each piece is to be sent before the next one is asked for."""
+
+
 class Answer(NamedTuple):
-    """An answer. `fields` are header fields as they go out, ``name: value`` CR LF each, without content type and length."""
+    """An answer. `fields` are header fields as they go out, ``name: value`` CR LF each, without content type and length.
+
+    Of a large body there are `pieces`, and `body` is empty.
+    """
 
     body: bytes
     media_type: str = JSON
     status: int = 200
     fields: bytes = b""
+    pieces: Pieces | None = None
 
     def response(self) -> Response:
         """Return it as an ASGI application."""

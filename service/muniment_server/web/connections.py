@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import resource
 import time
 from collections import Counter
@@ -11,34 +10,29 @@ from typing import Protocol
 
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.web.room import Rooms, peer_of
 from muniment_server.web.wire import Outbox
 
 _SWEEP_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
 _FILES_KEPT = 64  # database, logs, keys, guards: connections may not take the files those need
-_MAX_UNSENT = (
-    256 << 20
-)  # an answer may have 15 MB: a few hundred slow readers would take all memory long before their deadline
-_NETWORK = 64  # whoever has one IPv6 address mostly has 2**64 of them
 
 
 class Watched(Protocol):
-    """A connection, as the sweep sees it."""
+    """A connection, as the sweep sees it. `now` is the event loop's time."""
 
-    def check(self, now: float) -> int:
-        """End what took too long, and return how many bytes of answers wait to be read. `now` is the event loop's time."""
-
-    def reset(self) -> None:
-        """Drop the connection with what is unsent."""
+    def check(self, now: float) -> None:
+        """End what took too long."""
 
 
 class Connections:
     """The connections of one server. Owned by its event loop; every method is called there."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, rooms: Rooms | None = None) -> None:
         self.client_seconds = settings.client_seconds
         self.keep_alive_seconds = settings.keep_alive_seconds
         self.outbox = Outbox()
+        self.rooms = rooms or Rooms.of(settings)
         self._most = settings.max_connections
         self._most_of_one = settings.max_connections_per_address
         self._metrics = metrics
@@ -103,18 +97,9 @@ class Connections:
         self._timer = loop.call_at(self._due, self._sweep)  # first: whatever happens below, there is a next time
         if now - due > self._every:
             return  # this process stood still, and what clients sent meanwhile is not read yet
-        self._shed({connection: connection.check(now) for connection in list(self._open)})
+        for connection in list(self._open):
+            connection.check(now)
         self._report(time.monotonic())
-
-    def _shed(self, unsent: dict[Watched, int]) -> None:
-        """Drop the largest answers nobody reads, when all of them together take too much memory."""
-        excess = sum(unsent.values()) - _MAX_UNSENT
-        for connection in sorted(unsent, key=lambda one: -unsent[one]) if excess > 0 else ():
-            if excess <= 0:
-                break
-            excess -= unsent[connection]
-            self.refused("unread")
-            connection.reset()
 
     def _report(self, now: float) -> None:
         if self._refused and now - self._reported_at >= _REPORT_SECONDS:
@@ -122,17 +107,3 @@ class Connections:
             get_logger().warning("connections refused", **dict(sorted(self._refused.items())))
             self._refused.clear()
             self._reported_at = now
-
-
-def peer_of(host: str | None) -> str | None:
-    """Return what connections are counted by: an IPv4 address or an IPv6 network; None for this machine, where proxies are."""
-    try:
-        address = ipaddress.ip_address((host or "").partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            address = address.ipv4_mapped
-        else:
-            return None if address.is_loopback else str(ipaddress.ip_network((address, _NETWORK), strict=False))
-    return None if address.is_loopback else str(address)

@@ -19,6 +19,7 @@ CODES = {
     "anchor_queued": "No calendar has this anchor yet",
     "bad_parameter": "A parameter in the path or query is not spelled as it must be",
     "body_too_large": "The request body is larger than this route takes",
+    "busy": "The server holds as much for its clients as it can",
     "clock": "The writer's clock is wrong",
     "content_encoding": "The body is compressed",
     "damaged": "The database lacks something a signed head covers",

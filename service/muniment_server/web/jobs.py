@@ -15,7 +15,7 @@ from muniment_server.log import Log
 from muniment_server.submission import Outcome
 from muniment_server.web import read, write
 from muniment_server.web.ask import Answer, Ask
-from muniment_server.web.request import Caller
+from muniment_server.web.request import ANONYMOUS, Caller
 from muniment_server.web.routes import ROUTES, Route
 from muniment_server.web.service import Service
 
@@ -26,7 +26,11 @@ TILE, PROOF = _BY_PATH["GET", "/tile/{path:path}"], _BY_PATH["GET", "/proof/incl
 
 
 class Job(Protocol):
-    """A request that is answered here."""
+    """A request that is answered here. `owner` is the key that its body comes with, if there is one."""
+
+    @property
+    def owner(self) -> str | None:
+        """See above."""
 
     def run(self, body: bytes, respond: Respond) -> None:
         """Answer it, now or later, by calling `respond` once. Never raises."""
@@ -36,6 +40,7 @@ class Ready:
     """An answer from memory."""
 
     __slots__ = ("_answer", "_route", "_service", "_started")
+    owner = None
 
     def __init__(self, service: Service, route: Route, answer: Answer, started: float) -> None:
         self._service, self._route, self._answer, self._started = service, route, answer, started
@@ -50,6 +55,7 @@ class _Cold(ABC):
     """A read whose tiles are not in memory. In the end it is answered as the application does it."""
 
     __slots__ = ("_caller", "_log", "_respond", "_service", "_started")
+    owner = None
     route: Route
 
     def __init__(self, service: Service, log: Log, caller: Caller) -> None:
@@ -157,7 +163,7 @@ class ColdFile(_Cold):
         return read.file_now(self._log, self._caller, self._wanted)
 
     async def _slow(self) -> Answer:
-        return await read.find_file(self._log, self._caller, self._wanted)
+        return await read.find_file(self._log, self._caller, self._wanted, self._service.rooms)
 
 
 class Post(NamedTuple):
@@ -178,6 +184,12 @@ class Append(ABC):
     def __init__(self, post: Post) -> None:
         self.post = post
         self._started = time.perf_counter()
+
+    @property
+    def owner(self) -> str | None:
+        """The key's name."""
+        name = self.post.caller.name
+        return None if name == ANONYMOUS else name
 
     def run(self, body: bytes, respond: Respond) -> None:
         """Submit the entry."""

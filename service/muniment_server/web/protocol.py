@@ -13,25 +13,33 @@ overtakes the answers of requests before it: a client would take it for theirs, 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
+from collections.abc import Hashable
 from typing import Any, NoReturn
 
 import httptools
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from muniment_server.web.ask import Answer
+from muniment_server.web import errors
+from muniment_server.web.ask import Answer, Pieces
 from muniment_server.web.connections import Connections
+from muniment_server.web.cycle import Short
 from muniment_server.web.framing import MAX_FIELDS, MAX_URL, Framing, body_length
 from muniment_server.web.hot import Fields, Hot
 from muniment_server.web.jobs import Job
+from muniment_server.web.kept import Kept
 from muniment_server.web.refusals import MAX_PIPELINED, MIN_RATE, refusal
+from muniment_server.web.room import DRAINED, LARGE, Hold, Lease, busy, peer_or_connection
+from muniment_server.web.unread import Unread, send_pieces
 from muniment_server.web.wire import encode
 
 _LINGER = 2.0
 _FOREVER = float("inf")
 _AT_ONCE = struct.pack("ii", 1, 0)
+_HEAVY = 8192  # bytes of an entry whose answer may be LARGE
 
 
 # What the client is to send next. Plain numbers: a member of an Enum costs ten times as much to name, several times a request.
@@ -41,28 +49,6 @@ _BODY = 2  # the rest of a body
 _ANSWER = 3  # nothing: it waits for its answer
 _IDLE = 4  # another request, if it likes
 _REFUSED = 5  # nothing that is looked at
-
-
-class _Nobody:
-    """Stands for the event on which an ASGI application waits for a client."""
-
-    def set(self) -> None:
-        """Wake nobody."""
-
-
-class _Short:
-    """A request that is answered without the application, as uvicorn sees it: like its own cycle, as far as it looks at those."""
-
-    __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
-    message_event = _Nobody()
-    response_started = False
-    waiting_for_100_continue = False
-
-    def __init__(self) -> None:
-        self.disconnected = False
-        self.keep_alive = True
-        self.more_body = True
-        self.response_complete = False
 
 
 class Protocol(HttpToolsProtocol):
@@ -75,7 +61,7 @@ class Protocol(HttpToolsProtocol):
         self._job: Job | None = None  # while its body is being received
         self._first = b""  # what came in one piece with the first byte of the request that is being parsed
         self._body = b""
-        self._jobs_cycle = _Short()
+        self._jobs_cycle = Short()
         self._grace = connections.client_seconds
         self._phase = _OPENED
         self._deadline = _FOREVER  # of what the client is to send, on the event loop's clock
@@ -83,14 +69,22 @@ class Protocol(HttpToolsProtocol):
         self._trailers = 0
         self._busy = False  # whether a request is being answered
         self._refusal: bytes | None = None  # sent after the answers before it; nothing is read any more
-        self._unsent = 0  # bytes of answers at the last check
-        self._read_by = _FOREVER  # when more of them must have left
+        self._peer: Hashable = None  # whose memory this connection takes
+        self._unread: Unread  # answers
+        self._kept: Kept  # requests that are not complete, or not begun
+        self._owed: Hold | None = None  # for a large answer of a job, until it is read
+        self._waits = False  # whether the next request waits until the answer before it is read
+        self._sending: asyncio.Task[None] | None = None  # pieces of an answer
 
     # --- the connection ---
 
     def connection_made(self, transport: Any) -> None:
         """Count the connection, or answer 503 and close it."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(LARGE)
+        self._peer = peer_or_connection(self.client)
+        self._unread = Unread(transport, self._grace)
+        self._kept = Kept(self._all.rooms, self._peer)
         self._deadline = self.loop.time() + self._grace
         reason = self._all.admit(self, self.client[0] if self.client else None)
         if reason:
@@ -102,6 +96,8 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take it off the count."""
         self._all.closed(self, self.client[0] if self.client else None)
+        self._kept.forget()
+        self._owe(0)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +116,8 @@ class Protocol(HttpToolsProtocol):
             if self._refusal is None:
                 self._reject("bad_request")
         self._first = b""  # otherwise it would stay in memory for as long as a head takes
+        if self._phase == _HEAD or self._job is not None or self.pipeline or self._kept:
+            self._count_kept(len(data))
 
     def _parse(self, data: bytes) -> None:
         """Parse a segment, cut where its parts end: only then is it known how much of it is no body."""
@@ -132,18 +130,53 @@ class Protocol(HttpToolsProtocol):
             self.parser.feed_data(view[at:end])
             at = end
 
+    def _count_kept(self, came: int) -> None:
+        """Count what is in memory of requests that are not complete or not begun, or refuse it."""
+        job = self._job
+        if self.pipeline:  # nothing more is read until they have begun
+            self._kept.queue(came)
+        if job is not None:
+            kept = self._kept.is_entry(len(self._body), job.owner)
+        elif self._phase == _HEAD:
+            kept = self._kept.is_head(self._framing.sent, len(self.headers))
+        else:
+            kept = self._kept.is_head(0, 0)
+        if not kept:
+            if self.pipeline:
+                self.pipeline.clear()
+                self._phase = _ANSWER
+            self._reject("busy")
+
     def _answer_whole(self, hot: Hot, data: bytes) -> bool:
         """Answer a plain request that is here from its first byte to its last, and whose fields are known, without the parser."""
         found = None if self.flow.write_paused else hot.find_whole(data)
         if found is None:
             return False
-        self.cycle = self._jobs_cycle = _Short()  # type: ignore[assignment]
+        self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]
         self._busy = True
         self._phase = _ANSWER
         self._deadline = _FOREVER
-        job, body = found
-        job.run(body, self._respond)
+        self._run(*found)
         return True
+
+    def _run(self, job: Job, body: bytes) -> None:
+        """Have a job answer. Who appends a large entry has to have room for its answer first: it must be sent then."""
+        if len(body) > _HEAVY and not self._owe(2 * len(body)):
+            self._all.refused("busy")
+            self._respond(errors.answer(busy()))
+        else:
+            job.run(body, self._respond if body else self._respond_read)
+
+    def _owe(self, size: int) -> bool:
+        """Hold room for an answer, of `size` bytes until it is read. Returns False where there is none."""
+        if self._owed is None:
+            if not size:
+                return True
+            self._owed = Hold(self._all.rooms.answers, self._peer)
+        held = self._owed.grow(size)
+        if not self._owed.size:
+            self._owed = None
+        return held
 
     # --- what the parser calls ---
 
@@ -188,9 +221,11 @@ class Protocol(HttpToolsProtocol):
         self._first = b""
         if self._job is not None:
             self._body = b""
-            self.cycle = self._jobs_cycle = _Short()  # type: ignore[assignment]
+            self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]
         else:
             self._hand_over()
+            if self.pipeline:
+                self._kept.queue(0, len(self.headers))
         self._busy = True
         self._phase = _BODY
         self._deadline = self.loop.time() + self._grace
@@ -215,6 +250,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()  # makes the scope, which nothing else needs
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
+        self.scope["extensions"] = {DRAINED: {DRAINED: self.flow.drain}}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -234,7 +270,7 @@ class Protocol(HttpToolsProtocol):
         if job is not None:
             self._phase = _ANSWER
             self._deadline = _FOREVER
-            job.run(self._body, self._respond)
+            self._run(job, self._body)
             return
         super().on_message_complete()
         if self._busy:
@@ -250,10 +286,35 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         data = encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive)
-        if short.keep_alive:
+        if short.keep_alive and len(data) <= LARGE:
             self._all.outbox.add(self.transport, data)
         else:
             self._write_at_once(data)
+        if self._owed is not None and not self.flow.write_paused:
+            self._owe(0)
+        if not short.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _respond_read(self, answer: Answer | Response) -> None:
+        """As :meth:`_respond`, to what changed nothing: it may be refused where there is no room until it is read."""
+        if isinstance(answer, Answer) and answer.pieces:
+            self._sending = self.loop.create_task(self._send_pieces(answer, answer.pieces))
+        elif isinstance(answer, Answer) and len(answer.body) > LARGE and not self._owe(len(answer.body)):
+            self._all.refused("busy")
+            self._respond(errors.plain(busy()))
+        else:
+            self._respond(answer)
+
+    async def _send_pieces(self, answer: Answer, pieces: Pieces) -> None:
+        """Send an answer as it is read: no more than a piece of it is in memory."""
+        short = self._jobs_cycle
+        self._write_at_once(encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive))
+        if not await send_pieces(self.transport, self.flow.drain, pieces, Lease(self._all.rooms, self.client)):
+            self.reset()
+            return
+        short.response_complete = True
+        if not short.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
@@ -263,15 +324,17 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.pipeline:
-            self.flow.resume_reading()
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            self._waits = self.flow.write_paused
+            if not self._waits:
+                self._begin_next()
             return
         self._busy = False
         if self._refusal is not None:
             self._send_refusal()
             return
-        if self.flow.read_paused:
+        if self.flow.write_paused:
+            self.flow.pause_reading()  # whoever does not read is not listened to
+        elif self.flow.read_paused:
             self.flow.resume_reading()
         if self._phase == _ANSWER:
             self._rest()
@@ -279,6 +342,25 @@ class Protocol(HttpToolsProtocol):
             self._deadline = (
                 self.loop.time() + self._grace
             )  # answered before the body was here: it is dropped, but not for ever
+
+    def _begin_next(self) -> None:
+        """Begin the first of the requests that wait. Only behind the last one more of them are read."""
+        cycle, app = self.pipeline.pop()
+        if not self.pipeline:
+            self._kept.begun()
+            self.flow.resume_reading()
+        self._start_asgi_task(cycle, app)
+
+    def resume_writing(self) -> None:
+        """Go on with the connection: its answers are read."""
+        super().resume_writing()
+        if self._owed is not None:
+            self._owe(0)
+        if self._waits:
+            self._waits = False
+            self._begin_next()
+        elif not self._busy:
+            self.flow.resume_reading()
 
     def _write_at_once(self, data: bytes) -> None:
         self._all.outbox.flush()  # an answer to an earlier request may wait there
@@ -295,15 +377,14 @@ class Protocol(HttpToolsProtocol):
 
     # --- deadlines ---
 
-    def check(self, now: float) -> int:
-        """End what took too long. Returns how many bytes of answers wait to be read."""
+    def check(self, now: float) -> None:
+        """End what took too long."""
         self._all.outbox.flush()
         if now > self._deadline:
             self._late(now)
-        unsent = self.transport.get_write_buffer_size()
-        if unsent or self._unsent:
-            self._check_reader(unsent, now)
-        return unsent
+        if self._unread.is_late(now):
+            self._all.refused("slow_reader")
+            self.reset()
 
     def reset(self) -> None:
         """Drop the connection with what is unsent. Otherwise the kernel would keep megabytes for a reader that never reads."""
@@ -324,19 +405,6 @@ class Protocol(HttpToolsProtocol):
             self._deadline = now + self._grace  # it is this server that takes its time
         else:
             self._reject("body_timeout")
-
-    def _check_reader(self, unsent: int, now: float) -> None:
-        if not unsent:
-            self._read_by = _FOREVER
-        elif not self._unsent:
-            self._read_by = now + self._grace
-        else:
-            read = max(0, self._unsent - unsent)
-            self._read_by = min(self._read_by + read / MIN_RATE, now + self._grace)
-        self._unsent = unsent
-        if now > self._read_by:
-            self._all.refused("slow_reader")
-            self.reset()
 
     # --- refusals ---
 

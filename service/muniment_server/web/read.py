@@ -20,8 +20,10 @@ from muniment_server.heads import NotThere
 from muniment_server.log import Log
 from muniment_server.reading import Proof
 from muniment_server.receipts import hex_list
-from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask
+from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, lease_of
+from muniment_server.web.large import LargeBundle, bundle_of, page_of
 from muniment_server.web.request import Caller, Query, wants_text
+from muniment_server.web.room import Rooms, busy
 from muniment_server.web.write import form_of
 
 _ANYBODY = b"access-control-allow-origin: *\r\n"
@@ -83,11 +85,9 @@ async def list_entries(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /entries: a page of entries."""
     check_readable(log, caller)
     start, limit = Query(ask, ("start", "limit")).page()
-    entries, size = await log.entries(start, limit, secrets=_may_open(log, caller))
-    following = start + len(entries)
-    return json_answer(
-        log, {"entries": entries, "next": following if entries and following < size else None, "tree_size": size}
-    )
+    text, following, size = await page_of(log, start, limit, lease_of(ask), secrets=_may_open(log, caller))
+    after = b"%d" % following if start < following < size else b"null"
+    return Answer(b'{"entries":%b,"next":%b,"tree_size":%d}' % (text, after, size), JSON, 200, fresh(log))
 
 
 async def get_receipt(ask: Ask, log: Log, caller: Caller) -> Answer:
@@ -237,16 +237,26 @@ def file_now(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer | None:
 
 async def get_tile(ask: Ask, log: Log, caller: Caller) -> Answer:
     """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
-    return await find_file(log, caller, _file(ask, log, caller))
+    wanted = _file(ask, log, caller)
+    lease = lease_of(ask)
+    answer = await find_file(log, caller, wanted, lease.rooms)
+    if answer.pieces is None or isinstance(wanted, Tile):
+        return answer
+    if not lease.cover(answer.pieces.length):
+        raise busy()
+    async with lease.rooms.turns:
+        return file_answer(log, await log.bundle(wanted) or b"")
 
 
-async def find_file(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer:
-    """As get_tile, of a path that was parsed."""
+async def find_file(log: Log, caller: Caller, wanted: Tile | Bundle, rooms: Rooms) -> Answer:
+    """As get_tile, of a path that was parsed; a large bundle in pieces."""
     check_readable(log, caller)
-    data = await (log.tile(wanted) if isinstance(wanted, Tile) else log.bundle(wanted))
-    if data is None:
+    found = await (log.tile(wanted) if isinstance(wanted, Tile) else bundle_of(log, wanted, rooms))
+    if found is None:
         raise NotThere("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
-    return file_answer(log, data)
+    if isinstance(found, LargeBundle):
+        return Answer(b"", OCTETS, 200, for_good(log), found)
+    return file_answer(log, found)
 
 
 # --- about the log ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from muniment_server.admission import Refused
 from muniment_server.web.ask import MAX_HEADERS
 from muniment_server.web.errors import problem
 from muniment_server.web.framing import MAX_FIELDS, MAX_URL
+from muniment_server.web.room import busy
 from muniment_server.web.wire import encode_last
 
 MIN_RATE = 8192
@@ -26,6 +27,7 @@ _REFUSALS = {
         400, "invalid_request", "there are too many empty lines before the request", "See RFC 9112 section 2.2."
     ),
     "body_timeout": _LATE,
+    "busy": busy(),
     "fragment": Refused(400, "invalid_request", "the request target holds a fragment", "See RFC 9112 section 3.2."),
     "framing_too_large": Refused(
         400,

@@ -20,7 +20,7 @@ from muniment_server.catalog import SCOPES, Catalog, digest_of_key
 from muniment_server.log import Log
 from muniment_server.storage import ApiKeyRow, StoreError
 from muniment_server.telemetry import get_logger
-from muniment_server.web.ask import Ask, Headers
+from muniment_server.web.ask import Ask, Headers, lease_of
 
 _KEYS_SECONDS = 0.5
 _KEYS_AGAIN = 0.3  # after this they are read again beside the requests, so that hardly any has to wait for it
@@ -29,6 +29,8 @@ _IDEMPOTENCY = re.compile(r'"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\
 _LENGTH = re.compile(r"[0-9]{1,19}")  # isdigit() also takes digits that int() does not
 _PLAIN_TYPES = frozenset(("application/json", "application/octet-stream", "application/x-ndjson"))
 _FALSE_TRUE = {"false": False, "true": True}
+ANONYMOUS = "anonymous"
+"""The name of a caller without a key."""
 
 
 class Access:
@@ -90,7 +92,7 @@ class Access:
         if not given:
             found = self._nobody.get(log.row.log_id)
             if found is None:
-                found = self._nobody[log.row.log_id] = Caller("anonymous", self._anonymous(log))
+                found = self._nobody[log.row.log_id] = Caller(ANONYMOUS, self._anonymous(log))
             return found
         scheme, _, token = given[0].decode("latin-1").partition(" ")
         good = len(given) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
@@ -121,7 +123,7 @@ class Caller:
         """Raise Refused unless the caller has `scope`."""
         if scope in self.scopes:
             return
-        if self.name == "anonymous":
+        if self.name == ANONYMOUS:
             hint = f"Ask the operator for `muniment-server key create --scope {scope}` and send it as a Bearer token."
             raise Refused(401, "unauthorized", f"this needs an API key with scope {scope}", hint)
         raise Refused(403, "forbidden", f"the API key lacks scope {scope}", f"Use a key with scope {scope}.")
@@ -185,26 +187,34 @@ class Query:
         return self.number("start") or 0, limit
 
 
-async def read_body(ask: Ask, limit: int) -> bytes:
-    """Return the body, at most `limit` bytes; never holds more than that. Raises Refused."""
+async def read_body(ask: Ask, limit: int, caller: Caller | None = None, *, batch: bool = False) -> bytes:
+    """Return the body, at most `limit` bytes; never holds more than that, nor more than there is room for. Raises Refused."""
     if any(value.lower() != "identity" for value in ask.values(b"content-encoding")):
         raise Refused(415, "content_encoding", "compressed bodies are not taken", "Send the body as it is.")
-    if ask.request is None:
+    request, lease = ask.request, lease_of(ask)
+    if request is None:
         raise AssertionError("this request came with its body")
     length = ask.value(b"content-length")
     if length is not None and (not _LENGTH.fullmatch(length) or int(length) > limit):
         raise too_large(limit)
-    parts: list[bytes] = []
-    size = 0
+    rooms = lease.rooms
+    room = rooms.strangers if caller is None else rooms.batches if batch else rooms.entries
+    owner = lease.peer if caller is None or caller.name == ANONYMOUS else caller.name
+    if length is not None:  # all of it at once: a body that was begun is then never refused for want of room
+        lease.take(room, owner, int(length))
+    body = (
+        bytearray()
+    )  # grows in one piece: the C library gives back large ones, and thousands of small ones leave holes
     try:
-        async for part in ask.request.stream():
-            size += len(part)
-            if size > limit:
+        async for part in request.stream():
+            if len(body) + len(part) > limit:
                 raise too_large(limit)
-            parts.append(part)
+            if length is None:
+                lease.take(room, owner, len(part))
+            body += part
     except ClientDisconnect:
         raise Refused(400, "invalid_request", "the body was cut off", "Send the whole body.") from None
-    return b"".join(parts)
+    return bytes(body)
 
 
 def too_large(limit: int) -> Refused:

@@ -20,6 +20,7 @@ from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.web import errors, read
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Access
+from muniment_server.web.room import LARGE, Lease, Rooms, busy, lease_for
 from muniment_server.web.routes import Route
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Service:
         self.access: Access
         self._anchoring = anchoring_of(settings, metrics)
         self._started = False
+        self.rooms = Rooms.of(settings)
         self._timers: dict[tuple[int, int], Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,12 +78,15 @@ class Service:
             await self._anchoring.close()
         await self.catalog.close()
 
-    async def _handle(self, route: Route, ask: Ask) -> Response:
+    async def _handle(self, route: Route, request: Request, lease: Lease) -> Response:
+        ask = Ask.of(request, lease)
         name = ask.params.get("log", DEFAULT_LOG)
         log = await self.catalog.get(name)
         if log is None:
             raise read.refuse_unknown_log(name)
         answer = await route.handler(ask, log, await self.access.caller(ask, log))
+        if len(answer.body) > LARGE and not lease.cover(len(answer.body), must=route.method != "GET"):
+            raise busy()
         return answer.response()
 
     def fail(self, route: Route, error: Exception) -> Response:
@@ -109,12 +114,13 @@ class Service:
 
         async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
+            lease = lease_for(self.rooms, request.scope)
             try:
-                response = await self._handle(route, Ask.of(request))
+                response = await self._handle(route, request, lease)
             except Exception as error:  # noqa: BLE001 - every error gets an answer; unexpected ones are logged
                 response = self.fail(route, error)
             self.count(route, response.status_code, started)
-            return response
+            return lease.until_read(response)
 
         return endpoint
 

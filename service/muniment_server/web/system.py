@@ -20,6 +20,7 @@ from muniment_server.heads import NotThere
 from muniment_server.storage import StoreError
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Query, read_body
+from muniment_server.web.room import Lease
 
 MAX_RECEIPT = 1_048_576
 
@@ -48,9 +49,9 @@ async def readyz(catalog: Catalog) -> Response:
     return Response(body, 200 if reads else 503, {"Cache-Control": "no-store"}, media_type="application/json")
 
 
-async def verify(request: Request, catalog: Catalog) -> Response:
+async def verify(request: Request, catalog: Catalog, lease: Lease) -> Response:
     """POST /verify: check a receipt of one of this instance's logs."""
-    ask = Ask.of(request)
+    ask = Ask.of(request, lease)
     Query(ask, ())
     body = await read_body(ask, MAX_RECEIPT)
     try:

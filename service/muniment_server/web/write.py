@@ -14,8 +14,9 @@ from muniment.tiles import MAX_ENTRY, iter_bundle
 from muniment_server.admission import Draft, Refused, draft_event, draft_plain, draft_raw
 from muniment_server.log import Log
 from muniment_server.submission import Outcome, Submission
-from muniment_server.web.ask import JSON, TEXT, Answer, Ask
+from muniment_server.web.ask import JSON, TEXT, Answer, Ask, lease_of
 from muniment_server.web.request import Caller, Query, idempotency_key, media_type, read_body, too_large, wants_text
+from muniment_server.web.room import LARGE, busy
 
 _JSON = ("application/json", "text/json")
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
@@ -23,6 +24,10 @@ _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "a
 # Raw drafts, drafts of events, and leaves that are made without letting others have a turn: a third of a millisecond each.
 _BREATH, _BREATH_EVENTS, _BREATH_LEAVES = 100, 10, 500
 _BREATH_BYTES = 262_144
+_ANSWER = 2
+"""Bytes of receipts for each byte of what they are of, and"""
+_RECEIPT = 1600
+"""for each of them, at about the most."""
 
 
 def check_entry(ask: Ask, log: Log, caller: Caller) -> int:
@@ -54,7 +59,8 @@ async def add_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
     """POST /entries: one entry in, its receipt out."""
     limit = check_entry(ask, log, caller)
     log.check_room()
-    body = await (_raw_body(ask) if log.row.kind == "raw" else read_body(ask, limit))
+    body = await (_raw_body(ask, caller) if log.row.kind == "raw" else read_body(ask, limit, caller))
+    _need_room(ask, _ANSWER * len(body))
     submission = entry_submission(ask, log, caller, body)
     return await answer_entry(ask, log, submission, await log.append(submission))
 
@@ -65,9 +71,9 @@ async def answer_entry(ask: Ask, log: Log, submission: Submission, outcome: Outc
     return entry_answer(ask, outcome, *form_of(ask, receipt))
 
 
-async def _raw_body(ask: Ask) -> bytes:
+async def _raw_body(ask: Ask, caller: Caller) -> bytes:
     try:
-        return await read_body(ask, MAX_ENTRY)
+        return await read_body(ask, MAX_ENTRY, caller)
     except Refused as error:
         if error.code != "body_too_large":
             raise
@@ -77,6 +83,13 @@ async def _raw_body(ask: Ask) -> bytes:
             f"an entry has at most {MAX_ENTRY} bytes",
             "Log a digest of the document, and keep the document yourself.",
         ) from None
+
+
+def _need_room(ask: Ask, size: int) -> None:
+    """Raise Refused where an answer of about `size` bytes has no place: before its entries are in the log, and it must be sent."""
+    lease = lease_of(ask)
+    if size > LARGE and not lease.cover(min(size, lease.rooms.answers.most // 2)):
+        raise busy()
 
 
 def _expect_type(ask: Ask, allowed: Sequence[str], example: str) -> None:
@@ -108,11 +121,13 @@ async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
     log.check_room()
     if log.row.kind != "raw":
         _expect_type(ask, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
-    body = await read_body(ask, log.settings.max_batch_bytes)
+    body = await read_body(ask, log.settings.max_batch_bytes, caller, batch=True)
     # One at a time: drafts take ten times the memory of the body, and reads would have to wait for a step of each of them.
     async with log.drafting:
         log.check_room()  # by now others may have taken it
         drafts = await (_raw_drafts if log.row.kind == "raw" else _event_drafts)(body, log)
+    if with_receipts:
+        _need_room(ask, _ANSWER * len(body) + _RECEIPT * len(drafts))
     del body  # the drafts have copies, and may wait for their turn
     # Equal leaves of a raw log are equal entries: nothing to remember.
     key = None if log.row.kind == "raw" else idempotency_key(ask)
@@ -216,7 +231,8 @@ async def add_plain(ask: Ask, log: Log, caller: Caller) -> Answer:
     """POST /add on raw logs: the body is the leaf, the answer is its index and nothing else."""
     check_plain(log, caller)
     log.check_room()
-    return plain_answer(await log.append(Submission([draft_raw(await _raw_body(ask))], caller.name)))
+    body = await _raw_body(ask, caller)
+    return plain_answer(await log.append(Submission([draft_raw(body)], caller.name)))
 
 
 def plain_answer(outcome: Outcome) -> Answer:

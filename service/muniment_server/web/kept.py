@@ -1,0 +1,60 @@
+"""What is in memory of the requests on one connection that are not complete, or not begun: it counts for as long as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from muniment_server.web.room import Hold, Room, Rooms
+
+_FIELD = 100
+"""Bytes of memory that a header field takes beside its own."""
+
+
+class Kept:
+    """Bytes of requests of one connection. `peer` is whose they are, unless there is a key."""
+
+    __slots__ = ("_held", "_peer", "_queued", "_rooms")
+
+    def __init__(self, rooms: Rooms, peer: Hashable) -> None:
+        self._rooms = rooms
+        self._peer = peer
+        self._held: Hold | None = None
+        self._queued = 0
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything."""
+        return self._held is not None
+
+    def queue(self, size: int, fields: int = 0) -> None:
+        """Take note that a request waits behind another one, or of a segment that came while one did."""
+        self._queued += size + fields * _FIELD
+
+    def begun(self) -> None:
+        """Take note that no request waits behind another one."""
+        self._queued = 0
+        self.forget()
+
+    def is_head(self, size: int, fields: int) -> bool:
+        """Count `size` bytes of a head, which comes from anybody, beside what waits. Returns False where there is no room."""
+        return self._count(self._rooms.strangers, self._peer, self._queued + size + fields * _FIELD)
+
+    def is_entry(self, size: int, key: str | None) -> bool:
+        """Count `size` bytes of the body of an entry. Returns False where there is no room."""
+        return self._count(self._rooms.entries, key or self._peer, size)
+
+    def _count(self, room: Room, owner: Hashable, size: int) -> bool:
+        if self._held is not None and self._held.room is not room:
+            self.forget()
+        if self._held is None:
+            self._held = Hold(room, owner)
+        if not self._held.grow(size):
+            return False
+        if not size:
+            self._held = None
+        return True
+
+    def forget(self) -> None:
+        """Count nothing any more."""
+        if self._held is not None:
+            self._held.be(0)
+            self._held = None

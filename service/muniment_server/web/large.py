@@ -1,0 +1,133 @@
+"""Answers that may be large, read and made in steps: no more of them is in memory than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, encode_bundle
+from muniment_server.log import Log
+from muniment_server.web.room import Lease, Rooms, busy
+
+PAGE = 4 * 2**20
+"""Bytes of a page of entries, about: it ends before the entry that goes beyond them."""
+_STEP = (
+    3 * 2**19
+)  # bytes that are read at a time, about: more than what the C library takes from its heap, where they would leave holes
+_FIRST, _MOST = 16, 128  # entries that are read at first, when nothing is known of their size, and at the most
+_COVERED = 65_536
+_BREATH = 16  # entries that are made without letting others have a turn, if they are small
+_BREATH_BYTES = 131_072
+WHOLE = 2**20
+"""Bytes of the largest bundle that is in memory as a whole."""
+_PIECE = 262_144
+_LEAF = MAX_ENTRY + 2
+_WAIT_SECONDS = 0.05
+
+
+class Page(NamedTuple):
+    """A page of entries: its JSON array, the index behind its last one, and the size of the tree."""
+
+    text: bytes
+    following: int
+    size: int
+
+
+class _Making:
+    """A page in the making: it ends where it is large enough, or there is no more room for it.
+
+    What was taken at a time is kept in one piece. Many texts that grow side by side would leave holes as large as they are themselves.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._covered = self._breath = _COVERED
+        self._parts: list[bytes] = []
+        self.size = self.count = 0
+
+    async def read(self, log: Log, start: int, limit: int, *, secrets: bool) -> tuple[bool, int]:
+        """Read up to `limit` entries from `start`. Returns whether the page may go on behind them, and the size of the tree."""
+        async with self._lease.rooms.turns:
+            entries, size = await log.entries(start, limit, secrets=secrets)
+            texts = await self._texts(entries)
+            if texts:
+                self._parts.append(b",".join(texts))
+            return len(texts) == len(entries), size
+
+    async def _texts(self, entries: Sequence[dict[str, Any]]) -> list[bytes]:
+        texts: list[bytes] = []
+        for value in entries:
+            text = orjson.dumps(value)
+            after = self.size + len(text) + 1
+            if (self.count and after > PAGE) or not self._cover(after):
+                break
+            texts.append(text)
+            self.size = after
+            self.count += 1
+            if not self.count % _BREATH or after > self._breath:
+                self._breath = after + _BREATH_BYTES
+                await asyncio.sleep(0)
+        return texts
+
+    def text(self) -> bytes:
+        """Return the array."""
+        return b"[" + b",".join(self._parts) + b"]"
+
+    def _cover(self, size: int) -> bool:
+        if size > self._covered:
+            self._covered = size + _COVERED
+            return self._lease.cover(self._covered)
+        return True
+
+
+async def page_of(log: Log, start: int, limit: int, lease: Lease, *, secrets: bool) -> Page:
+    """Return up to `limit` entries from `start`, fewer when they are large or there is little room. Raises Refused without any."""
+    made, step, more = _Making(lease), _FIRST, True
+    while more:
+        more, size = await made.read(log, start + made.count, min(step, limit - made.count), secrets=secrets)
+        more = more and made.count < limit and start + made.count < size
+        step = min(4 * step, _MOST, max(1, _STEP * made.count // max(made.size, 1)))
+    if not made.count and start < size:
+        raise busy()
+    return Page(made.text(), start + made.count, size)
+
+
+class LargeBundle(NamedTuple):
+    """A bundle that is too large to be in memory as a whole, and how many bytes it has."""
+
+    log: Log
+    start: int
+    stop: int
+    length: int
+
+    async def pieces(self, lease: Lease) -> AsyncGenerator[bytes]:
+        """Yield its bytes. Each piece is to be sent before the next one is asked for."""
+        at = self.start
+        while at < self.stop:
+            count = max(1, await _granted(lease) // _LEAF)
+            async with lease.rooms.turns:
+                piece = encode_bundle(await self.log.leaves(at, min(at + count, self.stop)))
+            at += count
+            yield piece
+
+
+async def _granted(lease: Lease) -> int:
+    """Return how many bytes may be read now. Waits for room: those who do not read are cut off, and others make some."""
+    lease.give_back()
+    while True:
+        share = min(_PIECE, lease.rooms.answers.share(lease.peer))
+        if share >= _LEAF and lease.cover(share):
+            return share
+        await asyncio.sleep(_WAIT_SECONDS)
+
+
+async def bundle_of(log: Log, bundle: Bundle, rooms: Rooms) -> bytes | LargeBundle | None:
+    """Return the bytes of a bundle, or how to get them; None when no signed head has it at this width."""
+    found = await log.bundle_up_to(bundle, WHOLE, rooms.turns)
+    if not isinstance(found, int):
+        return found
+    start = bundle.index * TILE_WIDTH
+    return LargeBundle(log, start, start + bundle.width, found)

@@ -1,0 +1,188 @@
+"""Memory that clients make this server hold, for bodies that come and answers that go: bounded for all of them together, and shared.
+
+Nobody can take all of it. What one holds may at most be as much as is then left: one alone gets half, two get a third each, and so on.
+So there is always some left for the next one, however little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any, NamedTuple
+
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+
+from muniment_server.admission import Refused
+from muniment_server.settings import Settings
+
+DRAINED = "muniment.drained"
+"""The extension of ASGI in which a connection passes what waits until its answers are read."""
+LARGE = 16_384
+"""Bytes of an answer from which on it counts for as long as it is not read, and bytes that each connection may have unread besides."""
+_MEBIBYTE = 2**20
+_TURNS = 2
+"""Large things that are read at a time: one by the database, while an answer is made of the other."""
+_NETWORK = 64  # whoever has one IPv6 address mostly has 2**64 of them
+
+
+class Room:
+    """A number of bytes, and who holds how many of them. Owned by the event loop."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self._of: Counter[Hashable] = Counter()
+
+    def share(self, owner: Hashable) -> int:
+        """Return how many more bytes `owner` may take."""
+        return max(0, self.most - self.taken - self._of[owner]) // 2
+
+    def take(self, owner: Hashable, size: int) -> bool:
+        """Count `size` bytes as held by `owner`, if that is no more than its share."""
+        if size > self.share(owner):
+            return False
+        self.add(owner, size)
+        return True
+
+    def add(self, owner: Hashable, size: int) -> None:
+        """Count bytes that are there already; fewer where `size` is negative."""
+        self.taken += size
+        self._of[owner] += size
+        if not self._of[owner]:
+            del self._of[owner]  # otherwise every client ever seen would stay in memory
+
+
+class Rooms(NamedTuple):
+    """The rooms of one server. They are apart, so that those who have no key take nothing from those who have."""
+
+    strangers: Room  # heads that are not complete, requests that wait behind others, receipts to check
+    entries: Room  # bodies of single entries
+    batches: Room
+    answers: Room  # that wait to be read
+    turns: asyncio.Semaphore  # to read what may be large
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rooms:
+        """Return the rooms of a server with these settings. Each has place for several of the largest it is for."""
+        entries = max(32 * _MEBIBYTE, 64 * settings.max_event_bytes)
+        batches = max(64 * _MEBIBYTE, 4 * settings.max_batch_bytes)
+        turns = asyncio.Semaphore(_TURNS)
+        return cls(Room(32 * _MEBIBYTE), Room(entries), Room(batches), Room(batches), turns)
+
+
+class Hold:
+    """Bytes of one room that one owner holds, more or fewer as time goes on."""
+
+    __slots__ = ("owner", "room", "size")
+
+    def __init__(self, room: Room, owner: Hashable) -> None:
+        self.room = room
+        self.owner = owner
+        self.size = 0
+
+    def grow(self, size: int) -> bool:
+        """Hold `size` bytes, if there is room for what is more than now."""
+        if size > self.size + self.room.share(self.owner):
+            return False
+        self.be(size)
+        return True
+
+    def be(self, size: int) -> None:
+        """Hold `size` bytes, whatever room there is."""
+        if size != self.size:
+            self.room.add(self.owner, size - self.size)
+            self.size = size
+
+
+class Lease:
+    """What one request holds, until its answer is read. `client` is the address it came from, as ASGI has it.
+
+    `drained` waits until there is hardly anything left of the answer.
+    """
+
+    __slots__ = ("_client", "_drained", "_held", "rooms")
+
+    def __init__(
+        self, rooms: Rooms, client: tuple[str, int] | None, drained: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.rooms = rooms
+        self._client = client
+        self._drained = drained
+        self._held: Counter[tuple[Room, Hashable]] = Counter()
+
+    @property
+    def peer(self) -> Hashable:
+        """Whose answers these are: see :func:`peer_or_connection`."""
+        return peer_or_connection(self._client)
+
+    def take(self, room: Room, owner: Hashable, size: int) -> None:
+        """Hold bytes of a room. Raises Refused."""
+        if not room.take(owner, size):
+            raise busy()
+        self._held[room, owner] += size
+
+    def cover(self, size: int, *, must: bool = False) -> bool:
+        """Hold as many bytes as an answer of `size` takes, if there is room, or it must be sent."""
+        room, owner = self.rooms.answers, self.peer
+        more = size - self._held[room, owner]
+        if more <= 0:
+            return True
+        if not must and more > room.share(owner):
+            return False
+        room.add(owner, more)
+        self._held[room, owner] += more
+        return True
+
+    def until_read(self, response: Response) -> Response:
+        """Return `response`, after which all of it is given back, once it is read."""
+        if self._held:
+            response.background = BackgroundTask(self._end)
+        return response
+
+    async def _end(self) -> None:
+        try:
+            if self._drained:
+                await self._drained()
+        finally:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Hold nothing any more."""
+        for (room, owner), size in self._held.items():
+            room.add(owner, -size)
+        self._held.clear()
+
+
+def lease_for(rooms: Rooms, scope: Mapping[str, Any]) -> Lease:
+    """Return a lease for a request, as ASGI has it."""
+    extension = scope.get("extensions", {}).get(DRAINED, {})
+    return Lease(rooms, scope.get("client"), extension.get(DRAINED))
+
+
+def peer_or_connection(client: tuple[str, int] | None) -> Hashable:
+    """Return whose memory it is: that of an address; that of one connection where all come from this machine, where proxies are."""
+    return peer_of(client[0] if client else None) or client
+
+
+def busy() -> Refused:
+    """Return the refusal of what there is no room for."""
+    detail = "the server holds as much for its clients as it can"
+    hint = "Nothing was written. Retry after the time given, and with fewer requests at a time."
+    return Refused(503, "busy", detail, hint, retry_after=1)
+
+
+def peer_of(host: str | None) -> str | None:
+    """Return what connections are counted by: an IPv4 address or an IPv6 network; None for this machine, where proxies are."""
+    try:
+        address = ipaddress.ip_address((host or "").partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            address = address.ipv4_mapped
+        else:
+            return None if address.is_loopback else str(ipaddress.ip_network((address, _NETWORK), strict=False))
+    return None if address.is_loopback else str(address)
