@@ -31,12 +31,12 @@ from muniment_server.cli import serve
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from muniment_server.web import protocol
-from muniment_server.web.connections import Connections
+from muniment_server.web.connections import Connections, Rank
 from muniment_server.web.errors import CODES
 from muniment_server.web.room import peer_of
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks, until
 from tests.service.http_check import JSON, bundle, client, head_size
-from tests.service.http_raw import address, exchange, request_bytes, statuses
+from tests.service.http_raw import address, exchange, request_bytes, statuses, whole
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
 
 SECONDS = 0.6
@@ -293,25 +293,106 @@ def test_a_slow_but_honest_reader(server: LiveServer) -> None:
 # --- what is too much ---------------------------------------------------------------------------------------------------
 
 
+PARTLY = HEAD + b"Content-Length: 60000\r\n\r\n"
+
+
+def crowd(stack: ExitStack, url: str, data: bytes, count: int = MOST) -> list[socket.socket]:
+    """Connections on which this was sent, and nothing is read."""
+    found = []
+    for _ in range(count):
+        found.append(stack.enter_context(socket.create_connection(address(url), timeout=10)))
+        found[-1].sendall(data)
+    return found
+
+
+def closed(connection: socket.socket) -> bool:
+    """Tell whether the server has closed a connection."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+HEALTH = request_bytes("GET", "/healthz")
+
+
+@pytest.fixture(scope="module")
+def patient(instance: Instance) -> Iterator[LiveServer]:
+    """A server that has place for as many, and closes nothing because of time."""
+    settings = {"MAX_CONNECTIONS": MOST, "CLIENT_SECONDS": 600, "KEEP_ALIVE_SECONDS": 600}
+    with instance.server(env={f"MUNIMENT_SERVER_{name}": str(value) for name, value in settings.items()}) as running:
+        yield running
+
+
 def test_too_many_connections(instance: Instance) -> None:
+    """When all of them wait for the server, a new one is told so, and closed."""
     metrics_port = free_port()
-    settings = {"MAX_CONNECTIONS": MOST, "CLIENT_SECONDS": 600, "KEEP_ALIVE_SECONDS": 600, "METRICS_PORT": metrics_port}
-    environment = {f"MUNIMENT_SERVER_{name}": str(value) for name, value in settings.items()}
-    with instance.server(env=environment) as server, ExitStack() as stack:
-        first = [stack.enter_context(socket.create_connection(address(server.url))) for _ in range(MOST)]
-        exchange_answers = [request_bytes("GET", "/healthz")] * MOST
-        for connection, data in zip(first, exchange_answers, strict=True):
-            connection.sendall(data)
-        for connection in first:
-            assert statuses(connection.recv(65536)) == [200]
-        with counted(metrics_port, "too_many", 3):
-            for _ in range(3):
-                received = exchange(server.url, b"")
-                assert statuses(received) == [503]
-                assert problem(received)["code"] == "too_many_connections"
-                assert b"\r\nretry-after: 1\r\n" in received.lower()
-        first[0].close()
-        until(lambda: statuses(exchange(server.url, request_bytes("GET", "/healthz"), answers=1)) == [200])
+    settings = {"MAX_CONNECTIONS": "20", "MAX_QUEUE_SECONDS": "60", "METRICS_PORT": str(metrics_port)}
+    environment = {f"MUNIMENT_SERVER_{name}": value for name, value in settings.items()}
+    server = instance.server(env=environment | {"MUNIMENT_FAILPOINTS": "store.append=hang-before"}).wait()
+    try:
+        with ExitStack() as stack:
+            waiting = crowd(stack, server.url, GOOD, 20)
+            with counted(metrics_port, "too_many", 3):
+                for _ in range(3):
+                    received = exchange(server.url, b"")
+                    assert statuses(received) == [503]
+                    assert problem(received)["code"] == "too_many_connections"
+                    assert b"\r\nretry-after: 1\r\n" in received.lower()
+            assert not any(closed(connection) for connection in waiting)
+            waiting[0].close()
+            until(lambda: statuses(exchange(server.url, HEALTH, answers=1)) == [200])
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+CROWDS = {"silent": b"", "with half a head": HEAD, "idle": HEALTH}
+
+
+@pytest.mark.parametrize("case", CROWDS)
+def test_a_full_server_serves_a_new_client(patient: LiveServer, case: str) -> None:
+    """Whoever has asked nothing, or was answered, gives way: the one of longest ago."""
+    with ExitStack() as stack:
+        crowded = crowd(stack, patient.url, CROWDS[case])
+        if case == "idle":
+            for connection in crowded:
+                assert connection.recv(65536)
+        for count in range(1, 4):
+            new = stack.enter_context(socket.create_connection(address(patient.url), timeout=PATIENCE))
+            new.sendall(HEALTH)
+            assert statuses(new.recv(65536)) == [200]
+            until(lambda count=count: all(closed(connection) for connection in crowded[:count]))  # type: ignore[misc]
+        assert not any(closed(connection) for connection in crowded[3:])
+
+
+def test_a_connection_in_use_does_not_give_way(patient: LiveServer) -> None:
+    """A proxy keeps a few open, and uses them: however many others come and say nothing, or ask once, it does not notice."""
+    with ExitStack() as stack:
+        (used,) = crowd(stack, patient.url, b"", 1)
+        for number in range(4 * MOST):
+            used.sendall(HEALTH)
+            received = b""
+            while whole(received) < 1:
+                part = used.recv(65536)
+                assert part, "closed"
+                received += part
+            crowd(stack, patient.url, b"" if number % 2 else HEALTH, 1)
+
+
+@pytest.mark.parametrize("case", ["bodies", "answers"])
+def test_who_makes_no_progress_gives_way(patient: LiveServer, http: httpx.Client, case: str) -> None:
+    """Nobody keeps others out with bodies that do not come, or answers that are not read."""
+    assert http.get("/logs/raw/tile/entries/000").status_code == 200, "it is there"
+    data = {"bodies": PARTLY, "answers": request_bytes("GET", "/logs/raw/tile/entries/000")}[case]
+    with ExitStack() as stack:
+        crowd(stack, patient.url, data)
+        until(lambda: statuses(exchange(patient.url, HEALTH, answers=1)) == [200])
 
 
 def test_too_many_requests_at_once(server: LiveServer, metrics_port: int, http: httpx.Client) -> None:
@@ -369,10 +450,20 @@ def test_slow_clients_do_not_hold_up_the_end(instance: Instance) -> None:
 
 
 class Fake:
-    """A connection that does nothing."""
+    """A connection that does nothing, and gives way as it is told to."""
+
+    def __init__(self, place: Rank | None = None) -> None:
+        self.place = place
+        self.gone = False
 
     def check(self, now: float) -> None:
         """Take note of nothing."""
+
+    def rank(self, now: float) -> Rank | None:
+        return self.place
+
+    def give_way(self) -> None:
+        self.gone = True
 
 
 def limited(**changes: Any) -> tuple[Connections, Metrics]:
@@ -380,18 +471,53 @@ def limited(**changes: Any) -> tuple[Connections, Metrics]:
     return Connections(Settings(data=Path("/nonexistent"), **changes), metrics), metrics
 
 
-def test_connections_are_counted_by_address() -> None:
+async def test_connections_are_counted_by_address() -> None:
     connections, metrics = limited(max_connections=10, max_connections_per_address=2)
     made = [Fake() for _ in range(9)]
     assert [connections.admit(one, "192.0.2.1") for one in made[:3]] == [None, None, "too_many_from_address"]
-    connections.closed(made[2], "192.0.2.1")  # it was never admitted, and must not make room
+    connections.closed(made[2])  # it was never admitted, and must not make room
     assert connections.admit(made[2], "192.0.2.1") == "too_many_from_address"
-    connections.closed(made[0], "192.0.2.1")
+    connections.closed(made[0])
     assert connections.admit(made[2], "192.0.2.1") is None
     for one in made[3:]:
         assert connections.admit(one, "127.0.0.1") is None, "a proxy on this host has as many as it likes"
     assert metrics.connections._value.get() == 8
     assert [connections.admit(Fake(), "::1") for _ in range(3)] == [None, None, "too_many"]
+
+
+async def test_who_gives_way_to_a_new_connection() -> None:
+    """The lowest rank first; nobody who is at something; and nobody whose turn was noted before it went on."""
+    connections, metrics = limited(max_connections=6)
+    made = [Fake((1, 5.0)), Fake((0, 9.0)), Fake(None), Fake((0, 3.0)), Fake((2, 1.0)), Fake((1, 4.0))]
+    assert [connections.admit(one, None) for one in made] == [None] * 6
+    busy = [Fake(None) for _ in range(6)]
+    assert connections.admit(busy[0], None) is None
+    assert [one.gone for one in made] == [False, False, False, True, False, False]
+    assert connections.admit(busy[1], None) is None
+    assert made[1].gone
+    made[5].place = (1, 8.0)  # it was asked something meanwhile, and answered
+    assert connections.admit(busy[2], None) is None
+    assert made[0].gone
+    assert connections.admit(busy[3], None) is None
+    assert made[4].gone, "all who were looked at before come first"
+    assert connections.admit(busy[4], None) is None
+    assert made[5].gone
+    assert connections.admit(busy[5], None) == "too_many"
+    assert not made[2].gone
+    assert metrics.connections_refused.labels("crowded_out")._value.get() == 5
+    assert metrics.connections._value.get() == 6
+
+
+async def test_who_gives_way_to_a_new_connection_from_an_address() -> None:
+    """Another one from there: those of others are no concern of theirs."""
+    connections, _ = limited(max_connections=10, max_connections_per_address=2)
+    other, own, busy = Fake((0, 1.0)), Fake((1, 2.0)), Fake(None)
+    assert [connections.admit(other, "192.0.2.9"), connections.admit(own, "192.0.2.1")] == [None, None]
+    assert connections.admit(busy, "192.0.2.1") is None
+    assert connections.admit(Fake(None), "192.0.2.1") is None
+    assert own.gone
+    assert not other.gone
+    assert connections.admit(Fake(None), "192.0.2.1") == "too_many_from_address"
 
 
 @pytest.mark.parametrize(
@@ -417,10 +543,12 @@ def test_what_an_address_counts_as(host: str | None, peer: str | None) -> None:
 async def test_connections_leave_files_for_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (100, 100))
     connections, _ = limited()
-    connections.start()
+    assert connections.start() == 12
     taken = [connections.admit(Fake(), None) for _ in range(40)]
     connections.stop()
-    assert taken == [None] * 36 + ["too_many"] * 4
+    assert taken == [None] * 24 + ["too_many"] * 16, (
+        "64 files for others, and 12 for connections that come while as many go"
+    )
 
 
 class Clock:

@@ -99,7 +99,6 @@ def _serve(settings: Settings, metrics: Any) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
-        backlog=2048,
     )
     server = _announcing_server(config)
 
@@ -110,7 +109,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 1_000)
-        connections.start()
+        config.backlog = connections.start()
         try:
             await server.serve()
         finally:

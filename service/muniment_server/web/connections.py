@@ -16,6 +16,13 @@ from muniment_server.web.wire import Outbox
 _SWEEP_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
 _FILES_KEPT = 64  # database, logs, keys, guards: connections may not take the files those need
+_BACKLOG = 2048
+_LOOK_SECONDS = 0.05  # how long nobody is looked for who may give way, after there were hardly any
+_WORTH = 256  # connections that are looked at for one that gives way, at the most
+
+
+Rank = tuple[int, float]
+"""How soon a connection gives way to a new one: kinds first, and of one kind the one that would be ended first anyway."""
 
 
 class Watched(Protocol):
@@ -23,6 +30,12 @@ class Watched(Protocol):
 
     def check(self, now: float) -> None:
         """End what took too long."""
+
+    def rank(self, now: float) -> Rank | None:
+        """Return how soon it gives way to a new connection; None when it does not. It stays the same while nothing happens on it."""
+
+    def give_way(self) -> None:
+        """Close, because a new connection needs the place."""
 
 
 class Connections:
@@ -36,22 +49,31 @@ class Connections:
         self._most = settings.max_connections
         self._most_of_one = settings.max_connections_per_address
         self._metrics = metrics
-        self._open: set[Watched] = set()
+        self._open: dict[Watched, str | None] = {}  # and what they are counted by
         self._of: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()  # since the last log line
         self._reported_at = float("-inf")
+        self._yielding: dict[str | None, list[tuple[Rank, Watched]]] = {}  # what may give way, the first of it last
+        self._looked: dict[str | None, float] = {}
         self._every = min(_SWEEP_SECONDS, self.client_seconds / 4, self.keep_alive_seconds / 4)
         self._due = 0.0  # when the next sweep is
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Begin to sweep. Requires a running event loop, and the limit of open files as it will stay."""
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if files != resource.RLIM_INFINITY and self._most > files - _FILES_KEPT:
-            self._most = max(1, files - _FILES_KEPT)
-            get_logger().warning("fewer connections than max_connections: the limit of open files", limit=self._most)
+    def start(self) -> int:
+        """Begin to sweep. Requires a running event loop, and the limit of open files as it will stay.
+
+        Returns how many connections may wait to be taken. All of them may be taken at a time, and those that give way still be open.
+        """
+        files, backlog = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _BACKLOG
+        if files != resource.RLIM_INFINITY:
+            backlog = min(backlog, files // 8)
+            most = max(1, files - _FILES_KEPT - backlog)
+            if self._most > most:
+                self._most = most
+                get_logger().warning("fewer connections than max_connections: the limit of open files", limit=most)
         self._due = asyncio.get_running_loop().time()
         self._sweep()
+        return backlog
 
     def stop(self) -> None:
         """Sweep no more, and say what was refused since the last log line."""
@@ -62,28 +84,56 @@ class Connections:
 
     def admit(self, connection: Watched, host: str | None) -> str | None:
         """Count a new connection from an address. Returns None, or the reason why there is no place for it."""
-        if len(self._open) >= self._most:
-            return "too_many"
         peer = peer_of(host)
+        if peer is not None and self._of[peer] >= self._most_of_one and not self._make_place(peer):
+            return "too_many_from_address"
+        if len(self._open) >= self._most and not self._make_place(None):
+            return "too_many"
         if peer is not None:
-            if self._of[peer] >= self._most_of_one:
-                return "too_many_from_address"
             self._of[peer] += 1
-        self._open.add(connection)
+        self._open[connection] = peer
         self._metrics.connections.inc()
         return None
 
-    def closed(self, connection: Watched, host: str | None) -> None:
+    def closed(self, connection: Watched) -> None:
         """Take a connection that was admitted off the count. Others are ignored."""
         if connection not in self._open:
             return
-        self._open.remove(connection)
+        peer = self._open.pop(connection)
         self._metrics.connections.dec()
-        peer = peer_of(host)
         if peer is not None:
             self._of[peer] -= 1
             if not self._of[peer]:
                 del self._of[peer]  # otherwise every address ever seen would stay in memory
+
+    def _make_place(self, peer: str | None) -> bool:
+        """Have the connection closed that can best be spared: of this address, or of all. Returns False when there is none.
+
+        All are looked at once, for many new ones: each by itself would take the time of several requests.
+        """
+        now = asyncio.get_running_loop().time()
+        while True:
+            yielding = self._yielding.get(peer, [])
+            while yielding:
+                rank, connection = yielding.pop()
+                if connection in self._open and connection.rank(now) == rank:
+                    self.closed(connection)
+                    self.refused("crowded_out")
+                    connection.give_way()
+                    return True
+            if now < self._looked.get(peer, float("-inf")) + _LOOK_SECONDS:
+                return False
+            self._look(peer, now)
+
+    def _look(self, peer: str | None, now: float) -> None:
+        # Backwards: of those that came at the same instant, the last one that is found goes first.
+        ranks = ((one.rank(now), one) for one, of in reversed(self._open.items()) if peer in (None, of))
+        found = sorted(
+            ((rank, one) for rank, one in ranks if rank is not None), key=lambda found: found[0], reverse=True
+        )
+        self._yielding[peer] = found
+        if len(found) * _WORTH < len(self._open):
+            self._looked[peer] = now
 
     def refused(self, reason: str) -> None:
         """Count a connection or request that was refused."""
@@ -97,6 +147,7 @@ class Connections:
         self._timer = loop.call_at(self._due, self._sweep)  # first: whatever happens below, there is a next time
         if now - due > self._every:
             return  # this process stood still, and what clients sent meanwhile is not read yet
+        self._yielding.clear()  # otherwise connections that ended would stay in memory
         for connection in list(self._open):
             connection.check(now)
         self._report(time.monotonic())

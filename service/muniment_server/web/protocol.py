@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from muniment_server.web import errors
 from muniment_server.web.ask import Answer, Pieces
-from muniment_server.web.connections import Connections
+from muniment_server.web.connections import Connections, Rank
 from muniment_server.web.cycle import Short
 from muniment_server.web.framing import MAX_FIELDS, MAX_URL, Framing, body_length
 from muniment_server.web.hot import Fields, Hot
@@ -39,6 +39,7 @@ from muniment_server.web.wire import encode
 _LINGER = 2.0
 _FOREVER = float("inf")
 _AT_ONCE = struct.pack("ii", 1, 0)
+_STALLED = 1.5  # seconds without progress, or less where there are few, after which a connection gives way to a new one
 _HEAVY = 8192  # bytes of an entry whose answer may be LARGE
 
 
@@ -95,7 +96,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take it off the count."""
-        self._all.closed(self, self.client[0] if self.client else None)
+        self._all.closed(self)
         self._kept.forget()
         self._owe(0)
         super().connection_lost(exc)
@@ -385,6 +386,30 @@ class Protocol(HttpToolsProtocol):
         if self._unread.is_late(now):
             self._all.refused("slow_reader")
             self.reset()
+
+    def rank(self, now: float) -> Rank | None:
+        """See Watched. First who has not asked anything, then who was answered, then who goes on neither sending nor reading."""
+        late = now + self._grace - min(_STALLED, self._grace / 2)
+        if self.transport.get_write_buffer_size():
+            return (2, self._unread.by) if self._unread.by < late else None
+        if self._phase in (_OPENED, _HEAD, _REFUSED):
+            return (0, self._deadline)
+        if self._phase == _IDLE:
+            return (1, self._deadline)
+        if self._phase == _BODY and self._deadline < late:
+            return (2, self._deadline)
+        return None
+
+    def give_way(self) -> None:
+        """Close, saying why to who is in the middle of a request."""
+        if self.transport.get_write_buffer_size():
+            self.reset()
+            return
+        waits = self._phase == _HEAD and not self._busy
+        if waits or (self._phase == _BODY and not self.pipeline and self._drop_request()):
+            self._write_at_once(refusal("too_many", self._grace))
+        self._refusal = b""  # nothing is read any more
+        self.transport.close()
 
     def reset(self) -> None:
         """Drop the connection with what is unsent. Otherwise the kernel would keep megabytes for a reader that never reads."""
