@@ -408,6 +408,7 @@ class Reader(Heads):
             size += len(part)
             if size <= most:
                 data += part
+            del part  # otherwise each of those who wait for a turn would keep megabytes
         if size > most:
             return size
         if bundle.width == TILE_WIDTH:

@@ -357,7 +357,7 @@ CROWDS = {"silent": b"", "with half a head": HEAD, "idle": HEALTH}
 
 @pytest.mark.parametrize("case", CROWDS)
 def test_a_full_server_serves_a_new_client(patient: LiveServer, case: str) -> None:
-    """Whoever has asked nothing, or was answered, gives way: the one of longest ago."""
+    """A client that asked nothing, or was answered, gives way: the one of longest ago."""
     with ExitStack() as stack:
         crowded = crowd(stack, patient.url, CROWDS[case])
         if case == "idle":
@@ -387,7 +387,7 @@ def test_a_connection_in_use_does_not_give_way(patient: LiveServer) -> None:
 
 @pytest.mark.parametrize("case", ["bodies", "answers"])
 def test_who_makes_no_progress_gives_way(patient: LiveServer, http: httpx.Client, case: str) -> None:
-    """Nobody keeps others out with bodies that do not come, or answers that are not read."""
+    """No client keeps others out with bodies that do not come, or answers that are not read."""
     assert http.get("/logs/raw/tile/entries/000").status_code == 200, "it is there"
     data = {"bodies": PARTLY, "answers": request_bytes("GET", "/logs/raw/tile/entries/000")}[case]
     with ExitStack() as stack:
@@ -486,7 +486,7 @@ async def test_connections_are_counted_by_address() -> None:
 
 
 async def test_who_gives_way_to_a_new_connection() -> None:
-    """The lowest rank first; nobody who is at something; and nobody whose turn was noted before it went on."""
+    """The lowest rank first; none that is at something; and none whose turn was noted before it went on."""
     connections, metrics = limited(max_connections=6)
     made = [Fake((1, 5.0)), Fake((0, 9.0)), Fake(None), Fake((0, 3.0)), Fake((2, 1.0)), Fake((1, 4.0))]
     assert [connections.admit(one, None) for one in made] == [None] * 6

@@ -158,7 +158,7 @@ LARGE_ANSWERS = {
 
 
 @pytest.mark.parametrize("case", LARGE_ANSWERS)
-def test_large_answers_that_nobody_reads(server: LiveServer, http: httpx.Client, case: str) -> None:
+def test_large_answers_that_are_not_read(server: LiveServer, http: httpx.Client, case: str) -> None:
     """However many ask for them, and for another one on each connection."""
     path, headers, count = LARGE_ANSWERS[case]
     with ExitStack() as stack, Watch(server) as watch:
@@ -219,7 +219,7 @@ def test_slow_readers_are_all_served(server: LiveServer) -> None:
 
 
 def test_a_reader_is_not_late_while_the_kernel_sends(server: LiveServer, instance: Instance) -> None:
-    """A socket holds megabytes: whoever reads them slowly makes progress, though the server gets rid of nothing meanwhile."""
+    """A socket holds megabytes: a client that reads them slowly makes progress, though the server gets rid of nothing meanwhile."""
     assert server.url, "its entries are there"
     with instance.server("--read-only", env={"MUNIMENT_SERVER_CLIENT_SECONDS": "1"}) as hasty:
         received = read_slowly(hasty.url, "/logs/raw/entries?limit=1000", 12, buffer=16_384)
@@ -312,7 +312,7 @@ def test_requests_that_wait_behind_others(server: LiveServer, http: httpx.Client
     assert watch.grown < LEAST
 
 
-def test_answers_to_entries_that_nobody_reads(server: LiveServer, instance: Instance, http: httpx.Client) -> None:
+def test_answers_to_entries_that_are_not_read(server: LiveServer, instance: Instance, http: httpx.Client) -> None:
     """An answer to an entry that is logged must be sent. So it is refused before, where there is no room for it."""
     size = http.get("/logs/raw/entries?limit=1").json()["tree_size"]
     told = 0
@@ -353,7 +353,7 @@ def test_there_is_always_some_left() -> None:
     assert room.taken <= 2**20
 
 
-def test_nobody_is_remembered() -> None:
+def test_no_client_is_remembered() -> None:
     room = Room(1000)
     for number in range(100):
         assert room.take(number, 5)

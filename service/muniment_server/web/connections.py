@@ -17,7 +17,9 @@ _SWEEP_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
 _FILES_KEPT = 64  # database, logs, keys, guards: connections may not take the files those need
 _BACKLOG = 2048
-_LOOK_SECONDS = 0.05  # how long nobody is looked for who may give way, after there were hardly any
+_DROPPED = 16 * 2**20
+"""Bytes of bodies and rubbish that are read only to be dropped, from one sweep to the next: a whole batch."""
+_LOOK_SECONDS = 0.05  # how long the server does not look for connections that may give way, after it found hardly any
 _WORTH = 256  # connections that are looked at for one that gives way, at the most
 
 
@@ -55,6 +57,7 @@ class Connections:
         self._reported_at = float("-inf")
         self._yielding: dict[str | None, list[tuple[Rank, Watched]]] = {}  # what may give way, the first of it last
         self._looked: dict[str | None, float] = {}
+        self._dropped = 0  # bytes since the last sweep
         self._every = min(_SWEEP_SECONDS, self.client_seconds / 4, self.keep_alive_seconds / 4)
         self._due = 0.0  # when the next sweep is
         self._timer: asyncio.TimerHandle | None = None
@@ -135,6 +138,11 @@ class Connections:
         if len(found) * _WORTH < len(self._open):
             self._looked[peer] = now
 
+    def may_drop(self, size: int) -> bool:
+        """Count bytes that were read for nothing. Returns whether more of them may be read before the next sweep."""
+        self._dropped += size
+        return self._dropped < _DROPPED
+
     def refused(self, reason: str) -> None:
         """Count a connection or request that was refused."""
         self._metrics.connections_refused.labels(reason).inc()
@@ -147,6 +155,7 @@ class Connections:
         self._timer = loop.call_at(self._due, self._sweep)  # first: whatever happens below, there is a next time
         if now - due > self._every:
             return  # this process stood still, and what clients sent meanwhile is not read yet
+        self._dropped = 0
         self._yielding.clear()  # otherwise connections that ended would stay in memory
         for connection in list(self._open):
             connection.check(now)

@@ -7,7 +7,7 @@ class _Nobody:
     """Stands for the event on which an ASGI application waits for a client."""
 
     def set(self) -> None:
-        """Wake nobody."""
+        """Wake no task."""
 
 
 class Short:

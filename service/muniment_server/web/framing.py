@@ -22,6 +22,8 @@ _FULL = MAX_FRAMING * _SHARE
 _CHUNK_END = 2 * _SHARE
 _DIGITS = re.compile(rb"[0-9A-Fa-f]*")
 _MOST_DIGITS = 16
+_SPANS = 3
+"""Bytes at the beginning of a segment with which the end of a head, CR LF CR LF, may be complete."""
 
 
 class Framing:
@@ -47,10 +49,10 @@ class Framing:
         """
         if self._body:
             return self._of_body(data, at)
-        end = 0
-        if fresh:
-            end = data.find(b"\r\n\r\n", at) + 4
-        if end < 4:
+        if fresh or (at > _SPANS and not self._chunked):
+            end = data.find(b"\r\n\r\n", at if fresh else at - _SPANS) + 4
+            end = end if end >= 4 else len(data)
+        else:
             end = data.find(b"\n", at) + 1 or len(data)
         end = min(end, at + max(self._credit // _SHARE, 0))
         self._credit -= (end - at) * _SHARE

@@ -35,7 +35,7 @@ class Kept:
         self.forget()
 
     def is_head(self, size: int, fields: int) -> bool:
-        """Count `size` bytes of a head, which comes from anybody, beside what waits. Returns False where there is no room."""
+        """Count `size` bytes of a head, which a client without a key may send, beside what waits. Returns False where there is no room."""
         return self._count(self._rooms.strangers, self._peer, self._queued + size + fields * _FIELD)
 
     def is_entry(self, size: int, key: str | None) -> bool:

@@ -14,9 +14,8 @@ from muniment_server.web.room import Lease, Rooms, busy
 
 PAGE = 4 * 2**20
 """Bytes of a page of entries, about: it ends before the entry that goes beyond them."""
-_STEP = (
-    3 * 2**19
-)  # bytes that are read at a time, about: more than what the C library takes from its heap, where they would leave holes
+_STEP = 3 * 2**19
+"""Bytes that are read at a time, about: more than what the C library takes from its heap, where they would leave holes."""
 _FIRST, _MOST = 16, 128  # entries that are read at first, when nothing is known of their size, and at the most
 _COVERED = 65_536
 _BREATH = 16  # entries that are made without letting others have a turn, if they are small

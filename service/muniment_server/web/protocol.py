@@ -76,6 +76,7 @@ class Protocol(HttpToolsProtocol):
         self._owed: Hold | None = None  # for a large answer of a job, until it is read
         self._waits = False  # whether the next request waits until the answer before it is read
         self._sending: asyncio.Task[None] | None = None  # pieces of an answer
+        self._dropping = True  # whether what comes for nothing is read, or waits for the next sweep
 
     # --- the connection ---
 
@@ -104,6 +105,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came. Never raises; whatever is not HTTP is refused."""
         if self._refusal is not None:
+            self._drop(len(data))
             return
         if self._phase in (_OPENED, _IDLE):
             if self._hot is not None and self._answer_whole(self._hot, data):
@@ -117,8 +119,7 @@ class Protocol(HttpToolsProtocol):
             if self._refusal is None:
                 self._reject("bad_request")
         self._first = b""  # otherwise it would stay in memory for as long as a head takes
-        if self._phase == _HEAD or self._job is not None or self.pipeline or self._kept:
-            self._count_kept(len(data))
+        self._count_what_waits(len(data))
 
     def _parse(self, data: bytes) -> None:
         """Parse a segment, cut where its parts end: only then is it known how much of it is no body."""
@@ -130,6 +131,10 @@ class Protocol(HttpToolsProtocol):
                 return
             self.parser.feed_data(view[at:end])
             at = end
+
+    def _count_what_waits(self, came: int) -> None:
+        if self._refusal is None and (self._phase == _HEAD or self._job is not None or self.pipeline or self._kept):
+            self._count_kept(came)
 
     def _count_kept(self, came: int) -> None:
         """Count what is in memory of requests that are not complete or not begun, or refuse it."""
@@ -257,7 +262,8 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body, and give the client time for the next."""
         if self.cycle.response_complete:
-            return  # whoever was answered already is not given more time to go on sending
+            self._drop(len(body))  # a client that was answered already is not given more time to go on sending
+            return
         if self._job is not None:
             self._body += body  # no longer than its Content-Length, which was looked at
         else:
@@ -299,7 +305,7 @@ class Protocol(HttpToolsProtocol):
 
     def _respond_read(self, answer: Answer | Response) -> None:
         """As :meth:`_respond`, to what changed nothing: it may be refused where there is no room until it is read."""
-        if isinstance(answer, Answer) and answer.pieces:
+        if isinstance(answer, Answer) and answer.pieces and not self.transport.is_closing():
             self._sending = self.loop.create_task(self._send_pieces(answer, answer.pieces))
         elif isinstance(answer, Answer) and len(answer.body) > LARGE and not self._owe(len(answer.body)):
             self._all.refused("busy")
@@ -312,7 +318,8 @@ class Protocol(HttpToolsProtocol):
         short = self._jobs_cycle
         self._write_at_once(encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive))
         if not await send_pieces(self.transport, self.flow.drain, pieces, Lease(self._all.rooms, self.client)):
-            self.reset()
+            if not self.transport.is_closing():
+                self.reset()
             return
         short.response_complete = True
         if not short.keep_alive:
@@ -334,7 +341,7 @@ class Protocol(HttpToolsProtocol):
             self._send_refusal()
             return
         if self.flow.write_paused:
-            self.flow.pause_reading()  # whoever does not read is not listened to
+            self.flow.pause_reading()  # a client that does not read is not listened to
         elif self.flow.read_paused:
             self.flow.resume_reading()
         if self._phase == _ANSWER:
@@ -381,6 +388,9 @@ class Protocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """End what took too long."""
         self._all.outbox.flush()
+        if not self._dropping:
+            self._dropping = True
+            self.flow.resume_reading()
         if now > self._deadline:
             self._late(now)
         if self._unread.is_late(now):
@@ -388,25 +398,23 @@ class Protocol(HttpToolsProtocol):
             self.reset()
 
     def rank(self, now: float) -> Rank | None:
-        """See Watched. First who has not asked anything, then who was answered, then who goes on neither sending nor reading."""
+        """See Watched. First a client that asked nothing, then one that was answered, then one that neither sends nor reads."""
         late = now + self._grace - min(_STALLED, self._grace / 2)
         if self.transport.get_write_buffer_size():
             return (2, self._unread.by) if self._unread.by < late else None
-        if self._phase in (_OPENED, _HEAD, _REFUSED):
-            return (0, self._deadline)
-        if self._phase == _IDLE:
-            return (1, self._deadline)
-        if self._phase == _BODY and self._deadline < late:
-            return (2, self._deadline)
-        return None
+        if self._phase == _BODY:
+            waits = self.pipeline or (self._busy and (self.flow.read_paused or self.cycle.waiting_for_100_continue))
+            return (2, self._deadline) if self._deadline < late and not waits else None
+        if self._busy:
+            return None
+        return (1 if self._phase == _IDLE else 0, self._deadline)
 
     def give_way(self) -> None:
-        """Close, saying why to who is in the middle of a request."""
+        """Close; a client in the middle of a request is told why."""
         if self.transport.get_write_buffer_size():
             self.reset()
             return
-        waits = self._phase == _HEAD and not self._busy
-        if waits or (self._phase == _BODY and not self.pipeline and self._drop_request()):
+        if self._phase == _HEAD or (self._phase == _BODY and self._drop_request()):
             self._write_at_once(refusal("too_many", self._grace))
         self._refusal = b""  # nothing is read any more
         self.transport.close()
@@ -426,7 +434,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         elif self._phase == _HEAD:
             self._reject("header_timeout")
-        elif self.flow.read_paused or self.cycle.waiting_for_100_continue:
+        elif self._busy and (self.flow.read_paused or self.cycle.waiting_for_100_continue):
             self._deadline = now + self._grace  # it is this server that takes its time
         else:
             self._reject("body_timeout")
@@ -452,12 +460,22 @@ class Protocol(HttpToolsProtocol):
         self._all.refused(reason)
         self._refusal = refusal(reason, self._grace)
         self._deadline = _FOREVER
+        self.headers = []  # it lingers for seconds, and there may be thousands of them
+        self._body = b""
+        if not self.pipeline:
+            self._kept.forget()
         if self._phase == _BODY and not self._drop_request():
             return
         if self._busy:
             self.flow.pause_reading()
         else:
             self._send_refusal()
+
+    def _drop(self, size: int) -> None:
+        """Take note that bytes came for nothing. Those who send much of that would take all the time of the others."""
+        if not self._all.may_drop(size):
+            self._dropping = False
+            self.flow.pause_reading()
 
     def _drop_request(self) -> bool:
         """Forget the request whose body does not come. False when it was answered already: then there is nothing to say."""

@@ -1,7 +1,7 @@
 """Memory that clients make this server hold, for bodies that come and answers that go: bounded for all of them together, and shared.
 
-Nobody can take all of it. What one holds may at most be as much as is then left: one alone gets half, two get a third each, and so on.
-So there is always some left for the next one, however little.
+No client can take all of it. What one holds may at most be as much as is then left: one alone gets half, two get a third each, and so
+on. So there is always some left for the next one, however little.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LARGE = 16_384
 _MEBIBYTE = 2**20
 _TURNS = 2
 """Large things that are read at a time: one by the database, while an answer is made of the other."""
-_NETWORK = 64  # whoever has one IPv6 address mostly has 2**64 of them
+_NETWORK = 64  # a client that has one IPv6 address mostly has 2**64 of them
 
 
 class Room:
@@ -111,7 +111,7 @@ class Lease:
         self.rooms = rooms
         self._client = client
         self._drained = drained
-        self._held: Counter[tuple[Room, Hashable]] = Counter()
+        self._held: dict[tuple[Room, Hashable], int] = {}
 
     @property
     def peer(self) -> Hashable:
@@ -122,18 +122,18 @@ class Lease:
         """Hold bytes of a room. Raises Refused."""
         if not room.take(owner, size):
             raise busy()
-        self._held[room, owner] += size
+        self._held[room, owner] = self._held.get((room, owner), 0) + size
 
     def cover(self, size: int, *, must: bool = False) -> bool:
         """Hold as many bytes as an answer of `size` takes, if there is room, or it must be sent."""
         room, owner = self.rooms.answers, self.peer
-        more = size - self._held[room, owner]
-        if more <= 0:
+        held = self._held.get((room, owner), 0)
+        if size <= held:
             return True
-        if not must and more > room.share(owner):
+        if not must and size - held > room.share(owner):
             return False
-        room.add(owner, more)
-        self._held[room, owner] += more
+        room.add(owner, size - held)
+        self._held[room, owner] = size
         return True
 
     def until_read(self, response: Response) -> Response:

@@ -67,7 +67,7 @@ def encode(answer: Answer | Response, defaults: Sequence[Header], *, keep_alive:
 def in_kernel(descriptor: int) -> int:
     """Return how many bytes the other end of a connection has not confirmed; 0 where the system does not tell.
 
-    A socket takes megabytes. Somebody who reads slowly makes progress long before it takes any more.
+    A socket takes megabytes. A client that reads slowly makes progress long before it takes any more.
     """
     found = bytearray(4)
     with contextlib.suppress(OSError):
