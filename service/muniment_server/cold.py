@@ -9,11 +9,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Tile
-from muniment.tree import expand
+from muniment.tree import TileRows, expand
 from muniment_server.cache import Cache
 from muniment_server.storage import Store
 
 Done = Callable[[Exception | None], None]
+Tied = Callable[[int, int, TileRows], bool]
+"""Tells whether the tile above has the root of a full tile, given its level, index and rows."""
 BundleDone = Callable[[bytes | Exception | None], None]
 _FULL = TILE_WIDTH * HASH_SIZE
 
@@ -62,13 +64,18 @@ class _Tiles(NamedTuple):
 class ColdTiles(_Together[_Tiles]):
     """Brings tiles of one log into its cache. Owned by the event loop.
 
-    What is missing or too short stays out of the cache: whoever then misses it finds that out, and says so.
+    What is missing or too short stays out of the cache. So do inner nodes that the tile above does not have: a connection may lead to
+    another database by now. The reader that then misses them finds out, and says so.
     """
 
     part = 32  # a quarter of a megabyte
     reads = (
         4  # beside large batches each read waits for its turns in the event loop, and a tenth of a second is soon gone
     )
+
+    def __init__(self, store: Store, log_id: int, cache: Cache, tied: Tied) -> None:
+        super().__init__(store, log_id, cache)
+        self._tied = tied
 
     def proof(self, index: int, size: int, done: Done) -> None:
         """Call `done` once the full tiles above entry `index` in the tree of `size` were read, or with what went wrong."""
@@ -91,7 +98,7 @@ class ColdTiles(_Together[_Tiles]):
         except Exception as wrong:  # noqa: BLE001 - whatever it was, whoever waits is told
             error = wrong
         for one in asked:
-            for tile in one.tiles:
+            for tile in reversed(one.tiles):  # those above first
                 if self._keep(tile, stored, proof=one.proof):
                     await asyncio.sleep(0)  # 255 hashes: others go on in between
             one.done(error)
@@ -107,10 +114,12 @@ class ColdTiles(_Together[_Tiles]):
         if data is None or len(data) != _FULL:
             return False
         self._cache.put_data(*where, data)
-        if proof and self._cache.get(*where) is None:
-            self._cache.put(*where, expand(data))
-            return True
-        return False
+        if not proof or self._cache.get(*where) is not None:
+            return False
+        rows = expand(data)
+        if self._tied(tile.level, tile.index, rows):
+            self._cache.put(*where, rows)
+        return True
 
 
 class _Bundle(NamedTuple):

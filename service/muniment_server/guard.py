@@ -147,7 +147,7 @@ class Guard:
         self._lock_seconds = lock_seconds
         self._seen: dict[str, Guarded] = {}  # by guard id: the largest value that this process read or wrote
         self._first: bytes | None = None  # what was read last, if it had the first format
-        self._decoded: dict[bytes, Guarded] = {}  # slots as they were read last: mostly they are what was written last
+        self._read: tuple[bytes, Guarded] | None = None  # what stood in the file last: mostly it still does
 
     @step("guard.create")
     def create(self, origin: str, key_id: bytes) -> Guarded:
@@ -212,6 +212,7 @@ class Guard:
             with self._writing():
                 if self._first is not None:
                     self._take_over(descriptor, self._first, before)
+                    self._read = None
                 # Also what is there already: another process may have been killed before its write was durable.
                 self._write(descriptor, found)
             self._check_place(place)
@@ -233,9 +234,12 @@ class Guard:
         at = SLOT * (slot.sequence % 2)
         self._put(descriptor, data, at)
         self._put(descriptor, data, BLOCK + at)
-        self._decoded[data] = slot
+        before = self._read[0] if self._read else b""
         self._sync(descriptor)
         self._seen[slot.guard_id] = slot
+        if len(before) == FILE_SIZE:
+            block = before[:at] + data + before[at + SLOT : BLOCK + at]
+            self._read = (block + data + before[BLOCK + at + SLOT :], slot)
 
     @staticmethod
     def _put(descriptor: int, data: bytes, at: int) -> None:
@@ -263,11 +267,9 @@ class Guard:
 
     def _current(self, descriptor: int) -> Guarded:
         """Return what the file holds. Raises GuardRefused, also when that is older than what this process saw in it."""
-        data = os.pread(descriptor, FILE_SIZE, 0)
-        self._first = data if is_first_format(data) else None
-        found = self._first_format(data) if self._first is not None else self._newest(data)
+        found = self._parse(os.pread(descriptor, FILE_SIZE, 0))
         seen = self._seen.get(found.guard_id)  # another guard is for the caller to refuse, unless it was adopted
-        if seen and found != seen and found.sequence <= seen.sequence:
+        if seen and found is not seen and found != seen and found.sequence <= seen.sequence:
             raise GuardRefused(
                 "guard_replaced",
                 f"the guard file {self.path} is an older copy (number {found.sequence}, this process saw {seen.sequence}): "
@@ -276,19 +278,26 @@ class Guard:
         self._seen[found.guard_id] = found
         return found
 
+    def _parse(self, data: bytes) -> Guarded:
+        """Return what these bytes say. Raises GuardRefused."""
+        if self._read and self._read[0] == data:
+            return self._read[1]
+        self._first = data if is_first_format(data) else None
+        found = self._first_format(data) if self._first is not None else self._newest(data)
+        self._read = None if self._first is not None else (data, found)
+        return found
+
     def _newest(self, data: bytes) -> Guarded:
         """Return the newer slot. Raises GuardRefused when both copies of one are damaged: it may have been the newer one."""
-        whole: dict[bytes, Guarded] = {}
         newest = []
         for slot, copies in enumerate(copies_of(data)):
+            found = []
             for copy in copies:
                 with suppress(FormatError):  # torn by a crash: the other copy is whole
-                    whole[copy] = self._decoded.get(copy) or Guarded.decode(copy)
-            found = [whole[copy] for copy in copies if copy in whole]
+                    found.append(Guarded.decode(copy))
             if not found:
                 raise self._damaged(f"both copies of slot {slot}")
             newest.append(max(found, key=_sequence))
-        self._decoded = whole
         return max(newest, key=_sequence)
 
     def _first_format(self, data: bytes) -> Guarded:

@@ -21,6 +21,7 @@ from muniment.tree import (
     Edge,
     Node,
     Plan,
+    TileRows,
     expand,
     hash_at,
     heap,
@@ -76,7 +77,7 @@ class Reader(Heads):
     ) -> None:
         super().__init__(store, row, sequencer)
         self._cache = cache
-        self._cold_tiles = ColdTiles(store, row.log_id, cache)
+        self._cold_tiles = ColdTiles(store, row.log_id, cache, self._is_tied)
         self._cold_bundles = ColdBundles(store, row.log_id, cache)
         self._trace = trace
         self.traced = trace is not None
@@ -256,14 +257,24 @@ class Reader(Heads):
     async def _cold(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
         stored = await self._store.tiles(self.row.log_id, tiles)
         found: dict[tuple[int, int], Rows] = {}
-        for tile in tiles:
+        for tile in sorted(tiles, reverse=True):  # those above first
             data = stored.get((tile.level, tile.index), b"")
             if len(data) < tile.width * HASH_SIZE:
                 raise Damaged(f"tile {tile.level}/{tile.index} is missing or too short")
             found[tile.level, tile.index] = rows = expand(data)
-            if len(data) == TILE_WIDTH * HASH_SIZE:
+            if len(data) == TILE_WIDTH * HASH_SIZE and self._is_tied(tile.level, tile.index, rows):
                 self._cache.put(self.row.log_id, tile.level, tile.index, rows)
         return found
+
+    def _is_tied(self, level: int, index: int, rows: TileRows) -> bool:
+        """Tell whether the tile above is in memory and has the root of this full one.
+
+        Up to the right edge, of which the signed root was made, each then leads to the next. What does not may be another database's,
+        and proofs from memory are not verified each time.
+        """
+        above = self._rows_now(self._edge_now(), level + 1, index // TILE_WIDTH)
+        at = HASH_SIZE * (index % TILE_WIDTH)
+        return above is not None and above[0][at : at + HASH_SIZE] == rows[8]
 
     async def find(self, wanted: bytes) -> int:
         """Return the lowest index of an entry with this leaf hash. Raises NotThere."""

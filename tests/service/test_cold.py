@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from muniment.tiles import Tile
-from muniment.tree import hash_at
+from muniment.tree import TileRows, hash_at
 from muniment_server.cache import Cache
 from muniment_server.cold import ColdBundles, ColdTiles
 from muniment_server.storage import StoreUnavailable
@@ -55,6 +55,11 @@ class Waiting:
         raise AssertionError(f"{len(self.told)} of {count} were told")
 
 
+def all_are_tied(level: int, index: int, rows: TileRows) -> bool:
+    """What the tile above has is not looked at here."""
+    return len(rows) == 9
+
+
 @pytest.fixture
 def cache() -> Cache:
     return Cache(4 << 20)
@@ -62,7 +67,7 @@ def cache() -> Cache:
 
 async def test_one_read_for_all_that_ask_in_one_turn(cache: Cache):
     store, waiting = Tiles(), Waiting()
-    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    cold = ColdTiles(store, LOG, cache, all_are_tied)  # type: ignore[arg-type]
     for index in (0, 1, 300, 70_000):
         cold.proof(index, SIZE, waiting)
     cold.tile(0, 5, waiting)
@@ -80,7 +85,7 @@ async def test_one_read_for_all_that_ask_in_one_turn(cache: Cache):
 
 async def test_a_tile_that_is_read_again_is_not_expanded_again(cache: Cache, monkeypatch: pytest.MonkeyPatch):
     store, waiting = Tiles(), Waiting()
-    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    cold = ColdTiles(store, LOG, cache, all_are_tied)  # type: ignore[arg-type]
     cold.proof(600, SIZE, waiting)
     await waiting.until(1)
     before = cache.get(LOG, 0, 2)
@@ -98,7 +103,7 @@ async def test_a_tile_that_is_read_again_is_not_expanded_again(cache: Cache, mon
 
 async def test_many_are_read_in_parts_four_at_a_time_and_later_ones_with_the_next_part(cache: Cache):
     store, waiting = Tiles(), Waiting()
-    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    cold = ColdTiles(store, LOG, cache, all_are_tied)  # type: ignore[arg-type]
     for index in range(200):
         cold.tile(0, index, waiting)
     while not store.reads:  # noqa: ASYNC110 - an event would have to be set by the store
@@ -111,17 +116,32 @@ async def test_many_are_read_in_parts_four_at_a_time_and_later_ones_with_the_nex
 
 async def test_what_is_not_whole_is_not_kept(cache: Cache):
     waiting = Waiting()
-    cold = ColdTiles(Tiles(short=True), LOG, cache)  # type: ignore[arg-type]
+    cold = ColdTiles(Tiles(short=True), LOG, cache, all_are_tied)  # type: ignore[arg-type]
     cold.tile(0, 1, waiting)
     cold.proof(600, SIZE, waiting)
     assert await waiting.until(2) == [None, None], "whoever misses it says so"
     assert cache.size == 0
 
 
+async def test_inner_nodes_that_the_tile_above_does_not_have_are_not_kept(cache: Cache):
+    store, waiting, asked = Tiles(), Waiting(), []
+
+    def tied(level: int, index: int, rows: TileRows) -> bool:
+        asked.append((level, index))
+        return level > 0
+
+    cold = ColdTiles(store, LOG, cache, tied)  # type: ignore[arg-type]
+    cold.proof(600, SIZE, waiting)
+    assert await waiting.until(1) == [None]
+    assert asked == [(1, 0), (0, 2)], "those above first"
+    assert cache.get(LOG, 1, 0)
+    assert cache.get(LOG, 0, 2) is None
+
+
 async def test_all_who_wait_hear_of_an_error_and_the_next_one_is_served(cache: Cache):
     store, waiting = Tiles(), Waiting()
     store.down = True
-    cold = ColdTiles(store, LOG, cache)  # type: ignore[arg-type]
+    cold = ColdTiles(store, LOG, cache, all_are_tied)  # type: ignore[arg-type]
     cold.tile(0, 1, waiting)
     cold.proof(600, SIZE, waiting)
     assert [type(error) for error in await waiting.until(2)] == [StoreUnavailable] * 2
