@@ -24,7 +24,7 @@ import stat
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +88,10 @@ class Guarded:
     def head(self) -> TreeHead:
         """The head alone."""
         return TreeHead(self.size, self.root)
+
+    def raised(self, head: TreeHead) -> Guarded:
+        """Return what the next write says."""
+        return Guarded(self.guard_id, self.sequence + 1, self.origin, self.key_id, head.size, head.root)
 
     def encode(self, format_: str = _FORMAT) -> bytes:
         """Return the 1,024 bytes of a slot."""
@@ -206,7 +210,7 @@ class Guard:
             if found.guard_id != guard_id:
                 raise GuardRefused("guard_foreign", f"{self.path} is not the guard that the database names")
             if not above and found.head != new and found.head in below:
-                found = replace(found, sequence=found.sequence + 1, size=new.size, root=new.root)
+                found = found.raised(new)
             if not above and found.head != new:
                 return found, False
             with self._writing():
@@ -253,7 +257,7 @@ class Guard:
     def _check_place(self, place: os.stat_result) -> None:
         """Refuse when the file was replaced since it was opened: then there are two registers, and each writer has its own."""
         try:
-            now = self.path.stat()
+            now = os.stat(self.path)  # noqa: PTH116 - as in the store: this runs for each append
         except FileNotFoundError:
             now = None
         if now is None or (now.st_dev, now.st_ino) != (place.st_dev, place.st_ino):

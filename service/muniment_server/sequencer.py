@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from muniment.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
@@ -406,7 +406,7 @@ class Sequencer:
         """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""
         growth = await _grow(state.edge, round_.hashes)
         old = state.head
-        head = replace(old, size=growth.edge.size, root=growth.edge.root(), logged_at=round_.stamp)
+        head = Head(growth.edge.size, growth.edge.root(), round_.stamp, old.epoch, old.guard_id, old.session)
         self._state = None
         keys = leaf_keys_of(round_.hashes)
         grown = Grown(self._log.log_id, head, round_.leaves, keys, round_.payloads, growth.tiles, round_.keys)
