@@ -1,4 +1,4 @@
-"""What strangers do to take a server's memory and time, without a key but for one: ``python -m tests.faults.strangers URL KEY ATTACK SECONDS``.
+"""What strangers do to take a server's memory and time, with one key, so that none of it ends where that is missing: ``python -m tests.faults.strangers URL KEY ATTACK SECONDS``.
 
 It runs in a process of its own, so that what it costs is not counted with the server, nor with the clients beside it.
 """
@@ -18,7 +18,6 @@ from tests.service.http_raw import address, request_bytes
 FILES = 6000  # connections at a time, and some
 AGAIN_SECONDS = 0.2  # until a stranger who was sent away is there again
 _LOOK_SECONDS = 0.5
-_CHUNKED = b"POST /logs/raw/add HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 _UNFINISHED = 15 << 20
 
 
@@ -81,6 +80,11 @@ async def _reset(connection: socket.socket) -> None:
         await asyncio.sleep(_LOOK_SECONDS)
 
 
+def _chunked(target: Target) -> bytes:
+    head = request_bytes("GET", "/logs/raw/add", headers={"Authorization": f"Bearer {target.key}"})
+    return head.replace(b"GET", b"POST")[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
 def _unfinished(target: Target) -> bytes:
     head = request_bytes("POST", "/logs/raw/entries/batch", headers={"Authorization": f"Bearer {target.key}"})
     head = head.replace(b"Content-Length: 0", b"Content-Length: %d" % _UNFINISHED)
@@ -98,10 +102,12 @@ def _each(count: int, work: Callable[[], Awaitable[None]]) -> Iterable[Awaitable
 Attack = Callable[[Target], Iterable[Awaitable[None]]]
 ATTACKS: dict[str, Attack] = {
     "trailers without end": lambda it: _each(
-        8, lambda: it.pour(_CHUNKED + b"5\r\nabcde\r\n0\r\n", b"".join(b"X%d: y\r\n" % n for n in range(5000)))
+        8, lambda: it.pour(_chunked(it) + b"5\r\nabcde\r\n0\r\n", b"".join(b"X%d: y\r\n" % n for n in range(5000)))
     ),
-    "a trailer without end": lambda it: _each(8, lambda: it.pour(_CHUNKED + b"5\r\nabcde\r\n0\r\nX: ", b"y" * 65536)),
-    "a chunk extension without end": lambda it: _each(8, lambda: it.pour(_CHUNKED + b"5;", b"a" * 65536)),
+    "a trailer without end": lambda it: _each(
+        8, lambda: it.pour(_chunked(it) + b"5\r\nabcde\r\n0\r\nX: ", b"y" * 65536)
+    ),
+    "a chunk extension without end": lambda it: _each(8, lambda: it.pour(_chunked(it) + b"5;", b"a" * 65536)),
     "blank lines without end": lambda it: _each(8, lambda: it.pour(b"", b"\r\n" * 32768)),
     "heads that are not finished": lambda it: _each(1200, lambda: it.hold(_half_a_head(), again=1.0)),
     "bodies that are not finished": lambda it: _each(120, _holding(it, _unfinished(it))),
