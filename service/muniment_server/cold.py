@@ -64,8 +64,8 @@ class _Tiles(NamedTuple):
 class ColdTiles(_Together[_Tiles]):
     """Brings tiles of one log into its cache. Owned by the event loop.
 
-    What is missing or too short stays out of the cache. So do inner nodes that the tile above does not have: a connection may lead to
-    another database by now. The reader that then misses them finds out, and says so.
+    What is missing or too short stays out of the cache. So do inner nodes that the tile above does not have: a
+    connection may lead to another database by now. The reader that then misses them finds out, and says so.
     """
 
     part = 32  # a quarter of a megabyte

@@ -269,8 +269,8 @@ class Reader(Heads):
     def _is_tied(self, level: int, index: int, rows: TileRows) -> bool:
         """Tell whether the tile above is in memory and has the root of this full one.
 
-        Up to the right edge, of which the signed root was made, each then leads to the next. What does not may be another database's,
-        and proofs from memory are not verified each time.
+        Up to the right edge, of which the signed root was made, each then leads to the next. What does not may be
+        another database's, and proofs from memory are not verified each time.
         """
         above = self._rows_now(self._edge_now(), level + 1, index // TILE_WIDTH)
         at = HASH_SIZE * (index % TILE_WIDTH)
@@ -404,9 +404,9 @@ class Reader(Heads):
     async def bundle_up_to(
         self, bundle: Bundle, most: int, turn: AbstractAsyncContextManager[None]
     ) -> bytes | int | None:
-        """As :meth:`bundle`; of one that has more than `most` bytes only how many they are, and never much more of it in memory.
+        """As :meth:`bundle`; of one that has more than `most` bytes, only how many they are.
 
-        Leaves are read within a `turn`.
+        Never much more than `most` bytes of it are in memory. Leaves are read within a `turn`. Raises Damaged.
         """
         if not await self._served(0, bundle.index, bundle.width):
             return None

@@ -69,9 +69,9 @@ class Pieces(Protocol):
 
 
 class Answer(NamedTuple):
-    """An answer. `fields` are header fields as they go out, ``name: value`` CR LF each, without content type and length.
+    """An answer. `fields` are header fields as they go out, ``name: value`` CR LF each.
 
-    Of a large body there are `pieces`, and `body` is empty.
+    Content type and length are not among them. Of a large body there are `pieces`, and `body` is empty.
     """
 
     body: bytes

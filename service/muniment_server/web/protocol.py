@@ -158,7 +158,7 @@ class Protocol(HttpToolsProtocol):
         found = None if self.flow.write_paused else hot.find_whole(data)
         if found is None:
             return False
-        self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]
+        self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]  # not uvicorn's own
         self._busy = True
         self._phase = _ANSWER
         self._deadline = _FOREVER
@@ -227,7 +227,7 @@ class Protocol(HttpToolsProtocol):
         self._first = b""
         if self._job is not None:
             self._body = b""
-            self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]
+            self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]  # not uvicorn's own
         else:
             self._hand_over()
             if self.pipeline:
