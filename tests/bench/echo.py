@@ -40,7 +40,6 @@ def main() -> None:
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        backlog=2048,
     )
     gc.collect()
     gc.freeze()

@@ -179,6 +179,39 @@ async def test_a_backend_killed_between_appends(rig: Rig):
     assert await rig.store.logs()  # the readers' connections were killed as well
 
 
+class DyingPool:
+    """A pool whose next read meets a connection that died in it; everything else goes to the real pool."""
+
+    def __init__(self, pool: asyncpg.Pool, error: Exception) -> None:
+        self._pool, self._error = pool, error
+
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
+        if error := self._error:
+            self._error = None
+            raise error
+        return await self._pool.fetch(sql, *values)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._pool, name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        asyncpg.AdminShutdownError("terminating connection due to administrator command"),
+        asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"),
+        ConnectionResetError("connection reset by peer"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_connection_that_died_in_the_pool_is_not_the_readers_failure(rig: Rig, error: Exception):
+    bench = await rig.log("raw")
+    rig.store._pool = DyingPool(rig.store._pool, error)
+    assert (await rig.store.head(bench.log_id)).size == 0
+
+
 @contextlib.asynccontextmanager
 async def held_head(rig: Rig):
     """Hold the lock of the head row, so that appends wait."""

@@ -12,9 +12,14 @@ from muniment_server.storage import StoreUnavailable
 
 PART = 32
 """Hashes of a part of a tile: see migration 0006."""
-# What a connection says that died while it lay in the pool.
-_GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, ConnectionError)
-# InternalClientError: what asyncpg says when a connection dies between two steps of its own.
+# What a connection says that died while it lay in the pool. InternalClientError: it died between two steps of asyncpg's own.
+_GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.AdminShutdownError,
+    ConnectionError,
+)
 FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
