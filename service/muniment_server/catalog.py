@@ -23,15 +23,15 @@ from muniment_server import memory
 from muniment_server.cache import Cache, most_for
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
-from muniment_server.guard import Guard, Guarded, GuardRefused, sync_directory
 from muniment_server.log import Log
-from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Replaced, Store, StoreUnavailable
 from muniment_server.storage.choice import open_database
-from muniment_server.submission import OwnDraft, Submission
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
+from muniment_server.write.guard import Guard, Guarded, GuardRefused, sync_directory
+from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.write.submission import OwnDraft, Submission
 
 DEFAULT_LOG = "default"
 SCOPES = frozenset({"append", "read"})

@@ -12,12 +12,12 @@ from muniment.checkpoint import Checkpoint
 from muniment.errors import FormatError, VerificationError
 from muniment.hashing import EMPTY_ROOT
 from muniment.policy import Policy
-from muniment_server import recheck, startup
 from muniment_server.catalog import SetupError, read_key
-from muniment_server.guard import Guard, Guarded, GuardRefused, TreeHead
-from muniment_server.raising import raise_guard
 from muniment_server.settings import Settings
 from muniment_server.storage import Head, HeadMoved, LogRow, OutcomeUnknown, SessionLost, Store
+from muniment_server.write import recheck, startup
+from muniment_server.write.guard import Guard, Guarded, GuardRefused, TreeHead
+from muniment_server.write.raising import raise_guard
 
 
 @dataclass(frozen=True, slots=True)

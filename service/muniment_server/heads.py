@@ -11,9 +11,9 @@ from muniment.checkpoint import parse_checkpoint
 from muniment.errors import BadProof
 from muniment.note import parse_note
 from muniment.tree import Edge, partial_tiles
-from muniment_server.sequencer import Sequencer
 from muniment_server.storage import LogRow, Published, Store, StoreError
-from muniment_server.submission import Signed
+from muniment_server.write.sequencer import Sequencer
+from muniment_server.write.submission import Signed
 
 _LOOK_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.1

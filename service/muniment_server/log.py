@@ -16,19 +16,19 @@ from muniment.event import Commitment
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from muniment.tree import Edge, partial_tiles
-from muniment_server.admission import EventDraft, Refused
-from muniment_server.batcher import Batcher, Done
 from muniment_server.cache import Cache
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
 from muniment_server.reading import Reader
 from muniment_server.scrub import Scrub
-from muniment_server.sequencer import MAX_SKEW, ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import EdgeTile, LogRow, OtherTree, OutcomeUnknown, Published, Store, StoreError
-from muniment_server.submission import Outcome, OwnDraft, Signed, Submission
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
+from muniment_server.write.admission import EventDraft, Refused
+from muniment_server.write.batcher import Batcher, Done
+from muniment_server.write.sequencer import MAX_SKEW, ReadOnly, Sequencer
+from muniment_server.write.submission import Outcome, OwnDraft, Signed, Submission
 
 _HOUSEKEEPING_SECONDS = 10.0
 _RETRY_SECONDS = 0.25

@@ -34,14 +34,14 @@ from muniment.tree import (
     verify_consistency,
     verify_inclusion,
 )
-from muniment_server.admission import EventDraft, Refused, commit
 from muniment_server.cache import Cache, Rows
 from muniment_server.cold import BundleDone, ColdBundles, ColdTiles, Done
 from muniment_server.heads import Damaged, Heads, NotThere
-from muniment_server.sequencer import Sequencer
 from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, StoredPayload, leaf_key
-from muniment_server.submission import Signed
 from muniment_server.trace import Trace
+from muniment_server.write.admission import EventDraft, Refused, commit
+from muniment_server.write.sequencer import Sequencer
+from muniment_server.write.submission import Signed
 
 _SHARED = 16
 """Entries whose index differs in lower bits alone share the proof from this height on: it is kept."""

@@ -27,19 +27,19 @@ import structlog
 
 from muniment.note import SigningKey
 from muniment_server import failpoints
-from muniment_server.admission import Refused
 from muniment_server.cache import Cache
 from muniment_server.fsck import fsck
-from muniment_server.guard import Guard, GuardRefused, GuardUnavailable
 from muniment_server.log import Log
-from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Store, StoreError
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
-from muniment_server.submission import Submission
 from muniment_server.telemetry import Metrics
 from muniment_server.trace import Trace
+from muniment_server.write.admission import Refused
+from muniment_server.write.guard import Guard, GuardRefused, GuardUnavailable
+from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.write.submission import Submission
 from tests.service.audit import audit
 from tests.service.rig import Bench, Rig, event, raw
 from tests.tracecheck import Checker

@@ -17,8 +17,8 @@ from muniment.checkpoint import parse_checkpoint
 from muniment.hashing import leaf_hash
 from muniment.note import parse_note
 from muniment.policy import Policy
-from muniment_server.guard import Guard
 from muniment_server.storage import Store
+from muniment_server.write.guard import Guard
 from tests.faults.recorder import Recorder
 from tests.faults.stopping import Board
 from tests.faults.wire import Answer, Lost, Wire

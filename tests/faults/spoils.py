@@ -6,9 +6,9 @@ import os
 import stat
 from pathlib import Path
 
-from muniment_server import guard as guard_module
 from muniment_server.storage import postgres as postgres_module
 from muniment_server.storage import sqlite as sqlite_module
+from muniment_server.write import guard as guard_module
 
 
 def normal() -> None:

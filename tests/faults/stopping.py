@@ -50,8 +50,8 @@ def stop_at(board: Board) -> None:
 
 
 if __name__ == "__main__":
-    from muniment_server import sequencer
     from muniment_server.cli import main
+    from muniment_server.write import sequencer
 
     stop_at(Board(Path(os.environ["MUNIMENT_STOP_AT"])))
     sequencer.LOOK_SECONDS = _LOOK_SECONDS

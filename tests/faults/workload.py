@@ -21,16 +21,16 @@ import apsw
 import asyncpg
 
 from muniment.policy import Policy
-from muniment_server.admission import Refused, commit, draft_raw
 from muniment_server.catalog import Catalog, open_store, read_key
 from muniment_server.cli.init import init as init_command
 from muniment_server.cli.log import log_create as log_create_command
 from muniment_server.fsck import fsck
-from muniment_server.guard import Guard
 from muniment_server.log import Log
 from muniment_server.settings import Settings
-from muniment_server.submission import Outcome, Submission
 from muniment_server.telemetry import Metrics, configure_logging
+from muniment_server.write.admission import Refused, commit, draft_raw
+from muniment_server.write.guard import Guard
+from muniment_server.write.submission import Outcome, Submission
 from tests.faults.children import Say
 from tests.service.audit import Naive, audit, check_note
 from tests.service.rig import packed

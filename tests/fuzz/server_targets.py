@@ -25,13 +25,13 @@ from muniment.event import Commitment, Disclosure, event_leaf, parse_event
 from muniment.hashing import EMPTY_ROOT
 from muniment.tiles import encode_bundle
 from muniment_server import settings
-from muniment_server.admission import EventDraft, Refused, canonicalize, commit
-from muniment_server.guard import Guarded
 from muniment_server.settings import PREFIX, Settings, SettingsError, read_settings
 from muniment_server.web import request as web
 from muniment_server.web import write
 from muniment_server.web.ask import Ask
 from muniment_server.web.room import Rooms, lease_for
+from muniment_server.write.admission import EventDraft, Refused, canonicalize, commit
+from muniment_server.write.guard import Guarded
 from tests.fuzz.target import expect, fuzzed
 from tests.fuzz.targets import _JSON_SEEDS, _JSON_WORDS, LOG, _text
 

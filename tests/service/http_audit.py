@@ -14,9 +14,9 @@ import httpx
 from muniment.checkpoint import Checkpoint
 from muniment.policy import Policy
 from muniment_server.fsck import fsck as check
-from muniment_server.guard import Guard
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
+from muniment_server.write.guard import Guard
 from tests.live import run
 from tests.service.http_world import Instance, in_store
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from muniment.event import parse_time
-from muniment_server.admission import EventDraft, RawDraft, Refused
-from muniment_server.submission import Outcome, Submission
+from muniment_server.write.admission import EventDraft, RawDraft, Refused
+from muniment_server.write.submission import Outcome, Submission
 from tests.service.rig import event, raw
 
 TTL = 3600

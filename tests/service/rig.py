@@ -16,13 +16,13 @@ import asyncpg
 from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.note import SigningKey
 from muniment.tree import Edge, grow, partial_tiles
-from muniment_server.admission import RawDraft, commit, draft_raw
-from muniment_server.guard import BLOCK, Guard, Guarded, TreeHead
-from muniment_server.sequencer import Sequencer
 from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, Store, StoredPayload, leaf_key
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
-from muniment_server.submission import OwnDraft, Submission
+from muniment_server.write.admission import RawDraft, commit, draft_raw
+from muniment_server.write.guard import BLOCK, Guard, Guarded, TreeHead
+from muniment_server.write.sequencer import Sequencer
+from muniment_server.write.submission import OwnDraft, Submission
 
 TABLES = (
     *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys"),

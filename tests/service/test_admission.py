@@ -25,9 +25,9 @@ from muniment.errors import EventRefused
 from muniment.event import Commitment, disclose, event_leaf
 from muniment.hashing import leaf_hash
 from muniment.tiles import MAX_ENTRY
-from muniment_server import admission
-from muniment_server.admission import Refused, canonicalize, commit, draft_event, draft_plain, draft_raw
 from muniment_server.web import write
+from muniment_server.write import admission
+from muniment_server.write.admission import Refused, canonicalize, commit, draft_event, draft_plain, draft_raw
 from tests.service.http_check import bundle, ndjson
 from tests.unit import strategies as json_strategies
 

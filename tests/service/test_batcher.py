@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from muniment.hashing import EMPTY_ROOT
-from muniment_server.admission import Refused
-from muniment_server.batcher import Batcher
-from muniment_server.sequencer import ClockRefused, ReadOnly
 from muniment_server.storage import HeadMoved, OutcomeUnknown, StoreError, StoreUnavailable
-from muniment_server.submission import Draft, Outcome, Signed, Submission
 from muniment_server.telemetry import Metrics
+from muniment_server.write.admission import Refused
+from muniment_server.write.batcher import Batcher
+from muniment_server.write.sequencer import ClockRefused, ReadOnly
+from muniment_server.write.submission import Draft, Outcome, Signed, Submission
 from tests.live import PATIENCE
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty

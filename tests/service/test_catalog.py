@@ -18,13 +18,13 @@ from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.policy import Policy
 from muniment_server import catalog as module
-from muniment_server.admission import Refused
 from muniment_server.catalog import Catalog, SetupError, create_api_key, create_log, digest_of_key, open_store, read_key
-from muniment_server.guard import Guard
 from muniment_server.settings import Settings
 from muniment_server.storage import Head, LogRow, Store, StoreUnavailable
 from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.telemetry import Metrics
+from muniment_server.write.admission import Refused
+from muniment_server.write.guard import Guard
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, Bench, Rig, lift_guard, raw

@@ -11,9 +11,9 @@ import pytest
 
 from muniment_server import failpoints
 from muniment_server.failpoints import Armed, parse
-from muniment_server.guard import Guard
-from muniment_server.sequencer import Sequencer
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.write.guard import Guard
+from muniment_server.write.sequencer import Sequencer
 
 
 @pytest.mark.skipif(failpoints.ON, reason="MUNIMENT_FAILPOINTS is set in this environment")

@@ -18,8 +18,8 @@ import pytest
 
 from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT, RootHash
-from muniment_server import guard as module
-from muniment_server.guard import (
+from muniment_server.write import guard as module
+from muniment_server.write.guard import (
     BLOCK,
     FILE_SIZE,
     SLOT,

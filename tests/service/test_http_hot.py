@@ -19,15 +19,15 @@ from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from muniment.tiles import decode_bundle, encode_bundle
 from muniment.tree import Edge, grow
-from muniment_server.admission import EventDraft, draft_event, draft_raw
 from muniment_server.app import create_app
-from muniment_server.receipts import Maker
 from muniment_server.settings import Settings
 from muniment_server.web.hot import Fields, Hot
 from muniment_server.web.jobs import Append, Job
 from muniment_server.web.request import Access
 from muniment_server.web.service import Service
 from muniment_server.web.wire import Outbox
+from muniment_server.write.admission import EventDraft, draft_event, draft_raw
+from muniment_server.write.receipts import Maker
 from tests.live import LiveServer
 from tests.service.http_check import JSON, NDJSON, Verifier, bundle, client, head_size, ndjson
 from tests.service.http_raw import address, request_bytes, statuses

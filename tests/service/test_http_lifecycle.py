@@ -26,8 +26,8 @@ from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import Policy
 from muniment_server.catalog import write_new
-from muniment_server.guard import Guard
 from muniment_server.storage import Head, LogRow
+from muniment_server.write.guard import Guard
 from tests.live import PATIENCE, LiveServer, command, environment, free_of_tracebacks, run, until
 from tests.service.http_audit import audit, fsck
 from tests.service.http_check import (

@@ -32,14 +32,14 @@ from muniment.tree import (
 )
 from muniment_server import heads
 from muniment_server import log as module
-from muniment_server.admission import Refused, draft_event
 from muniment_server.cache import Cache
 from muniment_server.heads import Damaged, NotThere
 from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.storage import OutcomeUnknown, Store, StoreError, StoreUnavailable
-from muniment_server.submission import Submission
 from muniment_server.telemetry import Metrics
+from muniment_server.write.admission import Refused, draft_event
+from muniment_server.write.submission import Submission
 from tests.live import PATIENCE
 from tests.oracle import Tree
 from tests.service.audit import Naive, audit

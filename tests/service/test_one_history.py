@@ -19,20 +19,20 @@ from muniment.hashing import LeafHash, leaf_hash
 from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.tree import Edge, expand, grow, partial_tiles
-from muniment_server import recheck
-from muniment_server import sequencer as module
 from muniment_server.cache import Cache
-from muniment_server.guard import Guard, TreeHead
 from muniment_server.heads import Behind, Damaged
 from muniment_server.log import Log, edge_tiles
-from muniment_server.raising import NotProved, raise_guard
-from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import OtherTree, OutcomeUnknown, Published, Replaced, SessionLost, Store, StoreError
 from muniment_server.storage.postgres import PostgresStore
 from muniment_server.storage.sqlite import SqliteStore
-from muniment_server.submission import Submission
 from muniment_server.telemetry import Metrics
+from muniment_server.write import recheck
+from muniment_server.write import sequencer as module
+from muniment_server.write.guard import Guard, TreeHead
+from muniment_server.write.raising import NotProved, raise_guard
+from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.write.submission import Submission
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, Bench, Rig, event, new_entry, raw

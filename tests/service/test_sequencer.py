@@ -14,12 +14,12 @@ from muniment.event import parse_leaf
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.tree import Edge
-from muniment_server import sequencer as module
-from muniment_server.admission import Refused
-from muniment_server.guard import Guard, Guarded, GuardRefused
-from muniment_server.sequencer import ClockRefused, ReadOnly, Sequencer
 from muniment_server.storage import HeadMoved, Known, OutcomeUnknown, StoreError, StoreUnavailable
-from muniment_server.submission import Outcome, OwnDraft, Submission
+from muniment_server.write import sequencer as module
+from muniment_server.write.admission import Refused
+from muniment_server.write.guard import Guard, Guarded, GuardRefused
+from muniment_server.write.sequencer import ClockRefused, ReadOnly, Sequencer
+from muniment_server.write.submission import Outcome, OwnDraft, Submission
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, Bench, Rig, event, genesis, new_entry, raw, write_guard

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from muniment_server.guard import Guard, Guarded
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.write.guard import Guard, Guarded
 from tests.service.simulation import simulate
 
 

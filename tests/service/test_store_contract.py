@@ -12,7 +12,6 @@ import pytest
 from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.tiles import Tile, encode_bundle
 from muniment.tree import TileGrowth
-from muniment_server.recheck import tiles_between
 from muniment_server.storage import (
     SMALL_LEAF,
     ApiKeyRow,
@@ -28,6 +27,7 @@ from muniment_server.storage import (
     StoreUnavailable,
     leaf_key,
 )
+from muniment_server.write.recheck import tiles_between
 from tests.service.audit import Naive, audit
 from tests.service.rig import NOW, NewEntry, Rig, new_entry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muniment_server.submission import Outcome, Round
+from muniment_server.write.submission import Outcome, Round
 from tests.service.rig import raw
 
 

@@ -10,13 +10,13 @@ from random import Random
 
 from muniment.errors import FormatError
 from muniment.policy import LogKey, Policy
-from muniment_server.admission import Refused
 from muniment_server.fsck import fsck
-from muniment_server.guard import BLOCK, SLOT, Guard, Guarded, copies_of
-from muniment_server.sequencer import MAX_BEHIND, ClockRefused, ReadOnly
 from muniment_server.storage import OutcomeUnknown, Published, StoreError
 from muniment_server.storage.sqlite import SqliteStore
-from muniment_server.submission import Outcome, Submission
+from muniment_server.write.admission import Refused
+from muniment_server.write.guard import BLOCK, SLOT, Guard, Guarded, copies_of
+from muniment_server.write.sequencer import MAX_BEHIND, ClockRefused, ReadOnly
+from muniment_server.write.submission import Outcome, Submission
 from tests.service.audit import Naive, audit
 from tests.service.model import TTL, Batches, Model, expect
 from tests.service.rig import NOW, Bench, Rig, genesis

@@ -22,7 +22,6 @@ from muniment.checkpoint import parse_checkpoint
 from muniment.errors import AnchorMismatch, BadTimestamp, NoHeader, SourceUnavailable
 from muniment.hashing import RootHash
 from muniment.note import parse_note
-from muniment_server import recheck
 from muniment_server.anchorer import rows
 from muniment_server.anchorer.calendar import Calendar, CalendarFailed, NotYet
 from muniment_server.anchorer.schedule import (
@@ -38,6 +37,7 @@ from muniment_server.anchorer.schedule import (
 from muniment_server.failpoints import step
 from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, LogRow, Published, Store
 from muniment_server.telemetry import get_logger
+from muniment_server.write import recheck
 
 T = TypeVar("T")
 

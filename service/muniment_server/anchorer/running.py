@@ -16,7 +16,6 @@ from muniment.anchor.explorers import ExplorerSource
 from muniment.anchor.node import RestNode, RpcNode
 from muniment.anchor.sources import FileSource, HeaderSource
 from muniment.errors import BadHeaderChain, FormatError, SourceUnavailable
-from muniment_server.admission import Refused
 from muniment_server.anchorer.anchorer import Anchorer, Options
 from muniment_server.anchorer.calendar import Calendar, new_client
 from muniment_server.anchorer.entries import Entries
@@ -26,6 +25,7 @@ from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.storage import AnchorSummary, LogRow, StoreError
 from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.write.admission import Refused
 
 TICK_SECONDS = 5.0
 _SLOW_SECONDS = 60.0

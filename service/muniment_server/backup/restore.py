@@ -20,8 +20,6 @@ from muniment_server.backup.rows import NAME, decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
 from muniment_server.catalog import SetupError, read_key, write_new
-from muniment_server.guard import Guard, Guarded, GuardRefused, TreeHead
-from muniment_server.raising import raise_guard
 from muniment_server.settings import Settings
 from muniment_server.storage import (
     Grown,
@@ -33,6 +31,8 @@ from muniment_server.storage import (
     StoredPayload,
     leaf_keys_of,
 )
+from muniment_server.write.guard import Guard, Guarded, GuardRefused, TreeHead
+from muniment_server.write.raising import raise_guard
 
 _BATCH = 16
 """Bundles in one commit."""

@@ -21,10 +21,10 @@ from muniment.hashing import HASH_SIZE, LeafHash, RootHash, leaf_hash
 from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, width_at
 from muniment.tree import Edge, Growth, expand, grow, plan_root
-from muniment_server.admission import canonicalize, commit
 from muniment_server.backup import Damaged, Progress
 from muniment_server.fsck.entries import erased_by
 from muniment_server.storage import Published, StoredPayload
+from muniment_server.write.admission import canonicalize, commit
 
 _GROUP = 16
 """Bundles that are read at the same time."""

@@ -26,11 +26,11 @@ def fail(code: int, message: str) -> NoReturn:
 
 def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Run a coroutine; turn the errors a user can act on into a message and an exit code."""
-    from muniment_server.admission import Refused
     from muniment_server.catalog import SetupError
-    from muniment_server.guard import GuardRefused, GuardUnavailable
-    from muniment_server.recheck import Mismatch
     from muniment_server.storage import SchemaError, StoreError
+    from muniment_server.write.admission import Refused
+    from muniment_server.write.guard import GuardRefused, GuardUnavailable
+    from muniment_server.write.recheck import Mismatch
 
     try:
         with asyncio.Runner(loop_factory=loop) as runner:

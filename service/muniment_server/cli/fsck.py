@@ -125,7 +125,7 @@ async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any]
     from muniment.policy import Policy
     from muniment_server.fsck.whole import Whole
     from muniment_server.fsck.workers import Database, Workers, check_here
-    from muniment_server.guard import Guard
+    from muniment_server.write.guard import Guard
 
     task = bar.add_task(row.name, total=None)
 

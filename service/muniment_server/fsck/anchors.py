@@ -12,9 +12,9 @@ from muniment.anchor.sources import HeaderSource
 from muniment.errors import BadTimestamp, EventRefused, FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.tree import plan_root
-from muniment_server import recheck
 from muniment_server.fsck.report import Report
 from muniment_server.storage import AnchorRow, LogRow, Store
+from muniment_server.write import recheck
 
 _PAGE = 100
 

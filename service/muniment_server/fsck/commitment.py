@@ -15,7 +15,7 @@ import orjson
 
 from muniment.event import MAX_MEMBERS
 from muniment.strictjson import MAX_DEPTH
-from muniment_server.admission import canonicalize, commit
+from muniment_server.write.admission import canonicalize, commit
 
 # What may be spelled in two ways, sort in two ways, or be out of range. It may say so of harmless text: then it only takes longer.
 _NOT_PLAIN = re.compile(rb"[^\x20-\x7e]|\\|[0-9][.eE]|[0-9]{16}")

@@ -19,8 +19,8 @@ from muniment_server.fsck.guards import check_guard, read_guard
 from muniment_server.fsck.report import Report
 from muniment_server.fsck.tree import Fold, Wanted, tie
 from muniment_server.fsck.workers import check_here
-from muniment_server.guard import Guard
 from muniment_server.storage import Head, IdempotencyRow, LogRow, Published, Store, StoreUnavailable
+from muniment_server.write.guard import Guard
 
 _STEP = 8 * TILE_WIDTH
 _PAGE = 1000

@@ -10,10 +10,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match
 
 from muniment.errors import FormatError
-from muniment_server.admission import Refused
 from muniment_server.heads import Behind, Damaged, NotThere
 from muniment_server.storage import Replaced, StoreError
 from muniment_server.telemetry import get_logger
+from muniment_server.write.admission import Refused
 
 CODES = {
     "anchor_queued": "No calendar has this anchor yet",

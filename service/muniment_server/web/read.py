@@ -15,16 +15,16 @@ from muniment.errors import FormatError
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
-from muniment_server.admission import Refused
 from muniment_server.heads import NotThere
 from muniment_server.log import Log
 from muniment_server.reading import Proof
-from muniment_server.receipts import hex_list
 from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, lease_of
 from muniment_server.web.large import LargeBundle, bundle_of, page_of
 from muniment_server.web.request import Caller, Query, wants_text
 from muniment_server.web.room import Rooms, busy
 from muniment_server.web.write import form_of
+from muniment_server.write.admission import Refused
+from muniment_server.write.receipts import hex_list
 
 _ANYBODY = b"access-control-allow-origin: *\r\n"
 _CHECK_AGAIN = b"cache-control: no-cache\r\n"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from muniment_server.admission import Refused
 from muniment_server.web.ask import MAX_HEADERS
 from muniment_server.web.errors import problem
 from muniment_server.web.framing import MAX_FIELDS, MAX_URL
 from muniment_server.web.room import busy
 from muniment_server.web.wire import encode_last
+from muniment_server.write.admission import Refused
 
 MIN_RATE = 8192
 """Bytes per second a client must send or read, on average over `client_seconds`: 16 MiB may take 35 minutes."""

@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect
 
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
-from muniment_server.admission import Refused
 from muniment_server.catalog import SCOPES, Catalog, digest_of_key
 from muniment_server.log import Log
 from muniment_server.storage import ApiKeyRow, StoreError
 from muniment_server.telemetry import get_logger
 from muniment_server.web.ask import Ask, Headers, lease_of
+from muniment_server.write.admission import Refused
 
 _KEYS_SECONDS = 0.5
 _KEYS_AGAIN = 0.3  # after this they are read again beside the requests, so that hardly any has to wait for it

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from muniment_server.admission import Refused
 from muniment_server.settings import Settings
+from muniment_server.write.admission import Refused
 
 DRAINED = "muniment.drained"
 """The extension of ASGI in which a connection passes what waits until its answers are read."""

@@ -14,13 +14,13 @@ from muniment.errors import FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.verify import failure_json, verify_receipt
-from muniment_server.admission import Refused
 from muniment_server.catalog import Catalog
 from muniment_server.heads import NotThere
 from muniment_server.storage import StoreError
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Query, read_body
 from muniment_server.web.room import Lease
+from muniment_server.write.admission import Refused
 
 MAX_RECEIPT = 1_048_576
 

@@ -11,12 +11,12 @@ import orjson
 from muniment.errors import FormatError
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, iter_bundle
-from muniment_server.admission import Draft, Refused, draft_event, draft_plain, draft_raw
 from muniment_server.log import Log
-from muniment_server.submission import Outcome, Submission
 from muniment_server.web.ask import JSON, TEXT, Answer, Ask, lease_of
 from muniment_server.web.request import Caller, Query, idempotency_key, media_type, read_body, too_large, wants_text
 from muniment_server.web.room import LARGE, busy
+from muniment_server.write.admission import Draft, Refused, draft_event, draft_plain, draft_raw
+from muniment_server.write.submission import Outcome, Submission
 
 _JSON = ("application/json", "text/json")
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")

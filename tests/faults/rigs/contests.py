@@ -26,10 +26,10 @@ from typing import Any
 from muniment.checkpoint import parse_checkpoint
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey, parse_note
-from muniment_server import sequencer
-from muniment_server.guard import Guard
 from muniment_server.storage import Head, LogRow, Store
-from muniment_server.submission import Submission
+from muniment_server.write import sequencer
+from muniment_server.write.guard import Guard
+from muniment_server.write.submission import Submission
 from tests.faults.contest import HELD, Process, copy_over
 from tests.faults.copies import Copies, PostgresCopies, SqliteCopies
 from tests.faults.rig import Context, Rig, postgres_server

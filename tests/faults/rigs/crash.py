@@ -17,10 +17,10 @@ from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment_server import failpoints
-from muniment_server.guard import Guard
 from muniment_server.storage import Head, LogRow, Store
 from muniment_server.storage.postgres import PostgresStore, migrate
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.write.guard import Guard
 from tests.faults.chain import Chain, Point, finish, run
 from tests.faults.rig import Context, Rig
 from tests.service.rig import NOW, Bench, genesis

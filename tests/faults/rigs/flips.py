@@ -27,10 +27,10 @@ from muniment.policy import LogKey, Policy
 from muniment_server.fsck import Report, fsck
 from muniment_server.fsck.chunk import UNREADABLE
 from muniment_server.fsck.guards import check_guard, read_guard
-from muniment_server.guard import BLOCK, FILE_SIZE, SLOT
 from muniment_server.storage import Published, StoreError
 from muniment_server.storage.postgres import PostgresStore, migrate
 from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT
 from tests.faults.rig import Context, Rig
 from tests.service import rig as bench_rig
 from tests.service.audit import audit

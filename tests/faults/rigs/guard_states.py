@@ -15,17 +15,17 @@ from pathlib import Path
 from muniment.checkpoint import Checkpoint
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
-from muniment_server.admission import Refused
 from muniment_server.cache import Cache
-from muniment_server.guard import BLOCK, FILE_SIZE, Guarded
 from muniment_server.heads import Damaged
 from muniment_server.log import Log
-from muniment_server.sequencer import Sequencer
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.storage.postgres import PostgresStore, migrate
 from muniment_server.storage.sqlite import SqliteStore
 from muniment_server.telemetry import Metrics
+from muniment_server.write.admission import Refused
+from muniment_server.write.guard import BLOCK, FILE_SIZE, Guarded
+from muniment_server.write.sequencer import Sequencer
 from tests.faults.rig import Context, Rig
 from tests.service.audit import Naive
 from tests.service.rig import Bench, raw

@@ -19,13 +19,13 @@ from typing import Any
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash
 from muniment.note import Note, SigningKey
 from muniment.tree import Edge, Growth
-from muniment_server import sequencer as module
-from muniment_server.admission import RawDraft
-from muniment_server.guard import Guard
-from muniment_server.sequencer import ReadOnly, Sequencer
 from muniment_server.storage import Head, LogRow, Reread, StoreError
 from muniment_server.storage.sqlite import SqliteStore
-from muniment_server.submission import Submission
+from muniment_server.write import sequencer as module
+from muniment_server.write.admission import RawDraft
+from muniment_server.write.guard import Guard
+from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.write.submission import Submission
 from tests.faults.rig import Context, Rig
 from tests.service.audit import Naive, check_note
 from tests.service.faulty import Fault, Faulty

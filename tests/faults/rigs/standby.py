@@ -20,7 +20,7 @@ from pathlib import Path
 
 import apsw
 
-from muniment_server.guard import Guard, Guarded
+from muniment_server.write.guard import Guard, Guarded
 from tests.faults.control import ORIGINS, Instance, Postgres
 from tests.faults.judge import NAMES, glance, judge
 from tests.faults.load import Load

@@ -13,9 +13,8 @@ import orjson
 
 from muniment.hashing import HASH_SIZE
 from muniment.receipt import RECEIPT_TYPE
-from muniment.tree import Growth, path
-from muniment_server.admission import EventDraft
-from muniment_server.cache import Rows
+from muniment.tree import Growth, TileRows, path
+from muniment_server.write.admission import EventDraft
 
 _SHARED = 3
 """Entries whose index differs in the lowest bits alone share the proof from this height on."""
@@ -41,7 +40,7 @@ class Maker:
         """Return the inclusion proof of an entry. Raises KeyError when the growth did not touch its tile."""
         return path(index, self._size, self._tails, self._rows)
 
-    def _rows(self, level: int, index: int) -> Rows:
+    def _rows(self, level: int, index: int) -> TileRows:
         return self._growth.rows[level, index]
 
     def receipt(self, index: int, leaf: bytes, draft: object) -> bytes:

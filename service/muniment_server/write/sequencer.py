@@ -18,12 +18,7 @@ from muniment.event import format_time
 from muniment.hashing import LeafHash
 from muniment.note import SigningKey, parse_note, verify_note
 from muniment.tree import Edge, Growth, grow
-from muniment_server import recheck, startup
-from muniment_server.admission import RawDraft, Refused
 from muniment_server.failpoints import step
-from muniment_server.guard import Guard, GuardRefused, GuardUnavailable, TreeHead
-from muniment_server.raising import raise_guard
-from muniment_server.receipts import Maker
 from muniment_server.storage import (
     Grown,
     Head,
@@ -40,8 +35,13 @@ from muniment_server.storage import (
     leaf_key,
     leaf_keys_of,
 )
-from muniment_server.submission import Outcome, Round, Signed, Submission
 from muniment_server.trace import Trace
+from muniment_server.write import recheck, startup
+from muniment_server.write.admission import RawDraft, Refused
+from muniment_server.write.guard import Guard, GuardRefused, GuardUnavailable, TreeHead
+from muniment_server.write.raising import raise_guard
+from muniment_server.write.receipts import Maker
+from muniment_server.write.submission import Outcome, Round, Signed, Submission
 
 MAX_SKEW = 5_000
 """Milliseconds this clock and the database's may differ."""

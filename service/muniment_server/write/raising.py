@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Iterable
 from functools import partial
 
-from muniment_server import recheck
 from muniment_server.failpoints import step
-from muniment_server.guard import Guard, GuardUnavailable, TreeHead
 from muniment_server.storage import OutcomeUnknown, Store, StoreError
+from muniment_server.write import recheck
+from muniment_server.write.guard import Guard, GuardUnavailable, TreeHead
 
 _TRIES = 100
 

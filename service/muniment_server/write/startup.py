@@ -19,10 +19,10 @@ from pathlib import Path
 
 from muniment.checkpoint import Checkpoint
 from muniment.tree import partial_tiles
-from muniment_server import recheck
 from muniment_server.failpoints import step
-from muniment_server.guard import Guarded, GuardRefused
 from muniment_server.storage import Head, Store
+from muniment_server.write import recheck
+from muniment_server.write.guard import Guarded, GuardRefused
 
 Witnessed = Callable[[], Awaitable[Sequence[Checkpoint]]]
 """Asks those outside who remember this log's checkpoints. Each returned one is verified already."""

@@ -11,7 +11,7 @@ them. Slots are written in turn, each into both blocks, and the one with the lar
 leaves one whole copy of its slot. So a slot of which both copies are damaged was damaged afterwards: the guard is refused then,
 because the other slot, which is older, would let a head be signed a second time.
 
-The values of a guard form one chain, each a prefix of the next: :mod:`muniment_server.raising` has the proofs.
+The values of a guard form one chain, each a prefix of the next: :mod:`muniment_server.write.raising` has the proofs.
 """
 
 from __future__ import annotations

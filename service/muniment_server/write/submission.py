@@ -10,9 +10,9 @@ from typing import NamedTuple
 from muniment import strictjson
 from muniment.event import RESERVED_PREFIX
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
-from muniment_server.admission import EventDraft, RawDraft, Refused
-from muniment_server.receipts import Maker
 from muniment_server.storage import IdempotencyRow, StoredKey, StoredPayload
+from muniment_server.write.admission import EventDraft, RawDraft, Refused
+from muniment_server.write.receipts import Maker
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from muniment_server.admission import Refused
-from muniment_server.sequencer import ClockRefused, ReadOnly, Sequencer
 from muniment_server.storage import OutcomeUnknown, StoreError
-from muniment_server.submission import Outcome, Submission
 from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.write.admission import Refused
+from muniment_server.write.sequencer import ClockRefused, ReadOnly, Sequencer
+from muniment_server.write.submission import Outcome, Submission
 
 _EXPECTED = (StoreError, ReadOnly, ClockRefused)
 _RETRY_SECONDS = 0.1

@@ -1,0 +1,1 @@
+"""The write path: from a posted body to a signed head. Only the sequencer signs."""
