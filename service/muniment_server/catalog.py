@@ -20,10 +20,10 @@ from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment_server import memory
-from muniment_server.cache import Cache, most_for
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
 from muniment_server.log import Log
+from muniment_server.read.cache import Cache, most_for
 from muniment_server.settings import Settings
 from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, Replaced, Store, StoreUnavailable
 from muniment_server.storage.choice import open_database

@@ -1,4 +1,4 @@
-"""One log as the routes see it: its life, and append. What can be read of it is in :mod:`muniment_server.reading`."""
+"""One log as the routes see it: its life, and append. What can be read of it is in :mod:`muniment_server.read.reading`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from muniment.event import Commitment
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from muniment.tree import Edge, partial_tiles
-from muniment_server.cache import Cache
 from muniment_server.disk import Disk
 from muniment_server.failpoints import step
-from muniment_server.reading import Reader
+from muniment_server.read.cache import Cache
+from muniment_server.read.reading import Reader
 from muniment_server.scrub import Scrub
 from muniment_server.settings import Settings
 from muniment_server.storage import EdgeTile, LogRow, OtherTree, OutcomeUnknown, Published, Store, StoreError

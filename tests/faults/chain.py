@@ -27,9 +27,9 @@ import structlog
 
 from muniment.note import SigningKey
 from muniment_server import failpoints
-from muniment_server.cache import Cache
 from muniment_server.fsck import fsck
 from muniment_server.log import Log
+from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Store, StoreError
 from muniment_server.storage.postgres import PostgresStore

@@ -12,8 +12,8 @@ from typing import Any
 
 from muniment.checkpoint import parse_checkpoint
 from muniment.note import SigningKey, parse_note
-from muniment_server.cache import Cache
 from muniment_server.log import Log
+from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Store, StoreError
 from muniment_server.telemetry import Metrics

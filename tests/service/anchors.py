@@ -18,8 +18,8 @@ from muniment.errors import NoHeader, SourceUnavailable
 from muniment_server.anchorer import calendar, schedule
 from muniment_server.anchorer.anchorer import Anchorer, Options
 from muniment_server.anchorer.entries import Entries
-from muniment_server.cache import Cache
 from muniment_server.log import Log
+from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
 from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, Store
 from muniment_server.telemetry import Metrics

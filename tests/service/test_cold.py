@@ -9,8 +9,8 @@ import pytest
 
 from muniment.tiles import Tile
 from muniment.tree import TileRows, hash_at
-from muniment_server.cache import Cache
-from muniment_server.cold import ColdBundles, ColdTiles
+from muniment_server.read.cache import Cache
+from muniment_server.read.loader import ColdBundles, ColdTiles
 from muniment_server.storage import StoreUnavailable
 
 SIZE = 3 * 65_536 + 700
@@ -92,7 +92,7 @@ async def test_a_tile_that_is_read_again_is_not_expanded_again(cache: Cache, mon
     for n in range(1000):
         cache.put_data(LOG, 0, 1000 + n, bytes(8192))
     assert cache.data(LOG, 0, 2) is None
-    monkeypatch.setattr("muniment_server.cold.expand", lambda _: pytest.fail("its top is known"))
+    monkeypatch.setattr("muniment_server.read.loader.expand", lambda _: pytest.fail("its top is known"))
     cold.tile(0, 2, waiting)
     assert await waiting.until(2) == [None] * 2
     after = cache.get(LOG, 0, 2)

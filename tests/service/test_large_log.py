@@ -12,9 +12,9 @@ from muniment.hashing import LeafHash, RootHash
 from muniment.policy import LogKey, Policy
 from muniment.tiles import Bundle, Tile, decode_bundle, tiles_at
 from muniment.tree import verify_consistency, verify_inclusion
-from muniment_server import heads
-from muniment_server.cache import Cache
 from muniment_server.log import Log
+from muniment_server.read import heads
+from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from tests.service.audit import Naive, audit

@@ -30,11 +30,11 @@ from muniment.tree import (
     verify_inclusion,
     with_top,
 )
-from muniment_server import heads
 from muniment_server import log as module
-from muniment_server.cache import Cache
-from muniment_server.heads import Damaged, NotThere
 from muniment_server.log import Log
+from muniment_server.read import heads
+from muniment_server.read.cache import Cache
+from muniment_server.read.heads import Damaged, NotThere
 from muniment_server.settings import Settings
 from muniment_server.storage import OutcomeUnknown, Store, StoreError, StoreUnavailable
 from muniment_server.telemetry import Metrics

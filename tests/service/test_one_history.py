@@ -19,9 +19,9 @@ from muniment.hashing import LeafHash, leaf_hash
 from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.tree import Edge, expand, grow, partial_tiles
-from muniment_server.cache import Cache
-from muniment_server.heads import Behind, Damaged
 from muniment_server.log import Log, edge_tiles
+from muniment_server.read.cache import Cache
+from muniment_server.read.heads import Behind, Damaged
 from muniment_server.settings import Settings
 from muniment_server.storage import OtherTree, OutcomeUnknown, Published, Replaced, SessionLost, Store, StoreError
 from muniment_server.storage.postgres import PostgresStore

@@ -10,8 +10,8 @@ from muniment.anchor.header import display
 from muniment.encoding import parse_decimal
 from muniment.event import format_time
 from muniment_server.anchorer.states import EXPLANATIONS, is_degraded
-from muniment_server.heads import NotThere
 from muniment_server.log import Log
+from muniment_server.read.heads import NotThere
 from muniment_server.storage import AnchorRow, CalendarRow
 from muniment_server.web.ask import OCTETS, TEXT, Answer, Ask
 from muniment_server.web.read import check_readable, for_good, json_answer, tagged

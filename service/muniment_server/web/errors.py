@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match
 
 from muniment.errors import FormatError
-from muniment_server.heads import Behind, Damaged, NotThere
+from muniment_server.read.heads import Behind, Damaged, NotThere
 from muniment_server.storage import Replaced, StoreError
 from muniment_server.telemetry import get_logger
 from muniment_server.write.admission import Refused

@@ -15,9 +15,9 @@ from muniment.errors import FormatError
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
-from muniment_server.heads import NotThere
 from muniment_server.log import Log
-from muniment_server.reading import Proof
+from muniment_server.read.heads import NotThere
+from muniment_server.read.reading import Proof
 from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, lease_of
 from muniment_server.web.large import LargeBundle, bundle_of, page_of
 from muniment_server.web.request import Caller, Query, wants_text

@@ -15,7 +15,7 @@ from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.verify import failure_json, verify_receipt
 from muniment_server.catalog import Catalog
-from muniment_server.heads import NotThere
+from muniment_server.read.heads import NotThere
 from muniment_server.storage import StoreError
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Query, read_body

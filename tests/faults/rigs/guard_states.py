@@ -15,9 +15,9 @@ from pathlib import Path
 from muniment.checkpoint import Checkpoint
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
-from muniment_server.cache import Cache
-from muniment_server.heads import Damaged
 from muniment_server.log import Log
+from muniment_server.read.cache import Cache
+from muniment_server.read.heads import Damaged
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.storage.postgres import PostgresStore, migrate

@@ -34,9 +34,9 @@ from muniment.tree import (
     verify_consistency,
     verify_inclusion,
 )
-from muniment_server.cache import Cache, Rows
-from muniment_server.cold import BundleDone, ColdBundles, ColdTiles, Done
-from muniment_server.heads import Damaged, Heads, NotThere
+from muniment_server.read.cache import Cache, Rows
+from muniment_server.read.heads import Damaged, Heads, NotThere
+from muniment_server.read.loader import BundleDone, ColdBundles, ColdTiles, Done
 from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, StoredPayload, leaf_key
 from muniment_server.trace import Trace
 from muniment_server.write.admission import EventDraft, Refused, commit

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Tile
 from muniment.tree import TileRows, expand
-from muniment_server.cache import Cache
+from muniment_server.read.cache import Cache
 from muniment_server.storage import Store
 
 Done = Callable[[Exception | None], None]
