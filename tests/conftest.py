@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres import PostgresStore, migrate
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore, migrate
+from muniment_server.storage.sqlite.append import SqliteStore
 from tests.live import LiveServer, init
 
 # Hypothesis: the same examples on every run where CI is set. No deadline, no minimal speed: a busy machine is no bug.

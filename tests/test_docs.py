@@ -20,7 +20,7 @@ from muniment.note import parse_note
 from muniment_server.app import create_app
 from muniment_server.settings import Settings
 from muniment_server.storage import AnchorRow, CalendarRow
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.web.errors import CODES
 from muniment_server.web.routes import ROUTES
 from tests import gendocs

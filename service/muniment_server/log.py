@@ -16,11 +16,11 @@ from muniment.event import Commitment
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from muniment.tree import Edge, partial_tiles
-from muniment_server.disk import Disk
+from muniment_server.check.scrub import Scrub
 from muniment_server.failpoints import step
+from muniment_server.host.disk import Disk
 from muniment_server.read.cache import Cache
 from muniment_server.read.reading import Reader
-from muniment_server.scrub import Scrub
 from muniment_server.settings import Settings
 from muniment_server.storage import EdgeTile, LogRow, OtherTree, OutcomeUnknown, Published, Store, StoreError
 from muniment_server.telemetry import Metrics, get_logger

@@ -16,8 +16,8 @@ import uvloop
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.tree import Edge, grow
 from muniment_server.storage import Grown, Head, LogRow, Store, StoredPayload, leaf_keys_of
-from muniment_server.storage.postgres import PostgresStore, migrate
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore, migrate
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.admission import draft_event
 from tests.bench.bodies import entry, entry_parts
 from tests.bench.generator import percentile

@@ -27,13 +27,13 @@ import structlog
 
 from muniment.note import SigningKey
 from muniment_server import failpoints
-from muniment_server.fsck import fsck
+from muniment_server.check.fsck import fsck
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Store, StoreError
-from muniment_server.storage.postgres import PostgresStore
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
 from muniment_server.trace import Trace
 from muniment_server.write.admission import Refused

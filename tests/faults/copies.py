@@ -11,8 +11,8 @@ import apsw
 import asyncpg
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres import PostgresStore, migrate
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore, migrate
+from muniment_server.storage.sqlite.append import SqliteStore
 
 
 class Copies(Protocol):

@@ -21,10 +21,10 @@ import apsw
 import asyncpg
 
 from muniment.policy import Policy
-from muniment_server.catalog import Catalog, open_store, read_key
+from muniment_server.check.fsck import fsck
 from muniment_server.cli.init import init as init_command
 from muniment_server.cli.log import log_create as log_create_command
-from muniment_server.fsck import fsck
+from muniment_server.instance.registry import Catalog, open_store, read_key
 from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics, configure_logging

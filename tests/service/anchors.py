@@ -15,9 +15,9 @@ from muniment.anchor.check import AnchorCheck, check_anchor
 from muniment.anchor.header import parse_header
 from muniment.anchor.sources import Found
 from muniment.errors import NoHeader, SourceUnavailable
-from muniment_server.anchorer import calendar, schedule
-from muniment_server.anchorer.anchorer import Anchorer, Options
-from muniment_server.anchorer.entries import Entries
+from muniment_server.follow.anchors import calendar, schedule
+from muniment_server.follow.anchors.anchorer import Anchorer, Options
+from muniment_server.follow.anchors.entries import Entries
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings

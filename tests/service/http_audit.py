@@ -13,7 +13,7 @@ import httpx
 
 from muniment.checkpoint import Checkpoint
 from muniment.policy import Policy
-from muniment_server.fsck import fsck as check
+from muniment_server.check.fsck import fsck as check
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.write.guard import Guard

@@ -17,8 +17,8 @@ from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.note import SigningKey
 from muniment.tree import Edge, grow, partial_tiles
 from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, Store, StoredPayload, leaf_key
-from muniment_server.storage.postgres import PostgresStore
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.admission import RawDraft, commit, draft_raw
 from muniment_server.write.guard import BLOCK, Guard, Guarded, TreeHead
 from muniment_server.write.sequencer import Sequencer

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from tests.service.rig import open_rig
 from tests.service.world import World
 

@@ -15,10 +15,10 @@ import pytest
 
 from muniment.anchor.proof import parse_ots
 from muniment.policy import LogKey, Policy
-from muniment_server.anchorer.entries import Entries
-from muniment_server.anchorer.schedule import HOUR, MINUTE, SECOND
-from muniment_server.fsck.anchors import check_anchors
-from muniment_server.fsck.report import Report
+from muniment_server.check.fsck.anchors import check_anchors
+from muniment_server.check.fsck.report import Report
+from muniment_server.follow.anchors.entries import Entries
+from muniment_server.follow.anchors.schedule import HOUR, MINUTE, SECOND
 from muniment_server.storage import StoreUnavailable
 from muniment_server.write.admission import Refused
 from tests.live import PATIENCE

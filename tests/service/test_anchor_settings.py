@@ -12,11 +12,20 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from muniment_server.anchorer import running, schedule
-from muniment_server.anchorer.calendar import sanitised
-from muniment_server.anchorer.running import Anchoring, Running, calendars_of, options_of, source_of
-from muniment_server.anchorer.schedule import DAY, HOUR, MINUTE, Breaker, Triggers, block_delay, poll_delay, retry_delay
-from muniment_server.catalog import SetupError
+from muniment_server.follow.anchors import running, schedule
+from muniment_server.follow.anchors.calendar import sanitised
+from muniment_server.follow.anchors.running import Anchoring, Running, calendars_of, options_of, source_of
+from muniment_server.follow.anchors.schedule import (
+    DAY,
+    HOUR,
+    MINUTE,
+    Breaker,
+    Triggers,
+    block_delay,
+    poll_delay,
+    retry_delay,
+)
+from muniment_server.instance.registry import SetupError
 from muniment_server.settings import SettingsError, read_settings
 from muniment_server.storage import StoreUnavailable
 from muniment_server.telemetry import Metrics
@@ -226,4 +235,4 @@ def test_what_only_anchoring_needs_is_loaded_where_logs_are_anchored():
     loaded = set(
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     )
-    assert not loaded & {"httpx", "opentimestamps", "bitcoin", "muniment_server.anchorer.running"}
+    assert not loaded & {"httpx", "opentimestamps", "bitcoin", "muniment_server.follow.anchors.running"}

@@ -12,9 +12,9 @@ import pytest
 from muniment.anchor.proof import parse_ots
 from muniment.event import OwnLeaf, parse_leaf
 from muniment.note import parse_note, verify_note
-from muniment_server.anchorer import anchorer as module
-from muniment_server.anchorer import rows
-from muniment_server.anchorer.schedule import DAY, HOUR, MINUTE
+from muniment_server.follow.anchors import anchorer as module
+from muniment_server.follow.anchors import rows
+from muniment_server.follow.anchors.schedule import DAY, HOUR, MINUTE
 from muniment_server.storage import CalendarRow
 from tests.bitcoin.calendar import SSRF_URIS
 from tests.service.anchors import Anchored, ChainSource, anchored, checked

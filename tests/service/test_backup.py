@@ -19,10 +19,10 @@ from muniment_server.backup.make import Made, backup
 from muniment_server.backup.restore import Checked, Restored, check, rebuild
 from muniment_server.backup.rows import decode_log, decode_payloads, decode_published, encode_payloads
 from muniment_server.backup.tree import erased_indices
-from muniment_server.catalog import SetupError
+from muniment_server.instance.registry import SetupError
 from muniment_server.settings import Settings
 from muniment_server.storage import Published, Store, StoredPayload, StoreUnavailable
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
 from tests.service.audit import Naive, audit

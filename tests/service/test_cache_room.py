@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from muniment.tree import expand
-from muniment_server.memory import available
+from muniment_server.host.memory import available
 from muniment_server.read.cache import Cache, most_for
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -17,11 +17,19 @@ import pytest
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.policy import Policy
-from muniment_server import catalog as module
-from muniment_server.catalog import Catalog, SetupError, create_api_key, create_log, digest_of_key, open_store, read_key
+from muniment_server.instance import registry as module
+from muniment_server.instance.registry import (
+    Catalog,
+    SetupError,
+    create_api_key,
+    create_log,
+    digest_of_key,
+    open_store,
+    read_key,
+)
 from muniment_server.settings import Settings
 from muniment_server.storage import Head, LogRow, Store, StoreUnavailable
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
 from muniment_server.write.admission import Refused
 from muniment_server.write.guard import Guard

@@ -11,7 +11,7 @@ import pytest
 
 from muniment_server import failpoints
 from muniment_server.failpoints import Armed, parse
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from muniment import event as definition
 from muniment.errors import EventRefused
 from muniment.policy import LogKey, Policy
-from muniment_server.fsck import Report, fsck
-from muniment_server.fsck.commitment import commitment_of
-from muniment_server.fsck.entries import ERASURE_TYPE
-from muniment_server.fsck.equal import LeafKeys
-from muniment_server.fsck.workers import Database, Workers
+from muniment_server.check.fsck import Report, fsck
+from muniment_server.check.fsck.commitment import commitment_of
+from muniment_server.check.fsck.entries import ERASURE_TYPE
+from muniment_server.check.fsck.equal import LeafKeys
+from muniment_server.check.fsck.workers import Database, Workers
 from muniment_server.storage import IdempotencyRow, Published
 from muniment_server.write.admission import commit
 from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from muniment.tiles import format_tile, parse_tile_path, tiles_at
-from muniment_server.catalog import SCOPES
+from muniment_server.instance.registry import SCOPES
 from muniment_server.settings import Settings
 from muniment_server.web import write
 from muniment_server.web.ask import Ask

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.tree import Edge, grow, partial_tiles
 from muniment_server.storage import Grown, Head, Known, LogRow, StoreError, leaf_key, leaf_keys_of
-from muniment_server.storage import sqlite as module
-from muniment_server.storage import sqlite_leaf_keys as table
-from muniment_server.storage.leaf_keys import SPANS, STEP, Recent, floor_of, span_of
 from muniment_server.storage.migrate import available, migrate_sqlite
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite import append as module
+from muniment_server.storage.sqlite import leaf_keys as table
+from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.sqlite.recent_leaf_keys import SPANS, STEP, Recent, floor_of, span_of
 
 LOG = LogRow(1, "raw", "example.com/raw", "raw", True, False, 0)
 

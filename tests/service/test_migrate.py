@@ -12,11 +12,13 @@ import pytest
 
 from muniment.hashing import leaf_hash
 from muniment.tree import Edge, grow
-from muniment_server.storage import SchemaError, StoreUnavailable, leaf_key, postgres, sqlite
+from muniment_server.storage import SchemaError, StoreUnavailable, leaf_key
 from muniment_server.storage import migrate as module
 from muniment_server.storage.migrate import Migration, available, pending
-from muniment_server.storage.postgres import PostgresStore
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres import append as postgres
+from muniment_server.storage.postgres.append import PostgresStore
+from muniment_server.storage.sqlite import append as sqlite
+from muniment_server.storage.sqlite.append import SqliteStore
 from tests.live import ORIGIN, run
 from tests.service.audit import audit
 from tests.service.rig import SQLITE_TABLES, TABLES, open_rig

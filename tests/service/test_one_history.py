@@ -24,8 +24,8 @@ from muniment_server.read.cache import Cache
 from muniment_server.read.heads import Behind, Damaged
 from muniment_server.settings import Settings
 from muniment_server.storage import OtherTree, OutcomeUnknown, Published, Replaced, SessionLost, Store, StoreError
-from muniment_server.storage.postgres import PostgresStore
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
 from muniment_server.write import recheck
 from muniment_server.write import sequencer as module

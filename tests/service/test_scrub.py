@@ -8,7 +8,7 @@ import time
 import pytest
 import structlog
 
-from muniment_server.scrub import Scrub
+from muniment_server.check.scrub import Scrub
 from muniment_server.telemetry import Metrics
 from tests.live import PATIENCE
 from tests.service.rig import Rig, event, raw

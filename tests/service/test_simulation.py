@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import Guard, Guarded
 from tests.service.simulation import simulate
 

@@ -21,7 +21,7 @@ from muniment_server.storage import (
     leaf_key,
     postgres,
 )
-from muniment_server.storage.postgres import PostgresStore, migrate
+from muniment_server.storage.postgres.append import PostgresStore, migrate
 from tests.live import PATIENCE
 from tests.service.audit import audit
 from tests.service.proxy import proxy_before

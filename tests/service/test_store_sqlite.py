@@ -10,8 +10,9 @@ import apsw
 import pytest
 
 from muniment.tiles import Tile
-from muniment_server.storage import OutcomeUnknown, SchemaError, StoreUnavailable, sqlite
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage import OutcomeUnknown, SchemaError, StoreUnavailable
+from muniment_server.storage.sqlite import append as sqlite
+from muniment_server.storage.sqlite.append import SqliteStore
 from tests.service.audit import audit
 from tests.service.rig import Rig
 

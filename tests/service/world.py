@@ -10,9 +10,9 @@ from random import Random
 
 from muniment.errors import FormatError
 from muniment.policy import LogKey, Policy
-from muniment_server.fsck import fsck
+from muniment_server.check.fsck import fsck
 from muniment_server.storage import OutcomeUnknown, Published, StoreError
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.admission import Refused
 from muniment_server.write.guard import BLOCK, SLOT, Guard, Guarded, copies_of
 from muniment_server.write.sequencer import MAX_BEHIND, ClockRefused, ReadOnly

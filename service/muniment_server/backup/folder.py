@@ -15,7 +15,7 @@ from typing import NamedTuple
 from muniment.errors import FormatError
 from muniment.tiles import Tile, parse_tile_path, width_at
 from muniment_server.backup import Damaged
-from muniment_server.catalog import SetupError
+from muniment_server.instance.registry import SetupError
 from muniment_server.write.guard import sync_directory
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")

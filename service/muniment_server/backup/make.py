@@ -16,7 +16,7 @@ from muniment_server.backup.folder import File, Folder
 from muniment_server.backup.rows import decode_log, encode_log, encode_payloads, encode_published, path_of
 from muniment_server.backup.source import StoreSource
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts
-from muniment_server.catalog import SetupError
+from muniment_server.instance.registry import SetupError
 from muniment_server.storage import LogRow, Store
 
 

@@ -19,7 +19,7 @@ from muniment_server.backup.make import policy_of
 from muniment_server.backup.rows import NAME, decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
-from muniment_server.catalog import SetupError, read_key, write_new
+from muniment_server.instance.registry import SetupError, read_key, write_new
 from muniment_server.settings import Settings
 from muniment_server.storage import (
     Grown,

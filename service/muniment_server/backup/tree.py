@@ -22,7 +22,7 @@ from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, width_at
 from muniment.tree import Edge, Growth, expand, grow, plan_root
 from muniment_server.backup import Damaged, Progress
-from muniment_server.fsck.entries import erased_by
+from muniment_server.check.fsck.entries import erased_by
 from muniment_server.storage import Published, StoredPayload
 from muniment_server.write.admission import canonicalize, commit
 

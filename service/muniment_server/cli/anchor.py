@@ -118,7 +118,7 @@ def _lines(log: dict[str, Any]) -> list[str]:
 
 
 async def _logs(store: Any, settings: Settings, name: str | None) -> list[Any]:
-    from muniment_server.catalog import SetupError
+    from muniment_server.instance.registry import SetupError
 
     rows = [
         row
@@ -131,7 +131,7 @@ async def _logs(store: Any, settings: Settings, name: str | None) -> list[Any]:
 
 
 async def _report(store: Any, settings: Settings, row: Any, anchors: list[Any]) -> dict[str, Any]:
-    from muniment_server.anchorer.byhand import open_anchors
+    from muniment_server.follow.anchors.byhand import open_anchors
     from muniment_server.web.anchors import anchor_value
 
     summary = await store.anchor_summary(row.log_id, settings.anchor_held)
@@ -150,8 +150,8 @@ async def _report(store: Any, settings: Settings, row: Any, anchors: list[Any]) 
 
 
 async def _status(settings: Settings, name: str | None, *, everything: bool) -> list[dict[str, Any]]:
-    from muniment_server.anchorer.byhand import open_anchors
-    from muniment_server.catalog import open_store
+    from muniment_server.follow.anchors.byhand import open_anchors
+    from muniment_server.instance.registry import open_store
 
     store = await open_store(settings)
     try:
@@ -165,9 +165,9 @@ async def _status(settings: Settings, name: str | None, *, everything: bool) -> 
 
 
 async def _now(settings: Settings, name: str | None) -> list[dict[str, Any]]:
-    from muniment_server.anchorer.anchorer import AnchorRefused
-    from muniment_server.anchorer.byhand import anchor_now, open_anchorer
-    from muniment_server.catalog import open_store
+    from muniment_server.follow.anchors.anchorer import AnchorRefused
+    from muniment_server.follow.anchors.byhand import anchor_now, open_anchorer
+    from muniment_server.instance.registry import open_store
 
     store = await open_store(settings)
     found = []
@@ -185,9 +185,9 @@ async def _now(settings: Settings, name: str | None) -> list[dict[str, Any]]:
 
 
 async def _retry(settings: Settings, name: str | None) -> tuple[bool, list[dict[str, Any]]]:
-    from muniment_server.anchorer.byhand import open_anchorer, retry
-    from muniment_server.anchorer.running import source_of
-    from muniment_server.catalog import open_store
+    from muniment_server.follow.anchors.byhand import open_anchorer, retry
+    from muniment_server.follow.anchors.running import source_of
+    from muniment_server.instance.registry import open_store
 
     source = source_of(settings)
     store = await open_store(settings)

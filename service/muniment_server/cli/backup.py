@@ -96,7 +96,7 @@ def progress_bar() -> Iterator[Any]:
 async def _backup(settings: Settings, flags: dict[str, Any]) -> list[Any]:
     from muniment.policy import Policy
     from muniment_server.backup.make import backup as make
-    from muniment_server.catalog import SetupError, open_store
+    from muniment_server.instance.registry import SetupError, open_store
 
     store = await open_store(settings)
     try:

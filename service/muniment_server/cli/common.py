@@ -26,7 +26,7 @@ def fail(code: int, message: str) -> NoReturn:
 
 def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Run a coroutine; turn the errors a user can act on into a message and an exit code."""
-    from muniment_server.catalog import SetupError
+    from muniment_server.instance.registry import SetupError
     from muniment_server.storage import SchemaError, StoreError
     from muniment_server.write.admission import Refused
     from muniment_server.write.guard import GuardRefused, GuardUnavailable

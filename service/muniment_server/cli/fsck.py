@@ -88,7 +88,7 @@ def _bar() -> Iterator[Any]:
 
 
 async def _rows(store: Any, name: str | None) -> list[Any]:
-    from muniment_server.catalog import SetupError
+    from muniment_server.instance.registry import SetupError
 
     rows = [row for row in await store.logs() if name in (None, row.name)]
     if not rows:
@@ -97,7 +97,7 @@ async def _rows(store: Any, name: str | None) -> list[Any]:
 
 
 async def _fsck(settings: Settings, flags: dict[str, Any]) -> list[Any]:
-    from muniment_server.catalog import open_store
+    from muniment_server.instance.registry import open_store
 
     store = await open_store(settings)
     try:
@@ -113,8 +113,8 @@ async def _fsck(settings: Settings, flags: dict[str, Any]) -> list[Any]:
 
 async def _check_anchors(settings: Settings, store: Any, rows: list[Any], reports: list[Any]) -> None:
     from muniment.policy import Policy
-    from muniment_server.anchorer.running import source_of
-    from muniment_server.fsck.anchors import check_anchors
+    from muniment_server.check.fsck.anchors import check_anchors
+    from muniment_server.follow.anchors.running import source_of
 
     source, policy = source_of(settings), Policy.read(settings.policy)
     for row, report in zip(rows, reports, strict=True):
@@ -123,8 +123,8 @@ async def _check_anchors(settings: Settings, store: Any, rows: list[Any], report
 
 async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any], bar: Any) -> Any:
     from muniment.policy import Policy
-    from muniment_server.fsck.whole import Whole
-    from muniment_server.fsck.workers import Database, Workers, check_here
+    from muniment_server.check.fsck.whole import Whole
+    from muniment_server.check.fsck.workers import Database, Workers, check_here
     from muniment_server.write.guard import Guard
 
     task = bar.add_task(row.name, total=None)
@@ -144,8 +144,8 @@ async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any]
 
 
 async def _repair(settings: Settings, flags: dict[str, Any]) -> list[Any]:
-    from muniment_server.catalog import open_store
-    from muniment_server.fsck.repair import RepairRefused, repair
+    from muniment_server.check.fsck.repair import RepairRefused, repair
+    from muniment_server.instance.registry import open_store
 
     store = await open_store(settings)
     done = []
@@ -168,8 +168,8 @@ async def _repair(settings: Settings, flags: dict[str, Any]) -> list[Any]:
 
 async def _against(settings: Settings, flags: dict[str, Any]) -> list[Any]:
     from muniment.policy import Policy
-    from muniment_server.catalog import open_store
-    from muniment_server.fsck.against import compare, open_copy
+    from muniment_server.check.fsck.against import compare, open_copy
+    from muniment_server.instance.registry import open_store
 
     store = await open_store(settings)
     try:

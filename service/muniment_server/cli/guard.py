@@ -160,8 +160,8 @@ def _stored(path: Path) -> bytes:
 
 async def _inspect(settings: Settings, name: str | None) -> list[Any]:
     from muniment.policy import Policy
-    from muniment_server.catalog import SetupError, open_store
-    from muniment_server.custody import inspect
+    from muniment_server.instance.guard_admin import inspect
+    from muniment_server.instance.registry import SetupError, open_store
 
     store = await open_store(settings)
     try:
@@ -176,8 +176,8 @@ async def _inspect(settings: Settings, name: str | None) -> list[Any]:
 
 async def _take_over(settings: Settings, name: str, notes: list[str], *, fresh: bool) -> Any:
     from muniment.policy import Policy
-    from muniment_server.catalog import SetupError, open_store
-    from muniment_server.custody import take, verified
+    from muniment_server.instance.guard_admin import take, verified
+    from muniment_server.instance.registry import SetupError, open_store
 
     store = await open_store(settings)
     try:

@@ -19,7 +19,7 @@ def migrate(**flags: Any) -> None:
     if not settings.database:
         print_result(flags["as_json"], {"applied": []}, "The embedded database migrates by itself on init and serve.")
         return
-    from muniment_server.storage import postgres
+    from muniment_server.storage.postgres import append as postgres
 
     names = run(postgres.migrate(settings.database, dry_run=flags["dry_run"]))
     verb = "Would apply" if flags["dry_run"] else "Applied"

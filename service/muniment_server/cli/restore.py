@@ -47,7 +47,7 @@ def restore(**flags: Any) -> None:
     with refusals():
         done = run(_restore(settings, flags))
     if flags["database"] and not (settings.data / FILE).exists():
-        from muniment_server.catalog import write_new
+        from muniment_server.instance.registry import write_new
 
         write_new(settings.data / FILE, f"database = {json.dumps(flags['database'])}\n", 0o600)
     print_result(flags["as_json"], asdict(done), _text(settings, done))
@@ -69,7 +69,7 @@ def _text(settings: Settings, done: Any) -> str:
 
 async def _restore(settings: Settings, flags: dict[str, Any]) -> Any:
     from muniment_server.backup.restore import check, rebuild
-    from muniment_server.catalog import open_store
+    from muniment_server.instance.registry import open_store
 
     policy = _policy(settings, flags["policy"])
     store = await open_store(settings)
@@ -87,7 +87,7 @@ def _policy(settings: Settings, given: Path | None) -> Any:
     """Return the policy to trust: never the one in the backup by itself. Raises SetupError."""
     from muniment.errors import FormatError
     from muniment.policy import Policy
-    from muniment_server.catalog import SetupError
+    from muniment_server.instance.registry import SetupError
 
     path = given or settings.policy
     try:

@@ -49,7 +49,7 @@ def serve(**flags: Any) -> None:
 
 async def _check_public(settings: Settings) -> None:
     """Refuse to offer appends to the world by accident."""
-    from muniment_server.catalog import SetupError, open_store
+    from muniment_server.instance.registry import SetupError, open_store
     from muniment_server.storage import StoreUnavailable
     from muniment_server.web.request import is_loopback
 

@@ -9,7 +9,7 @@ from typing import Any
 from muniment.anchor.header import display
 from muniment.encoding import parse_decimal
 from muniment.event import format_time
-from muniment_server.anchorer.states import EXPLANATIONS, is_degraded
+from muniment_server.follow.anchors.states import EXPLANATIONS, is_degraded
 from muniment_server.log import Log
 from muniment_server.read.heads import NotThere
 from muniment_server.storage import AnchorRow, CalendarRow

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from muniment.errors import FormatError
 from muniment.tiles import Bundle, Tile, parse_tile_path
-from muniment_server.catalog import DEFAULT_LOG
+from muniment_server.instance.registry import DEFAULT_LOG
 from muniment_server.log import Log
 from muniment_server.web import read, write
 from muniment_server.web.ask import MAX_HEADERS, Ask, Headers

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
-from muniment_server.catalog import SCOPES, Catalog, digest_of_key
+from muniment_server.instance.registry import SCOPES, Catalog, digest_of_key
 from muniment_server.log import Log
 from muniment_server.storage import ApiKeyRow, StoreError
 from muniment_server.telemetry import get_logger

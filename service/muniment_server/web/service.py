@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from muniment_server.catalog import DEFAULT_LOG, Catalog, open_store
+from muniment_server.instance.registry import DEFAULT_LOG, Catalog, open_store
 from muniment_server.settings import Settings
 from muniment_server.storage import StoreUnavailable
 from muniment_server.telemetry import Metrics, get_logger
@@ -24,7 +24,7 @@ from muniment_server.web.room import LARGE, Lease, Rooms, busy, lease_for
 from muniment_server.web.routes import Route
 
 if TYPE_CHECKING:
-    from muniment_server.anchorer.running import Anchoring
+    from muniment_server.follow.anchors.running import Anchoring
 
 _MAX_BACKOFF = 2.0  # a database that is back is to be used within five seconds
 _FILES = 65_536
@@ -129,7 +129,7 @@ def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:
     """Return what anchors the logs of this server; None when the settings switch that off, or it only reads."""
     if not settings.anchor or settings.read_only:
         return None
-    from muniment_server.anchorer.running import Anchoring  # noqa: PLC0415 - 6 MB that others do without
+    from muniment_server.follow.anchors.running import Anchoring  # noqa: PLC0415 - 6 MB that others do without
 
     return Anchoring(settings, metrics)
 

@@ -14,7 +14,7 @@ from muniment.errors import FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.verify import failure_json, verify_receipt
-from muniment_server.catalog import Catalog
+from muniment_server.instance.registry import Catalog
 from muniment_server.read.heads import NotThere
 from muniment_server.storage import StoreError
 from muniment_server.web.ask import Ask

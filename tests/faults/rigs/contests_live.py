@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres import PostgresStore
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import Guard
 from tests.faults.control import Postgres, on_sqlite
 from tests.faults.copies import SqliteCopies, backup

@@ -18,8 +18,8 @@ from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment_server import failpoints
 from muniment_server.storage import Head, LogRow, Store
-from muniment_server.storage.postgres import PostgresStore, migrate
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore, migrate
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import Guard
 from tests.faults.chain import Chain, Point, finish, run
 from tests.faults.rig import Context, Rig

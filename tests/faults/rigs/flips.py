@@ -24,12 +24,12 @@ import apsw
 import asyncpg
 
 from muniment.policy import LogKey, Policy
-from muniment_server.fsck import Report, fsck
-from muniment_server.fsck.chunk import UNREADABLE
-from muniment_server.fsck.guards import check_guard, read_guard
+from muniment_server.check.fsck import Report, fsck
+from muniment_server.check.fsck.chunk import UNREADABLE
+from muniment_server.check.fsck.guards import check_guard, read_guard
 from muniment_server.storage import Published, StoreError
-from muniment_server.storage.postgres import PostgresStore, migrate
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore, migrate
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT
 from tests.faults.rig import Context, Rig
 from tests.service import rig as bench_rig

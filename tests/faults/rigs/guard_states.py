@@ -20,8 +20,8 @@ from muniment_server.read.cache import Cache
 from muniment_server.read.heads import Damaged
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
-from muniment_server.storage.postgres import PostgresStore, migrate
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.postgres.append import PostgresStore, migrate
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
 from muniment_server.write.admission import Refused
 from muniment_server.write.guard import BLOCK, FILE_SIZE, Guarded

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres import PostgresStore
+from muniment_server.storage.postgres.append import PostgresStore
 from tests.faults.control import Postgres
 from tests.faults.rig import Context, Rig
 from tests.faults.rigs.contests import in_memory

@@ -20,7 +20,7 @@ from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash
 from muniment.note import Note, SigningKey
 from muniment.tree import Edge, Growth
 from muniment_server.storage import Head, LogRow, Reread, StoreError
-from muniment_server.storage.sqlite import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write import sequencer as module
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard

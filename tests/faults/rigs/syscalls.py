@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from muniment.note import VerifierKey
-from muniment_server.catalog import Catalog
+from muniment_server.instance.registry import Catalog
 from muniment_server.storage import StoreError
 from muniment_server.write.admission import Refused
 from tests.faults.children import Child, Say, call

@@ -1,0 +1,1 @@
+"""What this machine gives: room on its disks, and memory."""

@@ -1,0 +1,1 @@
+"""One instance: its files, its logs, its guards."""

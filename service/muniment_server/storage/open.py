@@ -1,0 +1,18 @@
+"""Which of the two databases an instance has. Its library loads with it, the other one's never: each takes megabytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from muniment_server.storage import Store
+
+
+async def open_database(sqlite: Path, url: str | None) -> Store:
+    """Open the Postgres database at `url`, or else the embedded one in the file `sqlite`. Raises SchemaError or StoreUnavailable."""
+    if url:
+        from muniment_server.storage.postgres.append import PostgresStore  # noqa: PLC0415 - see above
+
+        return await PostgresStore.open(url)
+    from muniment_server.storage.sqlite.append import SqliteStore  # noqa: PLC0415 - see above
+
+    return await SqliteStore.open(sqlite)

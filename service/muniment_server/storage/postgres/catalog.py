@@ -1,0 +1,74 @@
+"""Logs, API keys and what expires, in Postgres: the part of the store that :mod:`muniment_server.storage.postgres.append` inherits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, StoreUnavailable
+from muniment_server.storage.postgres.base import FAILED, PostgresBase
+
+_LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
+_KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
+
+
+class PostgresCatalog(PostgresBase):
+    """See storage.Catalog."""
+
+    async def logs(self) -> list[LogRow]:
+        """See storage.Catalog."""
+        return [LogRow(*row) for row in await self._all(f"{_LOG} ORDER BY log_id")]
+
+    async def create_log(self, row: LogRow, head: Head) -> LogRow:
+        """See storage.Catalog."""
+        sql = (
+            "WITH made AS (INSERT INTO logs (name, origin, kind, public, open, created_at) VALUES ($1, $2, $3, $4, $5, $6) "
+            "RETURNING log_id) INSERT INTO heads SELECT log_id, $7, $8, $9, $10, $11, 0 FROM made"
+        )
+        found = await self._one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
+        if found is None:
+            values = (row.name, row.origin, row.kind, row.public, row.open, row.created_at)
+            try:
+                await self._pool.execute(sql, *values, head.size, head.root, head.logged_at, head.epoch, head.guard_id)
+            except asyncpg.UniqueViolationError as error:
+                clash: asyncpg.UniqueViolationError | None = error
+            except FAILED as error:
+                raise StoreUnavailable(f"Postgres: {error}") from error
+            else:
+                clash = None
+            # Also after a clash: it may have been with somebody who made this very log.
+            found = await self._one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
+            if found is None:
+                raise HeadMoved(f"name or origin belongs to another log: {clash}") from clash
+        return LogRow(*found)
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        """See storage.Catalog."""
+        return [_key(row) for row in await self._all(f"{_KEY} ORDER BY created_at, key_id")]
+
+    async def create_key(self, row: ApiKeyRow) -> None:
+        """See storage.Catalog."""
+        sql = "INSERT INTO api_keys VALUES ($1, $2, $3, $4, $5, $6, NULL)"
+        scopes = " ".join(sorted(row.scopes))
+        await self._all(sql, row.key_id, row.digest, scopes, row.log_name, row.label, row.created_at)
+
+    async def revoke_key(self, key_id: str, now: int) -> bool:
+        """See storage.Catalog."""
+        sql = "UPDATE api_keys SET revoked_at = $2 WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id"
+        return await self._one(sql, key_id, now) is not None
+
+    async def find_key(self, digest: bytes) -> ApiKeyRow | None:
+        """See storage.Catalog."""
+        row = await self._one(f"{_KEY} WHERE digest = $1", digest)
+        return _key(row) if row else None
+
+    async def forget_expired(self, now: int) -> int:
+        """See storage.Catalog."""
+        rows = await self._all("DELETE FROM idempotency WHERE expires_at <= $1 RETURNING 1", now)
+        return len(rows)
+
+
+def _key(row: Any) -> ApiKeyRow:
+    scopes = frozenset(row["scopes"].split())
+    return ApiKeyRow(row[0], row[1], scopes, row[3], row[4], row[5], row[6])
