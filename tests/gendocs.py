@@ -16,7 +16,7 @@ import click
 from muniment.cli import cli as client_main
 from muniment_server.cli import main as server_main
 from muniment_server.settings import PREFIX, Settings
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES, Route
 from tests.faults import report
 
@@ -86,7 +86,7 @@ def api_page() -> str:
     parts = [_API_HEAD, "## Routes of a log\n", *map(_route, ROUTES), "## Routes of the server\n"]
     parts += [f"### `{name}`\n\n{text}\n\n```console\n$ {CURL[name]}\n```\n" for name, text in SYSTEM.items()]
     parts += ["## Error codes\n", "| code | meaning |\n|---|---|"]
-    parts += [f"| `{code}` | {title} |" for code, title in sorted(CODES.items())]
+    parts += [f"| `{code}` | {found.title} |" for code, found in sorted(CODES.items())]
     return "\n".join(parts) + "\n"
 
 

@@ -47,6 +47,7 @@ ORDER = {
     ],
     "muniment_server": [
         "__init__",
+        "errors",
         "settings",
         "failpoints",
         "telemetry",
@@ -58,6 +59,7 @@ ORDER = {
         "check",
         "log",
         "instance",
+        "access",
         "backup",
         "follow",
         "web",

@@ -32,7 +32,7 @@ from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.telemetry import Metrics, Timings
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from tests.live import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent

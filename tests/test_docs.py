@@ -21,7 +21,7 @@ from muniment_server.app import create_app
 from muniment_server.settings import Settings
 from muniment_server.storage import AnchorRow, CalendarRow
 from muniment_server.storage.sqlite.append import SqliteStore
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
 from tests import gendocs
 from tests.bitcoin.calendar import append, pending
@@ -54,7 +54,7 @@ def test_every_error_code_in_the_code_is_in_the_catalogue() -> None:
         text = path.read_text("utf-8")
         used |= set(
             re.findall(
-                r"(?:Refused\(\s*\d{3},\s*|NotThere\(\s*|problem\(\s*\d{3},\s*|GuardRefused\(\s*|ReadOnly\(\s*|_refuse\(\s*)\"([a-z0-9_]+)\"",
+                r"(?<!\w)(?:Refused\(\s*|NotFound\(\s*|problem\(\s*|GuardRefused\(\s*|ReadOnly\(\s*|_refuse\(\s*)\"([a-z0-9_]+)\"",
                 text,
             )
         )

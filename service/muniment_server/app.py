@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from muniment_server import __version__
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
-from muniment_server.web import errors, models, system
+from muniment_server.web import models, system
+from muniment_server.web import problems as errors
 from muniment_server.web.ask import MAX_HEADERS
 from muniment_server.web.room import busy, lease_for
 from muniment_server.web.routes import ROUTES, Route
@@ -190,7 +191,6 @@ class Gate:
     def _refusal(scope: Scope) -> Response | None:
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADERS:
             return errors.problem(
-                431,
                 "headers_too_large",
                 f"the header fields have more than {MAX_HEADERS} bytes",
                 "Send fewer or shorter header fields.",

@@ -17,17 +17,19 @@ from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from muniment.tree import Edge, partial_tiles
 from muniment_server.check.scrub import Scrub
+from muniment_server.errors import LogReadOnly, OtherTree, OutcomeUnknown, ReadOnly, Refused, StoreError
 from muniment_server.failpoints import step
 from muniment_server.host.disk import Disk
 from muniment_server.read.cache import Cache
 from muniment_server.read.reading import Reader
 from muniment_server.settings import Settings
-from muniment_server.storage import EdgeTile, LogRow, OtherTree, OutcomeUnknown, Published, Store, StoreError
+from muniment_server.storage import EdgeTile, LogRow, Published, Store
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
-from muniment_server.write.admission import EventDraft, Refused
+from muniment_server.write.admission import EventDraft
 from muniment_server.write.batcher import Batcher, Done
-from muniment_server.write.sequencer import MAX_SKEW, ReadOnly, Sequencer
+from muniment_server.write.clock import MAX_SKEW
+from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Outcome, OwnDraft, Signed, Submission
 
 _HOUSEKEEPING_SECONDS = 10.0
@@ -181,9 +183,9 @@ class Log(Reader):
         before = _now()
         database = await self._store.clock()
         if self.sequencer:
-            skew = self.sequencer.skew = database - (before + _now()) // 2
+            skew = self.sequencer.clock.skew = database - (before + _now()) // 2
             if self._store.has_clock and abs(skew) <= MAX_SKEW:
-                self.sequencer.believe_clock()  # another machine says the same
+                self.sequencer.clock.rebase()  # another machine says the same
 
     # --- append ---------------------------------------------------------------------------------------------------------
 
@@ -192,7 +194,7 @@ class Log(Reader):
             raise self._not_writing()
         if self._disk and self._disk.low:
             hint = "Nothing was written. The operator must make room; retry later."
-            raise Refused(503, "disk_low", "the disk is nearly full", hint, retry_after=10)
+            raise Refused("disk_low", "the disk is nearly full", hint, retry_after=10)
         return self.batcher
 
     def check_room(self) -> None:
@@ -232,9 +234,8 @@ class Log(Reader):
 
     def _not_writing(self) -> Refused:
         if self._unwritable:
-            hint = "The operator finds the reason in the server's log; reads go on."
-            return Refused(503, self._unwritable.code, "this log is read-only here", hint, retry_after=30)
-        return Refused(503, "read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60)
+            return LogReadOnly(self._unwritable.code)
+        return Refused("read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60)
 
     async def note_answers(self, submission: Submission, outcome: Outcome) -> None:
         """Write the trace lines of an acknowledgement, if there is a trace: for the first and the last entry of a submission."""

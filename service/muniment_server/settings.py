@@ -10,12 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from muniment_server.errors import SettingsError
+
 PREFIX = "MUNIMENT_SERVER_"
 FILE = "muniment.toml"
-
-
-class SettingsError(Exception):
-    """A setting is unknown or has a value it cannot have. The message names it and where it came from."""
 
 
 def _words(value: Any) -> Any:

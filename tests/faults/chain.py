@@ -28,17 +28,18 @@ import structlog
 from muniment.note import SigningKey
 from muniment_server import failpoints
 from muniment_server.check.fsck import fsck
+from muniment_server.errors import GuardRefused, GuardUnavailable, ReadOnly, Refused, StoreError
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Store, StoreError
+from muniment_server.storage import LogRow, Store
 from muniment_server.storage.postgres.append import PostgresStore
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
 from muniment_server.trace import Trace
-from muniment_server.write.admission import Refused
-from muniment_server.write.guard import Guard, GuardRefused, GuardUnavailable
-from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.web.problems import CODES
+from muniment_server.write.guard import Guard
+from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Submission
 from tests.service.audit import audit
 from tests.service.rig import Bench, Rig, event, raw
@@ -261,7 +262,7 @@ async def _send(log: Log, submission: Submission, say: Callable[..., None]) -> N
         try:
             outcome = await log.append(submission)
         except Refused as error:
-            if log.refusal or error.status != 503:
+            if log.refusal or CODES[error.code].status != 503:
                 return
             await asyncio.sleep(0.002)
             continue

@@ -12,14 +12,15 @@ from typing import Any
 
 from muniment.checkpoint import parse_checkpoint
 from muniment.note import SigningKey, parse_note
+from muniment_server.errors import ReadOnly, StoreError
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Store, StoreError
+from muniment_server.storage import LogRow, Store
 from muniment_server.telemetry import Metrics
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard
-from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Outcome, Submission
 
 HELD = ("append", "append", "fence", "tiles", "reread", "publish", "find_keys", "head_to_extend")

@@ -24,11 +24,14 @@ from muniment.policy import Policy
 from muniment_server.check.fsck import fsck
 from muniment_server.cli.init import init as init_command
 from muniment_server.cli.log import log_create as log_create_command
-from muniment_server.instance.registry import Catalog, open_store, read_key
+from muniment_server.errors import Refused
+from muniment_server.instance.files import read_key
+from muniment_server.instance.registry import Catalog
 from muniment_server.log import Log
 from muniment_server.settings import Settings
+from muniment_server.storage.open import open_store
 from muniment_server.telemetry import Metrics, configure_logging
-from muniment_server.write.admission import Refused, commit, draft_raw
+from muniment_server.write.admission import commit, draft_raw
 from muniment_server.write.guard import Guard
 from muniment_server.write.submission import Outcome, Submission
 from tests.faults.children import Say

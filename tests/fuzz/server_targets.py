@@ -25,12 +25,14 @@ from muniment.event import Commitment, Disclosure, event_leaf, parse_event
 from muniment.hashing import EMPTY_ROOT
 from muniment.tiles import encode_bundle
 from muniment_server import settings
-from muniment_server.settings import PREFIX, Settings, SettingsError, read_settings
+from muniment_server.errors import Refused, SettingsError
+from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.web import request as web
 from muniment_server.web import write
 from muniment_server.web.ask import Ask
+from muniment_server.web.problems import CODES
 from muniment_server.web.room import Rooms, lease_for
-from muniment_server.write.admission import EventDraft, Refused, canonicalize, commit
+from muniment_server.write.admission import EventDraft, canonicalize, commit
 from muniment_server.write.guard import Guarded
 from tests.fuzz.target import expect, fuzzed
 from tests.fuzz.targets import _JSON_SEEDS, _JSON_WORDS, LOG, _text
@@ -210,13 +212,13 @@ def _headers(data: bytes) -> None:
             web.wants_text(request)
             body = _now(web.read_body(request, 10))
         except Refused as refused:
-            expect(400 <= refused.status < 500, "a header of the caller is not our fault")
+            expect(400 <= CODES[refused.code].status < 500, "a header of the caller is not our fault")
             continue
         accepted += 1
         expect(key is None or (1 <= len(key) <= 255 and key.isascii() and key.isprintable()), "not a key")
         expect(body == b"12345", "another body")
     if accepted < 4:
-        raise Refused(400, "", "", "")
+        raise Refused("invalid_request", "", "")
 
 
 # --- bodies -------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from muniment.receipt import Receipt, Verified
 from muniment.tree import verify_consistency, verify_inclusion
 from muniment_server.app import create_app
 from muniment_server.settings import Settings
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
 from tests.live import PATIENCE, until
 
@@ -99,7 +99,7 @@ def check_problem(response: httpx.Response, where: str = "") -> dict[str, Any]:
     assert value["status"] == response.status_code, where
     assert value["code"] in CODES, f"{where}: {value['code']} is not in CODES"
     assert value["code"] != "internal", f"{where}: {value}"
-    assert value["title"] == CODES[value["code"]], where
+    assert value["title"] == CODES[value["code"]].title, where
     assert value["type"] == f"urn:muniment:error:{value['code']}", where
     assert value["detail"], where
     assert value["hint"], where

@@ -18,9 +18,11 @@ import pytest
 from muniment.checkpoint import parse_checkpoint
 from muniment.note import parse_note
 from muniment.policy import Policy
-from muniment_server.instance.registry import create_api_key, create_log, open_store
+from muniment_server.access.keys import create_api_key
+from muniment_server.instance.create import create_log
 from muniment_server.settings import read_settings
 from muniment_server.storage import AnchorRow
+from muniment_server.storage.open import open_store
 from muniment_server.storage.postgres.append import migrate
 from tests.bitcoin.chain import Chain
 from tests.live import ORIGIN, LiveServer

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from muniment.event import parse_time
-from muniment_server.write.admission import EventDraft, RawDraft, Refused
+from muniment_server.errors import Refused
+from muniment_server.write.admission import EventDraft, RawDraft
 from muniment_server.write.submission import Outcome, Submission
 from tests.service.rig import event, raw
 

@@ -20,6 +20,7 @@ from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, Store, 
 from muniment_server.storage.postgres.append import PostgresStore
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.admission import RawDraft, commit, draft_raw
+from muniment_server.write.clock import Clock
 from muniment_server.write.guard import BLOCK, Guard, Guarded, TreeHead
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import OwnDraft, Submission
@@ -186,7 +187,7 @@ class Bench:
         # A guard of its own, as every process has: one would otherwise know what another one wrote.
         parts = {"log": self.row, "key": self.key, "guard": Guard(self.guard.path)} | changes
         if self.clock:
-            parts.setdefault("clock", self.clock)
+            parts.setdefault("clock", Clock(self.clock))
         made = Sequencer(store or self.rig.store, idempotency_ttl=ttl, **parts)
         self.sequencers.append(made)
         return made

@@ -14,8 +14,9 @@ from typing import Any
 
 import apsw
 
-from muniment_server.storage import HeadMoved, OutcomeUnknown, Store, StoreUnavailable
-from muniment_server.write.guard import Guard, Guarded, GuardUnavailable, TreeHead
+from muniment_server.errors import GuardUnavailable, HeadMoved, OutcomeUnknown, StoreUnavailable
+from muniment_server.storage import Store
+from muniment_server.write.guard import Guard, Guarded, TreeHead
 from muniment_server.write.sequencer import Sequencer
 
 READS = ("head", "tiles", "reread", "leaves", "find_leaves", "find_keys")

@@ -17,10 +17,9 @@ from muniment.anchor.proof import parse_ots
 from muniment.policy import LogKey, Policy
 from muniment_server.check.fsck.anchors import check_anchors
 from muniment_server.check.fsck.report import Report
+from muniment_server.errors import Refused, StoreUnavailable
 from muniment_server.follow.anchors.entries import Entries
 from muniment_server.follow.anchors.schedule import HOUR, MINUTE, SECOND
-from muniment_server.storage import StoreUnavailable
-from muniment_server.write.admission import Refused
 from tests.live import PATIENCE
 from tests.service.anchors import Anchored, ChainSource, anchored
 from tests.service.faulty import Fault, Faulty
@@ -132,7 +131,7 @@ async def test_an_append_of_unknown_outcome_is_not_repeated_before_it_is_known(w
 
     async def unknown(submission):
         submissions.append(submission)
-        raise Refused(503, "outcome_unknown", "who knows", "Retry.")
+        raise Refused("outcome_unknown", "who knows", "Retry.")
 
     monkeypatch.setattr(world.log, "append", unknown)
     with pytest.raises(Refused):
@@ -150,7 +149,7 @@ async def test_a_log_that_takes_nothing_at_the_moment_logs_its_anchors_later(wor
     await _confirmed(world)
 
     async def full(submission):
-        raise Refused(429, "overloaded", "full", "Retry.")
+        raise Refused("overloaded", "full", "Retry.")
 
     with monkeypatch.context() as patch:
         patch.setattr(world.log, "append", full)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from muniment_server.errors import SettingsError, SetupError, StoreUnavailable
 from muniment_server.follow.anchors import running, schedule
 from muniment_server.follow.anchors.calendar import sanitised
 from muniment_server.follow.anchors.running import Anchoring, Running, calendars_of, options_of, source_of
@@ -25,9 +26,7 @@ from muniment_server.follow.anchors.schedule import (
     poll_delay,
     retry_delay,
 )
-from muniment_server.instance.registry import SetupError
-from muniment_server.settings import SettingsError, read_settings
-from muniment_server.storage import StoreUnavailable
+from muniment_server.settings import read_settings
 from muniment_server.telemetry import Metrics
 from muniment_server.web.service import anchoring_of
 from tests.bitcoin.chain import Chain

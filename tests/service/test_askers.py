@@ -18,7 +18,8 @@ from muniment.anchor import _web, explorers, node
 from muniment.errors import SourceUnavailable
 from muniment_server.check.fsck import against
 from muniment_server.cli import guard
-from muniment_server.follow.anchors.calendar import Calendar, CalendarFailed, new_client
+from muniment_server.errors import CalendarFailed
+from muniment_server.follow.anchors.calendar import Calendar, new_client
 from tests.client.hostile import PATIENCE, Script, hostile
 from tests.client.scripts import HANDSHAKES, NEVER_DONE, OK, TOO_MUCH, answered
 

@@ -13,15 +13,15 @@ import pytest
 from muniment import strictjson
 from muniment.policy import LogKey, Policy
 from muniment.tiles import decode_bundle
-from muniment_server.backup import Damaged, restore
+from muniment_server.backup import restore
 from muniment_server.backup.folder import Folder
 from muniment_server.backup.make import Made, backup
 from muniment_server.backup.restore import Checked, Restored, check, rebuild
 from muniment_server.backup.rows import decode_log, decode_payloads, decode_published, encode_payloads
 from muniment_server.backup.tree import erased_indices
-from muniment_server.instance.registry import SetupError
+from muniment_server.errors import Corrupt, SetupError, StoreUnavailable
 from muniment_server.settings import Settings
-from muniment_server.storage import Published, Store, StoredPayload, StoreUnavailable
+from muniment_server.storage import Published, Store, StoredPayload
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
@@ -278,7 +278,7 @@ async def test_a_damaged_log_is_refused_naming_the_index(rig: Rig, tmp_path: Pat
     bad = bytes(data[:96]) + bytes(32) + bytes(data[128:])
     await spoil(bench, change.format(i='"index"', blob=rig.blob(b'{"n":1}'), tile=rig.blob(bad)))
     for folder in ("good", "new"):
-        with pytest.raises(Damaged, match=named):
+        with pytest.raises(Corrupt, match=named):
             await save(bench, tmp_path / folder)
     assert not (tmp_path / "new" / "checkpoint").exists()
     await checked(tmp_path / "good", bench, tmp_path / "data")  # what was there is as good as before
@@ -290,7 +290,7 @@ async def test_a_damaged_file_is_not_overwritten(rig: Rig, tmp_path: Path) -> No
     await save(bench, tmp_path / "backup")
     path = tmp_path / "backup" / "tile" / "entries" / "000"
     path.write_bytes(b"x" + path.read_bytes()[1:])
-    with pytest.raises(Damaged, match="tile/entries/000 is not what the log holds"):
+    with pytest.raises(Corrupt, match="tile/entries/000 is not what the log holds"):
         await save(bench, tmp_path / "backup")
     path.unlink()
     assert (await save(bench, tmp_path / "backup")).written == 1
@@ -367,7 +367,7 @@ async def test_every_file_that_is_missing_torn_or_changed_is_named(rig: Rig, tmp
         flipped = good[name][:middle] + bytes([good[name][middle] ^ 1]) + good[name][middle + 1 :]
         for data in (None, b"", good[name][:-1], good[name][:middle], flipped, good[name] + b"\n"):
             path.unlink() if data is None else path.write_bytes(data)
-            with pytest.raises((Damaged, SetupError)) as caught:
+            with pytest.raises((Corrupt, SetupError)) as caught:
                 await checked(folder, bench, tmp_path / "data")
             assert name in str(caught.value) or "entry " in str(caught.value) or "size " in str(caught.value), (
                 name,
@@ -383,7 +383,7 @@ async def test_the_kind_is_the_one_in_the_genesis_entry(rig: Rig, tmp_path: Path
     await save(bench, tmp_path / "backup")
     path = tmp_path / "backup" / "log.json"
     path.write_bytes(path.read_bytes().replace(b'"event"', b'"raw"'))
-    with pytest.raises(Damaged, match=r"log\.json says"):
+    with pytest.raises(Corrupt, match=r"log\.json says"):
         await checked(tmp_path / "backup", bench, tmp_path / "data")
 
 
@@ -392,12 +392,12 @@ async def test_a_foreign_backup_is_refused(rig: Rig, tmp_path: Path) -> None:
     for each in (bench, other):
         await fill(each, (9,))
         await save(each, tmp_path / each.row.name)
-    with pytest.raises(Damaged, match="lists no log called"):
+    with pytest.raises(Corrupt, match="lists no log called"):
         await check(Settings(data=tmp_path), tmp_path / bench.row.name, policy_of(other), quiet, payloads=True)
     with pytest.raises(SetupError, match=f"name the folder of one log in it, .*{bench.row.name}"):
         await checked(tmp_path, bench, tmp_path / "data")
     (tmp_path / bench.row.name / "log.json").write_bytes((tmp_path / other.row.name / "log.json").read_bytes())
-    with pytest.raises(Damaged, match=r"is of 'example.com/log-2', the checkpoint of 'example.com/log-1'"):
+    with pytest.raises(Corrupt, match=r"is of 'example.com/log-2', the checkpoint of 'example.com/log-1'"):
         await checked(tmp_path / bench.row.name, bench, tmp_path / "data")
 
 
@@ -524,7 +524,7 @@ def test_what_an_erasure_entry_names() -> None:
     assert erased_indices(b'{"a":"muniment/erasure@v1"}') == set()
     assert erased_indices(b"muniment/erasure@v1") == set()
     for bad in ({}, {"index": -1}, {"index": True}, {"indices": []}, {"indices": [1, "2"]}, {"indices": 4}):
-        with pytest.raises(Damaged, match="--no-payloads"):
+        with pytest.raises(Corrupt, match="--no-payloads"):
             erased_indices(erasure(**bad))
 
 
@@ -562,9 +562,9 @@ def test_payload_lines_go_both_ways() -> None:
     data = encode_payloads([4, 5], stored)
     assert decode_payloads(data, [4, 5], Path("f")) == stored
     for bad in (data[:-1], data + b"\n", data.replace(b"AAEC", b"AAE="), data.replace(b'{"index":5}', b'{"index":6}')):
-        with pytest.raises(Damaged, match=r"^f"):
+        with pytest.raises(Corrupt, match=r"^f"):
             decode_payloads(bad, [4, 5], Path("f"))
-    with pytest.raises(Damaged):
+    with pytest.raises(Corrupt):
         decode_payloads(data, [4], Path("f"))
 
 
@@ -572,7 +572,7 @@ def test_payload_lines_go_both_ways() -> None:
     "data", [b"", b"\n", b"{}\n", b"[]\n", b"\xff\n", b'{"note":1,"previous":0,"published_at":0}\n', b"null\n"]
 )
 def test_nonsense_is_no_list_of_checkpoints_and_no_description(data: bytes) -> None:
-    with pytest.raises(Damaged, match=r"^f"):
+    with pytest.raises(Corrupt, match=r"^f"):
         decode_published(data, Path("f"))
-    with pytest.raises(Damaged, match=r"^f"):
+    with pytest.raises(Corrupt, match=r"^f"):
         decode_log(data, Path("f"))

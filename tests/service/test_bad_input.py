@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
 from tests.bench.machine import cpu_seconds
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
@@ -715,7 +715,7 @@ def refusal(received: bytes) -> tuple[str, int]:
     """Code and status of a problem document that comes before any route is known. It has a hint like all others."""
     found = json.loads(received.partition(b"\r\n\r\n")[2])
     assert found["hint"]
-    assert found["title"] == CODES[found["code"]]
+    assert found["title"] == CODES[found["code"]].title
     return found["code"], found["status"]
 
 

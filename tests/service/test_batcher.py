@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 
 from muniment.hashing import EMPTY_ROOT
-from muniment_server.storage import HeadMoved, OutcomeUnknown, StoreError, StoreUnavailable
+from muniment_server.errors import (
+    ClockRefused,
+    HeadMoved,
+    OutcomeUnknown,
+    ReadOnly,
+    Refused,
+    StoreError,
+    StoreUnavailable,
+)
 from muniment_server.telemetry import Metrics
-from muniment_server.write.admission import Refused
 from muniment_server.write.batcher import Batcher
-from muniment_server.write.sequencer import ClockRefused, ReadOnly
 from muniment_server.write.submission import Draft, Outcome, Signed, Submission
 from tests.live import PATIENCE
 from tests.service.audit import audit
@@ -196,7 +202,7 @@ async def test_a_full_queue_refuses_and_names_a_time(make, sequencer: Sequencer)
     tasks += [go(batcher, raw(*[b"%d" % n for n in range(4)])), go(batcher, raw(*[b"%d" % n for n in range(6)]))]
     await settle()
     refused = await refusal(batcher.submit(raw(b"one more")))
-    assert (refused.status, refused.code) == (429, "overloaded")
+    assert refused.code == "overloaded"
     assert refused.extra["retry_after"] >= 1
     sequencer.release()
     await settle()
@@ -233,7 +239,7 @@ async def test_a_queue_is_bounded_in_age_too(make, sequencer: Sequencer):
     await settle()
     await asyncio.sleep(0.03)
     refused = await refusal(batcher.submit(raw(b"late")))
-    assert (refused.status, refused.code) == (429, "overloaded")
+    assert refused.code == "overloaded"
     for _ in range(2):
         sequencer.release()
         await settle()
@@ -287,7 +293,7 @@ async def test_a_key_that_is_running_is_refused_and_others_are_not(make, sequenc
     await settle()
     for key in ("k", "queued"):
         refused = await refusal(batcher.submit(event(1, key=key)))
-        assert (refused.status, refused.code) == (409, "idempotency_running")
+        assert refused.code == "idempotency_running"
         assert refused.extra["retry_after"] >= 1
     tasks += [go(batcher, event(1, key="k", caller="bob")), go(batcher, event(1))]
     await settle()
@@ -314,7 +320,7 @@ async def test_a_failure_is_the_answer_of_all_in_the_batch_and_of_nobody_else(ma
     await settle()
     sequencer.release(FAILURES[code])
     refused = await refusal(failing[0])
-    assert (refused.status, refused.code) == (503, code)
+    assert refused.code == code
     assert refused.extra["retry_after"] >= 1
     assert "/secret/path" not in refused.detail + refused.hint
     await settle()
@@ -369,7 +375,7 @@ async def test_a_refusal_for_one_is_no_refusal_for_its_neighbours(make, sequence
     await settle()
     sequencer.release()
     await settle()
-    no = Refused(422, "idempotency_mismatch", "test", "hint")
+    no = Refused("idempotency_mismatch", "test", "hint")
     sequencer.release(lambda answers: [answers[0], no, answers[2]])
     await hold
     assert (await tasks[0]).new == 1
@@ -387,7 +393,7 @@ async def test_close_answers_what_was_taken_and_refuses_the_rest(make, sequencer
     closing = asyncio.create_task(batcher.close())
     await settle()
     refused = await refusal(batcher.submit(raw(b"too late")))
-    assert (refused.status, refused.code) == (503, "shutting_down")
+    assert refused.code == "shutting_down"
     assert refused.extra["retry_after"] >= 1
     while not closing.done():
         assert not all(task.done() for task in tasks)

@@ -17,21 +17,17 @@ import pytest
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.policy import Policy
+from muniment_server.access.keys import create_api_key, digest_of_key
+from muniment_server.errors import Refused, SetupError, StoreUnavailable
 from muniment_server.instance import registry as module
-from muniment_server.instance.registry import (
-    Catalog,
-    SetupError,
-    create_api_key,
-    create_log,
-    digest_of_key,
-    open_store,
-    read_key,
-)
+from muniment_server.instance.create import create_log
+from muniment_server.instance.files import read_key
+from muniment_server.instance.registry import Catalog
 from muniment_server.settings import Settings
-from muniment_server.storage import Head, LogRow, Store, StoreUnavailable
+from muniment_server.storage import Head, LogRow, Store
+from muniment_server.storage.open import open_store
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
-from muniment_server.write.admission import Refused
 from muniment_server.write.guard import Guard
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
@@ -204,8 +200,8 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch, Faulty], None]] = {
     "genesis stored, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=False),
     "genesis guarded, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=True),
     "signed, not published": lambda patch, store: store.plan("publish", *[Fault(StoreUnavailable("test"))] * 9),
-    "published, no policy": lambda patch, store: _crash_in(patch, module, "_add_to_policy", after=False),
-    "all done but the answer": lambda patch, store: _crash_in(patch, module, "_add_to_policy", after=True),
+    "published, no policy": lambda patch, store: _crash_in(patch, module, "add_to_policy", after=False),
+    "all done but the answer": lambda patch, store: _crash_in(patch, module, "add_to_policy", after=True),
 }
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from muniment.tiles import Tile
 from muniment.tree import TileRows, hash_at
+from muniment_server.errors import StoreUnavailable
 from muniment_server.read.cache import Cache
 from muniment_server.read.loader import ColdBundles, ColdTiles
-from muniment_server.storage import StoreUnavailable
 
 SIZE = 3 * 65_536 + 700
 LOG = 7

@@ -14,11 +14,12 @@ from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.hashing import leaf_hash
 from muniment.tiles import format_tile, tiles_at
 from muniment.tree import Edge, grow
-from muniment_server.check.fsck.against import Comparison, CopyUnreachable, compare, open_copy
-from muniment_server.check.fsck.repair import RepairRefused, repair
+from muniment_server.check.fsck.against import Comparison, compare, open_copy
+from muniment_server.check.fsck.repair import repair
 from muniment_server.check.fsck.whole import Whole
 from muniment_server.check.fsck.workers import check_here
 from muniment_server.cli import main
+from muniment_server.errors import CopyUnreachable, RepairRefused
 from tests.live import LiveServer, run
 from tests.service.audit import Naive, audit
 from tests.service.rig import Bench, Rig, raw

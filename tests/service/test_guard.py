@@ -18,18 +18,9 @@ import pytest
 
 from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT, RootHash
+from muniment_server.errors import GuardRefused, GuardUnavailable
 from muniment_server.write import guard as module
-from muniment_server.write.guard import (
-    BLOCK,
-    FILE_SIZE,
-    SLOT,
-    Guard,
-    Guarded,
-    GuardRefused,
-    GuardUnavailable,
-    TreeHead,
-    copies_of,
-)
+from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT, Guard, Guarded, TreeHead, copies_of
 
 ORIGIN, KEY_ID = "example.com/log", b"\x01\x02\x03\x04"
 

@@ -21,12 +21,12 @@ import httpx
 import pytest
 
 from muniment.tiles import format_tile, parse_tile_path, tiles_at
-from muniment_server.instance.registry import SCOPES
+from muniment_server.access.keys import SCOPES
+from muniment_server.errors import Refused
 from muniment_server.settings import Settings
 from muniment_server.web import write
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Caller
-from muniment_server.write.admission import Refused
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit, fsck, merkle, split_bundle, tile_name, tile_paths, tree_levels
 from tests.service.http_check import JSON, Verifier, bundle, client, expect_problem, head_size, published
@@ -393,7 +393,7 @@ class _Flooded:
     row, settings = SimpleNamespace(kind="raw"), Settings(data=Path())
 
     def check_room(self) -> None:
-        raise Refused(429, "overloaded", "full", "Retry.")
+        raise Refused("overloaded", "full", "Retry.")
 
     def stream(self) -> None:
         raise AssertionError("the body is read")

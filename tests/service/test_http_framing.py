@@ -23,8 +23,8 @@ from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from muniment_server.web.ask import MAX_HEADERS
 from muniment_server.web.connections import Connections
-from muniment_server.web.errors import CODES
 from muniment_server.web.framing import MAX_FIELDS, MAX_FRAMING, MAX_URL
+from muniment_server.web.problems import CODES
 from muniment_server.web.protocol import Protocol
 from tests.live import LiveServer, free_of_tracebacks
 from tests.service.http_check import client, head_size
@@ -67,7 +67,7 @@ def resident(server: LiveServer) -> int:
 def problem(received: bytes) -> dict[str, Any]:
     """The last answer in what was received."""
     found: dict[str, Any] = json.loads(received.rpartition(b"\r\n\r\n")[2])
-    assert found["title"] == CODES[found["code"]]
+    assert found["title"] == CODES[found["code"]].title
     assert found["hint"]
     return found
 

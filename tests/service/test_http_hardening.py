@@ -32,7 +32,7 @@ from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from muniment_server.web import protocol
 from muniment_server.web.connections import Connections, Rank
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from muniment_server.web.room import peer_of
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks, until
 from tests.service.http_check import JSON, bundle, client, head_size
@@ -126,7 +126,7 @@ def trickle(url: str, first: bytes, drop: bytes, every: float = 0.05) -> tuple[b
 def problem(received: bytes) -> dict[str, Any]:
     """The last answer in what was received."""
     found: dict[str, Any] = json.loads(received.rpartition(b"\r\n\r\n")[2])
-    assert found["title"] == CODES[found["code"]]
+    assert found["title"] == CODES[found["code"]].title
     assert found["hint"]
     return found
 

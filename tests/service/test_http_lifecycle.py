@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import Policy
-from muniment_server.instance.registry import write_new
+from muniment_server.instance.files import write_new
 from muniment_server.storage import Head, LogRow
 from muniment_server.write.guard import Guard
 from tests.live import PATIENCE, LiveServer, command, environment, free_of_tracebacks, run, until

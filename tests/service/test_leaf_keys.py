@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.tree import Edge, grow, partial_tiles
-from muniment_server.storage import Grown, Head, Known, LogRow, StoreError, leaf_key, leaf_keys_of
+from muniment_server.errors import DuplicateLeaf, StoreError
+from muniment_server.storage import Grown, Head, LogRow, leaf_key, leaf_keys_of
 from muniment_server.storage.migrate import available, migrate_sqlite
 from muniment_server.storage.sqlite import append as module
 from muniment_server.storage.sqlite import leaf_keys as table
@@ -159,7 +160,7 @@ async def test_every_entry_is_found_by_whoever_looks(written: Path, tmp_path: Pa
     writer = Writer(store, 1)
     edge = Edge.of(head.size, await store.tiles(1, partial_tiles(head.size)))
     for number in wanted[:: len(wanted) // 30]:
-        with pytest.raises(Known):
+        with pytest.raises(DuplicateLeaf):
             await writer.append(head, edge, range(number, number + 1), look=True)
     head, edge = await writer.append(head, edge, range(head.size, head.size + 5000), look=True)
     assert await store.find_leaves(1, keys) == [(number, leaf(number)) for number in wanted], "wrote"
@@ -184,7 +185,7 @@ async def test_writers_in_turn(tmp_path: Path):
             head, edge, range(head.size, head.size + rng.choice([1, 300, 1100, 2500])), look=True
         )
         again = range(number := rng.randrange(head.size), number + 1)
-        with pytest.raises(Known):
+        with pytest.raises(DuplicateLeaf):
             await Writer(rng.choice(stores), 1).append(head, edge, again, look=True)
     assert await stores[0].leaf_key_damage() == []
     keys = [leaf_key(leaf_hash(leaf(number))) for number in range(0, head.size, 97)]
@@ -207,7 +208,7 @@ async def test_the_keys_of_logs_that_are_written_now_and_then(tmp_path: Path, mo
         assert len(store._recent) <= 2
     for writer, head, edge in heads:
         for number in (0, head.size // 2, head.size - 1):
-            with pytest.raises(Known):
+            with pytest.raises(DuplicateLeaf):
                 await writer.append(head, edge, range(number, number + 1), look=True)
     assert await store.leaf_key_damage() == []
     await store.close()
@@ -227,7 +228,7 @@ async def test_what_was_not_committed_was_not_carried_over(tmp_path: Path, fails
         with pytest.raises(StoreError):
             await writer.append(head, edge, range(2100, 3100))
     head, edge = await writer.append(head, edge, range(2100, 3100), look=True)
-    with pytest.raises(Known):
+    with pytest.raises(DuplicateLeaf):
         await writer.append(head, edge, range(2099, 2100), look=True)
     assert await store.leaf_key_damage() == []
     await store.close()

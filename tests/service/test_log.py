@@ -31,14 +31,14 @@ from muniment.tree import (
     with_top,
 )
 from muniment_server import log as module
+from muniment_server.errors import Corrupt, NotFound, OutcomeUnknown, Refused, StoreError, StoreUnavailable
 from muniment_server.log import Log
 from muniment_server.read import heads
 from muniment_server.read.cache import Cache
-from muniment_server.read.heads import Damaged, NotThere
 from muniment_server.settings import Settings
-from muniment_server.storage import OutcomeUnknown, Store, StoreError, StoreUnavailable
+from muniment_server.storage import Store
 from muniment_server.telemetry import Metrics
-from muniment_server.write.admission import Refused, draft_event
+from muniment_server.write.admission import draft_event
 from muniment_server.write.submission import Submission
 from tests.live import PATIENCE
 from tests.oracle import Tree
@@ -100,8 +100,8 @@ def trusting(bench: Bench) -> Policy:
     return Policy((LogKey(bench.key.vkey),))
 
 
-async def not_there(awaitable: Any) -> NotThere:
-    with pytest.raises(NotThere) as caught:
+async def not_there(awaitable: Any) -> NotFound:
+    with pytest.raises(NotFound) as caught:
         await awaitable
     assert caught.value.hint
     return caught.value
@@ -568,7 +568,7 @@ async def test_a_missing_tile_is_damage_not_absence(rig: Rig, grown: Bench, make
         log.prove_inclusion(300, None),
         log.prove_inclusion(2, 300),
     ):
-        with pytest.raises(Damaged):
+        with pytest.raises(Corrupt):
             await work
     assert await log.tile(Tile(0, 0)) is not None
     assert (await log.prove_inclusion(3, 256)).hashes == oracle().path(3, 256)
@@ -583,14 +583,14 @@ async def test_missing_entries_are_damage_not_absence(rig: Rig, grown: Bench, ma
         log.entries(290, 20, secrets=True),
         log.receipt(300, None, secrets=False),
     ):
-        with pytest.raises(Damaged):
+        with pytest.raises(Corrupt):
             await work
     assert (await log.entry(299, secrets=False))["index"] == 299
     assert len(decode_bundle(await log.bundle(Bundle(1, 44)))) == 44
 
 
 async def test_damage_is_an_error_of_the_store():
-    assert issubclass(Damaged, StoreError)
+    assert issubclass(Corrupt, StoreError)
 
 
 # --- receipts and entries -----------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 
 from muniment.hashing import leaf_hash
 from muniment.tree import Edge, grow
-from muniment_server.storage import SchemaError, StoreUnavailable, leaf_key
+from muniment_server.errors import SchemaError, StoreUnavailable
+from muniment_server.storage import leaf_key
 from muniment_server.storage import migrate as module
 from muniment_server.storage.migrate import Migration, available, pending
 from muniment_server.storage.postgres import append as postgres

@@ -19,19 +19,29 @@ from muniment.hashing import LeafHash, leaf_hash
 from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.tree import Edge, expand, grow, partial_tiles
+from muniment_server.errors import (
+    Behind,
+    Corrupt,
+    NotProved,
+    OtherTree,
+    OutcomeUnknown,
+    ReadOnly,
+    Replaced,
+    SessionLost,
+    StoreError,
+)
 from muniment_server.log import Log, edge_tiles
 from muniment_server.read.cache import Cache
-from muniment_server.read.heads import Behind, Damaged
 from muniment_server.settings import Settings
-from muniment_server.storage import OtherTree, OutcomeUnknown, Published, Replaced, SessionLost, Store, StoreError
+from muniment_server.storage import Published, Store
 from muniment_server.storage.postgres.append import PostgresStore
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
 from muniment_server.write import recheck
 from muniment_server.write import sequencer as module
 from muniment_server.write.guard import Guard, TreeHead
-from muniment_server.write.raising import NotProved, raise_guard
-from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.write.raising import raise_guard
+from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Submission
 from tests.service.audit import audit
 from tests.service.faulty import Fault, Faulty
@@ -548,7 +558,7 @@ async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Ri
     }
     for ask in asked.values():
         log._cache.put(bench.log_id, 0, 0, wrong)
-        with pytest.raises(Damaged):
+        with pytest.raises(Corrupt):
             await ask()
         await ask()
     for moved in (log.sequencer.doubt, lambda: setattr(log.sequencer, "_session", -1)):

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance, unsuppor
 
 import muniment_server
 from muniment import errors as client_errors
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
 from tests.live import LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit
@@ -90,10 +90,9 @@ def test_models_are_closed() -> None:
 # --- error codes --------------------------------------------------------------------------------------------------------
 
 RAISERS = {
-    "Refused": 1,
-    "NotThere": 0,
-    "problem": 1,
-    "_problem": 1,
+    "Refused": 0,
+    "NotFound": 0,
+    "problem": 0,
     "ReadOnly": 0,
     "GuardRefused": 0,
     "_refuse": 0,
@@ -124,7 +123,7 @@ def test_every_code_that_is_raised_is_in_the_catalogue_and_no_other() -> None:
     assert len(raised) > 40
     assert {code: where for code, where in raised.items() if code not in CODES} == {}
     assert set(CODES) - set(raised) == set(), "codes that nothing raises"
-    assert all(title and not title.endswith(".") for title in CODES.values())
+    assert all(found.title and not found.title.endswith(".") for found in CODES.values())
 
 
 # --- a live server ------------------------------------------------------------------------------------------------------

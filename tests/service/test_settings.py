@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from muniment_server.settings import FILE, PREFIX, Settings, SettingsError, read_settings
+from muniment_server.errors import SettingsError
+from muniment_server.settings import FILE, PREFIX, Settings, read_settings
 
 SECRET = "postgresql://muniment:hunter2@db/muniment"
 

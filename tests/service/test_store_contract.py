@@ -12,19 +12,16 @@ import pytest
 from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.tiles import Tile, encode_bundle
 from muniment.tree import TileGrowth
+from muniment_server.errors import DuplicateLeaf, HeadMoved, StoreError, StoreUnavailable
 from muniment_server.storage import (
     SMALL_LEAF,
     ApiKeyRow,
     Head,
-    HeadMoved,
     IdempotencyRow,
-    Known,
     LogRow,
     Published,
     StoredKey,
     StoredPayload,
-    StoreError,
-    StoreUnavailable,
     leaf_key,
 )
 from muniment_server.write.recheck import tiles_between
@@ -122,10 +119,10 @@ async def test_a_leaf_key_that_should_be_absent_and_is_not(rig: Rig):
     grown, expected = await bench.grown([b"c", b"d"])
     before = await rig.dump()
     for absent in ([keys[b"a"]], [keys[b"c"], keys[b"b"], keys[b"d"]], list(keys.values())):
-        with pytest.raises(Known):
+        with pytest.raises(DuplicateLeaf):
             await rig.store.append(grown, expected, absent)
     assert await rig.dump() == before
-    with pytest.raises((HeadMoved, Known)):
+    with pytest.raises((HeadMoved, DuplicateLeaf)):
         await rig.store.append(grown, WRONG["epoch"](expected), list(keys.values()))
     with pytest.raises(HeadMoved):
         await rig.store.append(grown, WRONG["epoch"](expected), [keys[b"c"]])

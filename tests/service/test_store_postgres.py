@@ -11,16 +11,8 @@ import asyncpg
 import pytest
 
 from muniment.hashing import leaf_hash
-from muniment_server.storage import (
-    HeadMoved,
-    OutcomeUnknown,
-    Published,
-    SchemaError,
-    StoreError,
-    StoreUnavailable,
-    leaf_key,
-    postgres,
-)
+from muniment_server.errors import HeadMoved, OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
+from muniment_server.storage import Published, leaf_key, postgres
 from muniment_server.storage.postgres.append import PostgresStore, migrate
 from tests.live import PATIENCE
 from tests.service.audit import audit

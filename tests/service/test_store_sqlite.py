@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from muniment.tiles import Tile
-from muniment_server.storage import OutcomeUnknown, SchemaError, StoreUnavailable
+from muniment_server.errors import OutcomeUnknown, SchemaError, StoreUnavailable
 from muniment_server.storage.sqlite import append as sqlite
 from muniment_server.storage.sqlite.append import SqliteStore
 from tests.service.audit import audit

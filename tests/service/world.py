@@ -11,11 +11,11 @@ from random import Random
 from muniment.errors import FormatError
 from muniment.policy import LogKey, Policy
 from muniment_server.check.fsck import fsck
-from muniment_server.storage import OutcomeUnknown, Published, StoreError
+from muniment_server.errors import ClockRefused, OutcomeUnknown, ReadOnly, Refused, StoreError
+from muniment_server.storage import Published
 from muniment_server.storage.sqlite.append import SqliteStore
-from muniment_server.write.admission import Refused
+from muniment_server.write.clock import MAX_BEHIND, Clock
 from muniment_server.write.guard import BLOCK, SLOT, Guard, Guarded, copies_of
-from muniment_server.write.sequencer import MAX_BEHIND, ClockRefused, ReadOnly
 from muniment_server.write.submission import Outcome, Submission
 from tests.service.audit import Naive, audit
 from tests.service.model import TTL, Batches, Model, expect
@@ -46,7 +46,7 @@ class World:
         """Start another process."""
         store = await SqliteStore.open(self.database)
         gate, guard = Gate(store, self.rng), MoodyGuard(self.bench.guard.path)
-        sequencer = self.bench.sequencer(gate, ttl=TTL, guard=guard, clock=lambda: self.now / 1000)
+        sequencer = self.bench.sequencer(gate, ttl=TTL, guard=guard, clock=Clock(lambda: self.now / 1000))
         writer = Writer(store, gate, guard, sequencer)
         sequencer.on_signed = lambda: self._signed(writer)
         self.writers.append(writer)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 from muniment import errors
+from muniment_server import errors as server_errors
 
 
-def drawn() -> dict[str, str]:
+def drawn(module: ModuleType, base: str) -> dict[str, str]:
     """Each error of the drawing with its parent, read by indentation."""
     parents: dict[str, str] = {}
     above: list[tuple[int, str]] = []
-    for line in inspect.getdoc(errors).splitlines():  # type: ignore[union-attr]
+    for line in inspect.getdoc(module).splitlines():  # type: ignore[union-attr]
         match = re.match(r"(?P<branch>(?:    )(?:[│ ]   )*(?:[├└]── )?)(?P<name>[A-Z]\w+)(?:\s|$)", line)
-        if match and (above or match["name"] == "MunimentError"):
+        if match and (above or match["name"] == base):
             depth = len(match["branch"])
             while above and above[-1][0] >= depth:
                 above.pop()
@@ -23,19 +29,34 @@ def drawn() -> dict[str, str]:
     return parents
 
 
-def defined() -> dict[str, str]:
+def defined(module: ModuleType) -> dict[str, str]:
     """Each public error with the nearest public class above it."""
     found = {}
-    for name, value in vars(errors).items():
+    for name, value in vars(module).items():
         if inspect.isclass(value) and issubclass(value, BaseException) and not name.startswith("_"):
             above = next(base for base in value.__mro__[1:] if not base.__name__.startswith("_"))
             found[name] = above.__name__
     return found
 
 
-def test_the_tree_is_as_drawn() -> None:
-    assert len(drawn()) >= 15
-    assert defined() == drawn()
+@pytest.mark.parametrize(("module", "base"), [(errors, "MunimentError"), (server_errors, "ServerError")])
+def test_the_tree_is_as_drawn(module: ModuleType, base: str) -> None:
+    assert len(drawn(module, base)) >= 15
+    assert defined(module) == drawn(module, base)
+
+
+def test_the_server_has_one_tree() -> None:
+    """Every public error is in it, and no two classes have one name."""
+    folder = Path(server_errors.__file__).parent
+    found = [
+        node.name
+        for path in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and {ast.unparse(base) for base in node.bases} & {*defined(server_errors), "Exception"}
+    ]
+    own = {"ServerError", *defined(server_errors)}
+    assert sorted(name for name in found if not name.startswith("_")) == sorted(own)
 
 
 def test_a_verifier_catches_two_classes() -> None:

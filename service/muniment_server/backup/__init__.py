@@ -11,7 +11,3 @@ from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
 """Gets what is being done, how many entries of it are done, and how many there are."""
-
-
-class Damaged(Exception):
-    """A log, or a backup of one, contradicts its signed checkpoint or lacks something. The message names the file or the index."""

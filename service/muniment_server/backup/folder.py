@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from muniment.errors import FormatError
 from muniment.tiles import Tile, parse_tile_path, width_at
-from muniment_server.backup import Damaged
-from muniment_server.instance.registry import SetupError
+from muniment_server.errors import Corrupt, SetupError
 from muniment_server.write.guard import sync_directory
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -82,7 +81,7 @@ class Folder:
         if old == file.data:
             return False
         if old is not None and not file.replace:
-            raise Damaged(
+            raise Corrupt(
                 f"{path} is not what the log holds. If `muniment-server fsck` finds the log clean, this file is damaged: "
                 "delete it and run the backup again"
             )

@@ -11,12 +11,12 @@ from muniment.hashing import HASH_SIZE, RootHash
 from muniment.note import parse_note, verify_note
 from muniment.policy import LogKey, Policy, VerifiedCheckpoint
 from muniment.tiles import Tile, encode_bundle
-from muniment_server.backup import Damaged, Progress
+from muniment_server.backup import Progress
 from muniment_server.backup.folder import File, Folder
 from muniment_server.backup.rows import decode_log, encode_log, encode_payloads, encode_published, path_of
 from muniment_server.backup.source import StoreSource
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts
-from muniment_server.instance.registry import SetupError
+from muniment_server.errors import Corrupt, SetupError
 from muniment_server.storage import LogRow, Store
 
 
@@ -75,9 +75,9 @@ async def _head(store: Store, row: LogRow, policy: Policy, size: int | None) -> 
     try:
         head = policy.verify(published.note)
     except (FormatError, VerificationError) as error:
-        raise Damaged(f"the published checkpoint of size {published.size} does not verify: {error}") from error
+        raise Corrupt(f"the published checkpoint of size {published.size} does not verify: {error}") from error
     if (head.checkpoint.origin, head.checkpoint.size) != (row.origin, published.size):
-        raise Damaged(f"the published checkpoint of size {published.size} is one of {head.checkpoint.origin!r}")
+        raise Corrupt(f"the published checkpoint of size {published.size} is one of {head.checkpoint.origin!r}")
     return head
 
 
@@ -100,7 +100,7 @@ def _earlier(
     try:
         earlier = policy.verify(note).checkpoint
     except (FormatError, VerificationError) as error:
-        raise Damaged(f"{folder.path / 'checkpoint'} does not verify: {error}") from error
+        raise Corrupt(f"{folder.path / 'checkpoint'} does not verify: {error}") from error
     if earlier.origin != row.origin:
         raise SetupError(f"{folder.path} is the backup of {earlier.origin!r}: take another folder")
     if earlier.size > head.checkpoint.size:

@@ -14,24 +14,16 @@ from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH
 from muniment.tree import Edge, Node, expand, grow, hash_in, partial_tiles, place, plan_root
-from muniment_server.backup import Damaged, Progress
+from muniment_server.backup import Progress
 from muniment_server.backup.make import policy_of
 from muniment_server.backup.rows import NAME, decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
-from muniment_server.instance.registry import SetupError, read_key, write_new
+from muniment_server.errors import Corrupt, GuardRefused, HeadMoved, OutcomeUnknown, SetupError
+from muniment_server.instance.files import read_key, write_new
 from muniment_server.settings import Settings
-from muniment_server.storage import (
-    Grown,
-    Head,
-    HeadMoved,
-    LogRow,
-    OutcomeUnknown,
-    Store,
-    StoredPayload,
-    leaf_keys_of,
-)
-from muniment_server.write.guard import Guard, Guarded, GuardRefused, TreeHead
+from muniment_server.storage import Grown, Head, LogRow, Store, StoredPayload, leaf_keys_of
+from muniment_server.write.guard import Guard, Guarded, TreeHead
 from muniment_server.write.raising import raise_guard
 
 _BATCH = 16
@@ -83,9 +75,9 @@ async def check(
     try:
         head = policy.verify(note).checkpoint
     except (FormatError, VerificationError) as error:
-        raise Damaged(f"{path / 'checkpoint'} does not verify: {error}") from error
+        raise Corrupt(f"{path / 'checkpoint'} does not verify: {error}") from error
     if head.origin != row.origin:
-        raise Damaged(f"{path / 'log.json'} is of {row.origin!r}, the checkpoint of {head.origin!r}")
+        raise Corrupt(f"{path / 'log.json'} is of {row.origin!r}, the checkpoint of {head.origin!r}")
     trust = policy_of(policy, note.decode(), head.origin)
     guarded, has_key = await asyncio.to_thread(_guarded, settings, row.name, head, trust)
     source = FolderSource(path, with_payloads=has_payloads and payloads)
@@ -98,7 +90,7 @@ async def check(
     (genesis, *_) = await source.leaves(tree.bundles()[0])
     content = parse_leaf(genesis)
     if not isinstance(content, OwnLeaf) or content.value.get("kind") != row.kind:
-        raise Damaged(f"{path / 'log.json'} says kind {row.kind!r}, and the first entry of the log does not")
+        raise Corrupt(f"{path / 'log.json'} says kind {row.kind!r}, and the first entry of the log does not")
     return Checked(source, row, tree, trust, guarded, guarded is not None and has_key, erased)
 
 
@@ -164,13 +156,13 @@ async def _check_entries(source: FolderSource, tree: Tree, progress: Progress) -
             erased.update(*map(erased_indices, part.leaves))
         if part.published:
             if source.previous[part.published[0].size] != last:
-                raise Damaged(
+                raise Corrupt(
                     f"the file before {path_of(part.bundle, 'checkpoints')} is missing: a checkpoint after size {last}"
                 )
             last = part.published[-1].size
         progress("checking", part.start + len(part.leaves), size)
     if last != size:
-        raise Damaged(
+        raise Corrupt(
             f"{path_of(tree.bundles()[-1], 'checkpoints')} is missing: it holds the checkpoint of size {size}"
         )
     return frozenset(erased)
@@ -188,7 +180,7 @@ async def rebuild(settings: Settings, store: Store, checked: Checked, progress: 
     counts = await _append_all(store, row, head, checked, progress)
     final, size = await store.head(row.log_id), checked.tree.head.size
     if (final.size, final.root) != (size, checked.tree.head.root):
-        raise Damaged(
+        raise Corrupt(
             f"the database ends at size {final.size} with another root than the backup: run `muniment-server fsck`"
         )
     await _raise_guard(settings, store, row, final, checked.guarded)

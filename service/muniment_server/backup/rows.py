@@ -17,7 +17,7 @@ from muniment.errors import EventRefused, FormatError
 from muniment.event import SEED_SIZE
 from muniment.note import parse_note
 from muniment.tiles import Bundle, Tile, format_bundle, format_tile
-from muniment_server.backup import Damaged
+from muniment_server.errors import Corrupt
 from muniment_server.storage import LogRow, Published, StoredPayload
 
 TYPE = "muniment/backup@v1"
@@ -58,10 +58,10 @@ def decode_log(data: bytes, path: Path) -> tuple[LogRow, bool]:
     try:
         value = _about(strictjson.parse(data))
     except (EventRefused, FormatError) as error:
-        raise Damaged(f"{path}: {error}") from error
+        raise Corrupt(f"{path}: {error}") from error
     row = LogRow(0, *(value[name] for name in ("name", "origin", "kind", "public", "open", "created_at")))
     if encode_log(row, payloads=value["payloads"]) != data:
-        raise Damaged(f"{path} is not in canonical form")
+        raise Corrupt(f"{path} is not in canonical form")
     return row, value["payloads"]
 
 
@@ -97,7 +97,7 @@ def decode_payloads(data: bytes, events: Sequence[int], path: Path) -> list[Stor
     """Return the payloads in the lines of `events`. Raises Damaged. Whether they are canonical and right is for the caller."""
     lines = data.split(b"\n")  # canonical JSON has no newline
     if lines.pop() or len(lines) != len(events):
-        raise Damaged(f"{path} has {len(lines)} lines, not one for each of the {len(events)} events")
+        raise Corrupt(f"{path} has {len(lines)} lines, not one for each of the {len(events)} events")
     found: list[StoredPayload] = []
     for index, line in zip(events, lines, strict=True):
         if line == b'{"index":%d}' % index:
@@ -105,11 +105,11 @@ def decode_payloads(data: bytes, events: Sequence[int], path: Path) -> list[Stor
         head = b'{"index":%d,"payload":' % index
         match = _SEED.fullmatch(line[len(head) :]) if line.startswith(head) else None
         if match is None:
-            raise Damaged(f"{path}: not the line of entry {index}")
+            raise Corrupt(f"{path}: not the line of entry {index}")
         try:
             seed = parse_b64url(match[2].decode(), "seed", SEED_SIZE)
         except FormatError as error:
-            raise Damaged(f"{path}: entry {index}: {error}") from error
+            raise Corrupt(f"{path}: entry {index}: {error}") from error
         found.append(StoredPayload(index, match[1], seed))
     return found
 
@@ -136,13 +136,13 @@ def decode_published(data: bytes, path: Path) -> tuple[int, list[Published]]:
         values = [_link(strictjson.parse(line)) for line in data.split(b"\n")[:-1]]
         found = [Published(_size(each["note"]), each["note"], each["published_at"]) for each in values]
     except (EventRefused, FormatError) as error:
-        raise Damaged(f"{path}: {error}") from error
+        raise Corrupt(f"{path}: {error}") from error
     if not values:
-        raise Damaged(f"{path} holds no whole line")
+        raise Corrupt(f"{path} holds no whole line")
     previous = values[0]["previous"]
     sizes = [previous, *(each.size for each in found)]
     if encode_published(found, previous) != data or sizes != sorted(set(sizes)):
-        raise Damaged(f"{path} is not in canonical form, or lacks a line")
+        raise Corrupt(f"{path} is not in canonical form, or lacks a line")
     return previous, found
 
 

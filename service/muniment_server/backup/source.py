@@ -9,8 +9,8 @@ from pathlib import Path
 from muniment.errors import FormatError
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, decode_bundle
-from muniment_server.backup import Damaged
 from muniment_server.backup.rows import decode_payloads, decode_published, path_of
+from muniment_server.errors import Corrupt
 from muniment_server.storage import Published, Read, StoredPayload
 
 _PAGE = 1000
@@ -35,7 +35,7 @@ class StoreSource:
             data = stored.get((tile.level, tile.index), b"")[: tile.width * HASH_SIZE]
             if len(data) != tile.width * HASH_SIZE:
                 first = (tile.index * TILE_WIDTH + len(data) // HASH_SIZE) << 8 * tile.level
-                raise Damaged(f"{self.call(tile)} is missing or too short, first at index {first}")
+                raise Corrupt(f"{self.call(tile)} is missing or too short, first at index {first}")
             found.append(data)
         return found
 
@@ -44,7 +44,7 @@ class StoreSource:
         start = bundle.index * TILE_WIDTH
         leaves = await self._store.leaves(self._log_id, start, start + bundle.width)
         if len(leaves) != bundle.width:
-            raise Damaged(f"an entry in [{start}, {start + bundle.width}) is missing")
+            raise Corrupt(f"an entry in [{start}, {start + bundle.width}) is missing")
         return leaves
 
     async def published(self, bundle: Bundle) -> list[Published]:
@@ -62,7 +62,7 @@ class StoreSource:
         start = bundle.index * TILE_WIDTH
         found = await self._store.payloads(self._log_id, start, start + bundle.width)
         if strange := {stored.index for stored in found} - set(events):
-            raise Damaged(f"entry {min(strange)} has a payload and is no event")
+            raise Corrupt(f"entry {min(strange)} has a payload and is no event")
         return found
 
 
@@ -87,7 +87,7 @@ class FolderSource:
     def _tile(self, tile: Tile) -> bytes:
         data = read_file(self.folder / path_of(tile))
         if len(data) != tile.width * HASH_SIZE:
-            raise Damaged(f"{self.call(tile)} has {len(data)} bytes, not {tile.width * HASH_SIZE}")
+            raise Corrupt(f"{self.call(tile)} has {len(data)} bytes, not {tile.width * HASH_SIZE}")
         return data
 
     async def leaves(self, bundle: Bundle) -> list[bytes]:
@@ -96,9 +96,9 @@ class FolderSource:
         try:
             leaves = decode_bundle(await asyncio.to_thread(read_file, path))
         except FormatError as error:
-            raise Damaged(f"{path}: {error}") from error
+            raise Corrupt(f"{path}: {error}") from error
         if len(leaves) != bundle.width:
-            raise Damaged(f"{path} holds {len(leaves)} entries, not {bundle.width}")
+            raise Corrupt(f"{path} holds {len(leaves)} entries, not {bundle.width}")
         return leaves
 
     async def published(self, bundle: Bundle) -> list[Published]:
@@ -109,7 +109,7 @@ class FolderSource:
         previous, found = decode_published(await asyncio.to_thread(read_file, path), path)
         low = bundle.index * TILE_WIDTH
         if found[0].size <= low or found[-1].size > low + bundle.width:
-            raise Damaged(f"{path} holds a checkpoint that ends in another bundle")
+            raise Corrupt(f"{path} holds a checkpoint that ends in another bundle")
         self.previous[found[0].size] = previous
         return found
 
@@ -126,6 +126,6 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise Damaged(f"{path} is missing") from None
+        raise Corrupt(f"{path} is missing") from None
     except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error}") from error
+        raise Corrupt(f"{path} cannot be read: {error}") from error

@@ -21,8 +21,9 @@ from muniment.hashing import HASH_SIZE, LeafHash, RootHash, leaf_hash
 from muniment.policy import Policy
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, width_at
 from muniment.tree import Edge, Growth, expand, grow, plan_root
-from muniment_server.backup import Damaged, Progress
+from muniment_server.backup import Progress
 from muniment_server.check.fsck.entries import erased_by
+from muniment_server.errors import Corrupt
 from muniment_server.storage import Published, StoredPayload
 from muniment_server.write.admission import canonicalize, commit
 
@@ -108,12 +109,12 @@ async def check_tiles(
             growth = grow(edge, map(LeafHash, _split(hashes)))
             wanted = {**known, **_signed_roots(published, head.origin, policy)}
             if (wrong := _wrong_root(edge.size, growth, wanted)) is not None:
-                raise Damaged(await _locate(source, tree, wrong))
+                raise Corrupt(await _locate(source, tree, wrong))
             tree.upper |= {(tile.level, tile.index): tile.data for tile in growth.tiles if tile.level}
             edge = growth.edge
         progress("tiles", edge.size, head.size)
     if edge.root() != head.root:
-        raise Damaged(await _locate(source, tree, head.size))
+        raise Corrupt(await _locate(source, tree, head.size))
     if head.size % TILE_WIDTH:
         tree.last = bytes(edge.levels[0][0])
     await _check_upper(source, tree)
@@ -130,9 +131,9 @@ def _signed_roots(published: Sequence[Published], origin: str, policy: Policy) -
         try:
             signed = policy.verify(each.note).checkpoint
         except (FormatError, VerificationError) as error:
-            raise Damaged(f"the published checkpoint of size {each.size} does not verify: {error}") from error
+            raise Corrupt(f"the published checkpoint of size {each.size} does not verify: {error}") from error
         if (signed.origin, signed.size) != (origin, each.size):
-            raise Damaged(
+            raise Corrupt(
                 f"the published checkpoint of size {each.size} is one of {signed.origin!r}, size {signed.size}"
             )
         found[each.size] = signed.root
@@ -153,7 +154,7 @@ async def _check_upper(source: Source, tree: Tree) -> None:
         (found,) = await source.tiles([tile])
         if found != right:
             first = (index * TILE_WIDTH + first_difference(found, right)) << 8 * level
-            raise Damaged(f"{source.call(tile)} is wrong, first for the subtree that starts at index {first}")
+            raise Corrupt(f"{source.call(tile)} is wrong, first for the subtree that starts at index {first}")
 
 
 async def _locate(source: Source, tree: Tree, size: int) -> str:
@@ -193,7 +194,7 @@ async def _part(source: Source, tree: Tree, bundle: Bundle, *, payloads: bool) -
     leaves = await source.leaves(bundle)
     hashes = b"".join(map(leaf_hash, leaves))
     if not tree.holds(bundle, hashes):
-        raise Damaged(await _wrong_leaf(source, bundle, hashes))
+        raise Corrupt(await _wrong_leaf(source, bundle, hashes))
     start = bundle.index * TILE_WIDTH
     contents = {start + at: _content(start + at, leaf) for at, leaf in enumerate(leaves)}
     events = [index for index, content in contents.items() if content]
@@ -214,7 +215,7 @@ def _content(index: int, leaf: bytes) -> EventLeaf | None:
     try:
         content = parse_leaf(leaf)
     except FormatError as error:
-        raise Damaged(f"entry {index}: {error}") from error
+        raise Corrupt(f"entry {index}: {error}") from error
     return content if isinstance(content, EventLeaf) else None
 
 
@@ -226,7 +227,7 @@ def _check_payload(stored: StoredPayload, leaf: EventLeaf | None) -> None:
             return
     except EventRefused:
         pass
-    raise Damaged(f"the payload of entry {stored.index} is not what its leaf commits to")
+    raise Corrupt(f"the payload of entry {stored.index} is not what its leaf commits to")
 
 
 # --- erasure ------------------------------------------------------------------------------------------------------------
@@ -251,5 +252,5 @@ def erased_indices(leaf: bytes) -> frozenset[int]:
         return frozenset()
     named = erased_by(value)
     if named is None:
-        raise Damaged("an erasure entry is in a form that this release cannot read: restore with --no-payloads")
+        raise Corrupt("an erasure entry is in a form that this release cannot read: restore with --no-payloads")
     return named

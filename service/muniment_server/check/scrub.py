@@ -19,7 +19,8 @@ from muniment.tree import Edge, expand, partial_tiles
 from muniment_server.check.fsck.chunk import UNREADABLE, compare_tile, is_damage
 from muniment_server.check.fsck.entries import Checked, check_entries
 from muniment_server.check.fsck.report import Finding
-from muniment_server.storage import Head, LogRow, Store, StoredPayload, StoreUnavailable
+from muniment_server.errors import StoreUnavailable
+from muniment_server.storage import Head, LogRow, Store, StoredPayload
 from muniment_server.telemetry import Metrics, get_logger
 
 _AT_ONCE = 16  # entries checked without a pause: a millisecond

@@ -19,6 +19,7 @@ from muniment_server.cli.common import (
     run,
     settings_from,
 )
+from muniment_server.errors import AnchorRefused, SetupError
 from muniment_server.settings import Settings
 
 _LOG = click.option("--log", "log_name", help="Only this log; default: all.")
@@ -118,8 +119,6 @@ def _lines(log: dict[str, Any]) -> list[str]:
 
 
 async def _logs(store: Any, settings: Settings, name: str | None) -> list[Any]:
-    from muniment_server.instance.registry import SetupError
-
     rows = [
         row
         for row in await store.logs()
@@ -151,7 +150,7 @@ async def _report(store: Any, settings: Settings, row: Any, anchors: list[Any]) 
 
 async def _status(settings: Settings, name: str | None, *, everything: bool) -> list[dict[str, Any]]:
     from muniment_server.follow.anchors.byhand import open_anchors
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:
@@ -165,9 +164,8 @@ async def _status(settings: Settings, name: str | None, *, everything: bool) -> 
 
 
 async def _now(settings: Settings, name: str | None) -> list[dict[str, Any]]:
-    from muniment_server.follow.anchors.anchorer import AnchorRefused
     from muniment_server.follow.anchors.byhand import anchor_now, open_anchorer
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     found = []
@@ -187,7 +185,7 @@ async def _now(settings: Settings, name: str | None) -> list[dict[str, Any]]:
 async def _retry(settings: Settings, name: str | None) -> tuple[bool, list[dict[str, Any]]]:
     from muniment_server.follow.anchors.byhand import open_anchorer, retry
     from muniment_server.follow.anchors.running import source_of
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     source = source_of(settings)
     store = await open_store(settings)

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from muniment_server.cli.common import (
-    EXIT_FAILED,
     EXIT_UNREACHABLE,
     data_options,
     fail,
@@ -22,6 +21,7 @@ from muniment_server.cli.common import (
     run,
     settings_from,
 )
+from muniment_server.errors import SetupError
 from muniment_server.settings import Settings
 
 
@@ -66,12 +66,8 @@ def backup(**flags: Any) -> None:
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn what a backup or a restore finds wrong into a message and an exit code."""
-    from muniment_server.backup import Damaged
-
     try:
         yield
-    except Damaged as error:
-        fail(EXIT_FAILED, str(error))
     except OSError as error:
         fail(EXIT_UNREACHABLE, f"{error.filename or 'a file'}: {error.strerror or error}")
 
@@ -96,7 +92,7 @@ def progress_bar() -> Iterator[Any]:
 async def _backup(settings: Settings, flags: dict[str, Any]) -> list[Any]:
     from muniment.policy import Policy
     from muniment_server.backup.make import backup as make
-    from muniment_server.instance.registry import SetupError, open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:

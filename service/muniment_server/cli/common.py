@@ -11,7 +11,20 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from muniment_server.settings import Settings, SettingsError, read_settings
+from muniment_server.errors import (
+    Corrupt,
+    GuardRefused,
+    GuardUnavailable,
+    InstanceRefused,
+    LogReadOnly,
+    Mismatch,
+    Refused,
+    SchemaError,
+    SettingsError,
+    SetupError,
+    StoreError,
+)
+from muniment_server.settings import Settings, read_settings
 
 T = TypeVar("T")
 
@@ -26,28 +39,23 @@ def fail(code: int, message: str) -> NoReturn:
 
 def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Run a coroutine; turn the errors a user can act on into a message and an exit code."""
-    from muniment_server.instance.registry import SetupError
-    from muniment_server.storage import SchemaError, StoreError
-    from muniment_server.write.admission import Refused
-    from muniment_server.write.guard import GuardRefused, GuardUnavailable
-    from muniment_server.write.recheck import Mismatch
-
     try:
         with asyncio.Runner(loop_factory=loop) as runner:
             return runner.run(work)
     except (SettingsError, SchemaError) as error:
         fail(EXIT_USAGE, str(error))
+    except InstanceRefused as error:
+        fail(EXIT_GUARD, str(error))
     except SetupError as error:
-        guard = str(error).startswith(("database_", "guard_"))
-        fail(EXIT_GUARD if guard else EXIT_USAGE, str(error))
+        fail(EXIT_USAGE, str(error))
     except GuardRefused as error:
         fail(EXIT_GUARD, f"{error.code}: {error}")
+    except Corrupt as error:
+        fail(EXIT_FAILED, str(error))
     except Mismatch as error:
         fail(EXIT_FAILED, f"database_damaged: {error} (from entry {error.index}): run `muniment-server fsck`")
     except Refused as error:
-        fail(
-            EXIT_GUARD if error.code.startswith(("database_", "guard_")) else EXIT_UNREACHABLE, f"{error.code}: {error}"
-        )
+        fail(EXIT_GUARD if isinstance(error, LogReadOnly) else EXIT_UNREACHABLE, f"{error.code}: {error}")
     except GuardUnavailable as error:
         fail(EXIT_UNREACHABLE, str(error))
     except StoreError as error:

@@ -21,6 +21,7 @@ from muniment_server.cli.common import (
     run,
     settings_from,
 )
+from muniment_server.errors import RepairRefused, SetupError
 from muniment_server.settings import Settings
 
 _ALONE = 20_000  # entries that are checked before another process has started
@@ -88,8 +89,6 @@ def _bar() -> Iterator[Any]:
 
 
 async def _rows(store: Any, name: str | None) -> list[Any]:
-    from muniment_server.instance.registry import SetupError
-
     rows = [row for row in await store.logs() if name in (None, row.name)]
     if not rows:
         raise SetupError(f"there is no log {name!r}")
@@ -97,7 +96,7 @@ async def _rows(store: Any, name: str | None) -> list[Any]:
 
 
 async def _fsck(settings: Settings, flags: dict[str, Any]) -> list[Any]:
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:
@@ -144,8 +143,8 @@ async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any]
 
 
 async def _repair(settings: Settings, flags: dict[str, Any]) -> list[Any]:
-    from muniment_server.check.fsck.repair import RepairRefused, repair
-    from muniment_server.instance.registry import open_store
+    from muniment_server.check.fsck.repair import repair
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     done = []
@@ -169,7 +168,7 @@ async def _repair(settings: Settings, flags: dict[str, Any]) -> list[Any]:
 async def _against(settings: Settings, flags: dict[str, Any]) -> list[Any]:
     from muniment.policy import Policy
     from muniment_server.check.fsck.against import compare, open_copy
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:

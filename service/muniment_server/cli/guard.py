@@ -20,6 +20,7 @@ from muniment_server.cli.common import (
     run,
     settings_from,
 )
+from muniment_server.errors import InstanceRefused, SetupError
 from muniment_server.settings import Settings
 
 _LIMIT = 65_536
@@ -161,13 +162,15 @@ def _stored(path: Path) -> bytes:
 async def _inspect(settings: Settings, name: str | None) -> list[Any]:
     from muniment.policy import Policy
     from muniment_server.instance.guard_admin import inspect
-    from muniment_server.instance.registry import SetupError, open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:
         rows = [row for row in await store.logs() if name in (None, row.name)]
         if not rows:
-            raise SetupError(f"there is no log {name!r}" if name else "database_missing: the database holds no log")
+            if name:
+                raise SetupError(f"there is no log {name!r}")
+            raise InstanceRefused("database_missing", "the database holds no log")
         policy = Policy.read(settings.policy)
         return [await inspect(settings, store, row, policy) for row in rows]
     finally:
@@ -177,7 +180,7 @@ async def _inspect(settings: Settings, name: str | None) -> list[Any]:
 async def _take_over(settings: Settings, name: str, notes: list[str], *, fresh: bool) -> Any:
     from muniment.policy import Policy
     from muniment_server.instance.guard_admin import take, verified
-    from muniment_server.instance.registry import SetupError, open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:

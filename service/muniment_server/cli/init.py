@@ -28,7 +28,7 @@ def init(**flags: Any) -> None:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     vkey = run(make_log(settings, "default", flags))
     if flags["database"] and not (settings.data / FILE).exists():
-        from muniment_server.instance.registry import write_new
+        from muniment_server.instance.files import write_new
 
         write_new(settings.data / FILE, f"database = {json.dumps(flags['database'])}\n", 0o600)
     commands = [
@@ -46,7 +46,8 @@ def init(**flags: Any) -> None:
 
 async def make_log(settings: Settings, name: str, flags: dict[str, Any]) -> str:
     """Make, or finish, the log that the flags of `init` or `log create` describe, and return its vkey."""
-    from muniment_server.instance.registry import create_log, open_store
+    from muniment_server.instance.create import create_log
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:

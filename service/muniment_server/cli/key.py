@@ -47,7 +47,8 @@ def key_create(**flags: Any) -> None:
 
 
 async def _make_key(settings: Settings, scopes: frozenset[str], log_name: str | None, label: str) -> Any:
-    from muniment_server.instance.registry import create_api_key, open_store
+    from muniment_server.access.keys import create_api_key
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:
@@ -85,7 +86,7 @@ def key_list(**flags: Any) -> None:
 
 
 async def _list_keys(settings: Settings) -> Any:
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:
@@ -110,7 +111,7 @@ def key_revoke(key_id: str, **flags: Any) -> None:
 async def _revoke(settings: Settings, key_id: str) -> bool:
     import time
 
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:

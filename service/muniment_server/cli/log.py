@@ -51,7 +51,7 @@ def log_list(**flags: Any) -> None:
 
 
 async def _list_logs(settings: Settings) -> list[dict[str, Any]]:
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:

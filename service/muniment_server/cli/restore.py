@@ -11,6 +11,7 @@ import click
 
 from muniment_server.cli.backup import progress_bar, refusals
 from muniment_server.cli.common import data_options, json_option, print_result, run, settings_from
+from muniment_server.errors import SetupError
 from muniment_server.settings import FILE, Settings
 
 
@@ -47,7 +48,7 @@ def restore(**flags: Any) -> None:
     with refusals():
         done = run(_restore(settings, flags))
     if flags["database"] and not (settings.data / FILE).exists():
-        from muniment_server.instance.registry import write_new
+        from muniment_server.instance.files import write_new
 
         write_new(settings.data / FILE, f"database = {json.dumps(flags['database'])}\n", 0o600)
     print_result(flags["as_json"], asdict(done), _text(settings, done))
@@ -69,7 +70,7 @@ def _text(settings: Settings, done: Any) -> str:
 
 async def _restore(settings: Settings, flags: dict[str, Any]) -> Any:
     from muniment_server.backup.restore import check, rebuild
-    from muniment_server.instance.registry import open_store
+    from muniment_server.storage.open import open_store
 
     policy = _policy(settings, flags["policy"])
     store = await open_store(settings)
@@ -87,7 +88,6 @@ def _policy(settings: Settings, given: Path | None) -> Any:
     """Return the policy to trust: never the one in the backup by itself. Raises SetupError."""
     from muniment.errors import FormatError
     from muniment.policy import Policy
-    from muniment_server.instance.registry import SetupError
 
     path = given or settings.policy
     try:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from muniment_server.cli.common import EXIT_USAGE, data_options, need_instance, run, settings_from
+from muniment_server.errors import SetupError, StoreUnavailable
 from muniment_server.settings import Settings
 
 
@@ -49,8 +50,7 @@ def serve(**flags: Any) -> None:
 
 async def _check_public(settings: Settings) -> None:
     """Refuse to offer appends to the world by accident."""
-    from muniment_server.instance.registry import SetupError, open_store
-    from muniment_server.storage import StoreUnavailable
+    from muniment_server.storage.open import open_store
     from muniment_server.web.request import is_loopback
 
     if settings.read_only or settings.allow_anonymous_writes or is_loopback(settings.host):

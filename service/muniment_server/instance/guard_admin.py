@@ -12,16 +12,17 @@ from muniment.checkpoint import Checkpoint
 from muniment.errors import FormatError, VerificationError
 from muniment.hashing import EMPTY_ROOT
 from muniment.policy import Policy
-from muniment_server.instance.registry import SetupError, read_key
+from muniment_server.errors import GuardRefused, HeadMoved, Mismatch, OutcomeUnknown, SessionLost, SetupError
+from muniment_server.instance.files import read_key
 from muniment_server.settings import Settings
-from muniment_server.storage import Head, HeadMoved, LogRow, OutcomeUnknown, SessionLost, Store
-from muniment_server.write import recheck, startup
-from muniment_server.write.guard import Guard, Guarded, GuardRefused, TreeHead
+from muniment_server.storage import Head, LogRow, Store
+from muniment_server.write import startup
+from muniment_server.write.guard import Guard, Guarded, TreeHead
 from muniment_server.write.raising import raise_guard
 
 
 @dataclass(frozen=True, slots=True)
-class Custody:
+class GuardReport:
     """A log's guard against its database. `code` is "good", or why nothing may be signed, which `detail` explains."""
 
     log: str
@@ -50,7 +51,7 @@ def _head_json(size: int, root: bytes, guard_id: str) -> dict[str, Any]:
     return {"size": size, "root": root.hex(), "guard_id": guard_id}
 
 
-async def inspect(settings: Settings, store: Store, row: LogRow, policy: Policy) -> Custody:
+async def inspect(settings: Settings, store: Store, row: LogRow, policy: Policy) -> GuardReport:
     """Judge one log as a start would, changing nothing. Raises StoreError."""
     guard = Guard(settings.guard_file(row.name))
     guarded = None
@@ -62,9 +63,9 @@ async def inspect(settings: Settings, store: Store, row: LogRow, policy: Policy)
         await startup.prove(store, row.log_id, head, guarded)
     except GuardRefused as error:
         code, detail = error.code, str(error)
-    except recheck.Mismatch as error:
+    except Mismatch as error:
         code, detail = "database_damaged", f"{error} (from entry {error.index}): run `muniment-server fsck`"
-    return Custody(row.name, str(guard.path), code, detail, await store.head(row.log_id), guarded)
+    return GuardReport(row.name, str(guard.path), code, detail, await store.head(row.log_id), guarded)
 
 
 def _key_id(policy: Policy, origin: str) -> bytes:
@@ -74,11 +75,13 @@ def _key_id(policy: Policy, origin: str) -> bytes:
     raise GuardRefused("guard_foreign", f"the policy of this instance trusts no key of {origin!r}")
 
 
-async def take(settings: Settings, store: Store, row: LogRow, seen: Sequence[Checkpoint], *, fresh: bool) -> Custody:
+async def take(
+    settings: Settings, store: Store, row: LogRow, seen: Sequence[Checkpoint], *, fresh: bool
+) -> GuardReport:
     """Let the database name the guard of this instance, which is made now if `fresh`; writers with another one are fenced off.
 
     First everything is checked: all entries since the guard's head (all there are, for a new guard), the published checkpoint, and
-    those in `seen`. Can be repeated after a crash. Raises GuardRefused, SetupError, recheck.Mismatch or StoreError.
+    those in `seen`. Can be repeated after a crash. Raises GuardRefused, SetupError, Mismatch or StoreError.
     """
     key = (await asyncio.to_thread(read_key, settings.key_file(row.name))).vkey
     guard = Guard(settings.guard_file(row.name))

@@ -5,38 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any
 
 from muniment.checkpoint import parse_checkpoint
 from muniment.errors import BadProof
 from muniment.note import parse_note
 from muniment.tree import Edge, partial_tiles
-from muniment_server.storage import LogRow, Published, Store, StoreError
+from muniment_server.errors import Behind, NotFound, StoreError
+from muniment_server.storage import LogRow, Published, Store
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Signed
 
 _LOOK_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.1
 """How long a process that only reads may answer with a head before it looks for a larger one."""
-
-
-class Damaged(StoreError):
-    """The database lacks, or contradicts, something a signed head covers."""
-
-
-class Behind(StoreError):
-    """The database has a smaller checkpoint than this process has shown: it is an old copy, or a replica that lags."""
-
-
-class NotThere(Exception):
-    """There is no such entry, size or checkpoint (yet). `code` is stable; `extra` goes into the problem document."""
-
-    def __init__(self, code: str, detail: str, hint: str, **extra: Any) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
-        self.hint = hint
-        self.extra = extra
 
 
 class Heads:
@@ -55,7 +36,7 @@ class Heads:
     async def latest(self, at_least: int = 0) -> Signed:
         """Return the latest signed head this process knows of: its own, or the published one when that may be larger.
 
-        `at_least` is the size a caller asked for. Raises NotThere when nothing was published yet.
+        `at_least` is the size a caller asked for. Raises NotFound when nothing was published yet.
         """
         if now := self._latest_now(at_least):
             return now
@@ -98,7 +79,7 @@ class Heads:
 
     async def _look_beside(self) -> None:
         try:
-            with contextlib.suppress(StoreError, NotThere):  # whoever needs it will ask, and be told
+            with contextlib.suppress(StoreError, NotFound):  # whoever needs it will ask, and be told
                 await self._look()
         finally:
             self._looking = None
@@ -110,7 +91,7 @@ class Heads:
         return self._kept[1] if self._kept else None
 
     async def published(self, size: int | None = None) -> Published:
-        """Return the published checkpoint of `size`, or the largest one. Raises NotThere.
+        """Return the published checkpoint of `size`, or the largest one. Raises NotFound.
 
         The largest one never goes back in a process: raises Behind instead.
         """
@@ -121,7 +102,7 @@ class Heads:
             return found
         later = await self._store.checkpoints(self.row.log_id, size, 1)
         hint = f"The next published size is {later[0].size}." if later else "Ask GET /checkpoint for the latest."
-        raise NotThere(
+        raise NotFound(
             "no_checkpoint",
             f"no checkpoint of size {size} was published",
             hint,
@@ -137,7 +118,7 @@ class Heads:
                 self.fell_behind()
                 raise Behind(f"size {least} was published, and the database has {size}")
             if not found:
-                raise NotThere(
+                raise NotFound(
                     "no_checkpoint", "no checkpoint was published yet", "Run `muniment-server init` again to finish it."
                 )
             if size >= self._seen:  # otherwise another request has seen a larger one meanwhile: look again

@@ -34,12 +34,13 @@ from muniment.tree import (
     verify_consistency,
     verify_inclusion,
 )
+from muniment_server.errors import Corrupt, NotFound, Refused
 from muniment_server.read.cache import Cache, Rows
-from muniment_server.read.heads import Damaged, Heads, NotThere
+from muniment_server.read.heads import Heads
 from muniment_server.read.loader import BundleDone, ColdBundles, ColdTiles, Done
 from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, StoredPayload, leaf_key
 from muniment_server.trace import Trace
-from muniment_server.write.admission import EventDraft, Refused, commit
+from muniment_server.write.admission import EventDraft, commit
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Signed
 
@@ -94,11 +95,11 @@ class Reader(Heads):
     # --- proofs ---------------------------------------------------------------------------------------------------------
 
     async def prove_inclusion(self, index: int, size: int | None) -> Proof:
-        """Prove entry `index` in the tree of `size` (default: the latest signed one). Raises NotThere."""
+        """Prove entry `index` in the tree of `size` (default: the latest signed one). Raises NotFound."""
         signed = await self.latest(max(size or 0, index + 1))
         size = self._known_size(signed.size if size is None else size, signed)
         if index >= size:
-            raise NotThere(
+            raise NotFound(
                 "no_entry",
                 f"there is no entry {index} in the tree of size {size}",
                 "Ask for a smaller index, or again later.",
@@ -178,13 +179,12 @@ class Reader(Heads):
         return self._cache.get(self.row.log_id, level, index)
 
     async def prove_consistency(self, first: int, second: int | None) -> Proof:
-        """Prove that the tree of `second` (default: the latest signed one) extends that of `first` >= 1. Raises NotThere."""
+        """Prove that the tree of `second` (default: the latest signed one) extends that of `first` >= 1. Raises NotFound."""
         signed = await self.latest(max(first, second or 0))
         second = self._known_size(signed.size if second is None else second, signed)
         self._known_size(first, signed)
         if first > second:
             raise Refused(
-                400,
                 "sizes_reversed",
                 f"first ({first}) is larger than second ({second})",
                 "Give the smaller size as first.",
@@ -194,7 +194,7 @@ class Reader(Heads):
     @staticmethod
     def _known_size(size: int, signed: Signed) -> int:
         if size > signed.size:
-            raise NotThere(
+            raise NotFound(
                 "no_such_size",
                 f"the log has {signed.size} entries, not {size}",
                 f"Ask for a size up to {signed.size}, or again later.",
@@ -215,10 +215,10 @@ class Reader(Heads):
             raise self._mixed(error) from error
         return proof
 
-    def _mixed(self, error: BadProof) -> Damaged:
+    def _mixed(self, error: BadProof) -> Corrupt:
         """Return what says that tiles and signed head do not fit, and keep none of those tiles."""
         self.forget_tiles()
-        return Damaged(f"the stored tiles do not lead to the signed head: {error}")
+        return Corrupt(f"the stored tiles do not lead to the signed head: {error}")
 
     async def path_of(self, index: int, leaf: LeafHash, size: int, root: RootHash) -> list[bytes]:
         """Return the inclusion proof of an entry, once it leads to this root. Raises Damaged."""
@@ -260,7 +260,7 @@ class Reader(Heads):
         for tile in sorted(tiles, reverse=True):  # those above first
             data = stored.get((tile.level, tile.index), b"")
             if len(data) < tile.width * HASH_SIZE:
-                raise Damaged(f"tile {tile.level}/{tile.index} is missing or too short")
+                raise Corrupt(f"tile {tile.level}/{tile.index} is missing or too short")
             found[tile.level, tile.index] = rows = expand(data)
             if len(data) == TILE_WIDTH * HASH_SIZE and self._is_tied(tile.level, tile.index, rows):
                 self._cache.put(self.row.log_id, tile.level, tile.index, rows)
@@ -277,18 +277,18 @@ class Reader(Heads):
         return above is not None and above[0][at : at + HASH_SIZE] == rows[8]
 
     async def find(self, wanted: bytes) -> int:
-        """Return the lowest index of an entry with this leaf hash. Raises NotThere."""
+        """Return the lowest index of an entry with this leaf hash. Raises NotFound."""
         for index, leaf in await self._store.find_leaves(self.row.log_id, [leaf_key(wanted)]):
             if leaf_hash(leaf) == wanted:
                 return index
-        raise NotThere(
+        raise NotFound(
             "no_entry", "no entry has this leaf hash", "The leaf hash is SHA-256(0x00 || leaf), in lowercase hex."
         )
 
     # --- entries --------------------------------------------------------------------------------------------------------
 
     async def receipt(self, index: int, size: int | None, *, secrets: bool) -> Receipt:
-        """Return the receipt of an entry at a published checkpoint (default: the latest). Raises NotThere.
+        """Return the receipt of an entry at a published checkpoint (default: the latest). Raises NotFound.
 
         `secrets` says whether the caller may see payloads: only then does the receipt of an event open its members.
         """
@@ -298,22 +298,22 @@ class Reader(Heads):
         root = parse_checkpoint(parse_note(published.note).text).root
         return await self._stored_receipt(index, Signed(published.size, root, published.note), secrets=secrets)
 
-    async def _not_covered(self, index: int, size: int) -> NotThere:
+    async def _not_covered(self, index: int, size: int) -> NotFound:
         if size == (await self.published()).size and index < (await self.latest()).size:
-            return NotThere(
+            return NotFound(
                 "not_published_yet",
                 f"entry {index} is in the log, but not yet under a published checkpoint",
                 "Ask again in a second.",
                 retry_after=1,
             )
-        return NotThere(
+        return NotFound(
             "no_entry", f"there is no entry {index} under the checkpoint of size {size}", "Ask for a smaller index."
         )
 
     async def _stored_receipt(self, index: int, signed: Signed, *, secrets: bool) -> Receipt:
         leaves = await self._store.leaves(self.row.log_id, index, index + 1)
         if not leaves:
-            raise Damaged(f"entry {index} is missing")
+            raise Corrupt(f"entry {index} is missing")
         proof = await self.path_of(index, leaf_hash(leaves[0]), signed.size, signed.root)
         commitment, disclosures = None, None
         if secrets and isinstance(parse_leaf(leaves[0]), EventLeaf):
@@ -335,17 +335,17 @@ class Reader(Heads):
         return found, calendars
 
     async def anchor_of(self, index: int) -> AnchoredCheckpoint:
-        """Return the earliest confirmed anchor that covers an entry, as a receipt has it. Raises NotThere."""
+        """Return the earliest confirmed anchor that covers an entry, as a receipt has it. Raises NotFound."""
         row = await self._store.covering_anchor(self.row.log_id, index)
         if row is None or row.ots is None or row.height is None:
-            raise NotThere(
+            raise NotFound(
                 "no_anchor",
                 f"no confirmed anchor covers entry {index} yet",
                 "Anchors take hours: GET /anchors says how far they are.",
             )
         leaves = await self._store.leaves(self.row.log_id, index, index + 1)
         if not leaves:
-            raise Damaged(f"entry {index} is missing")
+            raise Corrupt(f"entry {index} is missing")
         proof = await self.path_of(index, leaf_hash(leaves[0]), row.tree_size, RootHash(row.root))
         return AnchoredCheckpoint(row.checkpoint.decode(), row.tree_size, tuple(proof), row.ots, row.height, row.header)
 
@@ -364,14 +364,14 @@ class Reader(Heads):
         """Return the leaves [start, stop), which a signed head covers."""
         leaves = await self._store.leaves(self.row.log_id, start, stop)
         if len(leaves) != stop - start:
-            raise Damaged(f"entries {start + len(leaves)} to {stop} are missing")
+            raise Corrupt(f"entries {start + len(leaves)} to {stop} are missing")
         return leaves
 
     async def entry(self, index: int, *, secrets: bool) -> dict[str, Any]:
-        """Return one entry as a JSON value. Raises NotThere."""
+        """Return one entry as a JSON value. Raises NotFound."""
         found, size = await self.entries(index, 1, secrets=secrets)
         if not found:
-            raise NotThere("no_entry", f"the log has {size} entries: there is no entry {index}", "Indices start at 0.")
+            raise NotFound("no_entry", f"the log has {size} entries: there is no entry {index}", "Indices start at 0.")
         return found[0]
 
     # --- C2SP -----------------------------------------------------------------------------------------------------------

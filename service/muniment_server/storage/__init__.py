@@ -16,42 +16,6 @@ from muniment.tiles import Tile
 from muniment.tree import TileGrowth
 
 
-class StoreError(Exception):
-    """Base of what a store raises on purpose."""
-
-
-class StoreUnavailable(StoreError):
-    """The database cannot be reached or refused the statement; nothing was written. The same call may succeed later."""
-
-
-class HeadMoved(StoreError):
-    """The head is no longer the expected one, or a row of this append exists already. Nothing was written."""
-
-
-class Known(StoreError):
-    """A leaf that should be new may be in the log already. Nothing was written: look it up, then append the others."""
-
-
-class OutcomeUnknown(StoreError):
-    """The append may or may not be durable. Fatal to the sequencer: drop all state and read the head again."""
-
-
-class SessionLost(StoreError):
-    """The database was reached anew since the head was read: perhaps another one. Nothing was written; read the head again."""
-
-
-class Replaced(StoreError):
-    """The database's files were removed or replaced under this process. Nothing that it says counts any more: restart."""
-
-
-class OtherTree(StoreError):
-    """The database does not hold the tree of this checkpoint. Nothing was written."""
-
-
-class SchemaError(StoreError):
-    """The database's schema is not the one this version works with. The message says what to run."""
-
-
 @dataclass(frozen=True, slots=True)
 class LogRow:
     """A log as it was created. `kind` is "event" or "raw"; `public` allows reads, `open` reads of payloads, without a key."""

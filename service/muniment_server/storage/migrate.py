@@ -8,7 +8,7 @@ from hashlib import sha256
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from muniment_server.storage import SchemaError
+from muniment_server.errors import SchemaError
 
 if TYPE_CHECKING:  # a server needs the library of one database, and each takes megabytes
     import apsw

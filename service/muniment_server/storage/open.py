@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from muniment_server.errors import (
+    SetupError,
+)
+from muniment_server.settings import Settings
 from muniment_server.storage import Store
 
 
@@ -16,3 +20,10 @@ async def open_database(sqlite: Path, url: str | None) -> Store:
     from muniment_server.storage.sqlite.append import SqliteStore  # noqa: PLC0415 - see above
 
     return await SqliteStore.open(sqlite)
+
+
+async def open_store(settings: Settings) -> Store:
+    """Open the database of an instance. Raises SchemaError, StoreUnavailable or SetupError."""
+    if settings.database and not settings.database.startswith(("postgres://", "postgresql://")):
+        raise SetupError("the database is not a postgresql:// URL")
+    return await open_database(settings.sqlite, settings.database)

@@ -9,9 +9,9 @@ from typing import Any
 from muniment.anchor.header import display
 from muniment.encoding import parse_decimal
 from muniment.event import format_time
+from muniment_server.errors import NotFound
 from muniment_server.follow.anchors.states import EXPLANATIONS, is_degraded
 from muniment_server.log import Log
-from muniment_server.read.heads import NotThere
 from muniment_server.storage import AnchorRow, CalendarRow
 from muniment_server.web.ask import OCTETS, TEXT, Answer, Ask
 from muniment_server.web.read import check_readable, for_good, json_answer, tagged
@@ -45,7 +45,7 @@ async def get_proof(ask: Ask, log: Log, caller: Caller) -> Answer:
     row = await _anchor(ask, log, caller)
     if row.ots is None:
         hint = f"This anchor is {row.state}: {EXPLANATIONS[row.state]}."
-        raise NotThere("anchor_queued", f"no calendar has the checkpoint of size {row.tree_size} yet", hint)
+        raise NotFound("anchor_queued", f"no calendar has the checkpoint of size {row.tree_size} yet", hint)
     tag = f'"{sha256(row.ots).hexdigest()[:32]}"'
     fields = tagged(log, tag)
     if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
@@ -62,7 +62,7 @@ async def _anchor(ask: Ask, log: Log, caller: Caller) -> AnchorRow:
         return found[0]
     hint = f"The next anchored size is {found[0].tree_size}." if found else "GET /anchors lists them."
     extra = {"next_size": found[0].tree_size} if found else {}
-    raise NotThere("no_anchor", f"the checkpoint of size {size} is not anchored", hint, **extra)
+    raise NotFound("no_anchor", f"the checkpoint of size {size} is not anchored", hint, **extra)
 
 
 def anchor_value(row: AnchorRow, calendars: Sequence[CalendarRow], held: int) -> dict[str, Any]:

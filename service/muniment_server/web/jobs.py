@@ -10,13 +10,13 @@ from typing import NamedTuple, Protocol
 from starlette.responses import Response
 
 from muniment.tiles import Bundle, Tile
+from muniment_server.errors import Refused
 from muniment_server.log import Log
 from muniment_server.web import read, write
 from muniment_server.web.ask import Answer, Ask
 from muniment_server.web.request import ANONYMOUS, Caller
 from muniment_server.web.routes import ROUTES, Route
 from muniment_server.web.service import Service
-from muniment_server.write.admission import Refused
 from muniment_server.write.submission import Outcome
 
 Respond = Callable[[Answer | Response], None]

@@ -23,7 +23,7 @@ import httptools
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from muniment_server.web import errors
+from muniment_server.web import problems as errors
 from muniment_server.web.ask import Answer, Pieces
 from muniment_server.web.connections import Connections, Rank
 from muniment_server.web.cycle import Short

@@ -15,15 +15,14 @@ from muniment.errors import FormatError
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
+from muniment_server.errors import NotFound, Refused
 from muniment_server.log import Log
-from muniment_server.read.heads import NotThere
 from muniment_server.read.reading import Proof
 from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, lease_of
 from muniment_server.web.large import LargeBundle, bundle_of, page_of
 from muniment_server.web.request import Caller, Query, wants_text
 from muniment_server.web.room import Rooms, busy
 from muniment_server.web.write import form_of
-from muniment_server.write.admission import Refused
 from muniment_server.write.receipts import hex_list
 
 _ANYBODY = b"access-control-allow-origin: *\r\n"
@@ -253,7 +252,7 @@ async def find_file(log: Log, caller: Caller, wanted: Tile | Bundle, rooms: Room
     check_readable(log, caller)
     found = await (log.tile(wanted) if isinstance(wanted, Tile) else bundle_of(log, wanted, rooms))
     if found is None:
-        raise NotThere("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
+        raise NotFound("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
     if isinstance(found, LargeBundle):
         return Answer(b"", OCTETS, 200, for_good(log), found)
     return file_answer(log, found)
@@ -290,4 +289,4 @@ async def get_log(ask: Ask, log: Log, caller: Caller) -> Answer:
 
 def refuse_unknown_log(name: str) -> Refused:
     """Return the refusal of a log this server does not have."""
-    return Refused(404, "unknown_log", f"there is no log {name[:63]!r}", "`muniment-server log list` names the logs.")
+    return Refused("unknown_log", f"there is no log {name[:63]!r}", "`muniment-server log list` names the logs.")

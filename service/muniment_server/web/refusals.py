@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from muniment_server.errors import Refused
 from muniment_server.web.ask import MAX_HEADERS
-from muniment_server.web.errors import problem
 from muniment_server.web.framing import MAX_FIELDS, MAX_URL
+from muniment_server.web.problems import problem
 from muniment_server.web.room import busy
 from muniment_server.web.wire import encode_last
-from muniment_server.write.admission import Refused
 
 MIN_RATE = 8192
 """Bytes per second a client must send or read, on average over `client_seconds`: 16 MiB may take 35 minutes."""
@@ -15,35 +15,31 @@ MAX_PIPELINED = 100
 
 
 _LATE = Refused(
-    408,
     "request_timeout",
     "the request was not here in time",
     f"Send it without pauses of {{seconds:g}} s, and at {MIN_RATE} bytes per second or more.",
 )
-_FULL = Refused(503, "too_many_connections", "no more connections", "Retry later.", retry_after=1)
+_FULL = Refused("too_many_connections", "no more connections", "Retry later.", retry_after=1)
 _REFUSALS = {
-    "bad_request": Refused(400, "invalid_request", "the request is malformed", "See RFC 9112."),
+    "bad_request": Refused("invalid_request", "the request is malformed", "See RFC 9112."),
     "blank_lines": Refused(
-        400, "invalid_request", "there are too many empty lines before the request", "See RFC 9112 section 2.2."
+        "invalid_request", "there are too many empty lines before the request", "See RFC 9112 section 2.2."
     ),
     "body_timeout": _LATE,
     "busy": busy(),
-    "fragment": Refused(400, "invalid_request", "the request target holds a fragment", "See RFC 9112 section 3.2."),
+    "fragment": Refused("invalid_request", "the request target holds a fragment", "See RFC 9112 section 3.2."),
     "framing_too_large": Refused(
-        400,
         "framing_too_large",
         "chunk sizes, chunk extensions and trailers take too many bytes beside the body",
         "Send larger chunks, and as header fields what stands in trailers: those are dropped.",
     ),
     "header_timeout": _LATE,
     "headers_too_large": Refused(
-        431,
         "headers_too_large",
         f"the header fields have more than {MAX_HEADERS} bytes, or are more than {MAX_FIELDS}",
         "Send fewer or shorter header fields.",
     ),
     "pipelining": Refused(
-        503,
         "overloaded",
         f"more than {MAX_PIPELINED} requests wait on this connection",
         "Wait for answers before asking more.",
@@ -51,13 +47,15 @@ _REFUSALS = {
     ),
     "too_many": _FULL,
     "too_many_from_address": _FULL,
-    "url_too_long": Refused(
-        414, "url_too_long", f"the URL has more than {MAX_URL} bytes", "No resource has such a URL."
-    ),
+    "url_too_long": Refused("url_too_long", f"the URL has more than {MAX_URL} bytes", "No resource has such a URL."),
 }
+
+_STATUSES = {"pipelining": 503}
+"""Where it is not the one of the code: here the connection is full, not the log."""
 
 
 def refusal(reason: str, seconds: float) -> bytes:
     """Return the answer that goes with a reason. `seconds` is how long a client has."""
     said = _REFUSALS[reason]
-    return encode_last(problem(said.status, said.code, said.detail, said.hint.format(seconds=seconds), **said.extra))
+    status = _STATUSES.get(reason)
+    return encode_last(problem(said.code, said.detail, said.hint.format(seconds=seconds), status, **said.extra))

@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect
 
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
-from muniment_server.instance.registry import SCOPES, Catalog, digest_of_key
+from muniment_server.access.keys import SCOPES, digest_of_key
+from muniment_server.errors import Refused, StoreError
+from muniment_server.instance.registry import Catalog
 from muniment_server.log import Log
-from muniment_server.storage import ApiKeyRow, StoreError
+from muniment_server.storage import ApiKeyRow
 from muniment_server.telemetry import get_logger
 from muniment_server.web.ask import Ask, Headers, lease_of
-from muniment_server.write.admission import Refused
 
 _KEYS_SECONDS = 0.5
 _KEYS_AGAIN = 0.3  # after this they are read again beside the requests, so that hardly any has to wait for it
@@ -98,9 +99,9 @@ class Access:
         good = len(given) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
         row = self._keys.get(digest_of_key(token)) if good else None
         if row is None:
-            raise Refused(401, "unauthorized", "the API key is not valid", "Send `Authorization: Bearer mk_...`.")
+            raise Refused("unauthorized", "the API key is not valid", "Send `Authorization: Bearer mk_...`.")
         if row.log_name not in (None, log.row.name):
-            raise Refused(403, "forbidden", "the API key is for another log", "Use a key made for this log.")
+            raise Refused("forbidden", "the API key is for another log", "Use a key made for this log.")
         return Caller(row.key_id, row.scopes | self._anonymous(log))
 
     def _anonymous(self, log: Log) -> frozenset[str]:
@@ -125,8 +126,8 @@ class Caller:
             return
         if self.name == ANONYMOUS:
             hint = f"Ask the operator for `muniment-server key create --scope {scope}` and send it as a Bearer token."
-            raise Refused(401, "unauthorized", f"this needs an API key with scope {scope}", hint)
-        raise Refused(403, "forbidden", f"the API key lacks scope {scope}", f"Use a key with scope {scope}.")
+            raise Refused("unauthorized", f"this needs an API key with scope {scope}", hint)
+        raise Refused("forbidden", f"the API key lacks scope {scope}", f"Use a key with scope {scope}.")
 
 
 @functools.cache
@@ -190,7 +191,7 @@ class Query:
 async def read_body(ask: Ask, limit: int, caller: Caller | None = None, *, batch: bool = False) -> bytes:
     """Return the body, at most `limit` bytes; never holds more than that, nor more than there is room for. Raises Refused."""
     if any(value.lower() != "identity" for value in ask.values(b"content-encoding")):
-        raise Refused(415, "content_encoding", "compressed bodies are not taken", "Send the body as it is.")
+        raise Refused("content_encoding", "compressed bodies are not taken", "Send the body as it is.")
     request, lease = ask.request, lease_of(ask)
     if request is None:
         raise AssertionError("this request came with its body")
@@ -213,15 +214,13 @@ async def read_body(ask: Ask, limit: int, caller: Caller | None = None, *, batch
                 lease.take(room, owner, len(part))
             body += part
     except ClientDisconnect:
-        raise Refused(400, "invalid_request", "the body was cut off", "Send the whole body.") from None
+        raise Refused("invalid_request", "the body was cut off", "Send the whole body.") from None
     return bytes(body)
 
 
 def too_large(limit: int) -> Refused:
     """Return the refusal of a body beyond `limit` bytes."""
-    return Refused(
-        413, "body_too_large", f"the body is larger than {limit} bytes", "Log a digest, or send smaller batches."
-    )
+    return Refused("body_too_large", f"the body is larger than {limit} bytes", "Log a digest, or send smaller batches.")
 
 
 def media_type(ask: Ask) -> str:
@@ -233,7 +232,7 @@ def media_type(ask: Ask) -> str:
     for parameter in parameters.split(";"):
         name, _, value = parameter.strip().partition("=")
         if name.lower() == "charset" and value.strip('"').lower() not in ("utf-8", "utf8"):
-            raise Refused(415, "unsupported_media_type", "only UTF-8 is taken", "Send the body as UTF-8.")
+            raise Refused("unsupported_media_type", "only UTF-8 is taken", "Send the body as UTF-8.")
     return kind.strip().lower()
 
 
@@ -245,7 +244,6 @@ def idempotency_key(ask: Ask) -> str | None:
     match = _IDEMPOTENCY.fullmatch(values[0])
     if len(values) > 1 or not match:
         raise Refused(
-            400,
             "idempotency_key_invalid",
             "an Idempotency-Key is one string of 1 to 255 printable ASCII characters",
             'Send for example Idempotency-Key: "8e03978e-40d5-43e8-bc93-6894a57f9324".',

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
+from muniment_server.errors import Refused
 from muniment_server.settings import Settings
-from muniment_server.write.admission import Refused
 
 DRAINED = "muniment.drained"
 """The extension of ASGI in which a connection passes what waits until its answers are read."""
@@ -171,7 +171,7 @@ def busy() -> Refused:
     """Return the refusal of what there is no room for."""
     detail = "the server holds as much for its clients as it can"
     hint = "Nothing was written. Retry after the time given, and with fewer requests at a time."
-    return Refused(503, "busy", detail, hint, retry_after=1)
+    return Refused("busy", detail, hint, retry_after=1)
 
 
 def peer_of(host: str | None) -> str | None:

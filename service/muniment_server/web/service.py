@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from muniment_server.instance.registry import DEFAULT_LOG, Catalog, open_store
+from muniment_server.errors import StoreUnavailable
+from muniment_server.instance.registry import DEFAULT_LOG, Catalog
 from muniment_server.settings import Settings
-from muniment_server.storage import StoreUnavailable
+from muniment_server.storage.open import open_store
 from muniment_server.telemetry import Metrics, get_logger
-from muniment_server.web import errors, read
+from muniment_server.web import problems as errors
+from muniment_server.web import read
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Access
 from muniment_server.web.room import LARGE, Lease, Rooms, busy, lease_for

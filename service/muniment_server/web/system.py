@@ -14,13 +14,11 @@ from muniment.errors import FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.verify import failure_json, verify_receipt
+from muniment_server.errors import NotFound, Refused, StoreError
 from muniment_server.instance.registry import Catalog
-from muniment_server.read.heads import NotThere
-from muniment_server.storage import StoreError
 from muniment_server.web.ask import Ask
 from muniment_server.web.request import Query, read_body
 from muniment_server.web.room import Lease
-from muniment_server.write.admission import Refused
 
 MAX_RECEIPT = 1_048_576
 
@@ -39,7 +37,7 @@ async def readyz(catalog: Catalog) -> Response:
         name = log.row.name
         try:
             await log.published()
-        except (StoreError, NotThere) as error:
+        except (StoreError, NotFound) as error:
             reads, problems[name] = False, "database_unavailable" if isinstance(error, StoreError) else error.code
         refusal = log.refusal
         writes[name] = reads and log.sequencer is not None and refusal is None
@@ -58,7 +56,7 @@ async def verify(request: Request, catalog: Catalog, lease: Lease) -> Response:
         receipt = Receipt.parse(body)
     except FormatError as error:
         raise Refused(
-            422, "invalid_receipt", str(error), "Send a receipt: the answer of POST /entries, or C2SP tlog-proof text."
+            "invalid_receipt", str(error), "Send a receipt: the answer of POST /entries, or C2SP tlog-proof text."
         ) from None
     policy = await asyncio.to_thread(Policy.read, catalog.settings.policy)
     try:

@@ -11,11 +11,12 @@ import orjson
 from muniment.errors import FormatError
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, iter_bundle
+from muniment_server.errors import Refused
 from muniment_server.log import Log
 from muniment_server.web.ask import JSON, TEXT, Answer, Ask, lease_of
 from muniment_server.web.request import Caller, Query, idempotency_key, media_type, read_body, too_large, wants_text
 from muniment_server.web.room import LARGE, busy
-from muniment_server.write.admission import Draft, Refused, draft_event, draft_plain, draft_raw
+from muniment_server.write.admission import Draft, draft_event, draft_plain, draft_raw
 from muniment_server.write.submission import Outcome, Submission
 
 _JSON = ("application/json", "text/json")
@@ -78,7 +79,6 @@ async def _raw_body(ask: Ask, caller: Caller) -> bytes:
         if error.code != "body_too_large":
             raise
         raise Refused(
-            413,
             "entry_too_large",
             f"an entry has at most {MAX_ENTRY} bytes",
             "Log a digest of the document, and keep the document yourself.",
@@ -96,7 +96,6 @@ def _expect_type(ask: Ask, allowed: Sequence[str], example: str) -> None:
     found = media_type(ask)
     if found not in allowed and not (allowed is _JSON and found.endswith("+json")):
         raise Refused(
-            415,
             "unsupported_media_type",
             f"the content type is {found[:80] or 'missing'!r}, not {allowed[0]}",
             f"With curl: {example} URL. With others: Content-Type: {allowed[0]}.",
@@ -147,10 +146,10 @@ async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
 def _check_count(count: int, limit: int) -> None:
     if not count:
         raise Refused(
-            422, "empty_batch", "a batch has at least one entry", "Send one event a line, or one entry in the bundle."
+            "empty_batch", "a batch has at least one entry", "Send one event a line, or one entry in the bundle."
         )
     if count > limit:
-        raise Refused(413, "too_many_entries", f"a batch has at most {limit} entries", "Send several batches.")
+        raise Refused("too_many_entries", f"a batch has at most {limit} entries", "Send several batches.")
 
 
 async def _event_drafts(body: bytes, log: Log) -> list[Draft]:
@@ -198,14 +197,14 @@ async def _leaves(body: bytes, limit: int) -> list[bytes]:
             await asyncio.sleep(0)
     except FormatError as error:
         hint = "Send each entry as its length (two bytes, big-endian) and its bytes, as in a C2SP entry bundle."
-        raise Refused(422, "invalid_bundle", str(error), hint) from None
+        raise Refused("invalid_bundle", str(error), hint) from None
     _check_count(len(leaves), limit)
     return leaves
 
 
 def _at(error: Refused, number: int) -> Refused:
     detail = f"entry {number} of the batch: {error.detail}"
-    return Refused(error.status, error.code, detail, error.hint, **error.extra, line=number)
+    return Refused(error.code, detail, error.hint, **error.extra, line=number)
 
 
 def ranges(indices: Iterable[int]) -> list[list[int]]:
@@ -223,7 +222,7 @@ def check_plain(log: Log, caller: Caller) -> int:
     """Check a POST /add before its body is looked at. Returns how many bytes that may have. Raises Refused."""
     caller.need("append")
     if log.row.kind != "raw":
-        raise Refused(422, "wrong_kind", "POST /add is for raw logs", "Send events to POST /entries.")
+        raise Refused("wrong_kind", "POST /add is for raw logs", "Send events to POST /entries.")
     return MAX_ENTRY
 
 

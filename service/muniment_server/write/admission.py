@@ -20,24 +20,13 @@ from muniment import strictjson
 from muniment.errors import EventRefused
 from muniment.hashing import LeafHash, leaf_hash
 from muniment.tiles import MAX_ENTRY
+from muniment_server.errors import Refused
 
 _SAFE_INTEGER = 2**53 - 1
 _SPACED = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(", ", ": "))
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
-
-
-class Refused(Exception):
-    """A submission that no log takes: `status` is the HTTP status, `code` is stable, `hint` says what to do."""
-
-    def __init__(self, status: int, code: str, detail: str, hint: str, **extra: Any) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.hint = hint
-        self.extra = extra
 
 
 class RawDraft(NamedTuple):
@@ -85,7 +74,6 @@ def draft_raw(leaf: bytes) -> RawDraft:
         raise _wrong_size(len(leaf))
     if definition.claims_reserved_type(leaf):
         raise Refused(
-            422,
             "reserved_leaf",
             "a JSON object whose typ starts with muniment/ is one of the log's own entries",
             "Choose another value for typ.",
@@ -105,10 +93,10 @@ def draft_plain(leaves: Sequence[bytes]) -> list[RawDraft] | None:
 def _wrong_size(size: int) -> Refused:
     if not size:
         hint = "Send the bytes to log as the request body."
-        return Refused(422, "empty_entry", "an entry has at least one byte", hint)
+        return Refused("empty_entry", "an entry has at least one byte", hint)
     detail = f"an entry has at most {MAX_ENTRY} bytes, this one {size}"
     hint = "Log a digest of the document, and keep the document yourself."
-    return Refused(413, "entry_too_large", detail, hint)
+    return Refused("entry_too_large", detail, hint)
 
 
 def draft_event(body: bytes) -> EventDraft:
@@ -120,7 +108,7 @@ def draft_event(body: bytes) -> EventDraft:
             return _commit(*fast, seed, _fast_canonical)
         strict = definition.parse_event(body)
     except EventRefused as error:
-        raise Refused(422, error.code, error.detail, _HINTS[error.code], pointer=error.pointer) from None
+        raise Refused(error.code, error.detail, _HINTS[error.code], pointer=error.pointer) from None
     return commit(strict, strictjson.canonical(strict), seed)
 
 

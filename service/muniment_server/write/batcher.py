@@ -9,10 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from muniment_server.storage import OutcomeUnknown, StoreError
+from muniment_server.errors import ClockRefused, LogReadOnly, OutcomeUnknown, ReadOnly, Refused, StoreError
 from muniment_server.telemetry import Metrics, get_logger
-from muniment_server.write.admission import Refused
-from muniment_server.write.sequencer import ClockRefused, ReadOnly, Sequencer
+from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Outcome, Submission
 
 _EXPECTED = (StoreError, ReadOnly, ClockRefused)
@@ -214,34 +213,29 @@ class Batcher:
 
 
 def _shutting_down() -> Refused:
-    return Refused(503, "shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
+    return Refused("shutting_down", "the server is shutting down", "Retry in a few seconds.", retry_after=1)
 
 
 def _key_in_use() -> Refused:
     detail = "a request with this Idempotency-Key is being processed"
     hint = "Retry in a second: the same key then answers with the same entry."
-    return Refused(409, "idempotency_running", detail, hint, retry_after=1)
+    return Refused("idempotency_running", detail, hint, retry_after=1)
 
 
 def _overloaded(detail: str) -> Refused:
-    return Refused(429, "overloaded", detail, "Retry after the time given.", retry_after=1)
+    return Refused("overloaded", detail, "Retry after the time given.", retry_after=1)
 
 
 def _failure(error: Exception) -> Refused:
     """Return what the waiters of a failed batch are told."""
     if isinstance(error, ReadOnly):
-        # The reason names files of this machine: it is for the operator, in the server's log.
-        hint = "The operator finds the reason in the server's log; reads go on."
-        return Refused(503, error.code, "this log is read-only here", hint, retry_after=30)
+        return LogReadOnly(error.code)
     if isinstance(error, ClockRefused):
-        return Refused(
-            503, "clock", str(error), "The operator must repair the clock; nothing was written.", retry_after=30
-        )
+        return Refused("clock", str(error), "The operator must repair the clock; nothing was written.", retry_after=30)
     if isinstance(error, StoreError) and not isinstance(error, OutcomeUnknown):
         hint = "Nothing was written. Retry after the time given."
-        return Refused(503, "database_unavailable", "the database does not answer", hint, retry_after=1)
+        return Refused("database_unavailable", "the database does not answer", hint, retry_after=1)
     return Refused(
-        503,
         "outcome_unknown",
         "the entry may or may not have been stored",
         "Send exactly the same request again, with the same Idempotency-Key for an event: it cannot be logged twice.",

@@ -32,6 +32,7 @@ from typing import NamedTuple
 from muniment.encoding import parse_decimal, parse_hex
 from muniment.errors import FormatError
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE, RootHash
+from muniment_server.errors import GuardRefused, GuardUnavailable
 from muniment_server.failpoints import step
 
 SLOT = 1024
@@ -45,25 +46,6 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FORMAT = "muniment-guard v2"
 _FIRST_FORMAT = "muniment-guard v1"
 """Two slots and no second block, written by versions that compared sizes only. Taken over with the first write."""
-
-
-class GuardRefused(Exception):
-    """Signing this head could fork the log. `code` is stable; the message says what was found and what to do.
-
-    `final` says that what was written may be lost, and that trying again would not tell: the kernel reports such an error once.
-    """
-
-    def __init__(self, code: str, detail: str, *, final: bool = False) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.final = final
-
-
-class GuardUnavailable(Exception):
-    """The guard cannot be used at the moment, and nothing was written. The same call may succeed later.
-
-    Its disk is full, another process holds its lock, or this one has no file descriptor left.
-    """
 
 
 class TreeHead(NamedTuple):

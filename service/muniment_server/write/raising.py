@@ -10,16 +10,13 @@ import asyncio
 from collections.abc import Iterable
 from functools import partial
 
+from muniment_server.errors import GuardUnavailable, NotProved, OutcomeUnknown, StoreError
 from muniment_server.failpoints import step
-from muniment_server.storage import OutcomeUnknown, Store, StoreError
+from muniment_server.storage import Store
 from muniment_server.write import recheck
-from muniment_server.write.guard import Guard, GuardUnavailable, TreeHead
+from muniment_server.write.guard import Guard, TreeHead
 
 _TRIES = 100
-
-
-class NotProved(OutcomeUnknown):
-    """The guard holds a head that neither extends this one nor is extended by it, as far as this database can show."""
 
 
 @step("guard.raise")

@@ -26,20 +26,13 @@ from muniment.tree import (
     plan_root,
     verify_consistency,
 )
+from muniment_server.errors import Mismatch
 
 StoredTiles = Mapping[tuple[int, int], bytes]
 """Bytes of tiles by (level, index), as wide as they are stored by now: 32 to 8,192 bytes."""
 
 FULL = TILE_WIDTH * HASH_SIZE
 _PAIR = Struct(f"{2 * HASH_SIZE}s")  # not shared with muniment.tree: a mistake there must not be made here as well
-
-
-class Mismatch(Exception):
-    """What is stored contradicts itself. `index` is the first leaf it concerns."""
-
-    def __init__(self, index: int, detail: str) -> None:
-        super().__init__(detail)
-        self.index = index
 
 
 def tiles_between(old: int, size: int) -> list[Tile]:

@@ -18,37 +18,30 @@ from muniment.event import format_time
 from muniment.hashing import LeafHash
 from muniment.note import SigningKey, parse_note, verify_note
 from muniment.tree import Edge, Growth, grow
-from muniment_server.failpoints import step
-from muniment_server.storage import (
-    Grown,
-    Head,
+from muniment_server.errors import (
+    DuplicateLeaf,
+    GuardRefused,
+    GuardUnavailable,
     HeadMoved,
-    Known,
-    LogRow,
+    Mismatch,
     OutcomeUnknown,
+    ReadOnly,
+    Refused,
     Replaced,
-    Reread,
     SessionLost,
-    Store,
-    StoredKey,
     StoreError,
-    leaf_key,
-    leaf_keys_of,
 )
+from muniment_server.failpoints import step
+from muniment_server.storage import Grown, Head, LogRow, Reread, Store, StoredKey, leaf_key, leaf_keys_of
 from muniment_server.trace import Trace
 from muniment_server.write import recheck, startup
-from muniment_server.write.admission import RawDraft, Refused
-from muniment_server.write.guard import Guard, GuardRefused, GuardUnavailable, TreeHead
+from muniment_server.write.admission import RawDraft
+from muniment_server.write.clock import Clock
+from muniment_server.write.guard import Guard, TreeHead
 from muniment_server.write.raising import raise_guard
 from muniment_server.write.receipts import Maker
 from muniment_server.write.submission import Outcome, Round, Signed, Submission
 
-MAX_SKEW = 5_000
-"""Milliseconds this clock and the database's may differ."""
-MAX_BEHIND = 60_000
-"""Milliseconds this clock may be behind the last entry's time; beyond, time would stand still for too long."""
-HOLD = 60_000
-"""Milliseconds for which a clock that was set forward is not believed."""
 LOOK_SECONDS = 5.0
 """After a refusal that database or guard gave reason for: when they are looked at again."""
 _TRIES = 100
@@ -57,22 +50,6 @@ _PART = 200
 """Entries placed, hashed or checked without letting others have a turn."""
 _CAREFUL = 32
 """Batches that are looked up before they are appended, once one held a leaf that is known."""
-
-
-class ReadOnly(Exception):
-    """This process must not write the log. `code` is stable; the message says why and what to do.
-
-    `look_again` says that nothing is wrong with this process itself: once database and guard fit again, it may go on.
-    """
-
-    def __init__(self, code: str, detail: str, *, look_again: bool = False) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.look_again = look_again
-
-
-class ClockRefused(Exception):
-    """This clock is not to be trusted with time stamps."""
 
 
 @dataclass(slots=True)
@@ -100,29 +77,23 @@ class Sequencer:
         key: SigningKey,
         guard: Guard,
         idempotency_ttl: int = 86_400,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | None = None,
         trace: Trace | None = None,
         witnessed: startup.Witnessed = startup.nobody,
-        steady: Callable[[], float] | None = None,
     ) -> None:
-        """Make it. `clock` gives seconds since 1970; `steady`, seconds that nobody can set, shows when `clock` was set forward."""
+        """Make it. `clock` stamps entries; the default one sees no jumps."""
         self._store = store
         self._log = log
         self._key = key
         self._guard = guard
         self._ttl = idempotency_ttl * 1000
-        self._clock = clock
+        self.clock = clock or Clock()
         self._trace = trace
         self._witnessed = witnessed
-        self._steady = steady
-        self._offset = 0  # of the clock against the steady one, in milliseconds, when last believed
-        self._jumped: int | None = None  # steady time at which the clock was first seen to be set forward
-        self.believe_clock()
         self._asked = False  # the witnesses, since this process started
         self._state: _State | None = None
         self._careful = 0  # batches to look up first; otherwise the append itself finds leaves that are known
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
-        self.skew = 0  # milliseconds the database's clock is ahead of ours; set by the log's housekeeping
         self.races_lost = 0  # how often another writer was quicker
         self.signed: Signed | None = None  # the last head this process signed; never goes back
         self.on_signed: Callable[[], None] = lambda: None  # a new head to publish; set by the log
@@ -225,7 +196,7 @@ class Sequencer:
             raise self._refuse(ReadOnly("guard_locked", str(error), look_again=True)) from error
         except GuardRefused as error:
             refusal = ReadOnly(error.code, str(error), look_again=True)
-        except recheck.Mismatch as error:
+        except Mismatch as error:
             detail = f"{error} (from entry {error.index}): run `muniment-server fsck`"
             refusal = ReadOnly("database_damaged", detail, look_again=True)
         if last:
@@ -282,7 +253,7 @@ class Sequencer:
                 await self._load()  # an entry beyond our head: another writer was here; or perhaps another database
                 continue
             leaves, keys = found
-            stamp = self._stamp(state.head)
+            stamp = self.clock.stamp(state.head.logged_at)
             round_ = Round(state.head.size, stamp, format_time(stamp), leaves)
             answers = await self._assign(batch, round_, keys)
             await _breathe(len(round_.leaves))
@@ -290,7 +261,7 @@ class Sequencer:
                 if not round_.leaves:
                     return _sign_off(answers, await self._signed_at(state), None)
                 signed, growth = await self._commit(state, round_)
-            except Known:
+            except DuplicateLeaf:
                 self._state, self._careful = state, _CAREFUL  # nothing was written
                 continue
             except HeadMoved:
@@ -354,7 +325,7 @@ class Sequencer:
             for index, leaf in await self._store.find_leaves(self._log.log_id, sorted(set(raw.values())), head.session):
                 if leaf in raw:  # the key is only 8 bytes of the hash; the whole leaf decides
                     leaves.setdefault(leaf, index)
-        now = int(self._clock() * 1000)
+        now = self.clock.now()
         keys = (
             {
                 (k.row.caller, k.row.key): k
@@ -367,40 +338,6 @@ class Sequencer:
             k.row.first_index >= head.size for k in keys.values()
         )
         return None if ahead else (leaves, keys)
-
-    def _stamp(self, head: Head) -> int:
-        now = int(self._clock() * 1000)
-        self._check_jump(now, head)
-        if abs(self.skew) > MAX_SKEW:
-            raise ClockRefused(f"this clock and the database's differ by {abs(self.skew) / 1000:.1f} s")
-        if head.logged_at - now > MAX_BEHIND:
-            raise ClockRefused(f"this clock is {(head.logged_at - now) / 1000:.0f} s behind the last entry")
-        return max(now, head.logged_at)
-
-    def believe_clock(self) -> None:
-        """Take the clock as right: from now on it may not jump forward from here."""
-        self._offset = int(self._clock() * 1000) - int(self._steady() * 1000) if self._steady else 0
-        self._jumped = None
-
-    def _check_jump(self, now: int, head: Head) -> None:
-        """Refuse for a while when the clock was set forward: entries from a future would keep all later ones out.
-
-        If it still says so after HOLD seconds, it is the old time that was wrong. Raises ClockRefused.
-        """
-        if self._steady is None:
-            return
-        steady = int(self._steady() * 1000)
-        ahead = now - steady - self._offset
-        # No jump, also when it was set back and is then set right again; or one that cannot keep later entries out for long.
-        if ahead <= MAX_SKEW or now - head.logged_at <= MAX_BEHIND:
-            self._offset, self._jumped = max(self._offset, now - steady), None
-            return
-        self._jumped = steady if self._jumped is None else self._jumped
-        if steady - self._jumped < HOLD:
-            raise ClockRefused(
-                f"this clock jumped forward by {ahead / 1000:.0f} s: entries are refused for {HOLD // 1000} s, then it is believed"
-            )
-        self.believe_clock()
 
     async def _commit(self, state: _State, round_: Round) -> tuple[Signed, Growth]:
         """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""
@@ -425,7 +362,7 @@ class Sequencer:
         absent = grown.leaf_keys if self._log.kind == "raw" and not self._careful else ()
         try:
             reread = await self._store.append(grown, old, absent, recheck.tiles_between(old.size, grown.head.size))
-        except Known:
+        except DuplicateLeaf:
             self._note("known", size=old.size)
             raise
         except OutcomeUnknown:
@@ -452,7 +389,7 @@ class Sequencer:
                 await _breathe(len(leaves))
             recheck.check_root(head.size, head.root, stored)
             return recheck.edge_bytes(head.size, stored)
-        except recheck.Mismatch as error:
+        except Mismatch as error:
             detail = (
                 f"what was stored is not what was to be signed: {error} (from entry {error.index}); nothing was signed"
             )

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from muniment.checkpoint import Checkpoint
 from muniment.tree import partial_tiles
+from muniment_server.errors import GuardRefused, Mismatch
 from muniment_server.failpoints import step
 from muniment_server.storage import Head, Store
 from muniment_server.write import recheck
-from muniment_server.write.guard import Guarded, GuardRefused
+from muniment_server.write.guard import Guarded
 
 Witnessed = Callable[[], Awaitable[Sequence[Checkpoint]]]
 """Asks those outside who remember this log's checkpoints. Each returned one is verified already."""
@@ -60,10 +61,10 @@ def check_guard(path: Path, guarded: Guarded, origin: str, key_id: bytes, head: 
 async def prove(store: Store, log_id: int, head: Head, guarded: Guarded) -> dict[tuple[int, int], bytes]:
     """Prove that the stored tree hashes to its root, extends the guarded one, and holds what was added since.
 
-    Returns its right edge. Raises GuardRefused, recheck.Mismatch or StoreError.
+    Returns its right edge. Raises GuardRefused, Mismatch or StoreError.
     """
     if head.size < 0:
-        raise recheck.Mismatch(0, f"the head has size {head.size}")
+        raise Mismatch(0, f"the head has size {head.size}")
     wanted = {*partial_tiles(head.size), *recheck.tiles_to_extend(guarded.size, head.size)}
     stored = await store.tiles(log_id, sorted(wanted))
     recheck.check_root(head.size, head.root, stored)
@@ -86,11 +87,11 @@ async def _check_end(store: Store, log_id: int, head: Head) -> None:
     if not await store.leaves(log_id, head.size, head.size + 1):
         return
     if (await store.head(log_id)).size == head.size:  # otherwise another writer was just here
-        raise recheck.Mismatch(head.size, "entries beyond the head are stored")
+        raise Mismatch(head.size, "entries beyond the head are stored")
 
 
 async def check_seen(store: Store, log_id: int, head: Head, seen: Sequence[Checkpoint]) -> None:
-    """Check that the tree of `head` extends every checkpoint that others have seen. Raises GuardRefused, recheck.Mismatch, StoreError."""
+    """Check that the tree of `head` extends every checkpoint that others have seen. Raises GuardRefused, Mismatch, StoreError."""
     for checkpoint in seen:
         if checkpoint.size > head.size:
             raise GuardRefused(

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from muniment import strictjson
 from muniment.event import RESERVED_PREFIX
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
+from muniment_server.errors import Refused
 from muniment_server.storage import IdempotencyRow, StoredKey, StoredPayload
-from muniment_server.write.admission import EventDraft, RawDraft, Refused
+from muniment_server.write.admission import EventDraft, RawDraft
 from muniment_server.write.receipts import Maker
 
 
@@ -171,7 +172,6 @@ def _replay(submission: Submission, stored: StoredKey) -> Outcome | Refused:
     row = stored.row
     if stored.seed is None or not hmac.compare_digest(submission.fingerprint(stored.seed), row.fingerprint):
         return Refused(
-            422,
             "idempotency_mismatch",
             "this Idempotency-Key was used for another body",
             "Use a new key for a new event; repeat a request with exactly the same body.",

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from muniment_server.web.errors import CODES
+from muniment_server.web.problems import CODES
 from tests.faults.hostile.case import Case
 from tests.service.http_raw import Answer, address
 
@@ -46,7 +46,7 @@ async def send_all(url: str, cases: Sequence[Case], tally: Tally) -> None:
     waiting = deque(case for case in cases if not case.alone)
     gate = asyncio.Semaphore(64)
     lanes = [_lane(url, waiting, tally) for _ in range(LANES)]
-    await asyncio.gather(*lanes, *(_alone(url, case, tally, gate) for case in cases if case.alone))
+    await asyncio.gather(*lanes, *(exclusive(url, case, tally, gate) for case in cases if case.alone))
 
 
 async def _lane(url: str, waiting: deque[Case], tally: Tally) -> None:
@@ -90,7 +90,7 @@ async def _once(
     return (reader, writer), seconds
 
 
-async def _alone(url: str, case: Case, tally: Tally, gate: asyncio.Semaphore) -> None:
+async def exclusive(url: str, case: Case, tally: Tally, gate: asyncio.Semaphore) -> None:
     async with gate:
         reader, writer = await asyncio.open_connection(*address(url), limit=2**26)
         answers = 0

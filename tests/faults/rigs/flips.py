@@ -27,7 +27,8 @@ from muniment.policy import LogKey, Policy
 from muniment_server.check.fsck import Report, fsck
 from muniment_server.check.fsck.chunk import UNREADABLE
 from muniment_server.check.fsck.guards import check_guard, read_guard
-from muniment_server.storage import Published, StoreError
+from muniment_server.errors import StoreError
+from muniment_server.storage import Published
 from muniment_server.storage.postgres.append import PostgresStore, migrate
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT

@@ -15,15 +15,14 @@ from pathlib import Path
 from muniment.checkpoint import Checkpoint
 from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
+from muniment_server.errors import Corrupt, Refused
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
-from muniment_server.read.heads import Damaged
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.storage.postgres.append import PostgresStore, migrate
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
-from muniment_server.write.admission import Refused
 from muniment_server.write.guard import BLOCK, FILE_SIZE, Guarded
 from muniment_server.write.sequencer import Sequencer
 from tests.faults.rig import Context, Rig
@@ -263,7 +262,7 @@ async def _still_proves(log: Log, code: str | None) -> None:
     """A log that refuses still proves; where its tiles are damaged it says so, rather than hand out what does not verify."""
     try:
         proof = await log.prove_inclusion(5, SIZE - 60)
-    except Damaged:
+    except Corrupt:
         if code != "database_damaged":
             raise
     else:

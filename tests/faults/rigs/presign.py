@@ -19,12 +19,13 @@ from typing import Any
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash
 from muniment.note import Note, SigningKey
 from muniment.tree import Edge, Growth
-from muniment_server.storage import Head, LogRow, Reread, StoreError
+from muniment_server.errors import ReadOnly, StoreError
+from muniment_server.storage import Head, LogRow, Reread
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write import sequencer as module
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard
-from muniment_server.write.sequencer import ReadOnly, Sequencer
+from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Submission
 from tests.faults.rig import Context, Rig
 from tests.service.audit import Naive, check_note

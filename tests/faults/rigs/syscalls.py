@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from muniment.note import VerifierKey
+from muniment_server.errors import Refused, StoreError
 from muniment_server.instance.registry import Catalog
-from muniment_server.storage import StoreError
-from muniment_server.write.admission import Refused
 from tests.faults.children import Child, Say, call
 from tests.faults.rig import Context, Rig
 from tests.faults.workload import Account, Instance, acknowledgement, again, in_loop, init, opened, recover

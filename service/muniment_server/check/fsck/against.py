@@ -25,14 +25,11 @@ from muniment.tiles import Tile, format_tile, width_at
 from muniment.tree import Node, TileRows, expand, fold, hash_in, nodes_of, place
 from muniment.wire import NoAnswer, ask_async, bounded
 from muniment_server.check.fsck.report import Finding
-from muniment_server.storage import LogRow, Store, StoreError
+from muniment_server.errors import CopyUnreachable
+from muniment_server.storage import LogRow, Store
 
 _TIMEOUT = 20.0
 _MAX_NOTE = 65_536
-
-
-class CopyUnreachable(StoreError):
-    """The copy did not answer, or not with what tlog-tiles says."""
 
 
 class Copy(Protocol):

@@ -13,6 +13,7 @@ from muniment.errors import BadTimestamp, EventRefused, FormatError, Verificatio
 from muniment.policy import Policy
 from muniment.tree import plan_root
 from muniment_server.check.fsck.report import Report
+from muniment_server.errors import Mismatch
 from muniment_server.storage import AnchorRow, LogRow, Store
 from muniment_server.write import recheck
 
@@ -66,7 +67,7 @@ async def _check_tree(store: Store, log: LogRow, row: AnchorRow, size: int, repo
     tiles = await store.tiles(log.log_id, plan_root(row.tree_size).tiles(row.tree_size))
     try:
         root = recheck.root_of_nodes(row.tree_size, tiles)
-    except recheck.Mismatch as error:
+    except Mismatch as error:
         report.add_one("anchor_root", error.index, f"the tree of size {row.tree_size} cannot be recomputed: {error}")
         return
     if root != row.root:

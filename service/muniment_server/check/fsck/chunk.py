@@ -12,7 +12,8 @@ from muniment.tiles import TILE_WIDTH, Tile
 from muniment.tree import expand
 from muniment_server.check.fsck.entries import Checked, check_entries, check_keys
 from muniment_server.check.fsck.report import Finding
-from muniment_server.storage import IdempotencyRow, LogRow, Store, StoredPayload, StoreUnavailable, leaf_key
+from muniment_server.errors import StoreUnavailable
+from muniment_server.storage import IdempotencyRow, LogRow, Store, StoredPayload, leaf_key
 
 _PAGE = 1000
 _REACH = 20_000  # twice the entries of the largest batch

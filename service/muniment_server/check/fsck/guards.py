@@ -10,8 +10,9 @@ from muniment.errors import FormatError
 from muniment.hashing import RootHash
 from muniment.policy import Policy
 from muniment_server.check.fsck.report import Finding, Report
+from muniment_server.errors import GuardRefused
 from muniment_server.storage import Head, LogRow
-from muniment_server.write.guard import FILE_SIZE, Guard, Guarded, GuardRefused, copies_of, is_first_format
+from muniment_server.write.guard import FILE_SIZE, Guard, Guarded, copies_of, is_first_format
 
 
 def read_guard(report: Report, guard: Guard) -> Guarded | None:

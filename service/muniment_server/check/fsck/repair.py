@@ -17,7 +17,7 @@ import asyncpg
 
 from muniment.tiles import Tile
 from muniment_server.check.fsck.whole import LEAF_KEYS, Whole
-from muniment_server.storage import StoreError, StoreUnavailable
+from muniment_server.errors import RepairRefused, StoreUnavailable
 from muniment_server.storage.postgres.append import connect as connect_postgres
 from muniment_server.storage.sqlite.append import connect as connect_sqlite
 from muniment_server.storage.sqlite.leaf_keys import rebuild
@@ -25,10 +25,6 @@ from muniment_server.storage.sqlite.leaf_keys import rebuild
 Changes = Mapping[tuple[int, int], tuple[bytes, bytes]]
 """By (level, index): the bytes that are stored (none: b""), and those that shall be."""
 _LOCK_SECONDS = 10
-
-
-class RepairRefused(StoreError):
-    """The tiles cannot be made again from these entries, or not now. Nothing was written; the message says why."""
 
 
 async def repair(whole: Whole, sqlite: Path, url: str | None) -> list[str]:

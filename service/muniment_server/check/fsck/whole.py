@@ -19,7 +19,8 @@ from muniment_server.check.fsck.guards import check_guard, read_guard
 from muniment_server.check.fsck.report import Report
 from muniment_server.check.fsck.tree import Fold, Wanted, tie
 from muniment_server.check.fsck.workers import check_here
-from muniment_server.storage import Head, IdempotencyRow, LogRow, Published, Store, StoreUnavailable
+from muniment_server.errors import StoreUnavailable
+from muniment_server.storage import Head, IdempotencyRow, LogRow, Published, Store
 from muniment_server.write.guard import Guard
 
 _STEP = 8 * TILE_WIDTH

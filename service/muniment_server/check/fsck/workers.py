@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muniment_server.check.fsck.chunk import Chunk, Task, check_chunk_or_say
-from muniment_server.storage import Store, StoreUnavailable
+from muniment_server.errors import StoreUnavailable
+from muniment_server.storage import Store
 from muniment_server.storage.open import open_database
 
 _AHEAD = 3  # tasks given out for each worker

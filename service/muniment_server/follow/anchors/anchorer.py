@@ -22,9 +22,10 @@ from muniment.checkpoint import parse_checkpoint
 from muniment.errors import AnchorMismatch, BadTimestamp, NoHeader, SourceUnavailable
 from muniment.hashing import RootHash
 from muniment.note import parse_note
+from muniment_server.errors import AnchorRefused, CalendarFailed, NotYet
 from muniment_server.failpoints import step
 from muniment_server.follow.anchors import rows
-from muniment_server.follow.anchors.calendar import Calendar, CalendarFailed, NotYet
+from muniment_server.follow.anchors.calendar import Calendar
 from muniment_server.follow.anchors.schedule import (
     DAY,
     HOUR,
@@ -52,14 +53,6 @@ _UNLOOKED = 10 * MINUTE
 NAME = "anchorer"
 
 Change = Callable[[AnchorRow, CalendarRow], tuple[AnchorRow, CalendarRow] | None]
-
-
-class AnchorRefused(Exception):
-    """This log must not be anchored as it is stored. `code` is stable; the message says why and what to do."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
 
 
 class Watcher(Protocol):

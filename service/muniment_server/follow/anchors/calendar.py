@@ -14,6 +14,7 @@ from muniment.anchor.proof import MAX_REPLY
 from muniment.anchor.uri import origin_of
 from muniment.wire import NoAnswer, ask_async, bounded
 from muniment_server import __version__
+from muniment_server.errors import CalendarFailed, NotYet
 from muniment_server.failpoints import step
 
 DEADLINE = 15.0
@@ -23,19 +24,6 @@ _HEADERS = {
     "Accept": "application/vnd.opentimestamps.v1",
     "User-Agent": f"muniment-server/{__version__}",
 }
-
-
-class CalendarFailed(Exception):
-    """The calendar gave no usable answer. The message is safe to log."""
-
-
-class NotYet(Exception):
-    """The calendar has no proof (404). The message is its reason, made safe to log."""
-
-    @property
-    def lost(self) -> bool:
-        """Tell whether it does not know the commitment at all; within an hour of the submission that may be a false answer."""
-        return str(self) == "Not found"
 
 
 def sanitised(text: bytes) -> str:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from muniment.anchor.header import display
 from muniment.errors import FormatError
 from muniment.event import OwnLeaf, parse_leaf
+from muniment_server.errors import Refused
 from muniment_server.failpoints import step
 from muniment_server.log import Log
 from muniment_server.storage import AnchorRow, Store
-from muniment_server.write.admission import Refused
 from muniment_server.write.submission import OwnDraft, Signed, Submission
 
 TYPE = "anchor@v1"

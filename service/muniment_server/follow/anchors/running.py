@@ -16,16 +16,16 @@ from muniment.anchor.explorers import ExplorerSource
 from muniment.anchor.node import RestNode, RpcNode
 from muniment.anchor.sources import FileSource, HeaderSource
 from muniment.errors import BadHeaderChain, FormatError, SourceUnavailable
+from muniment_server.errors import Refused, SetupError, StoreError
 from muniment_server.follow.anchors.anchorer import Anchorer, Options
 from muniment_server.follow.anchors.calendar import Calendar, new_client
 from muniment_server.follow.anchors.entries import Entries
 from muniment_server.follow.anchors.schedule import MINUTE, Triggers
-from muniment_server.instance.registry import Catalog, SetupError
+from muniment_server.instance.registry import Catalog
 from muniment_server.log import Log
 from muniment_server.settings import Settings
-from muniment_server.storage import AnchorSummary, LogRow, StoreError
+from muniment_server.storage import AnchorSummary, LogRow
 from muniment_server.telemetry import Metrics, get_logger
-from muniment_server.write.admission import Refused
 
 TICK_SECONDS = 5.0
 _SLOW_SECONDS = 60.0

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
+from muniment_server.errors import HeadMoved
 from muniment_server.failpoints import step
-from muniment_server.storage import HELD, AnchorRow, AnchorSummary, CalendarRow, HeadMoved
+from muniment_server.storage import HELD, AnchorRow, AnchorSummary, CalendarRow
 from muniment_server.storage.postgres.base import PostgresBase
 
 _ANCHOR = tuple(field.name for field in fields(AnchorRow))

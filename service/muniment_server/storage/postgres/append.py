@@ -13,21 +13,17 @@ import asyncpg
 
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import Tile
-from muniment_server.failpoints import step
-from muniment_server.storage import (
-    EdgeTile,
-    Grown,
-    Head,
+from muniment_server.errors import (
+    DuplicateLeaf,
     HeadMoved,
-    Known,
     OtherTree,
     OutcomeUnknown,
-    Published,
-    Reread,
     SchemaError,
     SessionLost,
     StoreUnavailable,
 )
+from muniment_server.failpoints import step
+from muniment_server.storage import EdgeTile, Grown, Head, Published, Reread
 from muniment_server.storage.migrate import migrate_postgres, pending_postgres
 from muniment_server.storage.postgres.anchors import PostgresAnchors
 from muniment_server.storage.postgres.base import FAILED, PART
@@ -232,7 +228,7 @@ class PostgresStore(PostgresReads, PostgresInspect, PostgresCatalog, PostgresAnc
         )
         found = {(level, index): data for level, index, data in rows}
         if (_KNOWN, None) in found:
-            raise Known("an entry with one of these leaf keys is stored")
+            raise DuplicateLeaf("an entry with one of these leaf keys is stored")
         if (_MOVED, None) in found:
             raise _moved(grown.log_id, expected)
         return reread_of(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from muniment_server.storage import StoreUnavailable
+from muniment_server.errors import StoreUnavailable
 
 PART = 32
 """Hashes of a part of a tile: see migration 0006."""

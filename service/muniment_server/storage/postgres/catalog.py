@@ -6,7 +6,8 @@ from typing import Any
 
 import asyncpg
 
-from muniment_server.storage import ApiKeyRow, Head, HeadMoved, LogRow, StoreUnavailable
+from muniment_server.errors import HeadMoved, StoreUnavailable
+from muniment_server.storage import ApiKeyRow, Head, LogRow
 from muniment_server.storage.postgres.base import FAILED, PostgresBase
 
 _LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"

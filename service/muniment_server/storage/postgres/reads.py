@@ -7,17 +7,9 @@ from typing import Any
 
 from muniment.hashing import RootHash
 from muniment.tiles import TILE_WIDTH, Tile
+from muniment_server.errors import StoreUnavailable
 from muniment_server.failpoints import step
-from muniment_server.storage import (
-    SMALL_LEAF,
-    Head,
-    IdempotencyRow,
-    Published,
-    Reread,
-    StoredKey,
-    StoredPayload,
-    StoreUnavailable,
-)
+from muniment_server.storage import SMALL_LEAF, Head, IdempotencyRow, Published, Reread, StoredKey, StoredPayload
 from muniment_server.storage.postgres.base import PostgresBase
 from muniment_server.storage.row_ids import MOST, row_ids
 

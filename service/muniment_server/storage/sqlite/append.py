@@ -18,21 +18,17 @@ import apsw
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import Tile
 from muniment.tree import TileGrowth
-from muniment_server.failpoints import step
-from muniment_server.storage import (
-    EdgeTile,
-    Grown,
-    Head,
+from muniment_server.errors import (
+    DuplicateLeaf,
     HeadMoved,
-    Known,
     OtherTree,
     OutcomeUnknown,
-    Published,
     Replaced,
-    Reread,
     SchemaError,
     StoreUnavailable,
 )
+from muniment_server.failpoints import step
+from muniment_server.storage import EdgeTile, Grown, Head, Published, Reread
 from muniment_server.storage.migrate import migrate_sqlite
 from muniment_server.storage.row_ids import row_id, row_ids
 from muniment_server.storage.sqlite import leaf_keys
@@ -371,7 +367,7 @@ def _swap(connection: apsw.Connection, log_id: int, expected: Head, new: Head) -
 
 def _store(connection: apsw.Connection, grown: Grown, first: int, absent: Sequence[int], recent: Recent) -> None:
     if absent and leaf_keys.is_any_known(connection, grown.log_id, absent, recent):
-        raise Known("an entry with one of these leaf keys is stored")
+        raise DuplicateLeaf("an entry with one of these leaf keys is stored")
     _store_entries(connection, grown, first)
     for tile in grown.tiles:
         _store_tile(connection, grown.log_id, tile)

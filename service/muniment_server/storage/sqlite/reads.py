@@ -9,16 +9,9 @@ import apsw
 
 from muniment.hashing import RootHash
 from muniment.tiles import TILE_WIDTH, Tile
+from muniment_server.errors import StoreUnavailable
 from muniment_server.failpoints import step
-from muniment_server.storage import (
-    SMALL_LEAF,
-    Head,
-    IdempotencyRow,
-    Published,
-    StoredKey,
-    StoredPayload,
-    StoreUnavailable,
-)
+from muniment_server.storage import SMALL_LEAF, Head, IdempotencyRow, Published, StoredKey, StoredPayload
 from muniment_server.storage.row_ids import row_ids
 from muniment_server.storage.sqlite.base import SqliteBase
 
