@@ -30,7 +30,7 @@ def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLo
     from muniment_server.catalog import SetupError
     from muniment_server.guard import GuardRefused, GuardUnavailable
     from muniment_server.recheck import Mismatch
-    from muniment_server.storage import SchemaError, StoreError
+    from muniment_server.storage import Corrupt, SchemaError, StoreError
 
     try:
         with asyncio.Runner(loop_factory=loop) as runner:
@@ -50,6 +50,8 @@ def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLo
         )
     except GuardUnavailable as error:
         fail(EXIT_UNREACHABLE, str(error))
+    except Corrupt as error:
+        fail(EXIT_FAILED, f"database_damaged: {error}")
     except StoreError as error:
         fail(EXIT_UNREACHABLE, str(error))
     except OSError as error:

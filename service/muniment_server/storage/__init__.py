@@ -48,6 +48,10 @@ class OtherTree(StoreError):
     """The database does not hold the tree of this checkpoint. Nothing was written."""
 
 
+class Corrupt(StoreError):
+    """The file of the database is damaged, or the files beside it are another database's. Nothing was written."""
+
+
 class SchemaError(StoreError):
     """The database's schema is not the one this version works with. The message says what to run."""
 
