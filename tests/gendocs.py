@@ -75,6 +75,9 @@ Below, `$URL` is the address of an event log, for example `http://127.0.0.1:8080
 - `Idempotency-Key` on event logs: the same key with the same body answers with the same entry, a fresh receipt and
   `Idempotency-Replayed: true`; with another body 422; while the first request is running 409. Keys are remembered for
   `idempotency_ttl_seconds` (`GET /log`). A raw log needs none: an equal leaf is the same entry, answered with its first index and 200.
+  The key is 1 to 255 printable ASCII characters, and belongs to the API key it came with.
+- After `outcome_unknown`, `internal`, or no answer at all, the events of a POST may be in the log: send exactly the same again, with its
+  `Idempotency-Key`. After every other refusal none of them is.
 - `Accept: text/plain` on `POST /entries` and `GET /entries/{index}/receipt` answers C2SP tlog-proof text.
 - A list ends after `limit` elements, one of entries also at about 4 MiB: `next` says where to go on.
 - `HEAD` works wherever `GET` does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from muniment_server import __version__
@@ -136,11 +137,15 @@ def _mount_system(app: FastAPI, service: Service) -> None:
             response = errors.answer(error)
         return lease.until_read(response)
 
+    # To make them takes as long as a hundred answers, and anyone may ask.
+    docs_page = functools.cache(lambda: bytes(system.docs_page(app.openapi()).body))
+    document = functools.cache(lambda: bytes(JSONResponse(app.openapi()).body))
+
     async def docs(request: Request) -> Response:
-        return _unless_full(service, request, system.docs_page(app.openapi()))
+        return _unless_full(service, request, HTMLResponse(docs_page()))
 
     async def openapi(request: Request) -> Response:
-        return _unless_full(service, request, JSONResponse(app.openapi()))
+        return _unless_full(service, request, Response(document(), media_type="application/json"))
 
     ready = {200: {"model": models.Readiness}, 503: {"model": models.Readiness}}
     refused: dict[int | str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -47,6 +48,15 @@ class Target:
             await (_end(connection) if reads else _reset(connection))
 
         await self._repeat(once, again)
+
+    async def leave(self, data: bytes) -> None:
+        """Send something, and drop the connection. Again and again."""
+
+        async def once(connection: socket.socket) -> None:
+            await self._send(connection, data)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        await self._repeat(once, AGAIN_SECONDS)
 
     async def pour(self, first: bytes, more: bytes) -> None:
         """Send something that has no end, until the server ends it. Again and again."""
@@ -91,6 +101,10 @@ def _unfinished(target: Target) -> bytes:
     return head + bytes(_UNFINISHED - 1)
 
 
+def _page() -> bytes:
+    return request_bytes("GET", "/logs/raw/entries?limit=1000")
+
+
 def _half_a_head() -> bytes:
     return request_bytes("GET", "/healthz")[:-2] + (b"X: " + b"y" * 1000 + b"\r\n") * 30
 
@@ -111,13 +125,13 @@ ATTACKS: dict[str, Attack] = {
     "blank lines without end": lambda it: _each(8, lambda: it.pour(b"", b"\r\n" * 32768)),
     "heads that are not finished": lambda it: _each(1200, lambda: it.hold(_half_a_head(), again=1.0)),
     "bodies that are not finished": lambda it: _each(120, _holding(it, _unfinished(it))),
-    "pages that are not read": lambda it: _each(
-        100, lambda: it.hold(request_bytes("GET", "/logs/raw/entries?limit=1000"), reads=False)
-    ),
+    "pages that are not read": lambda it: _each(100, lambda: it.hold(_page(), reads=False)),
     "bundles that are not read": lambda it: _each(
         100, lambda: it.hold(request_bytes("GET", "/logs/raw/tile/entries/000"), reads=False)
     ),
     "idle connections": lambda it: _each(4500, lambda: it.hold(b"", again=1.0)),
+    "pages asked ahead and not read": lambda it: _each(4000, lambda: it.hold(_page() * 70, reads=False, again=1.0)),
+    "pages asked by clients who leave": lambda it: _each(500, lambda: it.leave(_page() * 5)),
 }
 
 

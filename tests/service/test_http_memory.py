@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +17,15 @@ from typing import Self
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 
 from muniment.client import Client
 from muniment.tiles import decode_bundle
 from muniment_server.settings import Settings
-from muniment_server.web.large import PAGE
+from muniment_server.web.large import PAGE, page_of
 from muniment_server.web.room import Lease, Room, Rooms
-from tests.live import LiveServer, free_of_tracebacks
-from tests.service.http_check import bundle, client
+from tests.live import LiveServer, free_of_tracebacks, until
+from tests.service.http_check import bundle, client, published
 from tests.service.http_raw import address, exchange, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, KeySpec, instance_on
 
@@ -39,12 +42,21 @@ def instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def server(instance: Instance) -> Iterator[LiveServer]:
-    with instance.server(env={"MUNIMENT_SERVER_CLIENT_SECONDS": "5"}) as running:
+def metrics_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(instance: Instance, metrics_port: int) -> Iterator[LiveServer]:
+    settings = {"MUNIMENT_SERVER_CLIENT_SECONDS": "5", "MUNIMENT_SERVER_METRICS_PORT": str(metrics_port)}
+    with instance.server(env=settings) as running:
         with client(running.url, instance.keys["other"]) as http:
             for start in range(0, len(LEAVES), 200):
                 body = bundle(*LEAVES[start : start + 200])
                 assert http.post("/logs/raw/entries/batch", content=body).status_code == 201
+            published(http, "/logs/raw", len(LEAVES) + 1)  # the SDK reads no further than that
         yield running
         running.stop()
         assert free_of_tracebacks(running.stderr())
@@ -55,6 +67,12 @@ def http(server: LiveServer, instance: Instance) -> Iterator[httpx.Client]:
     with client(server.url, instance.keys["other"]) as made:
         made.timeout = 120
         yield made
+
+
+def metric(port: int, name: str) -> float:
+    """Return the sum of a metric of the server, by how its lines begin."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"muniment_{name}"))
 
 
 def resident(server: LiveServer) -> int:
@@ -312,6 +330,35 @@ def test_requests_that_wait_behind_others(server: LiveServer, http: httpx.Client
     assert watch.grown < LEAST
 
 
+def test_short_requests_that_wait_behind_others(server: LiveServer, http: httpx.Client) -> None:
+    """A request of 40 bytes takes some thousands while it waits."""
+    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    data = request_bytes("GET", "/logs/raw/entries?limit=1000") + one * 95
+    with ExitStack() as stack, Watch(server) as watch:
+        for _ in range(800):
+            silent(stack, server.url, data)
+        assert http.get("/logs/raw/checkpoint").status_code == 200
+    assert watch.grown < LEAST
+
+
+def test_what_clients_asked_who_left_is_not_made(server: LiveServer, metrics_port: int, http: httpx.Client) -> None:
+    """Also behind a request that waits, where nothing more is read of the connection."""
+    page = request_bytes("GET", "/logs/raw/entries?limit=1000")
+    count = 'request_seconds_count{route="GET /entries"'
+    http.get("/logs/raw/entries?limit=1000").raise_for_status()
+    before = metric(metrics_port, count)
+    with ExitStack() as stack:
+        connections = [silent(stack, server.url, b"") for _ in range(150)]
+        for connection in connections:
+            connection.sendall(page * 2)
+        http.get("/logs/raw/checkpoint")  # by then the server has read what came before
+        for connection in connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: metric(metrics_port, "connections ") <= 2)
+    assert metric(metrics_port, count) - before < 150
+    assert http.get("/logs/raw/checkpoint").status_code == 200
+
+
 def test_answers_to_entries_that_are_not_read(server: LiveServer, instance: Instance, http: httpx.Client) -> None:
     """An answer to an entry that is logged must be sent. So it is refused before, where there is no room for it."""
     size = http.get("/logs/raw/entries?limit=1").json()["tree_size"]
@@ -376,6 +423,12 @@ def test_a_lease_gives_back_what_it_holds() -> None:
     lease.give_back()
     other.give_back()
     assert (rooms.batches.taken, rooms.answers.taken) == (0, 0)
+
+
+def test_no_page_is_made_for_a_client_who_left() -> None:
+    lease = Lease(Rooms.of(Settings(data=Path("/nonexistent"))), ("127.0.0.1", 1), gone=lambda: True)
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(page_of(None, 0, 10, lease, secrets=False))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", [1024, 64 << 20])

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from muniment.tiles import Tile
-from muniment_server.errors import OutcomeUnknown, SchemaError, StoreUnavailable
+from muniment_server.errors import Corrupt, OutcomeUnknown, SchemaError, StoreUnavailable
 from muniment_server.storage.sqlite import append as sqlite
 from muniment_server.storage.sqlite.append import SqliteStore
 from tests.service.audit import audit
@@ -164,9 +164,29 @@ async def test_a_full_disk_is_unavailable_and_writes_nothing(rig: Rig):
 async def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path):
     (tmp_path / "text").write_text("no database, but text that is long enough to look at" * 100)
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "text", tmp_path / "folder", tmp_path / "missing" / "store.sqlite"):
+    for path in (tmp_path / "folder", tmp_path / "missing" / "store.sqlite"):
         with pytest.raises(StoreUnavailable):
             await SqliteStore.open(path)
+    with pytest.raises(Corrupt):
+        await SqliteStore.open(tmp_path / "text")
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+async def test_a_wal_outlives_a_database_that_cannot_be_opened(rig: Rig, tmp_path: Path, kept: int):
+    """A copy was put in place of the database, and its WAL was left: it holds entries that were answered."""
+    bench = await rig.log("raw")
+    await bench.extend(*[b"%d" % number * 1000 for number in range(300)])
+    rig.store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    await bench.extend(b"a")
+    file, wal = tmp_path / "other.sqlite", tmp_path / "other.sqlite-wal"
+    shutil.copy(rig.folder / "store.sqlite-wal", wal)  # as after a kill
+    data = (rig.folder / "store.sqlite").read_bytes()
+    file.write_bytes(data[:kept].ljust(len(data), b"x"))
+    before = file.read_bytes(), wal.read_bytes()
+    for _ in range(2):
+        with pytest.raises(Corrupt, match="move the three files away together"):
+            await SqliteStore.open(file)
+        assert (file.read_bytes(), wal.read_bytes()) == before
 
 
 async def test_a_damaged_page_is_unavailable_not_a_crash(rig: Rig):
@@ -178,7 +198,7 @@ async def test_a_damaged_page_is_unavailable_not_a_crash(rig: Rig):
     for at in range(2 * 4096, len(data), 4096):
         data[at : at + 64] = bytes(64)
     path.write_bytes(data)
-    with pytest.raises((StoreUnavailable, SchemaError)):
+    with pytest.raises((StoreUnavailable, SchemaError, Corrupt)):
         await read_all(path, bench.log_id)
 
 

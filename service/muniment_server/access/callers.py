@@ -111,7 +111,9 @@ class Access:
 
     def _anonymous(self, log: LogRow) -> frozenset[str]:
         if not self._asked and is_loopback(self._settings.host):
-            return _permissions(SCOPES)  # the quick start: only this machine can reach it, and no key was ever asked for
+            return _permissions(
+                SCOPES
+            )  # the quick start: only this machine can reach it, and no key was ever asked for
         scopes = (("append", self._settings.allow_anonymous_writes), ("read", log.open))
         return _permissions(scope for scope, given in scopes if given) | ({VIEW} if log.public else set())
 

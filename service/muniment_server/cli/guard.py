@@ -57,9 +57,9 @@ def guard_show(**flags: Any) -> None:
 
 
 def _lines(one: Any) -> list[str]:
-    size = one.guarded.size if one.guarded else "?"
+    guard = f"{one.guarded.size} as of sequence number {one.guarded.sequence}" if one.guarded else "?"
     return [
-        f"{one.log}: {one.code} (guard {size}, database {one.head.size}, {one.file})",
+        f"{one.log}: {one.code} (guard {guard}, database {one.head.size}, {one.file})",
         *([] if one.code == "good" else [f"  {one.detail}"]),
     ]
 

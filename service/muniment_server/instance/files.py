@@ -44,7 +44,7 @@ def read_key(path: Path) -> SigningKey:
         return SigningKey.parse(path.read_text("utf-8").removesuffix("\n"))
     except FileNotFoundError:
         raise SetupError(
-            f"the signing key {path} is missing: run `muniment-server init`, or put the file back"
+            f"the signing key {path} is missing: put the file back; without it the log can only be read"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"the signing key {path} cannot be read: {type(error).__name__}") from None

@@ -8,6 +8,8 @@ from muniment_server.web.room import Hold, Room, Rooms
 
 _FIELD = 100
 """Bytes of memory that a header field takes beside its own."""
+_REQUEST = 4_000
+"""Bytes of memory that a request takes which waits behind another one, beside its own: what the application is to be given of it."""
 
 
 class Kept:
@@ -25,9 +27,13 @@ class Kept:
         """Tell whether there is anything."""
         return self._held is not None
 
-    def queue(self, size: int, fields: int = 0) -> None:
-        """Take note that a request waits behind another one, or of a segment that came while one did."""
-        self._queued += size + fields * _FIELD
+    def queue_request(self, fields: int) -> None:
+        """Take note that a request waits behind another one."""
+        self._queued += _REQUEST + fields * _FIELD
+
+    def queue_bytes(self, size: int) -> None:
+        """Take note of a segment that came while a request waited."""
+        self._queued += size
 
     def begun(self) -> None:
         """Take note that no request waits behind another one."""

@@ -50,6 +50,7 @@ class _Making:
     async def read(self, log: Log, start: int, limit: int, *, secrets: bool) -> tuple[bool, int]:
         """Read up to `limit` entries from `start`. Returns whether the page may go on behind them, and the size of the tree."""
         async with self._lease.rooms.turns:
+            self._lease.check_client()
             entries, size = await log.entries(start, limit, secrets=secrets)
             texts = await self._texts(entries)
             if texts:
@@ -117,6 +118,7 @@ async def _granted(lease: Lease) -> int:
     """Return how many bytes may be read now. Waits for room: those who do not read are cut off, and others make some."""
     lease.give_back()
     while True:
+        lease.check_client()
         share = min(_PIECE, lease.rooms.answers.share(lease.peer))
         if share >= _LEAF and lease.cover(share):
             return share

@@ -32,9 +32,9 @@ from muniment_server.web.hot import Fields, Hot
 from muniment_server.web.jobs import Job
 from muniment_server.web.kept import Kept
 from muniment_server.web.refusals import MAX_PIPELINED, MIN_RATE, refusal
-from muniment_server.web.room import DRAINED, LARGE, Hold, Lease, busy, peer_or_connection
+from muniment_server.web.room import CLIENT, DRAINED, GONE, LARGE, Hold, Lease, busy, peer_or_connection
 from muniment_server.web.unread import Unread, send_pieces
-from muniment_server.web.wire import encode
+from muniment_server.web.wire import encode, is_reset
 
 _LINGER = 2.0
 _FOREVER = float("inf")
@@ -63,6 +63,7 @@ class Protocol(HttpToolsProtocol):
         self._first = b""  # what came in one piece with the first byte of the request that is being parsed
         self._body = b""
         self._jobs_cycle = Short()
+        self._running: Any = None  # the cycle of the request that the application answers; later ones wait behind it
         self._grace = connections.client_seconds
         self._phase = _OPENED
         self._deadline = _FOREVER  # of what the client is to send, on the event loop's clock
@@ -100,6 +101,11 @@ class Protocol(HttpToolsProtocol):
         self._all.closed(self)
         self._kept.forget()
         self._owe(0)
+        for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None:  # uvicorn tells the last one alone, and the others would go on for no client
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -140,7 +146,7 @@ class Protocol(HttpToolsProtocol):
         """Count what is in memory of requests that are not complete or not begun, or refuse it."""
         job = self._job
         if self.pipeline:  # nothing more is read until they have begun
-            self._kept.queue(came)
+            self._kept.queue_bytes(came)
         if job is not None:
             kept = self._kept.is_entry(len(self._body), job.owner)
         elif self._phase == _HEAD:
@@ -231,7 +237,7 @@ class Protocol(HttpToolsProtocol):
         else:
             self._hand_over()
             if self.pipeline:
-                self._kept.queue(0, len(self.headers))
+                self._kept.queue_request(len(self.headers))
         self._busy = True
         self._phase = _BODY
         self._deadline = self.loop.time() + self._grace
@@ -256,7 +262,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()  # makes the scope, which nothing else needs
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
-        self.scope["extensions"] = {DRAINED: {DRAINED: self.flow.drain}}
+        self.scope["extensions"] = {CLIENT: {DRAINED: self.flow.drain, GONE: self.transport.is_closing}}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -329,6 +335,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request. Instead of uvicorn's own, which makes a timer for each answer."""
         self.server_state.total_requests += 1
+        self._running = None
         if self.transport.is_closing():
             return
         if self.pipeline:
@@ -350,6 +357,10 @@ class Protocol(HttpToolsProtocol):
             self._deadline = (
                 self.loop.time() + self._grace
             )  # answered before the body was here: it is dropped, but not for ever
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _begin_next(self) -> None:
         """Begin the first of the requests that wait. Only behind the last one more of them are read."""
@@ -391,6 +402,9 @@ class Protocol(HttpToolsProtocol):
         if not self._dropping:
             self._dropping = True
             self.flow.resume_reading()
+        if self.flow.read_paused and is_reset(self.transport.get_extra_info("socket")):
+            self.transport.abort()  # the event loop does not look at it while nothing is read from it
+            return
         if now > self._deadline:
             self._late(now)
         if self._unread.is_late(now):

@@ -13,13 +13,18 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from muniment_server.errors import Refused
 from muniment_server.settings import Settings
 
-DRAINED = "muniment.drained"
-"""The extension of ASGI in which a connection passes what waits until its answers are read."""
+CLIENT = "muniment.client"
+"""The extension of ASGI in which a connection says what goes on with its client:"""
+DRAINED = "drained"
+"""what waits until its answers are read, and"""
+GONE = "gone"
+"""what tells whether it has left."""
 LARGE = 16_384
 """Bytes of an answer from which on it counts for as long as it is not read, and bytes that each connection may have unread besides."""
 _MEBIBYTE = 2**20
@@ -70,7 +75,7 @@ class Rooms(NamedTuple):
         entries = max(32 * _MEBIBYTE, 64 * settings.max_event_bytes)
         batches = max(64 * _MEBIBYTE, 4 * settings.max_batch_bytes)
         turns = asyncio.Semaphore(_TURNS)
-        return cls(Room(32 * _MEBIBYTE), Room(entries), Room(batches), Room(batches), turns)
+        return cls(Room(16 * _MEBIBYTE), Room(entries), Room(batches), Room(batches), turns)
 
 
 class Hold:
@@ -100,23 +105,33 @@ class Hold:
 class Lease:
     """What one request holds, until its answer is read. `client` is the address it came from, as ASGI has it.
 
-    `drained` waits until there is hardly anything left of the answer.
+    `drained` waits until there is hardly anything left of the answer; `gone` tells whether the client has left.
     """
 
-    __slots__ = ("_client", "_drained", "_held", "rooms")
+    __slots__ = ("_client", "_drained", "_gone", "_held", "rooms")
 
     def __init__(
-        self, rooms: Rooms, client: tuple[str, int] | None, drained: Callable[[], Awaitable[None]] | None = None
+        self,
+        rooms: Rooms,
+        client: tuple[str, int] | None,
+        drained: Callable[[], Awaitable[None]] | None = None,
+        gone: Callable[[], bool] = lambda: False,
     ) -> None:
         self.rooms = rooms
         self._client = client
         self._drained = drained
+        self._gone = gone
         self._held: dict[tuple[Room, Hashable], int] = {}
 
     @property
     def peer(self) -> Hashable:
         """Whose answers these are: see :func:`peer_or_connection`."""
         return peer_or_connection(self._client)
+
+    def check_client(self) -> None:
+        """Raise ClientDisconnect when the client has left: what it asked for need not be made any more."""
+        if self._gone():
+            raise ClientDisconnect
 
     def take(self, room: Room, owner: Hashable, size: int) -> None:
         """Hold bytes of a room. Raises Refused."""
@@ -158,8 +173,7 @@ class Lease:
 
 def lease_for(rooms: Rooms, scope: Mapping[str, Any]) -> Lease:
     """Return a lease for a request, as ASGI has it."""
-    extension = scope.get("extensions", {}).get(DRAINED, {})
-    return Lease(rooms, scope.get("client"), extension.get(DRAINED))
+    return Lease(rooms, scope.get("client"), **scope.get("extensions", {}).get(CLIENT, {}))
 
 
 def peer_or_connection(client: tuple[str, int] | None) -> Hashable:

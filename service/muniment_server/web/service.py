@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from muniment_server.errors import StoreUnavailable
@@ -118,7 +118,10 @@ class Service:
             started = time.perf_counter()
             lease = lease_for(self.rooms, request.scope)
             try:
+                lease.check_client()  # it may have left while others had their turns
                 response = await self._handle(route, request, lease)
+            except ClientDisconnect:
+                return lease.until_read(Response(None, 400))  # goes nowhere
             except Exception as error:  # noqa: BLE001 - every error gets an answer; unexpected ones are logged
                 response = self.fail(route, error)
             self.count(route, response.status_code, started)
@@ -152,7 +155,13 @@ class _Adopted(logging.Handler):
         get_logger().log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
+def _no_cancelled(record: logging.LogRecord) -> bool:
+    """Drop the traceback of a request that was cut off at shutdown: there are thousands, and uvicorn says how many it cancels."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def _adopt_log_lines() -> None:
+    logging.getLogger("uvicorn.error").addFilter(_no_cancelled)
     # Its pool logs a traceback for every connection that dies with the server; what that means for a request is said by the stores.
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
     if not logging.root.handlers:  # otherwise whoever runs this application has decided already

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import socket
 import sys
 import termios
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,9 @@ class Outbox:
                     transport.write(data)
 
 
+_TCP_CLOSE = 7  # of the kernel's states of a connection: it was reset
+
+
 def encode(answer: Answer | Response, defaults: Sequence[Header], *, keep_alive: bool) -> bytes:
     """Return an answer as it goes out, but for pieces of its body: what uvicorn writes of the same answer of an application."""
     if isinstance(answer, Response):
@@ -73,6 +77,15 @@ def in_kernel(descriptor: int) -> int:
     with contextlib.suppress(OSError):
         fcntl.ioctl(descriptor, termios.TIOCOUTQ, found)
     return int.from_bytes(found, sys.byteorder)
+
+
+def is_reset(connection: socket.socket) -> bool:
+    """Tell whether the other end has dropped the connection; False where the system does not tell."""
+    if not hasattr(socket, "TCP_INFO"):
+        return False
+    with contextlib.suppress(OSError):
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    return False
 
 
 def encode_last(response: Response) -> bytes:

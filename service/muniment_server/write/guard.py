@@ -349,7 +349,8 @@ class Guard:
             raise GuardRefused(
                 "guard_missing",
                 f"the guard file {self.path} is missing: put it back from where this log's writer ran last; "
-                "without it nothing shows that this database is not an old copy",
+                "without it nothing shows that this database is not an old copy. "
+                "Lost for good: `muniment-server guard init --help`",
             ) from None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -347,12 +347,23 @@ class Sequencer:
         self._state = None
         keys = leaf_keys_of(round_.hashes)
         grown = Grown(self._log.log_id, head, round_.leaves, keys, round_.payloads, growth.tiles, round_.keys)
-        leaves, tiles = await self._append(grown, old, round_)
-        stored = await self._recheck(state, head, leaves, tiles)
         below = {state.token, TreeHead(old.size, old.root)}  # both were proved to be prefixes of what was extended
-        signed, token = await self._sign(head, growth.edge, state.token, below)
+        try:
+            leaves, tiles = await self._append(grown, old, round_)
+            stored = await self._recheck(state, head, leaves, tiles)
+            signed, token = await self._sign(head, growth.edge, state.token, below)
+        except (ReadOnly, Replaced) as error:
+            raise self._stored_unsigned(error) from error
         self._state = _State(head, growth.edge, stored, signed, token)
         return signed, growth
+
+    def _stored_unsigned(self, error: ReadOnly | Replaced) -> OutcomeUnknown:
+        """Return what the waiters of a commit are told that must not be signed: once all is well again, it may be in the log.
+
+        With the refusal itself a client would take it for not written, and log it a second time.
+        """
+        refusal = self._refuse(ReadOnly("database_replaced", str(error))) if isinstance(error, Replaced) else error
+        return OutcomeUnknown(f"stored, but not signed: {refusal.code}: {refusal}")
 
     async def _append(self, grown: Grown, old: Head, round_: Round) -> Reread:
         """Store it, and return what is stored now: the new leaves, every tile that got a new hash, and the right edge."""

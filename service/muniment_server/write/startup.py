@@ -53,7 +53,7 @@ def check_guard(path: Path, guarded: Guarded, origin: str, key_id: bytes, head: 
         raise GuardRefused(
             "database_behind",
             f"the database has {head.size} entries, but a head of {guarded.size} may have been signed: "
-            "it is an old copy. Restore a newer one; signing now would fork the log",
+            "it is an old copy, or another copy was first. Restore a newer one; signing now would fork the log",
         )
 
 

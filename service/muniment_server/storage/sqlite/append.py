@@ -19,6 +19,7 @@ from muniment.hashing import HASH_SIZE
 from muniment.tiles import Tile
 from muniment.tree import TileGrowth
 from muniment_server.errors import (
+    Corrupt,
     DuplicateLeaf,
     HeadMoved,
     OtherTree,
@@ -74,6 +75,7 @@ def connect(path: Path) -> apsw.Connection:
     if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_SAFE:
         raise SchemaError(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; install apsw >= 3.51.3")
     connection = apsw.Connection(str(path))
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # see SqliteStore._open
     connection.set_busy_timeout(_BUSY_MILLISECONDS)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged entries at a power cut
@@ -115,7 +117,11 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
-        """Open, and create or migrate, the database at `path`. Raises SchemaError, or StoreUnavailable when it cannot be opened."""
+        """Open, and create or migrate, the database at `path`. Raises SchemaError, Corrupt, or StoreUnavailable.
+
+        With its last connection SQLite carries the WAL over and removes it. Not before all is well: where a copy was put in place
+        of the database, the WAL that is left holds entries that were answered, and nothing else does.
+        """
         return await asyncio.to_thread(cls._open, path)
 
     @classmethod
@@ -125,6 +131,12 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
             writer = connect(path)
             writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             migrate_sqlite(writer)
+            writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise Corrupt(
+                f"database_damaged: {path} is damaged, or {path.name}-wal beside it is of another database ({error}). Nothing was changed: move the "
+                "three files away together, then put a whole copy in place"
+            ) from error
         except (apsw.Error, OSError) as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
         return cls(path, writer)
