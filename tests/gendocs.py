@@ -20,6 +20,8 @@ from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES, Route
 from tests.faults import report
 
+LOG_ROUTES = [route for route in ROUTES if route.on == "log"]
+
 DOCS = Path(__file__).parents[1] / "docs"
 START, END = "<!-- settings: made by `make docs` -->", "<!-- end of settings -->"
 WIDTH = 100
@@ -86,7 +88,7 @@ Below, `$URL` is the address of an event log, for example `http://127.0.0.1:8080
 
 def api_page() -> str:
     """Return docs/api.md."""
-    parts = [_API_HEAD, "## Routes of a log\n", *map(_route, ROUTES), "## Routes of the server\n"]
+    parts = [_API_HEAD, "## Routes of a log\n", *map(_route, LOG_ROUTES), "## Routes of the server\n"]
     parts += [f"### `{name}`\n\n{text}\n\n```console\n$ {CURL[name]}\n```\n" for name, text in SYSTEM.items()]
     parts += ["## Error codes\n", "| code | meaning |\n|---|---|"]
     parts += [f"| `{code}` | {found.title} |" for code, found in sorted(CODES.items())]

@@ -53,6 +53,7 @@ ORDER = {
         "telemetry",
         "trace",
         "host",
+        "tile_rows",
         "storage",
         "write",
         "read",

@@ -216,20 +216,20 @@ class Log(Reader):
 
     def receipt_now(self, submission: Submission, outcome: Outcome) -> bytes | None:
         """Return the JSON receipt of a submission of one new entry; None when that needs the database."""
-        draft, maker = submission.drafts[0], outcome.maker
-        if not outcome.new or maker is None or isinstance(draft, OwnDraft):
+        draft, builder = submission.drafts[0], outcome.builder
+        if not outcome.new or builder is None or isinstance(draft, OwnDraft):
             return None
         if self._trace:
             self.note_now(submission, outcome)
-        return maker.receipt(outcome.indices[0], outcome.leaves[0], draft)
+        return builder.receipt(outcome.indices[0], outcome.leaves[0], draft)
 
     def note_now(self, submission: Submission, outcome: Outcome) -> bool:
         """Do for a submission of one new entry what :meth:`note_answers` does. Returns False when that needs the database."""
         if not self._trace:
             return True
-        if not outcome.new or not outcome.maker:
+        if not outcome.new or not outcome.builder:
             return False
-        self._note_answer(submission, outcome, 0, outcome.maker.proof(outcome.indices[0]))
+        self._note_answer(submission, outcome, 0, outcome.builder.proof(outcome.indices[0]))
         return True
 
     def _not_writing(self) -> Refused:
@@ -267,7 +267,7 @@ class Log(Reader):
     async def receipts(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
         """Return the receipt of every entry of a submission, at the signed head of its outcome."""
         if outcome.replayed:
-            return [await self._stored_receipt(index, outcome.signed, secrets=True) for index in outcome.indices]
+            return [await self._stored_receipt(index, outcome.signed, with_payload=True) for index in outcome.indices]
         signed = outcome.signed
         made: list[Receipt] = []
         for draft, index, leaf in zip(submission.drafts, outcome.indices, outcome.leaves, strict=True):
@@ -283,8 +283,10 @@ class Log(Reader):
     async def write_receipts(self, submission: Submission, outcome: Outcome, text: bytearray) -> None:
         """Add what :meth:`receipts` returns to `text`, as a JSON array: thousands of texts at a time would take megabytes."""
         made: Iterable[bytes]
-        if outcome.maker and outcome.new == len(outcome.indices):
-            made = starmap(outcome.maker.receipt, zip(outcome.indices, outcome.leaves, submission.drafts, strict=True))
+        if outcome.builder and outcome.new == len(outcome.indices):
+            made = starmap(
+                outcome.builder.receipt, zip(outcome.indices, outcome.leaves, submission.drafts, strict=True)
+            )
         else:
             made = (orjson.dumps(receipt.to_json()) for receipt in await self.receipts(submission, outcome))
         before = b"["
@@ -297,9 +299,9 @@ class Log(Reader):
         text += b"]"
 
     async def _inclusion(self, index: int, leaf: bytes, outcome: Outcome) -> list[bytes]:
-        if outcome.maker:
+        if outcome.builder:
             with contextlib.suppress(KeyError):  # an old entry: its tiles were not touched
-                return outcome.maker.proof(index)
+                return outcome.builder.proof(index)
         return await self.path_of(index, leaf_hash(leaf), outcome.signed.size, outcome.signed.root)
 
 

@@ -26,8 +26,11 @@ from tests.bitcoin.web import Answer, Request
 from tests.live import PATIENCE
 
 DEADLINE = 1.0
-Maker = Callable[[Node], HeaderSource]
-MAKERS: list[Maker] = [lambda node: RpcNode(node.url, network=REGTEST), lambda node: RestNode(node.rest, REGTEST)]
+ReceiptBuilder = Callable[[Node], HeaderSource]
+MAKERS: list[ReceiptBuilder] = [
+    lambda node: RpcNode(node.url, network=REGTEST),
+    lambda node: RestNode(node.rest, REGTEST),
+]
 
 
 @pytest.fixture(params=MAKERS, ids=["rpc", "rest"])
@@ -193,9 +196,9 @@ def test_credentials_are_never_shown(node: Node) -> None:
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8332", "ftp://host", "http://", "http://h/?x=1", "http://h/#x", "http://[::", "http://h:x"])  # fmt: skip
 def test_not_a_url(url: str) -> None:
-    for maker in (origin_of, RpcNode, RestNode, lambda one: ExplorerSource([one, one + "x"])):
+    for builder in (origin_of, RpcNode, RestNode, lambda one: ExplorerSource([one, one + "x"])):
         with pytest.raises(FormatError):
-            maker(url)
+            builder(url)
 
 
 def test_rest_takes_no_credentials(node: Node) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import Request as AsgiRequest
 
 from muniment import state, strictjson
 from muniment._flows.results import Entry, LogInfo
@@ -28,8 +28,8 @@ from muniment_server import settings
 from muniment_server.errors import Refused, SettingsError
 from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.web import request as web
-from muniment_server.web import write
-from muniment_server.web.ask import Ask
+from muniment_server.web.handlers import write
+from muniment_server.web.messages import Request
 from muniment_server.web.problems import CODES
 from muniment_server.web.room import Rooms, lease_for
 from muniment_server.write.admission import EventDraft, canonicalize, commit
@@ -147,13 +147,13 @@ def _settings_env(data: bytes) -> None:
 # --- requests -----------------------------------------------------------------------------------------------------------
 
 
-def _request(query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> Ask:
+def _request(query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> Request:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"12345", "more_body": False}
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": query, "headers": headers or []}
     lease = lease_for(Rooms.of(Settings(data=Path("/nonexistent"))), scope)
-    return Ask.of(Request(scope | {"path_params": {}}, receive), lease)
+    return Request.of(AsgiRequest(scope | {"path_params": {}}, receive), lease)
 
 
 def _now(work: Coroutine[Any, Any, Any]) -> Any:

@@ -26,7 +26,7 @@ from muniment.event import Commitment, disclose, event_leaf
 from muniment.hashing import leaf_hash
 from muniment.tiles import MAX_ENTRY
 from muniment_server.errors import Refused
-from muniment_server.web import write
+from muniment_server.web.handlers import write
 from muniment_server.write import admission
 from muniment_server.write.admission import canonicalize, commit, draft_event, draft_plain, draft_raw
 from tests.service.http_check import bundle, ndjson

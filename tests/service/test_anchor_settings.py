@@ -230,7 +230,7 @@ def test_a_server_that_is_to_anchor_has_anchorers(tmp_path: Path):
 
 
 def test_what_only_anchoring_needs_is_loaded_where_logs_are_anchored():
-    code = "import sys, muniment_server.app, muniment_server.web.protocol; print(*sys.modules)"
+    code = "import sys, muniment_server.app, muniment_server.web.http.protocol; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     )

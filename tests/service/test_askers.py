@@ -71,8 +71,8 @@ def ask_copy(url: str, _: float) -> None:
     asyncio.run(run())
 
 
-Ask = Callable[[str, float], object]
-ASKERS: dict[str, tuple[Ask, type[BaseException]]] = {
+Request = Callable[[str, float], object]
+ASKERS: dict[str, tuple[Request, type[BaseException]]] = {
     "rpc": (lambda url, _: node.RpcNode(url).tip(), SourceUnavailable),
     "rest": (lambda url, _: node.RestNode(url).at(7), SourceUnavailable),
     "explorer": (lambda url, _: explorers.ExplorerSource([url], quorum=1).at(7), SourceUnavailable),

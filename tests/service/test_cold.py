@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from muniment.tiles import Tile
-from muniment.tree import TileRows, hash_at
+from muniment.tree import TileRows
 from muniment_server.errors import StoreUnavailable
 from muniment_server.read.cache import Cache
 from muniment_server.read.loader import ColdBundles, ColdTiles
+from muniment_server.tile_rows import hash_at
 
 SIZE = 3 * 65_536 + 700
 LOG = 7

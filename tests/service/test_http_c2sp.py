@@ -21,12 +21,11 @@ import httpx
 import pytest
 
 from muniment.tiles import format_tile, parse_tile_path, tiles_at
-from muniment_server.access.keys import SCOPES
+from muniment_server.access.callers import APPEND, Caller
 from muniment_server.errors import Refused
 from muniment_server.settings import Settings
-from muniment_server.web import write
-from muniment_server.web.ask import Ask
-from muniment_server.web.request import Caller
+from muniment_server.web.handlers import write
+from muniment_server.web.messages import Request
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit, fsck, merkle, split_bundle, tile_name, tile_paths, tree_levels
 from tests.service.http_check import JSON, Verifier, bundle, client, expect_problem, head_size, published
@@ -402,9 +401,9 @@ class _Flooded:
 @pytest.mark.parametrize("handler", [write.add_entry, write.add_batch, write.add_plain])
 def test_no_body_is_read_for_a_log_that_takes_nothing(handler: Any) -> None:
     flooded: Any = _Flooded()
-    ask = Ask("/", b"/", b"", [(b"content-length", b"5")], {}, flooded)
+    ask = Request("/", b"/", b"", [(b"content-length", b"5")], {}, flooded)
     with pytest.raises(Refused, match="full"):
-        asyncio.run(handler(ask, flooded, Caller("anybody", SCOPES)))
+        asyncio.run(handler(ask, flooded, Caller("anybody", frozenset({APPEND}))))
 
 
 @contextmanager

@@ -21,11 +21,11 @@ from uvicorn.server import ServerState
 
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
-from muniment_server.web.ask import MAX_HEADERS
-from muniment_server.web.connections import Connections
-from muniment_server.web.framing import MAX_FIELDS, MAX_FRAMING, MAX_URL
+from muniment_server.web.http.connections import Connections
+from muniment_server.web.http.framing import MAX_FIELDS, MAX_FRAMING, MAX_URL
+from muniment_server.web.http.protocol import Protocol
+from muniment_server.web.messages import MAX_HEADERS
 from muniment_server.web.problems import CODES
-from muniment_server.web.protocol import Protocol
 from tests.live import LiveServer, free_of_tracebacks
 from tests.service.http_check import client, head_size
 from tests.service.http_raw import Connection, address, exchange, statuses

@@ -30,8 +30,8 @@ from muniment_server import settings as settings_module
 from muniment_server.cli import serve
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
-from muniment_server.web import protocol
-from muniment_server.web.connections import Connections, Rank
+from muniment_server.web.http import protocol
+from muniment_server.web.http.connections import Connections, Rank
 from muniment_server.web.problems import CODES
 from muniment_server.web.room import peer_of
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks, until

@@ -19,15 +19,15 @@ from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from muniment.tiles import decode_bundle, encode_bundle
 from muniment.tree import Edge, grow
+from muniment_server.access.callers import VIEW, Access, Caller
 from muniment_server.app import create_app
 from muniment_server.settings import Settings
-from muniment_server.web.hot import Fields, Hot
-from muniment_server.web.jobs import Append, Job
-from muniment_server.web.request import Access
+from muniment_server.web.http.exchanges import Append, Exchange
+from muniment_server.web.http.fast_path import FastPath, RequestHead
+from muniment_server.web.http.wire import Outbox
 from muniment_server.web.service import Service
-from muniment_server.web.wire import Outbox
 from muniment_server.write.admission import EventDraft, draft_event, draft_raw
-from muniment_server.write.receipts import Maker
+from muniment_server.write.receipts import ReceiptBuilder
 from tests.live import LiveServer
 from tests.service.http_check import JSON, NDJSON, Verifier, bundle, client, head_size, ndjson
 from tests.service.http_raw import address, request_bytes, statuses
@@ -202,14 +202,14 @@ def test_a_receipt_from_memory_is_the_receipt(old: int, new: int):
         draft.leaf("2026-01-01T00:00:00.000Z") if isinstance(draft, EventDraft) else draft.leaf for draft in drafts
     ]
     growth = grow(before, [leaf_hash(leaf) for leaf in leaves])
-    maker = Maker(origin, growth, note)
+    builder = ReceiptBuilder(origin, growth, note)
     for at, (draft, leaf) in enumerate(zip(drafts, leaves, strict=True)):
-        receipt = Receipt.parse(maker.receipt(old + at, leaf, draft))
+        receipt = Receipt.parse(builder.receipt(old + at, leaf, draft))
         assert (receipt.index, receipt.leaf, receipt.tree_size) == (old + at, leaf, old + new)
-        assert list(receipt.proof) == maker.proof(old + at)
+        assert list(receipt.proof) == builder.proof(old + at)
         assert (receipt.origin, receipt.checkpoint) == (origin, note)
         assert (receipt.commitment is None) == (parse_leaf(leaf) is None)
-        assert maker.receipt(old + at, leaf, draft) == orjson.dumps(receipt.to_json())
+        assert builder.receipt(old + at, leaf, draft) == orjson.dumps(receipt.to_json())
 
 
 # --- which requests -------------------------------------------------------------------------------------------------------
@@ -249,9 +249,9 @@ LEFT = [
 ]
 
 
-def asked(one: tuple[bytes, bytes, list[tuple[bytes, bytes]]]) -> tuple[bytes, bytes, Fields]:
+def asked(one: tuple[bytes, bytes, list[tuple[bytes, bytes]]]) -> tuple[bytes, bytes, RequestHead]:
     method, url, headers = one
-    return method, url, Fields.of(headers)
+    return method, url, RequestHead.of(headers)
 
 
 class Parsed:
@@ -287,49 +287,55 @@ WHOLE = [
 ]
 
 
-def of_known(job: Job) -> tuple[bytes, bytes, Fields]:
+def of_known(job: Exchange) -> tuple[bytes, bytes, RequestHead]:
     """What a job answers that was found by a head that came before, byte for byte."""
     assert isinstance(job, Append)
-    return POST, job.post.ask.raw_path, Fields.of(job.post.ask.headers)
+    return POST, job.post.ask.raw_path, RequestHead.of(job.post.ask.headers)
 
 
-def known_heads_hold_for_a_while(hot: Hot, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who posts is looked up again when the keys were read again, and before they are too old."""
+def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a head says is remembered; who may do it is decided each time."""
     whole = WHOLE[0]
     seen: list[bytes] = []
 
-    def find(method: bytes, url: bytes, fields: Fields, find: Any = hot.find) -> Job | None:
+    def find(method: bytes, url: bytes, fields: RequestHead, find: Any = fast_path.find) -> Exchange | None:
         seen.append(url)
         return find(method, url, fields)
 
     def looks_up() -> bool:
         seen.clear()
-        assert hot.find_whole(whole)
+        assert fast_path.find_whole(whole)
         return bool(seen)
 
-    hot.remember(whole, Fields.of(Parsed(whole).headers))
-    hot._posts.clear()
-    monkeypatch.setattr(hot, "find", find)
-    monkeypatch.setattr(time, "monotonic", lambda: access._read_at + 0.1)
+    fast_path.remember(whole, RequestHead.of(Parsed(whole).headers))
+    fast_path._posts.clear()
+    monkeypatch.setattr(fast_path, "find", find)
+    now = [access._read_at + 0.1]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     assert (looks_up(), looks_up()) == (True, False)
-    access.edition += 1
-    assert (looks_up(), looks_up()) == (True, False)
-    monkeypatch.setattr(time, "monotonic", lambda: access._read_at + 0.35)
-    assert (looks_up(), looks_up()) == (True, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            access, "_callers", {(b"", fast_path._log(b"raw").row.log_id): Caller("anonymous", frozenset({VIEW}))}
+        )
+        assert fast_path.find_whole(whole) is None, "the caller may no longer append"
+    assert looks_up() is False
+    now[0] = access._read_at + 0.6
+    assert fast_path.find_whole(whole) is None, "the keys have to be read first"
+    now[0] = access._read_at + 0.1
     for length in range(1, 2000):
         head = b"POST /logs/raw/entries HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % length
-        hot.remember(head, Fields.of(Parsed(head).headers))
-        assert hot.find_whole(head + bytes(length))
-    assert len(hot._posts) <= 1024
+        fast_path.remember(head, RequestHead.of(Parsed(head).headers))
+        assert fast_path.find_whole(head + bytes(length))
+    assert len(fast_path._posts) <= 1024
 
 
-def spoil_known_blocks(hot: Hot) -> None:
+def spoil_known_blocks(fast_path: FastPath) -> None:
     """Whatever happens to the bytes: only what the parser would understand the same way is answered without it."""
     answered = 0
     for whole in WHOLE:
-        assert hot.find_whole(whole) is None, "no block is known yet"
-        hot.remember(whole, Fields.of(Parsed(whole).headers))
-        assert hot.find_whole(whole)
+        assert fast_path.find_whole(whole) is None, "no block is known yet"
+        fast_path.remember(whole, RequestHead.of(Parsed(whole).headers))
+        assert fast_path.find_whole(whole)
         odd = [
             whole[:at] + bytes([byte]) + whole[at + cut :] for at in range(len(whole)) for cut in (0, 1) for byte in ODD
         ]
@@ -338,8 +344,8 @@ def spoil_known_blocks(hot: Hot) -> None:
         for data in (*odd, *short, *joined):
             seen = []
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(hot, "find", lambda *found, seen=seen: seen.append(found) or FOUND)
-                found = hot.find_whole(data)
+                patch.setattr(fast_path, "find", lambda *found, seen=seen: seen.append(found) or FOUND)
+                found = fast_path.find_whole(data)
             if not found:
                 continue
             answered += 1
@@ -357,11 +363,11 @@ def spoil_known_blocks(hot: Hot) -> None:
         b"X: " + bytes(1025).replace(b"\0", b"y"),
     ):
         data = b"GET / HTTP/1.1\r\n%b\r\n\r\n" % block
-        hot.remember(data, Fields.of(Parsed(data).headers))
-        assert hot.find_whole(data) is None, "not a block that looks the same to every reader"
+        fast_path.remember(data, RequestHead.of(Parsed(data).headers))
+        assert fast_path.find_whole(data) is None, "not a block that looks the same to every reader"
     for number in range(1000):
-        hot.remember(b"GET / HTTP/1.1\r\nX: %d\r\n\r\n" % number, Fields.of([(b"x", b"%d" % number)]))
-    assert len(hot._blocks) <= 256
+        fast_path.remember(b"GET / HTTP/1.1\r\nX: %d\r\n\r\n" % number, RequestHead.of([(b"x", b"%d" % number)]))
+    assert len(fast_path._blocks) <= 256
 
 
 FOUND: Any = object()
@@ -424,20 +430,20 @@ def test_which_requests_go_the_short_way(tmp_path: Path, request: pytest.Fixture
 
 async def _which(instance: Instance) -> None:
     app = create_app(Settings(data=instance.data))
-    service: Service = app.state.service
+    service: Service = app.service
     await service.start()
     try:
-        hot = Hot(service)
-        assert hot.find(*asked(TAKEN[0])) is None, "API keys have to be read first"
+        fast_path = FastPath(service)
+        assert fast_path.find(*asked(TAKEN[0])) is None, "API keys have to be read first"
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
             assert (await http.get("/proof/inclusion?index=0")).status_code == 200
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "monotonic", lambda: service.access._read_at + 0.1)  # or the keys are read again
             for one in TAKEN:
-                assert hot.find(*asked(one)), one
+                assert fast_path.find(*asked(one)), one
             for one in LEFT:
-                assert hot.find(*asked(one)) is None, one
-            spoil_known_blocks(hot)
-            known_heads_hold_for_a_while(hot, service.access, patch)
+                assert fast_path.find(*asked(one)) is None, one
+            spoil_known_blocks(fast_path)
+            known_heads_hold_for_a_while(fast_path, service.access, patch)
     finally:
         await service.catalog.close()

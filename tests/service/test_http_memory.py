@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from muniment.client import Client
 from muniment.tiles import decode_bundle
 from muniment_server.settings import Settings
-from muniment_server.web.large import PAGE, page_of
+from muniment_server.web.handlers.large import PAGE, page_of
 from muniment_server.web.room import Lease, Room, Rooms
 from tests.live import LiveServer, free_of_tracebacks, until
 from tests.service.http_check import bundle, client, published
@@ -428,7 +428,7 @@ def test_a_lease_gives_back_what_it_holds() -> None:
 def test_no_page_is_made_for_a_client_who_left() -> None:
     lease = Lease(Rooms.of(Settings(data=Path("/nonexistent"))), ("127.0.0.1", 1), gone=lambda: True)
     with pytest.raises(ClientDisconnect):
-        asyncio.run(page_of(None, 0, 10, lease, secrets=False))  # type: ignore[arg-type]
+        asyncio.run(page_of(None, 0, 10, lease, with_payload=False))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", [1024, 64 << 20])

@@ -17,19 +17,7 @@ from muniment.event import parse_leaf
 from muniment.hashing import LeafHash, RootHash, leaf_hash
 from muniment.policy import LogKey, Policy
 from muniment.tiles import Bundle, Tile, decode_bundle
-from muniment.tree import (
-    TileRows,
-    expand,
-    hash_at,
-    hash_in,
-    heap,
-    path,
-    siblings,
-    thin,
-    verify_consistency,
-    verify_inclusion,
-    with_top,
-)
+from muniment.tree import TileRows, expand, hash_in, verify_consistency, verify_inclusion
 from muniment_server import log as module
 from muniment_server.errors import Corrupt, NotFound, OutcomeUnknown, Refused, StoreError, StoreUnavailable
 from muniment_server.log import Log
@@ -38,6 +26,7 @@ from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.telemetry import Metrics
+from muniment_server.tile_rows import compact, hash_at, heap, path, siblings, with_top
 from muniment_server.write.admission import draft_event
 from muniment_server.write.submission import Submission
 from tests.live import PATIENCE
@@ -301,11 +290,11 @@ async def test_another_size_than_a_published_one_names_the_next(rig: Rig, make: 
     absent = await not_there(log.published(7))
     assert (absent.code, absent.extra) == ("no_checkpoint", {})
     for index in (0, 1):
-        assert (await not_there(log.receipt(index, 4, secrets=False))).extra == {"next_size": 5}
-    assert (await not_there(log.receipt(2, 2, secrets=False))).code == "no_entry"
+        assert (await not_there(log.receipt(index, 4, with_payload=False))).extra == {"next_size": 5}
+    assert (await not_there(log.receipt(2, 2, with_payload=False))).code == "no_entry"
     await log.append(raw(b"unpublished"))
-    assert (await not_there(log.receipt(6, None, secrets=False))).code == "not_published_yet"
-    assert (await not_there(log.receipt(7, None, secrets=False))).code == "no_entry"
+    assert (await not_there(log.receipt(6, None, with_payload=False))).code == "not_published_yet"
+    assert (await not_there(log.receipt(7, None, with_payload=False))).code == "no_entry"
 
 
 # --- proofs -------------------------------------------------------------------------------------------------------------
@@ -502,7 +491,7 @@ def test_the_rows_of_a_cached_tile_say_what_the_tile_says(level: int):
 
 def test_what_is_kept_of_a_tile_proves_what_the_tile_proves():
     rows = expand(random.Random(3).randbytes(8192))
-    kept, top = thin(rows)
+    kept, top = compact(rows)
     hashes, hashes_of_tile = bytes(rows[0]), heap(rows)
     for position in range(256):
         wanted = path(position, 256, [], lambda _level, _index: rows)
@@ -579,13 +568,13 @@ async def test_missing_entries_are_damage_not_absence(rig: Rig, grown: Bench, ma
     await damage(rig, "entries", '"index" = 300')
     for work in (
         log.bundle(Bundle(1)),
-        log.entry(300, secrets=True),
-        log.entries(290, 20, secrets=True),
-        log.receipt(300, None, secrets=False),
+        log.entry(300, with_payload=True),
+        log.entries(290, 20, with_payload=True),
+        log.receipt(300, None, with_payload=False),
     ):
         with pytest.raises(Corrupt):
             await work
-    assert (await log.entry(299, secrets=False))["index"] == 299
+    assert (await log.entry(299, with_payload=False))["index"] == 299
     assert len(decode_bundle(await log.bundle(Bundle(1, 44)))) == 44
 
 
@@ -640,14 +629,14 @@ async def test_stored_receipts_at_every_published_size(rig: Rig, make: Make):
         await log._publish()
     for published in await log.checkpoints(0, 99):
         for index in range(published.size):
-            receipt = await log.receipt(index, published.size, secrets=True)
+            receipt = await log.receipt(index, published.size, with_payload=True)
             verified = receipt.verify(trusting(bench))
             assert (verified.opened, verified.complete) == ({"n": index}, True)
             assert receipt.checkpoint == published.note
-            closed = await log.receipt(index, published.size, secrets=False)
+            closed = await log.receipt(index, published.size, with_payload=False)
             assert closed.disclosures is None
             assert closed.verify(trusting(bench)).hidden == ("*",)
-    assert (await log.receipt(0, None, secrets=False)).tree_size == 9
+    assert (await log.receipt(0, None, with_payload=False)).tree_size == 9
     await audit(bench)
 
 
@@ -656,17 +645,17 @@ async def test_entries_show_what_the_caller_may_see(rig: Rig, make: Make):
     log = await make(bench)
     await log.append(genesis(bench))
     await log.append(event(5, 6))
-    (first, second, third), size = await log.entries(0, 10, secrets=True)
+    (first, second, third), size = await log.entries(0, 10, with_payload=True)
     assert size == 3
     assert (first["typ"], "event" in first) == ("muniment/genesis@v1", False)
     assert orjson.dumps(second["event"]) == b'{"n":5}'
     assert third["leaf_hash"] == leaf_hash((await rig.store.leaves(bench.log_id, 2, 3))[0]).hex()
     assert second["logged_at"].endswith("Z")
-    found, _ = await log.entries(1, 1, secrets=False)
+    found, _ = await log.entries(1, 1, with_payload=False)
     assert "event" not in found[0]
-    assert await log.entries(3, 10, secrets=True) == ([], 3)
-    assert (await not_there(log.entry(3, secrets=True))).code == "no_entry"
-    assert (await log.entry(2, secrets=True))["index"] == 2
+    assert await log.entries(3, 10, with_payload=True) == ([], 3)
+    assert (await not_there(log.entry(3, with_payload=True))).code == "no_entry"
+    assert (await log.entry(2, with_payload=True))["index"] == 2
 
 
 async def test_entries_end_at_the_signed_head(rig: Rig, make: Make):
@@ -677,7 +666,7 @@ async def test_entries_end_at_the_signed_head(rig: Rig, make: Make):
     await until(lambda: is_published(bench, 1))
     await bench.extend(b"stored by a writer that died")
     for view in (log, await make(bench, read_only=True)):
-        found, size = await view.entries(0, 10, secrets=True)
+        found, size = await view.entries(0, 10, with_payload=True)
         assert (len(found), size) == (1, 1)
         assert await view.tile(Tile(0, 0, 2)) is None
         assert await view.bundle(Bundle(0, 2)) is None
@@ -710,7 +699,7 @@ async def test_a_log_that_only_reads(rig: Rig, make: Make, monkeypatch: pytest.M
     answer = await refused(reader.append(event(1)))
     assert (answer.status, answer.code) == (503, "read_only")
     assert (await reader.latest()).note == (await writer.published()).note
-    assert (await reader.receipt(7, None, secrets=True)).verify(trusting(bench)).opened == {"n": 6}
+    assert (await reader.receipt(7, None, with_payload=True)).verify(trusting(bench)).opened == {"n": 6}
     assert (await reader.prove_inclusion(3, 9)).hashes == (await writer.prove_inclusion(3, 9)).hashes
     assert await reader.tile(Tile(0, 0, 21)) == await writer.tile(Tile(0, 0, 21))
     assert parse_leaf(decode_bundle(await reader.bundle(Bundle(0, 1)))[0]).typ == "muniment/genesis@v1"
@@ -739,5 +728,5 @@ async def test_a_log_whose_guard_refuses_still_reads(rig: Rig, make: Make):
     assert str(bench.guard.path) not in answer.detail + answer.hint
     assert (await log.latest()).size == 10
     assert (await log.prove_inclusion(3, None)).hashes == Tree([b"%d" % n for n in range(10)]).path(3, 10)
-    assert (await log.receipt(3, None, secrets=False)).verify(trusting(bench)).leaf == b"3"
+    assert (await log.receipt(3, None, with_payload=False)).verify(trusting(bench)).leaf == b"3"
     assert len(decode_bundle(await log.bundle(Bundle(0, 10)))) == 10

@@ -40,7 +40,7 @@ LOADED = """
 import sys, muniment_server.cli.serve
 from muniment_server.cli.memory import load_structlog
 load_structlog()
-import muniment_server.app, muniment_server.web.protocol
+import muniment_server.app, muniment_server.web.http.protocol
 assert "structlog" in sys.modules
 print(*{name.partition(".")[0] for name in sys.modules})
 import rich.console

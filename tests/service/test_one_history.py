@@ -575,7 +575,7 @@ async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Ri
     wrong = expand(bytes(256 * 32))
     asked = {
         "a known entry": lambda: known(log, raw(b"7")),
-        "a stored receipt": lambda: log.receipt(7, None, secrets=False),
+        "a stored receipt": lambda: log.receipt(7, None, with_payload=False),
         "a proof at an older size": lambda: log.prove_inclusion(7, 299),
     }
     for ask in asked.values():

@@ -19,6 +19,8 @@ from muniment_server.telemetry import get_logger
 Headers = Sequence[tuple[bytes, bytes]]
 """Header fields of a request, their names in lower case."""
 
+OPEN = "open"
+"""Permission that every caller has, with whatever key. Routes that need it look at no key."""
 VIEW = "view"
 """Permission to see heads, proofs, files and entries without their payloads. On a public log every caller has it."""
 READ = "read"
@@ -56,6 +58,9 @@ class Caller:
         raise Refused("forbidden", f"the API key lacks scope {scope}", f"Use a key with scope {scope}.")
 
 
+_ANY = Caller(ANONYMOUS, frozenset())
+
+
 class Access:
     """Decides who may do what. Keys are read again after half a second, so a revoked one is dead within a second."""
 
@@ -69,13 +74,18 @@ class Access:
         self._reading = asyncio.Lock()
         self._refresh: asyncio.Task[None] | None = None
 
-    async def admit(self, headers: Headers, log: LogRow, needs: str) -> Caller:
-        """Return who is calling about `log`. Raises Refused on a key that is not valid, and without the permission `needs`."""
+    async def admit(self, headers: Headers, log: LogRow | None, needs: str) -> Caller:
+        """Return who is calling about `log`, or about the instance.
+
+        Raises Refused on a key that is not valid, and without the permission `needs`.
+        """
+        if needs == OPEN:
+            return _ANY
         if self._age() > _KEYS_SECONDS:
             await self._read(_KEYS_SECONDS)
         return self._admit(headers, log, needs)
 
-    def admit_now(self, headers: Headers, log: LogRow, needs: str) -> Caller | None:
+    def admit_now(self, headers: Headers, log: LogRow | None, needs: str) -> Caller | None:
         """As :meth:`admit`; None when the keys have to be read first."""
         age = self._age()
         if age > _KEYS_SECONDS:
@@ -84,9 +94,9 @@ class Access:
             self._refresh = asyncio.get_running_loop().create_task(self._read_beside())
         return self._admit(headers, log, needs)
 
-    def _admit(self, headers: Headers, log: LogRow, needs: str) -> Caller:
+    def _admit(self, headers: Headers, log: LogRow | None, needs: str) -> Caller:
         given = [value for name, value in headers if name == b"authorization"]
-        key = (given[0] if len(given) == 1 else b"", log.log_id)
+        key = (given[0] if len(given) == 1 else b"", log.log_id if log else 0)
         caller = self._callers.get(key) if len(given) < 2 else None
         if caller is None:
             caller = self._caller(given, log)
@@ -96,7 +106,7 @@ class Access:
         caller.need(needs)
         return caller
 
-    def _caller(self, given: Sequence[bytes], log: LogRow) -> Caller:
+    def _caller(self, given: Sequence[bytes], log: LogRow | None) -> Caller:
         anonymous = self._anonymous(log)
         if not given:
             return Caller(ANONYMOUS, anonymous)
@@ -105,15 +115,17 @@ class Access:
         row = self._keys.get(digest_of_key(token)) if good else None
         if row is None:
             raise Refused("unauthorized", "the API key is not valid", "Send `Authorization: Bearer mk_...`.")
-        if row.log_name not in (None, log.name):
+        if row.log_name is not None and (log is None or row.log_name != log.name):
             raise Refused("forbidden", "the API key is for another log", "Use a key made for this log.")
         return Caller(row.key_id, _permissions(row.scopes) | anonymous)
 
-    def _anonymous(self, log: LogRow) -> frozenset[str]:
+    def _anonymous(self, log: LogRow | None) -> frozenset[str]:
         if not self._asked and is_loopback(self._settings.host):
             return _permissions(
                 SCOPES
             )  # the quick start: only this machine can reach it, and no key was ever asked for
+        if log is None:
+            return frozenset()
         scopes = (("append", self._settings.allow_anonymous_writes), ("read", log.open))
         return _permissions(scope for scope, given in scopes if given) | ({VIEW} if log.public else set())
 

@@ -1,4 +1,4 @@
-"""Walks a log all the time, slowly, and recomputes it: damage at rest is found while there are good copies left to mend it from.
+"""Walks a log all the time, slowly, and recomputes it: damage at rest is found while there are good copies left to repair it from.
 
 Leaf hash against tile, tile against the one above, payload against commitment, and after each pass the right edge against the head.
 It reads a tile's worth of entries at once, checks a few of them at a time and sleeps in between, so that writes do not wait for it.

@@ -131,7 +131,7 @@ async def _logs(store: Any, settings: Settings, name: str | None) -> list[Any]:
 
 async def _report(store: Any, settings: Settings, row: Any, anchors: list[Any]) -> dict[str, Any]:
     from muniment_server.follow.anchors.byhand import open_anchors
-    from muniment_server.web.anchors import anchor_value
+    from muniment_server.web.handlers.anchors import anchor_value
 
     summary = await store.anchor_summary(row.log_id, settings.anchor_held)
     values = []

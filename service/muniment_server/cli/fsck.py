@@ -1,4 +1,4 @@
-"""`muniment-server fsck`: check a stored log from the ground up, mend its tiles, or compare it with a copy."""
+"""`muniment-server fsck`: check a stored log from the ground up, repair its tiles, or compare it with a copy."""
 
 from __future__ import annotations
 

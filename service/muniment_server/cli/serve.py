@@ -50,8 +50,8 @@ def serve(**flags: Any) -> None:
 
 async def _check_public(settings: Settings) -> None:
     """Refuse to offer appends to the world by accident."""
+    from muniment_server.access.callers import is_loopback
     from muniment_server.storage.open import open_store
-    from muniment_server.web.request import is_loopback
 
     if settings.read_only or settings.allow_anonymous_writes or is_loopback(settings.host):
         return
@@ -79,13 +79,13 @@ def _serve(settings: Settings, metrics: Any) -> None:
     import uvloop
 
     from muniment_server.app import create_app
-    from muniment_server.web.connections import Connections
-    from muniment_server.web.hot import Hot
-    from muniment_server.web.protocol import Protocol
+    from muniment_server.web.http.connections import Connections
+    from muniment_server.web.http.fast_path import FastPath
+    from muniment_server.web.http.protocol import Protocol
 
     app = create_app(settings, metrics)
-    connections = Connections(settings, metrics, app.state.service.rooms)
-    protocol: Any = functools.partial(Protocol, connections=connections, hot=Hot(app.state.service))
+    connections = Connections(settings, metrics, app.service.rooms)
+    protocol: Any = functools.partial(Protocol, connections=connections, fast_path=FastPath(app.service))
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -104,7 +104,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
 
     async def work() -> None:
         # Before the HTTP server: what is wrong with the instance then ends in a sentence, not in a failed lifespan.
-        await app.state.service.start()
+        await app.service.start()
         # After start-up nearly everything lives for good: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()

@@ -27,7 +27,9 @@ from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
 
 DEFAULT_LOG = "default"
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+LOG_NAME = "[a-z0-9][a-z0-9-]{0,62}"
+"""Names that a log can have, as a regular expression."""
+_NAME = re.compile(LOG_NAME)
 _REFRESH_SECONDS = 1.0
 _DISK_SECONDS = 0.1  # a fast disk takes tens of megabytes in a second
 

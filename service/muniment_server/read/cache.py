@@ -3,7 +3,7 @@
 The number is nearly what the tiles of the logs take, within limits: a proof from memory costs the same in a log of any size.
 
 A tile of 256 hashes takes 9 kB, and nearly all of the work of reading it again goes into its inner nodes. So a fourteenth of it, its
-:data:`muniment.tree.Top`, is kept for longer: with that, a proof needs the hashes again, but only a few of the inner nodes.
+:data:`muniment_server.tile_rows.CachedRows`, is kept for longer: with that, a proof needs the hashes again, but only a few of the inner nodes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from muniment.tree import TileRows, Top, thin, with_top
+from muniment.tree import TileRows
+from muniment_server.tile_rows import CachedRows, compact, with_top
 
-T = TypeVar("T", list[bytes], Top)
+T = TypeVar("T", list[bytes], CachedRows)
 
 Rows = Sequence[bytes | bytearray]
 _MAX_BUNDLE = 32_768
@@ -46,7 +47,7 @@ class Cache:
         self._tiles: dict[int, int] = {}  # by log: tiles of level 0 up to the last one that was put here
         self._limit = min(most, _LEAST)
         self._kept: _Recent[list[bytes]] = _Recent()
-        self._tops: _Recent[Top] = _Recent()  # the very objects that are in the rows of tiles that are kept
+        self._tops: _Recent[CachedRows] = _Recent()  # the very objects that are in the rows of tiles that are kept
 
     @property
     def size(self) -> int:
@@ -54,7 +55,7 @@ class Cache:
         return self._kept.size + self._tops.size
 
     def get(self, log_id: int, level: int, index: int) -> Rows | None:
-        """Return the rows of a full tile, read with :func:`muniment.tree.hash_at`; or None, also for one without inner nodes."""
+        """Return the rows of a full tile, read with :func:`muniment_server.tile_rows.hash_at`; or None, also for one without inner nodes."""
         found = self._kept.get(_key(log_id, level, index))
         return found if found and len(found) > 1 else None
 
@@ -70,7 +71,7 @@ class Cache:
             self._put(key, [bytes(row) for row in rows])
         else:
             self._make_room(log_id, index)
-            kept, top = thin(rows)
+            kept, top = compact(rows)
             self._tops.put(key, top)
             self._tops.shrink(max(self._limit - _ROOM, self._limit // 2))
             self._put(key, kept)

@@ -22,7 +22,7 @@ _FULL = TILE_WIDTH * HASH_SIZE
 T = TypeVar("T")
 
 
-class _Together(ABC, Generic[T]):
+class Coalescer(ABC, Generic[T]):
     """Serves what is asked for in parts of `part`. Once another part is waiting for the one before, up to `reads` run at a time."""
 
     part: int
@@ -61,7 +61,7 @@ class _Tiles(NamedTuple):
     proof: bool  # inner nodes are needed as well
 
 
-class ColdTiles(_Together[_Tiles]):
+class ColdTiles(Coalescer[_Tiles]):
     """Brings tiles of one log into its cache. Owned by the event loop.
 
     What is missing or too short stays out of the cache. So do inner nodes that the tile above does not have: a
@@ -127,7 +127,7 @@ class _Bundle(NamedTuple):
     done: BundleDone
 
 
-class ColdBundles(_Together[_Bundle]):
+class ColdBundles(Coalescer[_Bundle]):
     """Reads full entry bundles of one log, and keeps the small ones in its cache. Owned by the event loop."""
 
     part = 16  # at most four megabytes, by what the store joins; usually a hundred kilobytes

@@ -23,14 +23,10 @@ from muniment.tree import (
     Plan,
     TileRows,
     expand,
-    hash_at,
-    heap,
-    path,
     place,
     plan_consistency,
     plan_inclusion,
     plan_root,
-    siblings,
     verify_consistency,
     verify_inclusion,
 )
@@ -39,6 +35,7 @@ from muniment_server.read.cache import Cache, Rows
 from muniment_server.read.heads import Heads
 from muniment_server.read.loader import BundleDone, ColdBundles, ColdTiles, Done
 from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, StoredPayload, leaf_key
+from muniment_server.tile_rows import hash_at, heap, path, siblings
 from muniment_server.trace import Trace
 from muniment_server.write.admission import EventDraft, commit
 from muniment_server.write.sequencer import Sequencer
@@ -287,16 +284,18 @@ class Reader(Heads):
 
     # --- entries --------------------------------------------------------------------------------------------------------
 
-    async def receipt(self, index: int, size: int | None, *, secrets: bool) -> Receipt:
+    async def receipt(self, index: int, size: int | None, *, with_payload: bool) -> Receipt:
         """Return the receipt of an entry at a published checkpoint (default: the latest). Raises NotFound.
 
-        `secrets` says whether the caller may see payloads: only then does the receipt of an event open its members.
+        `with_payload` says whether the caller may see payloads: only then does the receipt of an event open its members.
         """
         published = await self.published(size)
         if index >= published.size:
             raise await self._not_covered(index, published.size)
         root = parse_checkpoint(parse_note(published.note).text).root
-        return await self._stored_receipt(index, Signed(published.size, root, published.note), secrets=secrets)
+        return await self._stored_receipt(
+            index, Signed(published.size, root, published.note), with_payload=with_payload
+        )
 
     async def _not_covered(self, index: int, size: int) -> NotFound:
         if size == (await self.published()).size and index < (await self.latest()).size:
@@ -310,13 +309,13 @@ class Reader(Heads):
             "no_entry", f"there is no entry {index} under the checkpoint of size {size}", "Ask for a smaller index."
         )
 
-    async def _stored_receipt(self, index: int, signed: Signed, *, secrets: bool) -> Receipt:
+    async def _stored_receipt(self, index: int, signed: Signed, *, with_payload: bool) -> Receipt:
         leaves = await self._store.leaves(self.row.log_id, index, index + 1)
         if not leaves:
             raise Corrupt(f"entry {index} is missing")
         proof = await self.path_of(index, leaf_hash(leaves[0]), signed.size, signed.root)
         commitment, disclosures = None, None
-        if secrets and isinstance(parse_leaf(leaves[0]), EventLeaf):
+        if with_payload and isinstance(parse_leaf(leaves[0]), EventLeaf):
             for stored in await self._store.payloads(self.row.log_id, index, index + 1):
                 opened = _open(stored)
                 commitment, disclosures = Commitment(opened.members), tuple(opened.disclosures)
@@ -349,14 +348,14 @@ class Reader(Heads):
         proof = await self.path_of(index, leaf_hash(leaves[0]), row.tree_size, RootHash(row.root))
         return AnchoredCheckpoint(row.checkpoint.decode(), row.tree_size, tuple(proof), row.ots, row.height, row.header)
 
-    async def entries(self, start: int, limit: int, *, secrets: bool) -> tuple[list[dict[str, Any]], int]:
+    async def entries(self, start: int, limit: int, *, with_payload: bool) -> tuple[list[dict[str, Any]], int]:
         """Return up to `limit` entries from `start`, as JSON values, and the size of the signed head they are under."""
         size = (await self.latest(start + 1)).size
         stop = min(start + limit, size)
         if start >= stop:
             return [], size
         leaves = await self.leaves(start, stop)
-        payloads = await self._store.payloads(self.row.log_id, start, stop) if secrets else []
+        payloads = await self._store.payloads(self.row.log_id, start, stop) if with_payload else []
         by_index = {stored.index: stored for stored in payloads}
         return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
 
@@ -367,9 +366,9 @@ class Reader(Heads):
             raise Corrupt(f"entries {start + len(leaves)} to {stop} are missing")
         return leaves
 
-    async def entry(self, index: int, *, secrets: bool) -> dict[str, Any]:
+    async def entry(self, index: int, *, with_payload: bool) -> dict[str, Any]:
         """Return one entry as a JSON value. Raises NotFound."""
-        found, size = await self.entries(index, 1, secrets=secrets)
+        found, size = await self.entries(index, 1, with_payload=with_payload)
         if not found:
             raise NotFound("no_entry", f"the log has {size} entries: there is no entry {index}", "Indices start at 0.")
         return found[0]

@@ -345,7 +345,7 @@ class Catalog(Protocol):
 
 
 class Anchors(Protocol):
-    """Anchors, and the leases of the followers that tend them. What a write returned True for is durable."""
+    """Anchors, and the leases of the followers that work on them. What a write returned True for is durable."""
 
     async def add_anchor(self, log_id: int, row: AnchorRow, calendars: Sequence[CalendarRow]) -> bool:
         """Store a new anchor with its calendars, unless there is one of this size or a larger one."""

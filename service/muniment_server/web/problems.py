@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Match
 
 from muniment.errors import FormatError
 from muniment_server.errors import Behind, Corrupt, NotFound, Refused, Replaced, StoreError
@@ -156,14 +155,6 @@ def plain(error: Exception) -> Response:
     return PlainTextResponse(text, status, {**headers, "Cache-Control": "no-store", "Access-Control-Allow-Origin": "*"})
 
 
-def _allowed(request: Request) -> str:
-    """Return every method of a path: two routes may share one, and the router names those of the first alone."""
-    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    literal = [route for route in matching if "{index}" not in route.path]  # "batch" is no index
-    methods: set[str] = set().union(*(route.methods for route in literal or matching))
-    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-
-
 def nowhere(path: str) -> Response:
     """Return the answer for a path that no route takes; as C2SP clients expect it where one of them may have asked."""
     if "/tile/" in path or path.endswith(("/checkpoint", "/add")):
@@ -171,14 +162,11 @@ def nowhere(path: str) -> Response:
     return problem("not_found", f"there is no {path[:200]!r} here", "GET /docs lists every resource.")
 
 
-async def not_found(request: Request, error: Exception) -> Response:
-    """Answer a path or method that no route takes."""
-    status = getattr(error, "status_code", 404)
-    if status == 405:
-        allowed = _allowed(request)
-        found = problem("method_not_allowed", f"this resource takes {allowed}", "Use one of these methods.")
-        found.headers["Allow"] = allowed
-        return found
-    if status == 404:
-        return nowhere(request.scope["path"])
-    return problem("invalid_request", str(getattr(error, "detail", "malformed request")), "See /docs.", status)
+def no_route(path: str, methods: Sequence[str]) -> Response:
+    """Return the answer for a path, or a method of a path, that no route takes. `methods` are those that the path has."""
+    if not methods:
+        return nowhere(path)
+    allowed = ", ".join(methods)
+    found = problem("method_not_allowed", f"this resource takes {allowed}", "Use one of these methods.")
+    found.headers["Allow"] = allowed
+    return found

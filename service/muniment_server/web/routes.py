@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from muniment_server.log import Log
-from muniment_server.web import anchors, models, read, write
-from muniment_server.web.ask import Answer, Ask
-from muniment_server.web.request import Caller
+from muniment_server.access.callers import APPEND, OPEN, VIEW
+from muniment_server.web import models
+from muniment_server.web.handlers import anchors, read, system, write
+from muniment_server.web.messages import Answer
 
-Handler = Callable[[Ask, Log, Caller], Awaitable[Answer]]
+Handler = Callable[..., Awaitable[Answer]]
+"""Gets the request, the log (of a route of the instance: what all routes share) and the caller."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One route of a log. `c2sp` routes answer plain text and have one URL each; the others are mounted under /v1 as well."""
+    """One route. `on` says whether it is of a "log" or of the "instance".
+
+    `needs` is the permission without which its handler does not run, whichever way a request came in. `c2sp` routes answer plain
+    text and have one URL each; the others of a log are under /v1 as well (`v1`). `tagged` answers have an ETag; `hidden` routes
+    are not in the OpenAPI document.
+    """
 
     method: str
     path: str
     handler: Handler
+    needs: str
+    on: str = "log"
     summary: str
     tag: str
     answers: dict[int, type[BaseModel] | str]
     errors: tuple[int, ...] = ()
     parameters: tuple[dict[str, Any], ...] = ()
     body: dict[str, Any] | None = None
-    c2sp: bool = field(default=False)
+    c2sp: bool = False
+    v1: bool = True
+    tagged: bool = False
+    hidden: bool = False
 
 
 def _query(name: str, description: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
@@ -70,68 +81,74 @@ _OCTETS = "application/octet-stream"
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        "POST",
-        "/entries",
-        write.add_entry,
-        "Append one entry; the answer is its receipt",
-        "append",
-        {201: models.ReceiptModel, 200: models.ReceiptModel},
-        (400, 401, 403, 409, 413, 415, 422, 429, 503),
-        (_KEY,),
-        {"required": True, "content": {"application/json": _EVENT, _OCTETS: _BYTES}},
+        method="POST",
+        path="/entries",
+        handler=write.add_entry,
+        needs=APPEND,
+        summary="Append one entry; the answer is its receipt",
+        tag="append",
+        answers={201: models.ReceiptModel, 200: models.ReceiptModel},
+        errors=(400, 401, 403, 409, 413, 415, 422, 429, 503),
+        parameters=(_KEY,),
+        body={"required": True, "content": {"application/json": _EVENT, _OCTETS: _BYTES}},
     ),
     Route(
-        "POST",
-        "/entries/batch",
-        write.add_batch,
-        "Append 1 to 10,000 entries, all or nothing",
-        "append",
-        {201: models.Batch, 200: models.Batch},
-        (400, 401, 403, 409, 413, 415, 422, 429, 503),
-        (_KEY, _query("receipts", "Answer with every receipt.", {"type": "boolean", "default": False})),
-        {"required": True, "content": {"application/x-ndjson": _BYTES, _OCTETS: _BYTES}},
+        method="POST",
+        path="/entries/batch",
+        handler=write.add_batch,
+        needs=APPEND,
+        summary="Append 1 to 10,000 entries, all or nothing",
+        tag="append",
+        answers={201: models.Batch, 200: models.Batch},
+        errors=(400, 401, 403, 409, 413, 415, 422, 429, 503),
+        parameters=(_KEY, _query("receipts", "Answer with every receipt.", {"type": "boolean", "default": False})),
+        body={"required": True, "content": {"application/x-ndjson": _BYTES, _OCTETS: _BYTES}},
     ),
     Route(
-        "POST",
-        "/add",
-        write.add_plain,
-        "Append one leaf to a raw log; the answer is its decimal index",
-        "append",
-        {200: _TEXT},
-        (400, 401, 403, 413, 415, 422, 429, 503),
-        (),
-        {"required": True, "content": {_OCTETS: _BYTES}},
+        method="POST",
+        path="/add",
+        handler=write.add_plain,
+        needs=APPEND,
+        summary="Append one leaf to a raw log; the answer is its decimal index",
+        tag="append",
+        answers={200: _TEXT},
+        errors=(400, 401, 403, 413, 415, 422, 429, 503),
+        body={"required": True, "content": {_OCTETS: _BYTES}},
         c2sp=True,
+        v1=False,
     ),
     Route(
-        "GET",
-        "/entries",
-        read.list_entries,
-        "List entries",
-        "entries",
-        {200: models.Entries},
-        (400, 401, 403),
-        (_START, _LIMIT),
+        method="GET",
+        path="/entries",
+        handler=read.list_entries,
+        needs=VIEW,
+        summary="List entries",
+        tag="entries",
+        answers={200: models.Entries},
+        errors=(400, 401, 403),
+        parameters=(_START, _LIMIT),
     ),
     Route(
-        "GET",
-        "/entries/{index}",
-        read.get_entry,
-        "Get one entry",
-        "entries",
-        {200: models.Entry},
-        (400, 401, 403, 404),
-        (_INDEX,),
+        method="GET",
+        path="/entries/{index}",
+        handler=read.get_entry,
+        needs=VIEW,
+        summary="Get one entry",
+        tag="entries",
+        answers={200: models.Entry},
+        errors=(400, 401, 403, 404),
+        parameters=(_INDEX,),
     ),
     Route(
-        "GET",
-        "/entries/{index}/receipt",
-        read.get_receipt,
-        "Get the receipt of an entry at a published checkpoint",
-        "entries",
-        {200: models.ReceiptModel},
-        (400, 401, 403, 404),
-        (
+        method="GET",
+        path="/entries/{index}/receipt",
+        handler=read.get_receipt,
+        needs=VIEW,
+        summary="Get the receipt of an entry at a published checkpoint",
+        tag="entries",
+        answers={200: models.ReceiptModel},
+        errors=(400, 401, 403, 404),
+        parameters=(
             _INDEX,
             _SIZE,
             _query(
@@ -140,102 +157,123 @@ ROUTES: tuple[Route, ...] = (
         ),
     ),
     Route(
-        "GET",
-        "/proof/inclusion",
-        read.prove_inclusion,
-        "Prove that an entry is in the log",
-        "proofs",
-        {200: models.InclusionProof},
-        (400, 401, 403, 404),
-        (
+        method="GET",
+        path="/proof/inclusion",
+        handler=read.prove_inclusion,
+        needs=VIEW,
+        summary="Prove that an entry is in the log",
+        tag="proofs",
+        answers={200: models.InclusionProof},
+        errors=(400, 401, 403, 404),
+        parameters=(
             _query("index", "Index of the entry; or give leaf_hash.", _NUMBER),
             _query("leaf_hash", "Leaf hash in hex; or give index.", {"type": "string", "pattern": "^[0-9a-f]{64}$"}),
             _SIZE,
         ),
     ),
     Route(
-        "GET",
-        "/proof/consistency",
-        read.prove_consistency,
-        "Prove that the log only grew",
-        "proofs",
-        {200: models.ConsistencyProof},
-        (400, 401, 403, 404),
-        (
+        method="GET",
+        path="/proof/consistency",
+        handler=read.prove_consistency,
+        needs=VIEW,
+        summary="Prove that the log only grew",
+        tag="proofs",
+        answers={200: models.ConsistencyProof},
+        errors=(400, 401, 403, 404),
+        parameters=(
             _query("first", "Size of the smaller tree.", _NUMBER | {"minimum": 1}, required=True),
             _query("second", "Size of the larger tree; default: the latest.", _NUMBER),
         ),
     ),
     Route(
-        "GET",
-        "/checkpoints",
-        read.list_checkpoints,
-        "List published checkpoints by size",
-        "checkpoints",
-        {200: models.Checkpoints},
-        (400, 401, 403),
-        (_START, _LIMIT),
+        method="GET",
+        path="/checkpoints",
+        handler=read.list_checkpoints,
+        needs=VIEW,
+        summary="List published checkpoints by size",
+        tag="checkpoints",
+        answers={200: models.Checkpoints},
+        errors=(400, 401, 403),
+        parameters=(_START, _LIMIT),
     ),
     Route(
-        "GET",
-        "/anchors",
-        anchors.list_anchors,
-        "List anchors in Bitcoin by tree size",
-        "anchors",
-        {200: models.Anchors},
-        (400, 401, 403),
-        (_START, _LIMIT),
+        method="GET",
+        path="/anchors",
+        handler=anchors.list_anchors,
+        needs=VIEW,
+        summary="List anchors in Bitcoin by tree size",
+        tag="anchors",
+        answers={200: models.Anchors},
+        errors=(400, 401, 403),
+        parameters=(_START, _LIMIT),
     ),
     Route(
-        "GET",
-        "/anchors/{size}",
-        anchors.get_anchor,
-        "Get one anchor, and what its state is worth",
-        "anchors",
-        {200: models.AnchorModel},
-        (400, 401, 403, 404),
-        (_ANCHOR,),
+        method="GET",
+        path="/anchors/{size}",
+        handler=anchors.get_anchor,
+        needs=VIEW,
+        summary="Get one anchor, and what its state is worth",
+        tag="anchors",
+        answers={200: models.AnchorModel},
+        errors=(400, 401, 403, 404),
+        parameters=(_ANCHOR,),
     ),
     Route(
-        "GET",
-        "/anchors/{size}/checkpoint",
-        anchors.get_anchored_checkpoint,
-        "The anchored bytes of a checkpoint, which never change",
-        "anchors",
-        {200: _TEXT},
-        (400, 401, 403, 404),
-        (_ANCHOR,),
+        method="GET",
+        path="/anchors/{size}/checkpoint",
+        handler=anchors.get_anchored_checkpoint,
+        needs=VIEW,
+        summary="The anchored bytes of a checkpoint, which never change",
+        tag="anchors",
+        answers={200: _TEXT},
+        errors=(400, 401, 403, 404),
+        parameters=(_ANCHOR,),
     ),
     Route(
-        "GET",
-        "/anchors/{size}/checkpoint.ots",
-        anchors.get_proof,
-        "The OpenTimestamps proof of these bytes, as it is by now",
-        "anchors",
-        {200: _OCTETS},
-        (400, 401, 403, 404),
-        (_ANCHOR,),
+        method="GET",
+        path="/anchors/{size}/checkpoint.ots",
+        handler=anchors.get_proof,
+        needs=VIEW,
+        summary="The OpenTimestamps proof of these bytes, as it is by now",
+        tag="anchors",
+        answers={200: _OCTETS},
+        errors=(400, 401, 403, 404),
+        parameters=(_ANCHOR,),
+        tagged=True,
     ),
-    Route("GET", "/log", read.get_log, "What this log is", "about", {200: models.LogInfo}, (400, 401, 403)),
     Route(
-        "GET",
-        "/checkpoint",
-        read.get_checkpoint,
-        "The latest published checkpoint (C2SP)",
-        "c2sp",
-        {200: _TEXT},
-        (401, 403, 404),
+        method="GET",
+        path="/log",
+        handler=read.get_log,
+        needs=VIEW,
+        summary="What this log is",
+        tag="about",
+        answers={200: models.LogInfo},
+        errors=(400, 401, 403),
+    ),
+    Route(
+        method="GET",
+        path="/checkpoint",
+        handler=read.get_checkpoint,
+        needs=VIEW,
+        summary="The latest published checkpoint (C2SP)",
+        tag="c2sp",
+        answers={200: _TEXT},
+        errors=(401, 403, 404),
         c2sp=True,
+        v1=False,
+        tagged=True,
     ),
     Route(
-        "GET",
-        "/tile/{path:path}",
-        read.get_tile,
-        "A hash tile <L>/<N>[.p/<W>] or an entry bundle entries/<N>[.p/<W>] (C2SP)",
-        "c2sp",
-        {200: _OCTETS},
-        (401, 403, 404),
-        (
+        method="GET",
+        path="/tile/{path:path}",
+        handler=read.get_tile,
+        needs=VIEW,
+        summary="A hash tile <L>/<N>[.p/<W>] or an entry bundle entries/<N>[.p/<W>] (C2SP)",
+        tag="c2sp",
+        answers={200: _OCTETS},
+        errors=(401, 403, 404),
+        parameters=(
             {
                 "name": "path",
                 "in": "path",
@@ -245,5 +283,64 @@ ROUTES: tuple[Route, ...] = (
             },
         ),
         c2sp=True,
+        v1=False,
+    ),
+    Route(
+        method="GET",
+        path="/healthz",
+        handler=system.healthz,
+        needs=OPEN,
+        on="instance",
+        v1=False,
+        summary="The process runs",
+        tag="about",
+        answers={200: models.Health},
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handler=system.readyz,
+        needs=OPEN,
+        on="instance",
+        v1=False,
+        summary="Reads work; which logs take entries",
+        tag="about",
+        answers={200: models.Readiness, 503: models.Readiness},
+    ),
+    Route(
+        method="POST",
+        path="/verify",
+        handler=system.verify,
+        needs=OPEN,
+        on="instance",
+        summary="Check a receipt (a convenience, not evidence)",
+        tag="proofs",
+        answers={200: models.Verdict},
+        errors=(400, 413, 415, 422),
+        body={"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+    ),
+    Route(
+        method="GET",
+        path="/docs",
+        handler=system.docs,
+        needs=OPEN,
+        on="instance",
+        v1=False,
+        summary="The OpenAPI document as a page",
+        tag="about",
+        answers={200: "text/html"},
+        hidden=True,
+    ),
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handler=system.openapi,
+        needs=OPEN,
+        on="instance",
+        v1=False,
+        summary="The OpenAPI document",
+        tag="about",
+        answers={200: "application/json"},
+        hidden=True,
     ),
 )

@@ -7,21 +7,23 @@ import contextlib
 import logging
 import resource
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as AsgiRequest
 from starlette.responses import Response
 
+from muniment_server.access.callers import Access
 from muniment_server.errors import StoreUnavailable
 from muniment_server.instance.registry import DEFAULT_LOG, Catalog
+from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.storage.open import open_store
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.web import problems as errors
-from muniment_server.web import read
-from muniment_server.web.ask import Ask
-from muniment_server.web.request import Access
+from muniment_server.web.handlers import read
+from muniment_server.web.messages import Request
 from muniment_server.web.room import LARGE, Lease, Rooms, busy, lease_for
 from muniment_server.web.routes import Route
 
@@ -65,7 +67,7 @@ class Service:
                 get_logger().warning("waiting for the database", error=str(error), retry_seconds=delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_BACKOFF)
-        self.access = Access(self.catalog)
+        self.access = Access(self.catalog.store, self.settings)
         try:
             if self._anchoring:
                 await self._anchoring.start(self.catalog)
@@ -80,16 +82,21 @@ class Service:
             await self._anchoring.close()
         await self.catalog.close()
 
-    async def _handle(self, route: Route, request: Request, lease: Lease) -> Response:
-        ask = Ask.of(request, lease)
-        name = ask.params.get("log", DEFAULT_LOG)
-        log = await self.catalog.get(name)
-        if log is None:
-            raise read.refuse_unknown_log(name)
-        answer = await route.handler(ask, log, await self.access.caller(ask, log))
+    async def _handle(self, route: Route, asgi: AsgiRequest, lease: Lease) -> Response:
+        request = Request.of(asgi, lease)
+        log = await self._log(request) if route.on == "log" else None
+        caller = await self.access.admit(request.headers, log.row if log else None, route.needs)
+        answer = await route.handler(request, log or self, caller)
         if len(answer.body) > LARGE and not lease.cover(len(answer.body), must=route.method != "GET"):
             raise busy()
         return answer.response()
+
+    async def _log(self, request: Request) -> Log:
+        name = request.params.get("log", DEFAULT_LOG)
+        log = await self.catalog.get(name)
+        if log is None:
+            raise read.refuse_unknown_log(name)
+        return log
 
     def fail(self, route: Route, error: Exception) -> Response:
         """Return the answer to an error of a handler, and count it."""
@@ -111,23 +118,20 @@ class Service:
         self._tasks.add(task)  # the loop itself keeps no reference that would save it from the collector
         task.add_done_callback(self._tasks.discard)
 
-    def endpoint(self, route: Route) -> Callable[[Request], Awaitable[Response]]:
-        """Return the function that answers a route: find the log and the caller, handle, and turn errors into answers."""
-
-        async def endpoint(request: Request) -> Response:
-            started = time.perf_counter()
-            lease = lease_for(self.rooms, request.scope)
-            try:
-                lease.check_client()  # it may have left while others had their turns
-                response = await self._handle(route, request, lease)
-            except ClientDisconnect:
-                return lease.until_read(Response(None, 400))  # goes nowhere
-            except Exception as error:  # noqa: BLE001 - every error gets an answer; unexpected ones are logged
-                response = self.fail(route, error)
+    async def answer(self, route: Route, request: AsgiRequest) -> Response:
+        """Answer a request: find the log and the caller, handle, and turn errors into answers."""
+        started = time.perf_counter()
+        lease = lease_for(self.rooms, request.scope)
+        try:
+            lease.check_client()  # it may have left while others had their turns
+            response = await self._handle(route, request, lease)
+        except ClientDisconnect:
+            return lease.until_read(Response(None, 400))  # goes nowhere
+        except Exception as error:  # noqa: BLE001 - every error gets an answer; unexpected ones are logged
+            response = self.fail(route, error)
+        if route.on == "log":
             self.count(route, response.status_code, started)
-            return lease.until_read(response)
-
-        return endpoint
+        return lease.until_read(response)
 
 
 def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:

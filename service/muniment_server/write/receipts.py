@@ -13,7 +13,8 @@ import orjson
 
 from muniment.hashing import HASH_SIZE
 from muniment.receipt import RECEIPT_TYPE
-from muniment.tree import Growth, TileRows, path
+from muniment.tree import Growth, TileRows
+from muniment_server.tile_rows import path
 from muniment_server.write.admission import EventDraft
 
 _SHARED = 3
@@ -22,7 +23,7 @@ _HEX = 64
 """Characters of a hash."""
 
 
-class Maker:
+class ReceiptBuilder:
     """Makes the proofs and receipts of the entries that one growth added, at the head it led to."""
 
     def __init__(self, origin: str, growth: Growth, note: str) -> None:

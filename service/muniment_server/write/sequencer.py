@@ -39,7 +39,7 @@ from muniment_server.write.admission import RawDraft
 from muniment_server.write.clock import Clock
 from muniment_server.write.guard import Guard, TreeHead
 from muniment_server.write.raising import raise_guard
-from muniment_server.write.receipts import Maker
+from muniment_server.write.receipts import ReceiptBuilder
 from muniment_server.write.submission import Outcome, Round, Signed, Submission
 
 LOOK_SECONDS = 5.0
@@ -256,7 +256,7 @@ class Sequencer:
             stamp = self.clock.stamp(state.head.logged_at)
             round_ = Round(state.head.size, stamp, format_time(stamp), leaves)
             answers = await self._assign(batch, round_, keys)
-            await _breathe(len(round_.leaves))
+            await yield_to_loop(len(round_.leaves))
             try:
                 if not round_.leaves:
                     return _sign_off(answers, await self._signed_at(state), None)
@@ -274,7 +274,7 @@ class Sequencer:
                 await self._load()
                 continue
             self._careful = max(self._careful - 1, 0)
-            return _sign_off(answers, signed, Maker(self._log.origin, growth, signed.note))
+            return _sign_off(answers, signed, ReceiptBuilder(self._log.origin, growth, signed.note))
         raise StoreError(f"other writers won {_TRIES} times in a row")
 
     async def _signed_at(self, state: _State) -> Signed:
@@ -304,7 +304,7 @@ class Sequencer:
         outcome = Outcome([], [], 0)
         for start in range(0, len(one.drafts), _PART):
             round_.place_many(one.drafts[start : start + _PART], outcome)
-            await _breathe(len(one.drafts))
+            await yield_to_loop(len(one.drafts))
         round_.remember(one, outcome, self._ttl)
         return outcome
 
@@ -397,7 +397,7 @@ class Sequencer:
             for first in range(old, head.size, _PART):
                 part = leaves[first - old : first - old + _PART]
                 recheck.check_new(first, first + len(part), part, stored)
-                await _breathe(len(leaves))
+                await yield_to_loop(len(leaves))
             recheck.check_root(head.size, head.root, stored)
             return recheck.edge_bytes(head.size, stored)
         except Mismatch as error:
@@ -448,20 +448,22 @@ class Sequencer:
 async def _grow(edge: Edge, hashes: Sequence[LeafHash]) -> Growth:
     growth = grow(edge, hashes[:_PART])
     for start in range(_PART, len(hashes), _PART):
-        await _breathe(len(hashes))
+        await yield_to_loop(len(hashes))
         growth = growth.then(grow(growth.edge, hashes[start : start + _PART]))
     return growth
 
 
-async def _breathe(entries: int) -> None:
+async def yield_to_loop(entries: int) -> None:
     """Let reads be answered between two steps of a large batch: each takes a third of a millisecond."""
     if entries >= _LARGE:
         await asyncio.sleep(0)
 
 
-def _sign_off(answers: list[Outcome | Refused], signed: Signed, maker: Maker | None) -> list[Outcome | Refused]:
+def _sign_off(
+    answers: list[Outcome | Refused], signed: Signed, builder: ReceiptBuilder | None
+) -> list[Outcome | Refused]:
     """Give each outcome the signed head that its entries are under."""
     for answer in answers:
         if isinstance(answer, Outcome):
-            answer.signed, answer.maker = signed, maker
+            answer.signed, answer.builder = signed, builder
     return answers

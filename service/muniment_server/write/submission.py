@@ -13,7 +13,7 @@ from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
 from muniment_server.errors import Refused
 from muniment_server.storage import IdempotencyRow, StoredKey, StoredPayload
 from muniment_server.write.admission import EventDraft, RawDraft
-from muniment_server.write.receipts import Maker
+from muniment_server.write.receipts import ReceiptBuilder
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Outcome:
     leaves: list[bytes]
     new: int
     signed: Signed = UNSIGNED
-    maker: Maker | None = None
+    builder: ReceiptBuilder | None = None
     replayed: bool = False
 
 

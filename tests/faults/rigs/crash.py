@@ -41,7 +41,7 @@ def steps(engine: str) -> list[str]:
 
 
 @dataclass
-class Maker:
+class ReceiptBuilder:
     """Makes logs to crash: on SQLite each in a copy of one empty database, on Postgres all in one."""
 
     engine: str
@@ -111,10 +111,10 @@ def _filler(kind: str, count: int):
 
 def _crash(engine: str):
     def work(context: Context) -> None:
-        maker = Maker(engine, context)
+        builder = ReceiptBuilder(engine, context)
         known = steps(engine)
         for seed in context.each():
-            chain = maker.make(seed, f"c{seed}")
+            chain = builder.make(seed, f"c{seed}")
             try:
                 for link in range(LINKS):
                     rng = chain.rng = random.Random(f"{seed}/{link}")
@@ -123,7 +123,7 @@ def _crash(engine: str):
                     chain.crash(*errors, _point(rng, last, rng.choice(("fail", "kill", "kill", "kill", "hang"))))
                 chain.rng = random.Random(f"{seed}/last")
                 chain.crash()
-                maker.finish(chain)
+                builder.finish(chain)
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error}") from error
             context.done(chain.fired, unreached=chain.unreached, acknowledged=len(chain.acked))
@@ -150,12 +150,12 @@ def _firsts(engine: str) -> list[tuple[str, str]]:
 
 def _pairs(engine: str):
     def work(context: Context) -> None:
-        maker = Maker(engine, context)
+        builder = ReceiptBuilder(engine, context)
         firsts = _firsts(engine)
         for seed in context.each():
             if seed >= len(firsts):
                 continue
-            chain = maker.make(seed, f"p{seed}")
+            chain = builder.make(seed, f"p{seed}")
             chain.light = True
             try:
                 for number, (first, second) in enumerate(_both(engine, *firsts[seed])):
@@ -170,7 +170,7 @@ def _pairs(engine: str):
                     context.counts["crash_points"] = context.counts["crash_points"] + 1 + chain.fired - before
                 chain.rng = random.Random(f"{seed}/last")
                 chain.crash()
-                maker.finish(chain)
+                builder.finish(chain)
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}, {firsts[seed]}: {error}") from error
             context.done(0, unreached=chain.unreached, acknowledged=len(chain.acked))

@@ -292,7 +292,7 @@ class Anchorer:
             "a calendar attests what is not true", log=self._log.name, calendar=calendar.url, detail=detail
         )
         self._good(calendar, "lied")  # it answers; the breaker is for those that do not
-        await self._change(due, lambda row, it: (row, rows.lied(it, detail, now, self._rng)))
+        await self._change(due, lambda row, it: (row, rows.false_attestation(it, detail, now, self._rng)))
 
     async def _not_yet(self, calendar: Calendar, due: CalendarRow, error: NotYet) -> None:
         now = self._clock()

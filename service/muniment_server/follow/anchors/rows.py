@@ -91,7 +91,7 @@ def again(calendar: CalendarRow, reason: str, now: int) -> CalendarRow:
     return replace(calendar, state="queued", attempts=0, next_at=now, last_reason=reason, height=None)
 
 
-def lied(calendar: CalendarRow, reason: str, now: int, rng: Random) -> CalendarRow:
+def false_attestation(calendar: CalendarRow, reason: str, now: int, rng: Random) -> CalendarRow:
     """Return the row of a calendar whose attestation is not true. It is asked on: nothing of that answer was kept."""
     return replace(not_yet(calendar, reason, now, rng), state="bad_attestation")
 

@@ -132,7 +132,7 @@ class Running:
         """Begin."""
         name = self._log.row.name
         work = [
-            ("anchorer", self.tend),
+            ("anchorer", self.run_once),
             *((f"calendar {one.url}", self._rounds(one)) for one in self._anchorer.calendars),
         ]
         self._tasks = [asyncio.create_task(self._again(one), name=f"{what} of {name}") for what, one in work]
@@ -145,7 +145,7 @@ class Running:
         with contextlib.suppress(StoreError):
             await self._anchorer.release()
 
-    async def tend(self) -> None:
+    async def run_once(self) -> None:
         """Do once what is due and concerns no calendar. Raises StoreError, Refused."""
         if not await self._anchorer.lead():
             return

@@ -11,10 +11,11 @@ import orjson
 from muniment.errors import FormatError
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, iter_bundle
+from muniment_server.access.callers import Caller
 from muniment_server.errors import Refused
 from muniment_server.log import Log
-from muniment_server.web.ask import JSON, TEXT, Answer, Ask, lease_of
-from muniment_server.web.request import Caller, Query, idempotency_key, media_type, read_body, too_large, wants_text
+from muniment_server.web.messages import JSON, TEXT, Answer, Request, lease_of
+from muniment_server.web.request import Query, idempotency_key, media_type, read_body, too_large, wants_text
 from muniment_server.web.room import LARGE, busy
 from muniment_server.write.admission import Draft, draft_event, draft_plain, draft_raw
 from muniment_server.write.submission import Outcome, Submission
@@ -31,50 +32,49 @@ _RECEIPT = 1600
 """for each of them, at about the most."""
 
 
-def check_entry(ask: Ask, log: Log, caller: Caller) -> int:
+def check_entry(request: Request, log: Log) -> int:
     """Check a POST /entries before its body is looked at. Returns how many bytes that may have. Raises Refused, FormatError."""
-    caller.need("append")
-    if ask.query:
-        Query(ask, ())
+    if request.query:
+        Query(request, ())
     if log.row.kind == "raw":
         return MAX_ENTRY
-    _expect_type(ask, _JSON, 'curl --json \'{"actor":"alice","action":"test"}\'')
+    _expect_type(request, _JSON, 'curl --json \'{"actor":"alice","action":"test"}\'')
     return log.settings.max_event_bytes
 
 
-def entry_submission(ask: Ask, log: Log, caller: Caller, body: bytes) -> Submission:
+def entry_submission(request: Request, log: Log, caller: Caller, body: bytes) -> Submission:
     """Return what the body of a POST /entries submits. Raises Refused."""
     if log.row.kind == "raw":
         return Submission([draft_raw(body)], caller.name)
-    return Submission([draft_event(body)], caller.name, idempotency_key(ask))
+    return Submission([draft_event(body)], caller.name, idempotency_key(request))
 
 
-def entry_answer(ask: Ask, outcome: Outcome, receipt: bytes, media_type: str = JSON) -> Answer:
+def entry_answer(request: Request, outcome: Outcome, receipt: bytes, media_type: str = JSON) -> Answer:
     """Return the answer to a POST /entries."""
-    path = ask.raw_path.rpartition(b"/entries")[0]
+    path = request.raw_path.rpartition(b"/entries")[0]
     fields = b"%blocation: %b/entries/%d\r\n" % (_FIELDS[outcome.replayed], path, outcome.indices[0])
     return Answer(receipt, media_type, 201 if outcome.new else 200, fields)
 
 
-async def add_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def add_entry(request: Request, log: Log, caller: Caller) -> Answer:
     """POST /entries: one entry in, its receipt out."""
-    limit = check_entry(ask, log, caller)
+    limit = check_entry(request, log)
     log.check_room()
-    body = await (_raw_body(ask, caller) if log.row.kind == "raw" else read_body(ask, limit, caller))
-    _need_room(ask, _ANSWER * len(body))
-    submission = entry_submission(ask, log, caller, body)
-    return await answer_entry(ask, log, submission, await log.append(submission))
+    body = await (_raw_body(request, caller) if log.row.kind == "raw" else read_body(request, limit, caller))
+    _need_room(request, _ANSWER * len(body))
+    submission = entry_submission(request, log, caller, body)
+    return await answer_entry(request, log, submission, await log.append(submission))
 
 
-async def answer_entry(ask: Ask, log: Log, submission: Submission, outcome: Outcome) -> Answer:
+async def answer_entry(request: Request, log: Log, submission: Submission, outcome: Outcome) -> Answer:
     """Return the answer to a POST /entries in the form the caller asked for."""
     receipt = (await log.receipts(submission, outcome))[0]
-    return entry_answer(ask, outcome, *form_of(ask, receipt))
+    return entry_answer(request, outcome, *form_of(request, receipt))
 
 
-async def _raw_body(ask: Ask, caller: Caller) -> bytes:
+async def _raw_body(request: Request, caller: Caller) -> bytes:
     try:
-        return await read_body(ask, MAX_ENTRY, caller)
+        return await read_body(request, MAX_ENTRY, caller)
     except Refused as error:
         if error.code != "body_too_large":
             raise
@@ -85,15 +85,15 @@ async def _raw_body(ask: Ask, caller: Caller) -> bytes:
         ) from None
 
 
-def _need_room(ask: Ask, size: int) -> None:
+def _need_room(request: Request, size: int) -> None:
     """Raise Refused where an answer of about `size` bytes has no place: before its entries are in the log, and it must be sent."""
-    lease = lease_of(ask)
+    lease = lease_of(request)
     if size > LARGE and not lease.cover(min(size, lease.rooms.answers.most // 2)):
         raise busy()
 
 
-def _expect_type(ask: Ask, allowed: Sequence[str], example: str) -> None:
-    found = media_type(ask)
+def _expect_type(request: Request, allowed: Sequence[str], example: str) -> None:
+    found = media_type(request)
     if found not in allowed and not (allowed is _JSON and found.endswith("+json")):
         raise Refused(
             "unsupported_media_type",
@@ -106,30 +106,29 @@ def _expect_type(ask: Ask, allowed: Sequence[str], example: str) -> None:
 _FIELDS = {False: b"cache-control: no-store\r\n", True: b"cache-control: no-store\r\nidempotency-replayed: true\r\n"}
 
 
-def form_of(ask: Ask, receipt: Receipt) -> tuple[bytes, str]:
+def form_of(request: Request, receipt: Receipt) -> tuple[bytes, str]:
     """Return a receipt in the form the caller asked for, and its media type: JSON, or tlog-proof text."""
-    if wants_text(ask):
+    if wants_text(request):
         return receipt.to_tlog_proof().encode(), TEXT
     return orjson.dumps(receipt.to_json()), JSON
 
 
-async def add_batch(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def add_batch(request: Request, log: Log, caller: Caller) -> Answer:
     """POST /entries/batch: many entries in, all or nothing."""
-    caller.need("append")
-    with_receipts = Query(ask, ("receipts",)).flag("receipts")
+    with_receipts = Query(request, ("receipts",)).flag("receipts")
     log.check_room()
     if log.row.kind != "raw":
-        _expect_type(ask, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
-    body = await read_body(ask, log.settings.max_batch_bytes, caller, batch=True)
+        _expect_type(request, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
+    body = await read_body(request, log.settings.max_batch_bytes, caller, batch=True)
     # One at a time: drafts take ten times the memory of the body, and reads would have to wait for a step of each of them.
     async with log.drafting:
         log.check_room()  # by now others may have taken it
         drafts = await (_raw_drafts if log.row.kind == "raw" else _event_drafts)(body, log)
     if with_receipts:
-        _need_room(ask, _ANSWER * len(body) + _RECEIPT * len(drafts))
+        _need_room(request, _ANSWER * len(body) + _RECEIPT * len(drafts))
     del body  # the drafts have copies, and may wait for their turn
     # Equal leaves of a raw log are equal entries: nothing to remember.
-    key = None if log.row.kind == "raw" else idempotency_key(ask)
+    key = None if log.row.kind == "raw" else idempotency_key(request)
     submission = Submission(drafts, caller.name, key)
     outcome = await log.append(submission)
     body = orjson.dumps(
@@ -218,19 +217,18 @@ def ranges(indices: Iterable[int]) -> list[list[int]]:
     return found
 
 
-def check_plain(log: Log, caller: Caller) -> int:
+def check_plain(log: Log) -> int:
     """Check a POST /add before its body is looked at. Returns how many bytes that may have. Raises Refused."""
-    caller.need("append")
     if log.row.kind != "raw":
         raise Refused("wrong_kind", "POST /add is for raw logs", "Send events to POST /entries.")
     return MAX_ENTRY
 
 
-async def add_plain(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def add_plain(request: Request, log: Log, caller: Caller) -> Answer:
     """POST /add on raw logs: the body is the leaf, the answer is its index and nothing else."""
-    check_plain(log, caller)
+    check_plain(log)
     log.check_room()
-    body = await _raw_body(ask, caller)
+    body = await _raw_body(request, caller)
     return plain_answer(await log.append(Submission([draft_raw(body)], caller.name)))
 
 

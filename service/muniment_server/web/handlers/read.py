@@ -15,14 +15,15 @@ from muniment.errors import FormatError
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
+from muniment_server.access.callers import READ, Caller
 from muniment_server.errors import NotFound, Refused
 from muniment_server.log import Log
 from muniment_server.read.reading import Proof
-from muniment_server.web.ask import JSON, OCTETS, TEXT, Answer, Ask, lease_of
-from muniment_server.web.large import LargeBundle, bundle_of, page_of
-from muniment_server.web.request import Caller, Query, wants_text
+from muniment_server.web.handlers.large import LargeBundle, bundle_of, page_of
+from muniment_server.web.handlers.write import form_of
+from muniment_server.web.messages import JSON, OCTETS, TEXT, Answer, Request, lease_of
+from muniment_server.web.request import Query, wants_text
 from muniment_server.web.room import Rooms, busy
-from muniment_server.web.write import form_of
 from muniment_server.write.receipts import hex_list
 
 _ANYBODY = b"access-control-allow-origin: *\r\n"
@@ -55,73 +56,61 @@ def tagged(log: Log, tag: str) -> bytes:
     return fresh(log) + b"etag: %b\r\n" % tag.encode()
 
 
-def check_readable(log: Log, caller: Caller) -> None:
-    """Raise Refused unless the caller may read checkpoint, tiles and proofs of this log."""
-    if not log.row.public:
-        caller.need("read")
-
-
 def _may_open(log: Log, caller: Caller) -> bool:
     """Tell whether the caller may see payloads. A raw leaf is its own payload: whoever may read the log may read it."""
-    return log.row.kind == "event" and "read" in caller.scopes
+    return log.row.kind == "event" and READ in caller.permissions
 
 
-def _index(ask: Ask) -> int:
-    return parse_decimal(ask.params["index"], "index")
+def _index(request: Request) -> int:
+    return parse_decimal(request.params["index"], "index")
 
 
 # --- entries and receipts -----------------------------------------------------------------------------------------------
 
 
-async def get_entry(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_entry(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}: one entry, with what of its payload the caller may see."""
-    check_readable(log, caller)
-    Query(ask, ())
-    return json_answer(log, await log.entry(_index(ask), secrets=_may_open(log, caller)))
+    Query(request, ())
+    return json_answer(log, await log.entry(_index(request), with_payload=_may_open(log, caller)))
 
 
-async def list_entries(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries: a page of entries."""
-    check_readable(log, caller)
-    start, limit = Query(ask, ("start", "limit")).page()
-    text, following, size = await page_of(log, start, limit, lease_of(ask), secrets=_may_open(log, caller))
+    start, limit = Query(request, ("start", "limit")).page()
+    text, following, size = await page_of(log, start, limit, lease_of(request), with_payload=_may_open(log, caller))
     after = b"%d" % following if start < following < size else b"null"
     return Answer(b'{"entries":%b,"next":%b,"tree_size":%d}' % (text, after, size), JSON, 200, fresh(log))
 
 
-async def get_receipt(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_receipt(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}/receipt: a receipt at a published checkpoint."""
-    check_readable(log, caller)
-    query = Query(ask, ("tree_size", "anchored"))
+    query = Query(request, ("tree_size", "anchored"))
     size, anchored = query.number("tree_size"), query.flag("anchored")
-    if anchored and wants_text(ask):
+    if anchored and wants_text(request):
         raise FormatError("anchors have no place in tlog-proof text: ask for JSON")
-    receipt = await log.receipt(_index(ask), size, secrets=_may_open(log, caller))
+    receipt = await log.receipt(_index(request), size, with_payload=_may_open(log, caller))
     if anchored:
-        receipt = replace(receipt, anchors=(await log.anchor_of(_index(ask)),))
-    return Answer(*form_of(ask, receipt), 200, fresh(log) + b"vary: Accept\r\n")
+        receipt = replace(receipt, anchors=(await log.anchor_of(_index(request)),))
+    return Answer(*form_of(request, receipt), 200, fresh(log) + b"vary: Accept\r\n")
 
 
 # --- proofs -------------------------------------------------------------------------------------------------------------
 
 
-def prove_now(log: Log, caller: Caller, index: int) -> Answer | None:
+def prove_now(log: Log, index: int) -> Answer | None:
     """As prove_inclusion of an index in the latest tree, when everything needed is in memory; else None."""
-    check_readable(log, caller)
     proof = log.prove_now(index)
     return None if proof is None else _inclusion(log, index, proof)
 
 
-async def prove_latest(log: Log, caller: Caller, index: int) -> Answer:
+async def prove_latest(log: Log, index: int) -> Answer:
     """As prove_inclusion of an index in the latest tree."""
-    check_readable(log, caller)
     return _inclusion(log, index, await log.prove_inclusion(index, None))
 
 
-async def prove_inclusion(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def prove_inclusion(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /proof/inclusion: of an entry named by index or leaf hash, in a tree of any size."""
-    check_readable(log, caller)
-    query = Query(ask, ("index", "leaf_hash", "tree_size"))
+    query = Query(request, ("index", "leaf_hash", "tree_size"))
     index, wanted, size = query.number("index"), query.text("leaf_hash"), query.number("tree_size")
     if (index is None) == (wanted is None):
         raise FormatError("give either index or leaf_hash")
@@ -160,10 +149,9 @@ def _frame(log: Log, proof: Proof) -> tuple[bytes, bytes]:
     return before, after
 
 
-async def prove_consistency(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def prove_consistency(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /proof/consistency: that one tree extends another."""
-    check_readable(log, caller)
-    query = Query(ask, ("first", "second"))
+    query = Query(request, ("first", "second"))
     first = query.number("first")
     if not first:
         raise FormatError("first is the size of the smaller tree, at least 1: everything extends the empty tree")
@@ -189,10 +177,9 @@ def _proof(log: Log, proof: Proof) -> dict[str, Any]:
 # --- checkpoints and C2SP -----------------------------------------------------------------------------------------------
 
 
-async def list_checkpoints(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def list_checkpoints(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /checkpoints: the signed tree heads that were published, by size."""
-    check_readable(log, caller)
-    start, limit = Query(ask, ("start", "limit")).page()
+    start, limit = Query(request, ("start", "limit")).page()
     found = await log.checkpoints(start, limit + 1)
     page = [
         {"size": one.size, "checkpoint": one.note, "published_at": format_time(one.published_at)}
@@ -201,25 +188,23 @@ async def list_checkpoints(ask: Ask, log: Log, caller: Caller) -> Answer:
     return json_answer(log, {"checkpoints": page, "next": found[limit].size if len(found) > limit else None})
 
 
-async def get_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_checkpoint(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /checkpoint: the latest published checkpoint, never smaller than before."""
-    check_readable(log, caller)
     since = time.monotonic_ns()
     found = await log.published()
     note = found.note
     log.note("served", size=found.size, since=since)
     tag = f'"{sha256(note.encode()).hexdigest()[:32]}"'
     fields = tagged(log, tag)
-    if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
+    if any(tag in value or value.strip() == "*" for value in request.values(b"if-none-match")):
         return Answer(b"", TEXT, 304, fields)
     return Answer(note.encode(), TEXT, 200, fields)
 
 
-def _file(ask: Ask, log: Log, caller: Caller) -> Tile | Bundle:
-    check_readable(log, caller)
-    if b"%" in ask.raw_path or ask.query:
+def _file(request: Request) -> Tile | Bundle:
+    if b"%" in request.raw_path or request.query:
         raise FormatError("a tile has one URL, without escapes and query")
-    return parse_tile_path(ask.params["path"])
+    return parse_tile_path(request.params["path"])
 
 
 def file_answer(log: Log, data: bytes) -> Answer:
@@ -227,18 +212,17 @@ def file_answer(log: Log, data: bytes) -> Answer:
     return Answer(data, OCTETS, 200, for_good(log))
 
 
-def file_now(log: Log, caller: Caller, wanted: Tile | Bundle) -> Answer | None:
+def file_now(log: Log, wanted: Tile | Bundle) -> Answer | None:
     """As get_tile, when the file is in memory; else None."""
-    check_readable(log, caller)
     data = log.file_now(wanted)
     return None if data is None else file_answer(log, data)
 
 
-async def get_tile(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_tile(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
-    wanted = _file(ask, log, caller)
-    lease = lease_of(ask)
-    answer = await find_file(log, caller, wanted, lease.rooms)
+    wanted = _file(request)
+    lease = lease_of(request)
+    answer = await find_file(log, wanted, lease.rooms)
     if answer.pieces is None or isinstance(wanted, Tile):
         return answer
     if not lease.cover(answer.pieces.length):
@@ -247,9 +231,8 @@ async def get_tile(ask: Ask, log: Log, caller: Caller) -> Answer:
         return file_answer(log, await log.bundle(wanted) or b"")
 
 
-async def find_file(log: Log, caller: Caller, wanted: Tile | Bundle, rooms: Rooms) -> Answer:
+async def find_file(log: Log, wanted: Tile | Bundle, rooms: Rooms) -> Answer:
     """As get_tile, of a path that was parsed; a large bundle in pieces."""
-    check_readable(log, caller)
     found = await (log.tile(wanted) if isinstance(wanted, Tile) else bundle_of(log, wanted, rooms))
     if found is None:
         raise NotFound("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
@@ -261,11 +244,10 @@ async def find_file(log: Log, caller: Caller, wanted: Tile | Bundle, rooms: Room
 # --- about the log ------------------------------------------------------------------------------------------------------
 
 
-async def get_log(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_log(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /log: what this log is."""
-    check_readable(log, caller)
-    Query(ask, ())
-    genesis = await log.entry(0, secrets=False)
+    Query(request, ())
+    genesis = await log.entry(0, with_payload=False)
     settings = log.settings
     value = {
         "origin": log.row.origin,

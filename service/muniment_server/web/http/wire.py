@@ -14,7 +14,7 @@ from typing import Any
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from muniment_server.web.ask import Answer, Header
+from muniment_server.web.messages import Answer, Header
 
 _TOGETHER = 8
 

@@ -9,54 +9,53 @@ from typing import Any
 from muniment.anchor.header import display
 from muniment.encoding import parse_decimal
 from muniment.event import format_time
+from muniment_server.access.callers import Caller
 from muniment_server.errors import NotFound
 from muniment_server.follow.anchors.states import EXPLANATIONS, is_degraded
 from muniment_server.log import Log
 from muniment_server.storage import AnchorRow, CalendarRow
-from muniment_server.web.ask import OCTETS, TEXT, Answer, Ask
-from muniment_server.web.read import check_readable, for_good, json_answer, tagged
-from muniment_server.web.request import Caller, Query
+from muniment_server.web.handlers.read import for_good, json_answer, tagged
+from muniment_server.web.messages import OCTETS, TEXT, Answer, Request
+from muniment_server.web.request import Query
 
 
-async def list_anchors(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def list_anchors(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /anchors: a page of anchors, by the tree size of what is anchored."""
-    check_readable(log, caller)
-    start, limit = Query(ask, ("start", "limit")).page()
+    start, limit = Query(request, ("start", "limit")).page()
     found, calendars = await log.anchors(start, limit + 1)
     page = [anchor_value(row, calendars[row.tree_size], log.settings.anchor_held) for row in found[:limit]]
     return json_answer(log, {"anchors": page, "next": found[limit].tree_size if len(found) > limit else None})
 
 
-async def get_anchor(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_anchor(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /anchors/{size}: one anchor."""
-    row = await _anchor(ask, log, caller)
+    row = await _anchor(request, log)
     _, calendars = await log.anchors(row.tree_size, 1)
     return json_answer(log, anchor_value(row, calendars[row.tree_size], log.settings.anchor_held))
 
 
-async def get_anchored_checkpoint(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_anchored_checkpoint(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /anchors/{size}/checkpoint: the frozen bytes, exactly as they were anchored."""
-    row = await _anchor(ask, log, caller)
+    row = await _anchor(request, log)
     return Answer(row.checkpoint, TEXT, 200, for_good(log))
 
 
-async def get_proof(ask: Ask, log: Log, caller: Caller) -> Answer:
+async def get_proof(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /anchors/{size}/checkpoint.ots: the proof, which grows until every calendar has answered."""
-    row = await _anchor(ask, log, caller)
+    row = await _anchor(request, log)
     if row.ots is None:
         hint = f"This anchor is {row.state}: {EXPLANATIONS[row.state]}."
         raise NotFound("anchor_queued", f"no calendar has the checkpoint of size {row.tree_size} yet", hint)
     tag = f'"{sha256(row.ots).hexdigest()[:32]}"'
     fields = tagged(log, tag)
-    if any(tag in value or value.strip() == "*" for value in ask.values(b"if-none-match")):
+    if any(tag in value or value.strip() == "*" for value in request.values(b"if-none-match")):
         return Answer(b"", OCTETS, 304, fields)
     return Answer(row.ots, OCTETS, 200, fields)
 
 
-async def _anchor(ask: Ask, log: Log, caller: Caller) -> AnchorRow:
-    check_readable(log, caller)
-    Query(ask, ())
-    size = parse_decimal(ask.params["size"], "size")
+async def _anchor(request: Request, log: Log) -> AnchorRow:
+    Query(request, ())
+    size = parse_decimal(request.params["size"], "size")
     found, _ = await log.anchors(size, 1)
     if found and found[0].tree_size == size:
         return found[0]

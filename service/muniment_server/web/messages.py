@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from starlette.requests import Request
+from starlette.requests import Request as AsgiRequest
 from starlette.responses import Response
 
 from muniment_server.web.room import Lease
@@ -19,7 +19,7 @@ MAX_HEADERS = 32_768
 """Bytes of header fields; larger blocks are refused before they are complete."""
 
 
-class Ask(NamedTuple):
+class Request(NamedTuple):
     """A request without its body. Names of header fields are in lower case; `params` are those of the route's path.
 
     `lease` is what it holds of the server's memory; None when the body is here already.
@@ -30,11 +30,11 @@ class Ask(NamedTuple):
     query: bytes
     headers: Headers
     params: Mapping[str, Any]
-    request: Request | None = None  # where the body comes from, unless it is here already
+    asgi: AsgiRequest | None = None  # where the body comes from, unless it is here already
     lease: Lease | None = None
 
     @classmethod
-    def of(cls, request: Request, lease: Lease) -> Ask:
+    def of(cls, request: AsgiRequest, lease: Lease) -> Request:
         """Return what a handler needs of an ASGI request."""
         scope = request.scope
         raw_path = scope.get("raw_path", b"")
@@ -50,11 +50,11 @@ class Ask(NamedTuple):
         return next(iter(self.values(name)), None)
 
 
-def lease_of(ask: Ask) -> Lease:
+def lease_of(request: Request) -> Lease:
     """Return what a request holds of the server's memory. Requires one that came through the application."""
-    if ask.lease is None:
+    if request.lease is None:
         raise AssertionError("this request came with its body, and holds nothing")
-    return ask.lease
+    return request.lease
 
 
 class Pieces(Protocol):

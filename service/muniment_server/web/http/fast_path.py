@@ -13,17 +13,29 @@ from typing import NamedTuple
 
 from muniment.errors import FormatError
 from muniment.tiles import Bundle, Tile, parse_tile_path
-from muniment_server.instance.registry import DEFAULT_LOG
+from muniment_server.errors import Refused
+from muniment_server.instance.registry import DEFAULT_LOG, LOG_NAME
 from muniment_server.log import Log
-from muniment_server.web import read, write
-from muniment_server.web.ask import MAX_HEADERS, Ask, Headers
-from muniment_server.web.jobs import PROOF, TILE, Append, ColdFile, ColdProof, Entry, Job, Plain, Post, Ready
+from muniment_server.web.grammar import pattern
+from muniment_server.web.handlers import read, write
+from muniment_server.web.http.exchanges import (
+    PROOF,
+    TILE,
+    Append,
+    ColdFile,
+    ColdProof,
+    Entry,
+    Exchange,
+    Plain,
+    Post,
+    Ready,
+)
+from muniment_server.web.messages import MAX_HEADERS, Headers, Request
 from muniment_server.web.service import Service
 
-_LOG = rb"(?:/logs/(?P<log>[a-z0-9][a-z0-9-]{0,62}))?"
-_POST = re.compile(rb"(?P<v1>/v1)?" + _LOG + rb"/(?P<what>entries|add)")
-_FILE = re.compile(_LOG + rb"/tile/(?P<path>[0-9a-z/.]+)")
-_QUESTION = re.compile(rb"(?:/v1)?" + _LOG + rb"/proof/inclusion\?index=(?P<index>0|[1-9][0-9]{0,17})")
+_POSTS = {exchange: re.compile(pattern(exchange.route, log=LOG_NAME).encode()) for exchange in (Entry, Plain)}
+_FILE = re.compile(pattern(TILE, log=LOG_NAME, path="[0-9a-z/.]+").encode())
+_QUESTION = re.compile((pattern(PROOF, log=LOG_NAME) + r"\?index=(?P<index>0|[1-9][0-9]{0,17})").encode())
 _LINE = re.compile(rb"(GET|POST) (/[a-z0-9/._?=&-]*) HTTP/1\.1")
 _MAX_BLOCK, _MAX_BLOCKS = 1024, 256
 """Bytes of a block of header fields that is remembered, and how many of them."""
@@ -36,119 +48,123 @@ _ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrad
 """Fields that ask for something this path does not do."""
 
 
-class Fields(NamedTuple):
+class RequestHead(NamedTuple):
     """A block of header fields. `length` is that of the body; None when a field asks for something that is not done here."""
 
     headers: Headers
     length: int | None
 
     @classmethod
-    def of(cls, headers: Headers) -> Fields:
+    def of(cls, headers: Headers) -> RequestHead:
         """Return what the fields of a request ask for."""
         return cls(headers, _plain(headers))
 
 
-class _Known(NamedTuple):
-    """How a POST is answered whose head came before, byte for byte, while the keys of that edition hold."""
+class _Parsed(NamedTuple):
+    """What the head of a POST says that came before, byte for byte. Who may do it is decided each time."""
 
-    job: type[Append]
-    post: Post
+    exchange: type[Append]
+    request: Request
+    log: Log
     length: int
-    edition: int
 
 
-class Hot:
+class FastPath:
     """Tells which requests are answered here, and how."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._blocks: dict[bytes, Fields] = {}
-        self._posts: dict[bytes, _Known] = {}
+        self._blocks: dict[bytes, RequestHead] = {}
+        self._posts: dict[bytes, _Parsed] = {}
 
-    def find(self, method: bytes, url: bytes, fields: Fields) -> Job | None:
+    def find(self, method: bytes, url: bytes, head: RequestHead) -> Exchange | None:
         """Return how to answer a request whose head is complete; None leaves it to the application."""
-        if fields.length is None or len(url) > _MAX_PATH:
+        if head.length is None or len(url) > _MAX_PATH:
             return None
         try:
             if method == b"POST":
-                return self._append(url, fields.headers, fields.length)
-            if method == b"GET" and not fields.length:
-                return self._read(url, fields.headers)
+                return self._append(url, head.headers, head.length)
+            if method == b"GET" and not head.length:
+                return self._read(url, head.headers)
         except Exception:  # noqa: BLE001 - whatever it is, the application meets it too, and says so
             return None
         return None
 
-    def find_whole(self, data: bytes) -> tuple[Job, bytes] | None:
+    def find_whole(self, data: bytes) -> tuple[Exchange, bytes] | None:
         """Return how to answer a request that came in one piece, and its body, if its header fields are known byte for byte.
 
         A connection mostly sends the same block again and again. What the parser made of it once, it would make of it again.
         """
         end = data.find(b"\r\n\r\n") + 4
-        known = self._posts.get(data[:end])
-        if known is not None and len(data) == end + known.length and self._service.access.holds(known.edition):
-            return known.job(known.post), data[end:]
+        parsed = self._posts.get(data[:end])
+        if parsed is not None and len(data) == end + parsed.length:
+            append = self._admitted(parsed.exchange, parsed.request, parsed.log)
+            return (append, data[end:]) if append else None
         at = data.find(b"\r\n")
-        fields = self._blocks.get(data[at:end])
-        if fields is None or len(data) != end + (fields.length or 0):
+        head = self._blocks.get(data[at:end])
+        if head is None or len(data) != end + (head.length or 0):
             return None
         line = _LINE.fullmatch(data, 0, at)
-        job = line and self.find(line[1], line[2], fields)
-        if isinstance(job, Append):
-            self._remember_post(data[:end], len(data) - end, job)
-        return (job, data[end:]) if job else None
+        exchange = line and self.find(line[1], line[2], head)
+        if isinstance(exchange, Append):
+            self._remember_post(data[:end], len(data) - end, exchange)
+        return (exchange, data[end:]) if exchange else None
 
-    def remember(self, data: bytes, fields: Fields) -> None:
+    def remember(self, data: bytes, head: RequestHead) -> None:
         """Remember the fields of a request that the parser took, and whose bytes begin with `data`."""
         at = data.find(b"\r\n")
         end = data.find(b"\r\n\r\n", at) + 4
         block = data[at:end]
         # Only what looks the same to every reader: one line for each field, nothing folded, no other space, no bare CR or LF.
-        plain = b"".join([b"\r\n%b: %b" % field for field in fields.headers]) + b"\r\n\r\n"
+        plain = b"".join([b"\r\n%b: %b" % field for field in head.headers]) + b"\r\n\r\n"
         if len(block) <= _MAX_BLOCK and block.lower() == plain.lower():
             if len(self._blocks) >= _MAX_BLOCKS:
                 self._blocks.clear()
-            self._blocks[block] = fields
+            self._blocks[block] = head
 
-    def _remember_post(self, head: bytes, length: int, job: Append) -> None:
+    def _remember_post(self, head: bytes, length: int, exchange: Append) -> None:
         if len(self._posts) >= _MAX_POSTS:
             self._posts.clear()
-        self._posts[head] = _Known(type(job), job.post, length, self._service.access.edition)
+        self._posts[head] = _Parsed(type(exchange), exchange.post.request, exchange.post.log, length)
 
     def _log(self, name: bytes | None) -> Log | None:
         return self._service.catalog.opened(name.decode() if name else DEFAULT_LOG)
 
-    def _append(self, url: bytes, headers: Headers, length: int) -> Job | None:
+    def _append(self, url: bytes, headers: Headers, length: int) -> Exchange | None:
         found = _posted(url)
         log = None if found is None else self._log(found[0])
         if found is None or log is None:
             return None
-        _, path, job = found
-        ask = Ask(path, url, b"", headers, {})
-        caller = self._service.access.caller_now(headers, log)
-        if caller is None:
-            return None
-        limit = write.check_entry(ask, log, caller) if job is Entry else write.check_plain(log, caller)
-        return job(Post(self._service, ask, log, caller)) if length <= limit else None
+        _, path, exchange = found
+        request = Request(path, url, b"", headers, {})
+        made = self._admitted(exchange, request, log)
+        limit = write.check_entry(request, log) if exchange is Entry else write.check_plain(log)
+        return made if length <= limit else None
 
-    def _read(self, url: bytes, headers: Headers) -> Job | None:
+    def _admitted(self, exchange: type[Append], request: Request, log: Log) -> Append | None:
+        """Return an append whose caller may do it; None leaves it to the application, which says what is missing."""
+        try:
+            caller = self._service.access.admit_now(request.headers, log.row, exchange.route.needs)
+        except Refused:
+            return None
+        return None if caller is None else exchange(Post(self._service, request, log, caller))
+
+    def _read(self, url: bytes, headers: Headers) -> Exchange | None:
         started = time.perf_counter()
         found = _file(url) if b"/tile/" in url else _proof(url)
         log = None if found is None else self._log(found[0])
         if found is None or log is None:
             return None
-        caller = self._service.access.caller_now(headers, log)
-        if caller is None:
-            return None
         wanted = found[1]
-        if isinstance(wanted, int):
-            route, answer = PROOF, read.prove_now(log, caller, wanted)
-        else:
-            route, answer = TILE, read.file_now(log, caller, wanted)
+        route = PROOF if isinstance(wanted, int) else TILE
+        if self._service.access.admit_now(headers, log.row, route.needs) is None:
+            return None
+        answer = read.prove_now(log, wanted) if isinstance(wanted, int) else read.file_now(log, wanted)
         if answer is not None:
             return Ready(self._service, route, answer, started)
         if isinstance(wanted, int):
-            return ColdProof(self._service, log, caller, wanted)
-        return ColdFile(self._service, log, caller, wanted)
+            return ColdProof(self._service, log, wanted)
+        return ColdFile(self._service, log, wanted)
 
 
 @functools.lru_cache(4096)
@@ -170,10 +186,10 @@ def _proof(url: bytes) -> tuple[bytes | None, int] | None:
 @functools.lru_cache(1024)
 def _posted(url: bytes) -> tuple[bytes | None, str, type[Append]] | None:
     """Return the log a POST is to, its path, and what answers it; None for a URL that is not answered here."""
-    found = _POST.fullmatch(url)
-    if found is None or (found["what"] == b"add" and found["v1"]):
-        return None
-    return found["log"], url.decode(), Entry if found["what"] == b"entries" else Plain
+    for exchange, urls in _POSTS.items():
+        if found := urls.fullmatch(url):
+            return found["log"], url.decode(), exchange
+    return None
 
 
 def _plain(headers: Headers) -> int | None:

@@ -7,10 +7,10 @@ from contextlib import aclosing
 from typing import Any
 
 from muniment_server.telemetry import get_logger
-from muniment_server.web.ask import Pieces
-from muniment_server.web.refusals import MIN_RATE
+from muniment_server.web.http.refusals import MIN_RATE
+from muniment_server.web.http.wire import in_kernel
+from muniment_server.web.messages import Pieces
 from muniment_server.web.room import Lease
-from muniment_server.web.wire import in_kernel
 
 _FOREVER = float("inf")
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics, get_logger
+from muniment_server.web.http.wire import Outbox
 from muniment_server.web.room import Rooms, peer_of
-from muniment_server.web.wire import Outbox
 
 _SWEEP_SECONDS = 1.0
 _REPORT_SECONDS = 10.0

@@ -24,17 +24,17 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from muniment_server.web import problems as errors
-from muniment_server.web.ask import Answer, Pieces
-from muniment_server.web.connections import Connections, Rank
-from muniment_server.web.cycle import Short
-from muniment_server.web.framing import MAX_FIELDS, MAX_URL, Framing, body_length
-from muniment_server.web.hot import Fields, Hot
-from muniment_server.web.jobs import Job
-from muniment_server.web.kept import Kept
-from muniment_server.web.refusals import MAX_PIPELINED, MIN_RATE, refusal
+from muniment_server.web.http.connections import Connections, Rank
+from muniment_server.web.http.cycle import Short
+from muniment_server.web.http.exchanges import Exchange
+from muniment_server.web.http.fast_path import FastPath, RequestHead
+from muniment_server.web.http.framing import MAX_FIELDS, MAX_URL, Framing, body_length
+from muniment_server.web.http.kept import Kept
+from muniment_server.web.http.refusals import MAX_PIPELINED, MIN_RATE, refusal
+from muniment_server.web.http.unread import Unread, send_pieces
+from muniment_server.web.http.wire import encode, is_reset
+from muniment_server.web.messages import Answer, Pieces
 from muniment_server.web.room import CLIENT, DRAINED, GONE, LARGE, Hold, Lease, busy, peer_or_connection
-from muniment_server.web.unread import Unread, send_pieces
-from muniment_server.web.wire import encode, is_reset
 
 _LINGER = 2.0
 _FOREVER = float("inf")
@@ -55,14 +55,14 @@ _REFUSED = 5  # nothing that is looked at
 class Protocol(HttpToolsProtocol):
     """One connection. The sweep of `connections` calls `check` about once a second; nothing here has a timer of its own."""
 
-    def __init__(self, *args: Any, connections: Connections, hot: Hot | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, connections: Connections, fast_path: FastPath | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._all = connections
-        self._hot = hot
-        self._job: Job | None = None  # while its body is being received
+        self._fast_path = fast_path
+        self._exchange: Exchange | None = None  # while its body is being received
         self._first = b""  # what came in one piece with the first byte of the request that is being parsed
         self._body = b""
-        self._jobs_cycle = Short()
+        self._short = Short()
         self._running: Any = None  # the cycle of the request that the application answers; later ones wait behind it
         self._grace = connections.client_seconds
         self._phase = _OPENED
@@ -114,7 +114,7 @@ class Protocol(HttpToolsProtocol):
             self._drop(len(data))
             return
         if self._phase in (_OPENED, _IDLE):
-            if self._hot is not None and self._answer_whole(self._hot, data):
+            if self._fast_path is not None and self._answer_whole(self._fast_path, data):
                 return
             self._first = data
         try:
@@ -139,16 +139,18 @@ class Protocol(HttpToolsProtocol):
             at = end
 
     def _count_what_waits(self, came: int) -> None:
-        if self._refusal is None and (self._phase == _HEAD or self._job is not None or self.pipeline or self._kept):
+        if self._refusal is None and (
+            self._phase == _HEAD or self._exchange is not None or self.pipeline or self._kept
+        ):
             self._count_kept(came)
 
     def _count_kept(self, came: int) -> None:
         """Count what is in memory of requests that are not complete or not begun, or refuse it."""
-        job = self._job
+        exchange = self._exchange
         if self.pipeline:  # nothing more is read until they have begun
             self._kept.queue_bytes(came)
-        if job is not None:
-            kept = self._kept.is_entry(len(self._body), job.owner)
+        if exchange is not None:
+            kept = self._kept.is_entry(len(self._body), exchange.owner)
         elif self._phase == _HEAD:
             kept = self._kept.is_head(self._framing.sent, len(self.headers))
         else:
@@ -159,25 +161,25 @@ class Protocol(HttpToolsProtocol):
                 self._phase = _ANSWER
             self._reject("busy")
 
-    def _answer_whole(self, hot: Hot, data: bytes) -> bool:
+    def _answer_whole(self, fast_path: FastPath, data: bytes) -> bool:
         """Answer a plain request that is here from its first byte to its last, and whose fields are known, without the parser."""
-        found = None if self.flow.write_paused else hot.find_whole(data)
+        found = None if self.flow.write_paused else fast_path.find_whole(data)
         if found is None:
             return False
-        self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]  # not uvicorn's own
+        self.cycle = self._short = Short()  # type: ignore[assignment]  # not uvicorn's own
         self._busy = True
         self._phase = _ANSWER
         self._deadline = _FOREVER
         self._run(*found)
         return True
 
-    def _run(self, job: Job, body: bytes) -> None:
+    def _run(self, exchange: Exchange, body: bytes) -> None:
         """Have a job answer. Who appends a large entry has to have room for its answer first: it must be sent then."""
         if len(body) > _HEAVY and not self._owe(2 * len(body)):
             self._all.refused("busy")
             self._respond(errors.answer(busy()))
         else:
-            job.run(body, self._respond if body else self._respond_read)
+            exchange.run(body, self._respond if body else self._respond_read)
 
     def _owe(self, size: int) -> bool:
         """Hold room for an answer, of `size` bytes until it is read. Returns False where there is none."""
@@ -229,11 +231,11 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop("pipelining")
         self._framing.head_ends(body_length(self.headers))
-        self._job = self._find_job()
+        self._exchange = self._find_exchange()
         self._first = b""
-        if self._job is not None:
+        if self._exchange is not None:
             self._body = b""
-            self.cycle = self._jobs_cycle = Short()  # type: ignore[assignment]  # not uvicorn's own
+            self.cycle = self._short = Short()  # type: ignore[assignment]  # not uvicorn's own
         else:
             self._hand_over()
             if self.pipeline:
@@ -242,19 +244,19 @@ class Protocol(HttpToolsProtocol):
         self._phase = _BODY
         self._deadline = self.loop.time() + self._grace
 
-    def _find_job(self) -> Job | None:
+    def _find_exchange(self) -> Exchange | None:
         """Return how to answer this request here. Not while another one is being answered, or its answer not yet read."""
         before: Any = self.cycle  # None on a connection that had no request yet
         idle = before is None or before.response_complete
-        if self._hot is None or not idle or self.flow.write_paused or not self.parser.should_keep_alive():
+        if self._fast_path is None or not idle or self.flow.write_paused or not self.parser.should_keep_alive():
             return None
         if self.parser.get_http_version() != "1.1":
             return None
-        fields = Fields.of(self.headers)
-        job = self._hot.find(self.parser.get_method(), self.url, fields)
-        if job is not None and self._first:
-            self._hot.remember(self._first, fields)
-        return job
+        head = RequestHead.of(self.headers)
+        exchange = self._fast_path.find(self.parser.get_method(), self.url, head)
+        if exchange is not None and self._first:
+            self._fast_path.remember(self._first, head)
+        return exchange
 
     def _hand_over(self) -> None:
         """Give the request to the application."""
@@ -270,7 +272,7 @@ class Protocol(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._drop(len(body))  # a client that was answered already is not given more time to go on sending
             return
-        if self._job is not None:
+        if self._exchange is not None:
             self._body += body  # no longer than its Content-Length, which was looked at
         else:
             super().on_body(body)
@@ -279,11 +281,11 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Stop the clock: now the client waits for this server."""
         self._framing.message_ends()
-        job, self._job = self._job, None
-        if job is not None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
             self._phase = _ANSWER
             self._deadline = _FOREVER
-            self._run(job, self._body)
+            self._run(exchange, self._body)
             return
         super().on_message_complete()
         if self._busy:
@@ -294,7 +296,7 @@ class Protocol(HttpToolsProtocol):
 
     def _respond(self, answer: Answer | Response) -> None:
         """Send the answer of the job that runs on this connection: there is one at a time, and later requests wait behind it."""
-        short = self._jobs_cycle
+        short = self._short
         short.response_complete = True
         if self.transport.is_closing():
             return
@@ -321,7 +323,7 @@ class Protocol(HttpToolsProtocol):
 
     async def _send_pieces(self, answer: Answer, pieces: Pieces) -> None:
         """Send an answer as it is read: no more than a piece of it is in memory."""
-        short = self._jobs_cycle
+        short = self._short
         self._write_at_once(encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive))
         if not await send_pieces(self.transport, self.flow.drain, pieces, Lease(self._all.rooms, self.client)):
             if not self.transport.is_closing():

@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 from starlette.responses import Response
 
 from muniment.tiles import Bundle, Tile
+from muniment_server.access.callers import ANONYMOUS, Caller
 from muniment_server.errors import Refused
 from muniment_server.log import Log
-from muniment_server.web import read, write
-from muniment_server.web.ask import Answer, Ask
-from muniment_server.web.request import ANONYMOUS, Caller
+from muniment_server.web.handlers import read, write
+from muniment_server.web.messages import Answer, Request
 from muniment_server.web.routes import ROUTES, Route
 from muniment_server.web.service import Service
 from muniment_server.write.submission import Outcome
@@ -25,7 +25,7 @@ _BY_PATH = {(route.method, route.path): route for route in ROUTES}
 TILE, PROOF = _BY_PATH["GET", "/tile/{path:path}"], _BY_PATH["GET", "/proof/inclusion"]
 
 
-class Job(Protocol):
+class Exchange(Protocol):
     """A request that is answered here. `owner` is the key that its body comes with, if there is one."""
 
     @property
@@ -54,12 +54,12 @@ class Ready:
 class _Cold(ABC):
     """A read whose tiles are not in memory. In the end it is answered as the application does it."""
 
-    __slots__ = ("_caller", "_log", "_respond", "_service", "_started")
+    __slots__ = ("_log", "_respond", "_service", "_started")
     owner = None
     route: Route
 
-    def __init__(self, service: Service, log: Log, caller: Caller) -> None:
-        self._service, self._log, self._caller = service, log, caller
+    def __init__(self, service: Service, log: Log) -> None:
+        self._service, self._log = service, log
         self._started = time.perf_counter()
 
     def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
@@ -120,18 +120,18 @@ class ColdProof(_Cold):
     __slots__ = ("_index",)
     route = PROOF
 
-    def __init__(self, service: Service, log: Log, caller: Caller, index: int) -> None:
-        super().__init__(service, log, caller)
+    def __init__(self, service: Service, log: Log, index: int) -> None:
+        super().__init__(service, log)
         self._index = index
 
     def _warm(self) -> bool:
         return self._log.warm(self._index, self._warmed)
 
     def _now(self) -> Answer | None:
-        return read.prove_now(self._log, self._caller, self._index)
+        return read.prove_now(self._log, self._index)
 
     async def _slow(self) -> Answer:
-        return await read.prove_latest(self._log, self._caller, self._index)
+        return await read.prove_latest(self._log, self._index)
 
 
 class ColdFile(_Cold):
@@ -140,8 +140,8 @@ class ColdFile(_Cold):
     __slots__ = ("_wanted",)
     route = TILE
 
-    def __init__(self, service: Service, log: Log, caller: Caller, wanted: Tile | Bundle) -> None:
-        super().__init__(service, log, caller)
+    def __init__(self, service: Service, log: Log, wanted: Tile | Bundle) -> None:
+        super().__init__(service, log)
         self._wanted = wanted
 
     def _warm(self) -> bool:
@@ -160,17 +160,17 @@ class ColdFile(_Cold):
             self._fail(found)
 
     def _now(self) -> Answer | None:
-        return read.file_now(self._log, self._caller, self._wanted)
+        return read.file_now(self._log, self._wanted)
 
     async def _slow(self) -> Answer:
-        return await read.find_file(self._log, self._caller, self._wanted, self._service.rooms)
+        return await read.find_file(self._log, self._wanted, self._service.rooms)
 
 
 class Post(NamedTuple):
     """Who posts what where: all that requests with the same head have in common."""
 
     service: Service
-    ask: Ask
+    request: Request
     log: Log
     caller: Caller
 
@@ -194,9 +194,9 @@ class Append(ABC):
     def run(self, body: bytes, respond: Respond) -> None:
         """Submit the entry."""
         self._respond = respond
-        _, ask, log, caller = self.post
+        _, request, log, caller = self.post
         try:
-            self._submission = write.entry_submission(ask, log, caller, body)
+            self._submission = write.entry_submission(request, log, caller, body)
             log.submit(self._submission, self._done)
         except Exception as error:  # noqa: BLE001 - every error gets an answer
             self._fail(error)
@@ -232,7 +232,7 @@ class Append(ABC):
         self.post.service.count(self.route, answer.status, self._started)
 
     async def _slow(self, outcome: Outcome) -> Answer:
-        return await write.answer_entry(self.post.ask, self.post.log, self._submission, outcome)
+        return await write.answer_entry(self.post.request, self.post.log, self._submission, outcome)
 
     def _fail(self, error: Exception) -> None:
         response = self.post.service.fail(self.route, error)
@@ -248,7 +248,7 @@ class Entry(Append):
 
     def _answer(self, outcome: Outcome) -> Answer | None:
         receipt = self.post.log.receipt_now(self._submission, outcome)
-        return None if receipt is None else write.entry_answer(self.post.ask, outcome, receipt)
+        return None if receipt is None else write.entry_answer(self.post.request, outcome, receipt)
 
 
 class Plain(Append):

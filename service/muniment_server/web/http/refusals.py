@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from muniment_server.errors import Refused
-from muniment_server.web.ask import MAX_HEADERS
-from muniment_server.web.framing import MAX_FIELDS, MAX_URL
+from muniment_server.web.http.framing import MAX_FIELDS, MAX_URL
+from muniment_server.web.http.wire import encode_last
+from muniment_server.web.messages import MAX_HEADERS
 from muniment_server.web.problems import problem
 from muniment_server.web.room import busy
-from muniment_server.web.wire import encode_last
 
 MIN_RATE = 8192
 """Bytes per second a client must send or read, on average over `client_seconds`: 16 MiB may take 35 minutes."""

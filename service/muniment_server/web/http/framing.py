@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from muniment_server.web.ask import MAX_HEADERS, Headers
+from muniment_server.web.messages import MAX_HEADERS, Headers
 
 MAX_URL = 16_384
 MAX_FRAMING = MAX_URL + MAX_HEADERS + 1024

@@ -47,11 +47,11 @@ class _Making:
         self._parts: list[bytes] = []
         self.size = self.count = 0
 
-    async def read(self, log: Log, start: int, limit: int, *, secrets: bool) -> tuple[bool, int]:
+    async def read(self, log: Log, start: int, limit: int, *, with_payload: bool) -> tuple[bool, int]:
         """Read up to `limit` entries from `start`. Returns whether the page may go on behind them, and the size of the tree."""
         async with self._lease.rooms.turns:
             self._lease.check_client()
-            entries, size = await log.entries(start, limit, secrets=secrets)
+            entries, size = await log.entries(start, limit, with_payload=with_payload)
             texts = await self._texts(entries)
             if texts:
                 self._parts.append(b",".join(texts))
@@ -83,11 +83,11 @@ class _Making:
         return True
 
 
-async def page_of(log: Log, start: int, limit: int, lease: Lease, *, secrets: bool) -> Page:
+async def page_of(log: Log, start: int, limit: int, lease: Lease, *, with_payload: bool) -> Page:
     """Return up to `limit` entries from `start`, fewer when they are large or there is little room. Raises Refused without any."""
     made, step, more = _Making(lease), _FIRST, True
     while more:
-        more, size = await made.read(log, start + made.count, min(step, limit - made.count), secrets=secrets)
+        more, size = await made.read(log, start + made.count, min(step, limit - made.count), with_payload=with_payload)
         more = more and made.count < limit and start + made.count < size
         step = min(4 * step, _MOST, max(1, _STEP * made.count // max(made.size, 1)))
     if not made.count and start < size:

@@ -1,0 +1,1 @@
+"""The handlers of routes: a request in, an answer out."""

@@ -1,0 +1,105 @@
+"""The OpenAPI document, made from the table of routes by FastAPI, which serves nothing here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+
+from muniment_server import __version__
+from muniment_server.instance.registry import LOG_NAME
+from muniment_server.web import models
+from muniment_server.web.routes import ROUTES, Route
+
+_DESCRIPTION = (
+    "A transparency log: every accepted entry is answered with a proof that a stranger can check offline. "
+    "The default log is at the root, the others under /logs/{log}; JSON routes are mounted under /v1 as well. "
+    "Errors are RFC 9457 problem documents with a stable code and a hint; C2SP routes answer plain text."
+)
+_ID = str.maketrans({"/": "_", "{": None, "}": None, ":": "_"})
+_LOG = {
+    "name": "log",
+    "in": "path",
+    "required": True,
+    "description": "Name of the log.",
+    "schema": {"type": "string", "pattern": f"^{LOG_NAME}$"},
+}
+_PROBLEM = {"schema": models.Problem.model_json_schema()}
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    """Return the document. To make it takes as long as a hundred answers."""
+    app = FastAPI(title="Muniment", version=__version__, description=_DESCRIPTION)
+    for prefix in ("", "/logs/{log}"):
+        for route in ROUTES:
+            if route.on == "log" and not route.hidden:
+                _describe(app, route, prefix)
+    for route in ROUTES:
+        if route.on == "instance" and not route.hidden:
+            _describe_instance(app, route)
+    return app.openapi()
+
+
+def _describe(app: FastAPI, route: Route, prefix: str) -> None:
+    app.add_api_route(
+        prefix + route.path,
+        _nothing(),
+        methods=[route.method],
+        summary=route.summary,
+        tags=[route.tag],
+        operation_id=f"{route.method}{prefix}{route.path}".translate(_ID),
+        response_model=None,
+        status_code=min(route.answers, key=lambda status: -status),
+        responses=_responses(route),
+        openapi_extra=_extra(route, prefix),
+    )
+
+
+def _describe_instance(app: FastAPI, route: Route) -> None:
+    name = route.path.removeprefix("/")
+    responses: dict[int | str, dict[str, Any]] = {status: {"model": shape} for status, shape in route.answers.items()}
+    responses |= {status: {"content": {"application/problem+json": _PROBLEM}} for status in route.errors}
+    app.add_api_route(
+        route.path,
+        _nothing(),
+        methods=[route.method],
+        summary=route.summary,
+        tags=[route.tag],
+        operation_id=f"{name}_{name}_{route.method.lower()}",
+        responses=responses,
+        openapi_extra={"requestBody": route.body} if route.body else None,
+    )
+
+
+def _nothing() -> Callable[[], None]:
+    return lambda: None
+
+
+def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
+    found: dict[int | str, dict[str, Any]] = {}
+    for status, shape in route.answers.items():
+        if isinstance(shape, str):
+            found[status] = {"description": "Success", "content": {shape: {"schema": {"type": "string"}}}}
+        else:
+            found[status] = {"description": "Success", "model": shape}
+        if shape is models.ReceiptModel:
+            found[status]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+            found[status]["description"] = "Success; C2SP tlog-proof text with Accept: text/plain"
+    if route.tagged:
+        found[304] = {"description": "Still the one whose ETag stands in If-None-Match"}
+    for status in (*route.errors, 404, 503):
+        if route.c2sp:
+            found[status] = {"description": "A line of text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+        else:
+            found[status] = {"description": "A problem document", "content": {"application/problem+json": _PROBLEM}}
+    return found
+
+
+def _extra(route: Route, prefix: str) -> dict[str, Any]:
+    extra: dict[str, Any] = {"parameters": [*([_LOG] if "{log}" in prefix else []), *route.parameters]}
+    if route.body:
+        extra["requestBody"] = route.body
+    return extra
