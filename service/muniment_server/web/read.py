@@ -244,7 +244,7 @@ async def get_tile(ask: Ask, log: Log, caller: Caller) -> Answer:
         return answer
     if not lease.cover(answer.pieces.length):
         raise busy()
-    async with lease.rooms.turns:
+    async with lease.turn():
         return file_answer(log, await log.bundle(wanted) or b"")
 
 
