@@ -23,7 +23,7 @@ from muniment.client import Client
 from muniment.tiles import decode_bundle
 from muniment_server.settings import Settings
 from muniment_server.web.handlers.large import PAGE, page_of
-from muniment_server.web.room import Lease, Room, Rooms
+from muniment_server.web.room import Lease, Room, Rooms, Turns
 from tests.live import LiveServer, free_of_tracebacks, until
 from tests.service.http_check import bundle, client, published
 from tests.service.http_raw import address, exchange, request_bytes, statuses
@@ -423,6 +423,41 @@ def test_a_lease_gives_back_what_it_holds() -> None:
     lease.give_back()
     other.give_back()
     assert (rooms.batches.taken, rooms.answers.taken) == (0, 0)
+
+
+async def _turns() -> None:
+    turns, left = Turns(1), [False, False, False]
+    had: list[int] = []
+
+    async def wait(number: int) -> None:
+        async with turns.of(lambda: left[number]):
+            had.append(number)
+
+    await turns.begin(lambda: False)
+    waiting = [asyncio.create_task(wait(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    left[0] = left[2] = True
+    turns.end()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in found] == [ClientDisconnect, type(None), ClientDisconnect]
+    assert had == [1]
+    for ends_first in (True, False):  # a turn that a task was given which was cancelled meanwhile is not lost
+        await turns.begin(lambda: False)
+        task = asyncio.create_task(wait(1))
+        await asyncio.sleep(0)
+        if ends_first:
+            turns.end()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if not ends_first:
+            turns.end()
+        async with asyncio.timeout(10):
+            await turns.begin(lambda: False)
+        turns.end()
+
+
+def test_clients_who_left_get_no_turn_and_hold_up_no_other() -> None:
+    asyncio.run(_turns())
 
 
 def test_no_page_is_made_for_a_client_who_left() -> None:

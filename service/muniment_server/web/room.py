@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
 from starlette.background import BackgroundTask
@@ -60,6 +61,65 @@ class Room:
             del self._of[owner]  # otherwise every client ever seen would stay in memory
 
 
+class Turns:
+    """How many things may be done at a time; others wait, first come, first served. Owned by the event loop.
+
+    A client that has left while it waited gets no turn: all of those in front of the next one are sent away at once. With a
+    semaphore each would have to be woken before the next, and clients who come and go would fill the memory with tasks.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[tuple[asyncio.Future[bool], Callable[[], bool]]] = deque()
+
+    def of(self, gone: Callable[[], bool]) -> AbstractAsyncContextManager[None]:
+        """Return what has one turn for as long as its block runs, again each time. Entering it raises ClientDisconnect."""
+        return _Turn(self, gone)
+
+    async def begin(self, gone: Callable[[], bool]) -> None:
+        """Wait for a turn. Raises ClientDisconnect when the client has left by then."""
+        if gone():
+            raise ClientDisconnect
+        if self._free:
+            self._free -= 1
+            return
+        # Whether it is to be had. An exception would keep the frame that waits for it, which keeps the exception.
+        mine: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((mine, gone))
+        try:
+            had = await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled() and mine.result():
+                self.end()
+            raise
+        if not had:
+            raise ClientDisconnect
+
+    def end(self) -> None:
+        """Give the turn to the next who still waits."""
+        while self._waiting:
+            following, gone = self._waiting.popleft()
+            if following.done():
+                continue
+            left = gone()
+            following.set_result(not left)
+            if not left:
+                return
+        self._free += 1
+
+
+class _Turn:
+    def __init__(self, turns: Turns, gone: Callable[[], bool]) -> None:
+        self._turns = turns
+        self._gone = gone
+
+    async def __aenter__(self) -> None:
+        await self._turns.begin(self._gone)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.end()
+
+
 class Rooms(NamedTuple):
     """The rooms of one server. They are apart, so that those who have no key take nothing from those who have."""
 
@@ -67,14 +127,14 @@ class Rooms(NamedTuple):
     entries: Room  # bodies of single entries
     batches: Room
     answers: Room  # that wait to be read
-    turns: asyncio.Semaphore  # to read what may be large
+    turns: Turns  # to read what may be large
 
     @classmethod
     def of(cls, settings: Settings) -> Rooms:
         """Return the rooms of a server with these settings. Each has place for several of the largest it is for."""
         entries = max(32 * _MEBIBYTE, 64 * settings.max_event_bytes)
         batches = max(64 * _MEBIBYTE, 4 * settings.max_batch_bytes)
-        turns = asyncio.Semaphore(_TURNS)
+        turns = Turns(_TURNS)
         return cls(Room(16 * _MEBIBYTE), Room(entries), Room(batches), Room(batches), turns)
 
 
@@ -127,6 +187,10 @@ class Lease:
     def peer(self) -> Hashable:
         """Whose answers these are: see :func:`peer_or_connection`."""
         return peer_or_connection(self._client)
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Return what reads what may be large: see :class:`Turns`."""
+        return self.rooms.turns.of(self._gone)
 
     def check_client(self) -> None:
         """Raise ClientDisconnect when the client has left: what it asked for need not be made any more."""

@@ -30,6 +30,10 @@ SHORT_SECONDS = 1.5
 """In the quick lane. Too short to judge times by, on a machine that does something else as well."""
 GROWTH = 128 << 20
 """Bytes of memory that the server may take more than when it is idle."""
+LARGEST = {"pages asked ahead and not read": 224 << 20}
+"""The same of attacks that more connections make than are for one purpose: see docs/operating.md, Memory."""
+FLOODS = {"pages asked ahead and not read", "pages asked by clients who leave"}
+"""Attacks by requests that are good: how many of these a client may send is the proxy's to say, so nothing is said of others' time."""
 SLOWER = 10.0
 """How many times as long as when it is idle 99 of 100 answers may take, at the most."""
 LANES = 2
@@ -139,8 +143,8 @@ def judge(context: Context, instance: Instance, name: str, seconds: float) -> No
     assert free_of_tracebacks(server.stderr()), server.stderr()[-3000:]
     told = f"{name}: {found.growth / 2**20:.0f} MiB more, p99 {found.slower:.1f} times that of an idle server"
     print(told, file=sys.stderr, flush=True)
-    assert found.growth <= GROWTH, told
-    if seconds >= ATTACK_SECONDS:
+    assert found.growth <= LARGEST.get(name, GROWTH), told
+    if seconds >= ATTACK_SECONDS and name not in FLOODS:
         assert found.slower <= SLOWER, told
         _most(context, f"{name}, p99 in hundredths of idle", int(100 * found.slower))
     _most(context, f"{name}, MiB", found.growth >> 20)

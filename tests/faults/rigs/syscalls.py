@@ -76,7 +76,8 @@ async def _append(instance: Instance, say: Say) -> None:
                 except Refused as refused:
                     nothing = "othing was written" in f"{refused.detail} {refused.hint}"
                     say({"refused": refused.code, "nothing": nothing, "bodies": sent["bodies"]})
-                    if log.sequencer and log.sequencer.refusal:
+                    if log.sequencer and (refusal := log.sequencer.refusal):
+                        say({"gave_up": refusal.code})  # its caller may have heard only that the outcome is unknown
                         return
                     if nothing:
                         tag = f"entry {at} after {attempt} refusals"  # those before must not be there
@@ -259,7 +260,7 @@ def _check(sweep: Sweep, point: Point, said: list[Any], code: int | None) -> boo
 
 def _gave_up(said: list[Any]) -> bool:
     """Tell whether the writer refused to go on: guard or key could not be used, and only a restart may decide."""
-    return any(str(one.get("refused", "")).startswith(("guard_", "key_")) for one in said)
+    return any(str(one.get("gave_up", "")).startswith(("guard_", "key_")) for one in said)
 
 
 def run(context: Context) -> None:

@@ -49,8 +49,7 @@ class _Making:
 
     async def read(self, log: Log, start: int, limit: int, *, with_payload: bool) -> tuple[bool, int]:
         """Read up to `limit` entries from `start`. Returns whether the page may go on behind them, and the size of the tree."""
-        async with self._lease.rooms.turns:
-            self._lease.check_client()
+        async with self._lease.turn():
             entries, size = await log.entries(start, limit, with_payload=with_payload)
             texts = await self._texts(entries)
             if texts:
@@ -108,7 +107,7 @@ class LargeBundle(NamedTuple):
         at = self.start
         while at < self.stop:
             count = max(1, await _granted(lease) // _LEAF)
-            async with lease.rooms.turns:
+            async with lease.turn():
                 piece = encode_bundle(await self.log.leaves(at, min(at + count, self.stop)))
             at += count
             yield piece
@@ -127,7 +126,7 @@ async def _granted(lease: Lease) -> int:
 
 async def bundle_of(log: Log, bundle: Bundle, rooms: Rooms) -> bytes | LargeBundle | None:
     """Return the bytes of a bundle, or how to get them; None when no signed head has it at this width."""
-    found = await log.bundle_up_to(bundle, WHOLE, rooms.turns)
+    found = await log.bundle_up_to(bundle, WHOLE, rooms.turns.of(lambda: False))
     if not isinstance(found, int):
         return found
     start = bundle.index * TILE_WIDTH

@@ -227,7 +227,7 @@ async def get_tile(request: Request, log: Log, _caller: Caller) -> Answer:
         return answer
     if not lease.cover(answer.pieces.length):
         raise busy()
-    async with lease.rooms.turns:
+    async with lease.turn():
         return file_answer(log, await log.bundle(wanted) or b"")
 
 

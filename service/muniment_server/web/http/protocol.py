@@ -52,6 +52,10 @@ _IDLE = 4  # another request, if it likes
 _REFUSED = 5  # nothing that is looked at
 
 
+def _nothing() -> None:
+    """Stand for what follows an answer that is never made."""
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. The sweep of `connections` calls `check` about once a second; nothing here has a timer of its own."""
 
@@ -101,10 +105,11 @@ class Protocol(HttpToolsProtocol):
         self._all.closed(self)
         self._kept.forget()
         self._owe(0)
-        for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
-            if cycle is not None:  # uvicorn tells the last one alone, and the others would go on for no client
-                cycle.disconnected = True
-                cycle.message_event.set()
+        if self._running is not None:  # uvicorn tells the last one that came, and this one would go on for no client
+            self._running.disconnected = True
+            self._running.message_event.set()
+        for cycle, _ in self.pipeline:
+            cycle.on_response = _nothing  # it never runs, and would keep this connection in memory, which keeps it
         self.pipeline.clear()
         super().connection_lost(exc)
 

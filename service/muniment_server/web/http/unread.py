@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from muniment_server.telemetry import get_logger
 from muniment_server.web.http.refusals import MIN_RATE
 from muniment_server.web.http.wire import in_kernel
@@ -54,6 +56,8 @@ async def send_pieces(transport: Any, drain: Callable[[], Awaitable[None]], piec
                     break
                 transport.write(piece)
                 await drain()
+    except ClientDisconnect:
+        return False
     except Exception as error:  # noqa: BLE001 - whatever it was, the length of the answer is already said
         get_logger().warning("an answer was cut off", error=f"{type(error).__name__}: {error}")
         return False
