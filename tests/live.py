@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,13 @@ def until(condition: Callable[[], object], otherwise: str = "it did not happen")
     while not condition():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def command(*words: str | Path, module: str = "muniment_server.cli") -> list[str]:
@@ -165,4 +173,15 @@ def free_of_tracebacks(text: str) -> bool:
     return "Traceback" not in text and "unexpected" not in text
 
 
-__all__ = ["ORIGIN", "PATIENCE", "LiveServer", "command", "environment", "free_of_tracebacks", "init", "run", "until"]
+__all__ = [
+    "ORIGIN",
+    "PATIENCE",
+    "LiveServer",
+    "command",
+    "environment",
+    "free_of_tracebacks",
+    "free_port",
+    "init",
+    "run",
+    "until",
+]

@@ -34,7 +34,7 @@ from muniment_server.web import protocol
 from muniment_server.web.connections import Connections, Rank
 from muniment_server.web.errors import CODES
 from muniment_server.web.room import peer_of
-from tests.live import PATIENCE, LiveServer, free_of_tracebacks, until
+from tests.live import PATIENCE, LiveServer, free_of_tracebacks, free_port, until
 from tests.service.http_check import JSON, bundle, client, head_size
 from tests.service.http_raw import address, exchange, request_bytes, statuses, whole
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
@@ -45,12 +45,6 @@ CUT = PATIENCE  # by then it is cut off, however busy the machine
 MOST = 60
 EVENT = b'{"a":1}'
 LARGE = 255 * 60_000
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
