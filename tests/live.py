@@ -18,7 +18,7 @@ from muniment.policy import Policy
 from tests.tracecheck import Checker
 
 ORIGIN = "example.com/log"
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds that a test waits for what must happen. They are for what hangs: a machine that is busy is not a fault."""
 START_SECONDS = PATIENCE
 STOP_SECONDS = PATIENCE
@@ -79,7 +79,7 @@ def run(*words: str | Path, database: str | None = None, check: bool = True) -> 
         env=environment(database) | traced,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
     )
     if check and done.returncode:
@@ -141,7 +141,7 @@ class LiveServer:
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
-        raise AssertionError(f"server did not start: {self.stderr()}")
+        raise AssertionError(f"server did not start (exit code {self.process.poll()}): {self.stderr()}")
 
     def stderr(self) -> str:
         """Everything it wrote so far."""
@@ -162,7 +162,12 @@ class LiveServer:
         return self.process.returncode
 
     def __enter__(self) -> Self:
-        return self.wait()
+        try:
+            return self.wait()
+        except BaseException:  # left running, it would slow the tests that follow
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()

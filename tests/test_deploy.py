@@ -278,7 +278,7 @@ class Container:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -289,7 +289,7 @@ class Container:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -318,7 +318,7 @@ class Container:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
 
     def post(self, event: dict[str, Any], key: str | None = None) -> tuple[int, dict[str, Any]]:
@@ -444,7 +444,7 @@ def test_passwords_go_from_files_into_the_database(tmp_path: Path, new_database:
         ["psql", "--dbname", url, "--file", str(DEPLOY / "postgres-roles.sql")],
         ["sh", "-eu", str(DEPLOY / "postgres-passwords.sh")],
     ):
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.returncode == 0, done.stderr
 
     async def passwords() -> list[str]:

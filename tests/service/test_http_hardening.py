@@ -294,7 +294,7 @@ def crowd(stack: ExitStack, url: str, data: bytes, count: int = MOST) -> list[so
     """Connections on which this was sent, and nothing is read."""
     found = []
     for _ in range(count):
-        found.append(stack.enter_context(socket.create_connection(address(url), timeout=10)))
+        found.append(stack.enter_context(socket.create_connection(address(url), timeout=PATIENCE)))
         found[-1].sendall(data)
     return found
 
