@@ -16,7 +16,7 @@ from muniment import Client
 from tests.bitcoin.calendar import Calendar, confirm
 from tests.bitcoin.chain import Chain
 from tests.bitcoin.node import Node
-from tests.live import run
+from tests.live import PATIENCE, run
 
 
 @dataclass
@@ -84,7 +84,12 @@ def muniment(*words: str | Path) -> str:
     """Run a client command to its good end and return what it says."""
     program = Path(sys.executable).with_name("muniment")
     done = subprocess.run(
-        [program, *map(str, words)], capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL
+        [program, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode:
         raise SystemExit(f"muniment {words[0]} exited {done.returncode}: {done.stdout}{done.stderr}")

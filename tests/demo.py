@@ -21,7 +21,7 @@ from rich.progress import track
 
 from muniment import Client, Policy, Receipt
 from tests.anchor_demo import anchor_world, verify_offline
-from tests.live import LiveServer, command, run
+from tests.live import PATIENCE, LiveServer, command, run
 
 SAMPLE = 10
 ORIGIN = "localhost/demo"
@@ -49,7 +49,11 @@ def commits(folder: Path) -> Iterator[dict[str, Any]]:
         return
     form = "--format=%H%x00%aI%x00%s"
     done = subprocess.run(
-        ["git", "-C", str(folder), "log", "--reverse", form], capture_output=True, text=True, check=False, timeout=60
+        ["git", "-C", str(folder), "log", "--reverse", form],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     for line in done.stdout.splitlines():
         commit, time, subject = line.split("\0", 2)
@@ -68,7 +72,9 @@ def verify(path: Path, policy: Path) -> tuple[int, dict[str, Any]]:
     """Check a receipt file as a stranger does: the `muniment` command, a policy file, no server."""
     muniment = Path(sys.executable).with_name("muniment")
     words = [str(muniment), "verify", str(path), "--policy", str(policy), "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, timeout=PATIENCE, stdin=subprocess.DEVNULL
+    )
     found = json.loads(done.stdout or done.stderr or "{}")
     return done.returncode, found["results"][0] if "results" in found else found
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from muniment.policy import Policy
 from tests.tracecheck import Checker
 
 ORIGIN = "example.com/log"
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds that a test waits for what must happen. They are for what hangs: a machine that is busy is not a fault."""
 START_SECONDS = PATIENCE
 STOP_SECONDS = PATIENCE
@@ -29,6 +30,13 @@ def until(condition: Callable[[], object], otherwise: str = "it did not happen")
     while not condition():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def command(*words: str | Path, module: str = "muniment_server.cli") -> list[str]:
@@ -71,7 +79,7 @@ def run(*words: str | Path, database: str | None = None, check: bool = True) -> 
         env=environment(database) | traced,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
     )
     if check and done.returncode:
@@ -133,7 +141,7 @@ class LiveServer:
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
-        raise AssertionError(f"server did not start: {self.stderr()}")
+        raise AssertionError(f"server did not start (exit code {self.process.poll()}): {self.stderr()}")
 
     def stderr(self) -> str:
         """Everything it wrote so far."""
@@ -154,7 +162,12 @@ class LiveServer:
         return self.process.returncode
 
     def __enter__(self) -> Self:
-        return self.wait()
+        try:
+            return self.wait()
+        except BaseException:  # left running, it would slow the tests that follow
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -165,4 +178,15 @@ def free_of_tracebacks(text: str) -> bool:
     return "Traceback" not in text and "unexpected" not in text
 
 
-__all__ = ["ORIGIN", "PATIENCE", "LiveServer", "command", "environment", "free_of_tracebacks", "init", "run", "until"]
+__all__ = [
+    "ORIGIN",
+    "PATIENCE",
+    "LiveServer",
+    "command",
+    "environment",
+    "free_of_tracebacks",
+    "free_port",
+    "init",
+    "run",
+    "until",
+]

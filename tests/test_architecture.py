@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import PATIENCE
 from tests.unit.samples import EVENTS, POLICY, event_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,7 +219,7 @@ def test_verifying_offline_loads_no_client() -> None:
         input=json.dumps(given),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -242,7 +243,7 @@ def test_verifying_offline_loads_no_client() -> None:
 
 def test_a_server_loads_the_library_of_its_own_database_alone() -> None:
     code = "import sys, muniment_server.app; print({'apsw', 'asyncpg'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout.strip() == "set()", done.stderr
 
 
@@ -250,8 +251,8 @@ def test_the_clients_load_when_named() -> None:
     code = "import sys, muniment; muniment.AsyncClient; muniment.Client; print('httpx' in sys.modules)"
     if not (PACKAGES["muniment"] / "client").is_dir() and not (PACKAGES["muniment"] / "client.py").is_file():
         pytest.skip("this tree has no HTTP client yet")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout.strip() == "True", done.stderr
     code = "import muniment; muniment.Nothing"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert "has no attribute 'Nothing'" in done.stderr

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.telemetry import Metrics, Timings
 from muniment_server.web.problems import CODES
-from tests.live import PATIENCE
+from tests.live import PATIENCE, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -245,12 +244,6 @@ def test_entry_point_parses(shell: str) -> None:
     assert os.access(DEPLOY / "entrypoint.sh", os.X_OK)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Container:
     """What `docker compose run` and `up` would start, here as a process with the same variables."""
 
@@ -258,7 +251,7 @@ class Container:
         self.data, self.guard = folder / "data", folder / "guard"
         secret = folder / "postgres_password"
         secret.write_text("from-a-file\n")
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
             **{name: value for name, value in image_environment().items() if name != "PATH"},
@@ -270,7 +263,7 @@ class Container:
             "MUNIMENT_SERVER_GUARD_DIR": str(self.guard),
             "MUNIMENT_SERVER_PORT": str(self.port),
             "MUNIMENT_SERVER_METRICS_HOST": "127.0.0.1",
-            "MUNIMENT_SERVER_METRICS_PORT": str(_free_port()),
+            "MUNIMENT_SERVER_METRICS_PORT": str(free_port()),
             "PGPASSWORD_FILE": str(secret),
         }
         if database:
@@ -285,7 +278,7 @@ class Container:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -296,7 +289,7 @@ class Container:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -325,7 +318,7 @@ class Container:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
 
     def post(self, event: dict[str, Any], key: str | None = None) -> tuple[int, dict[str, Any]]:
@@ -451,7 +444,7 @@ def test_passwords_go_from_files_into_the_database(tmp_path: Path, new_database:
         ["psql", "--dbname", url, "--file", str(DEPLOY / "postgres-roles.sql")],
         ["sh", "-eu", str(DEPLOY / "postgres-passwords.sh")],
     ):
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.returncode == 0, done.stderr
 
     async def passwords() -> list[str]:

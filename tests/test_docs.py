@@ -24,7 +24,7 @@ from muniment_server.web.routes import ROUTES
 from tests import gendocs
 from tests.bitcoin.calendar import append, pending
 from tests.faults.__main__ import all_rigs
-from tests.live import LiveServer, init, run
+from tests.live import PATIENCE, LiveServer, init, run
 
 LOG_ROUTES = [route for route in ROUTES if route.on == "log"]
 
@@ -120,7 +120,7 @@ def test_every_curl_line_of_the_api_page_runs(two_logs: LiveServer, tmp_path: Pa
             env=env,
             cwd=tmp_path,
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, (name, line, done.stdout, done.stderr)
 
@@ -176,6 +176,13 @@ def _commands(block: str) -> list[str]:
 
 def _check(words: list[str], folder: Path, env: dict[str, str]) -> None:
     done = subprocess.run(
-        words, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        words,
+        check=False,
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, (words, done.stdout, done.stderr)

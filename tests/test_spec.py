@@ -37,6 +37,7 @@ from muniment.tiles import Bundle, Tile, encode_bundle, format_bundle, format_ti
 from tests import oracle
 from tests.bitcoin.calendar import SHA256, append, bitcoin, pending, prepend
 from tests.bitcoin.chain import solve
+from tests.live import PATIENCE
 from tests.test_architecture import ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -428,7 +429,7 @@ def _by_hand(folder: Path, receipt: str, policy: str) -> subprocess.CompletedPro
         env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -13,6 +13,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from tests.live import PATIENCE
+
 NEWER = [f"python3.{minor}" for minor in range(15, sys.version_info.minor, -1)]
 _RUN = "import sys; sys.argv[0] = 'ots'; from otsclient.ots import main; sys.exit(main())"
 
@@ -40,6 +42,6 @@ def run_ots(interpreter: str, *words: object) -> subprocess.CompletedProcess[str
         env=os.environ | path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )

@@ -340,4 +340,4 @@ def test_explorers_of_mainnet_show_no_regtest(three: list[Explorer]) -> None:
 
 def test_a_header_file_needs_no_http_library() -> None:
     code = "import sys, muniment.anchor.sources, muniment.anchor.node; sys.exit(bool({'httpx', 'opentimestamps'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE).returncode == 0

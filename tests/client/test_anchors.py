@@ -25,6 +25,7 @@ from tests.client.cli_runner import Cli, Done
 from tests.client.colours import Colours
 from tests.client.fake_log import FakeLog, edit, problem
 from tests.client.served import served
+from tests.live import PATIENCE
 from tests.unit.anchors import CALENDAR, stamp
 from tests.unit.ots import file_of
 
@@ -353,7 +354,7 @@ def test_checking_anchors_with_a_header_file_needs_no_network(cli: Cli) -> None:
 
     def run(*words: str) -> Done:
         done = subprocess.run(
-            [sys.executable, "-c", guard, *words], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", guard, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

@@ -23,6 +23,7 @@ from muniment.errors import Unavailable, Unreachable
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import ORIGIN, FakeLog, answering, edit, instead, lost_after, problem
 from tests.client.served import served
+from tests.live import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -439,7 +440,7 @@ def test_a_reader_that_goes_away(here: Path, log: FakeLog) -> None:
     log.add_events([{"text": "x" * 1000}] * 600)
     log.publish()
     command = f"{sys.executable} -m muniment.cli export | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout.startswith('{"index": 0')
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr

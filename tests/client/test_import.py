@@ -256,9 +256,9 @@ def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.
             time.sleep(0.001)
         time.sleep(0.003 * attempt)
         process.send_signal(sig)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
         assert b"Traceback" not in err
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert logged(log) == rows
 

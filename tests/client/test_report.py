@@ -24,6 +24,7 @@ from muniment.errors import (
 )
 from muniment.verify import code_of, failure_json, printable, verify_receipt
 from tests.client.fake_log import ORIGIN, FakeLog
+from tests.live import PATIENCE
 
 EVENT = {"actor": "alice", "n": 17, "nested": {"a": [1, None]}}
 
@@ -143,7 +144,7 @@ def test_the_verify_command_loads_neither_client_nor_network(log: FakeLog, tmp_p
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", guard], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", guard], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "OK" in done.stdout

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -228,13 +227,6 @@ def on_postgres(seed_work: Seed) -> Callable[[Context], None]:
                 asyncio.run(seed_work(context, seed, context.folder / str(seed), database))
 
     return work
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def metric(text: str, name: str) -> float:

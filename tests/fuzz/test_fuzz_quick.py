@@ -17,6 +17,7 @@ from tests.fuzz.flips import flips_expected, flips_of
 from tests.fuzz.mutate import mutate
 from tests.fuzz.runner import Failure, run_for, run_one
 from tests.fuzz.target import Broken, Target
+from tests.live import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +72,7 @@ def test_the_same_seed_makes_the_same_inputs() -> None:
 def test_the_command() -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tests.fuzz", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     done = run("--seconds", "0.2", "--seed", "3", "--jobs", "1", "tile-path", "vkey")
     assert done.returncode == 0, done.stderr

@@ -55,7 +55,7 @@ class Sample:
 
 def fill(server: LiveServer, url: str, kind: str, vkey: VerifierKey) -> Sample:
     """Append to an empty log until it has SIZE entries and the checkpoint says so."""
-    sample = Sample(httpx.Client(timeout=30), url, kind, vkey)
+    sample = Sample(httpx.Client(timeout=PATIENCE), url, kind, vkey)
     numbers = iter(range(SIZE))
     _append_one(sample, next(numbers))
     for count in BATCHES:

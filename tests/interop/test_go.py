@@ -15,6 +15,7 @@ import pytest
 from tests.interop.flips import Spoil, after, bit_at
 from tests.interop.proxy import spoiling
 from tests.interop.sample import SIZE, Sample
+from tests.live import PATIENCE
 
 FULL, REST = 256, SIZE % 256
 SPOILED: list[tuple[str, str, Spoil, str]] = [
@@ -50,7 +51,7 @@ SPOILED: list[tuple[str, str, Spoil, str]] = [
 
 def _verify(program: Path, url: str, vkey: str) -> subprocess.CompletedProcess[str]:
     words = [str(program), "-url", url, "-vkey", vkey]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_go_accepts_the_whole_log(goverify: Path, sample: Sample) -> None:

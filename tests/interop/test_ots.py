@@ -22,6 +22,7 @@ from tests.bitcoin.calendar import SHA256, Calendar, append, bitcoin, confirm, p
 from tests.bitcoin.chain import Chain
 from tests.bitcoin.node import Node
 from tests.fuzz.anchor_targets import info
+from tests.live import PATIENCE
 from tests.unit.anchors import NONCE, ChainSource, to_block
 from tests.unit.ots import detached, file_of, fork, grow, written
 from tests.unit.samples import event_log
@@ -56,7 +57,7 @@ class World:
             *allowed,
             *words,
         ]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def stamp(self, *names: str) -> None:
         urls = [word for calendar in self.calendars for word in ("-c", calendar.url)]

@@ -22,6 +22,7 @@ import pytest
 
 from muniment_server.storage import Store
 from muniment_server.storage.postgres.append import OLDEST
+from tests.live import PATIENCE
 from tests.service.rig import Rig, open_rig
 
 
@@ -50,7 +51,7 @@ def postgres_of(major: int) -> Iterator[str]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=60,
+                timeout=PATIENCE,
                 check=False,
                 **as_other,
             )
@@ -74,7 +75,9 @@ def _binaries() -> list[Path]:
 def _major(folder: Path) -> int:
     if not (folder / "initdb").exists() or not (folder / "postgres").exists():
         return 0
-    said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, timeout=20, check=True)
+    said = subprocess.run(
+        [folder / "postgres", "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
     found = re.search(r"\) (\d+)", said.stdout)
     return int(found[1]) if found else 0
 

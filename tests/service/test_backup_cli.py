@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from muniment_server.cli import main
-from tests.live import LiveServer, init, run
+from tests.live import PATIENCE, LiveServer, init, run
 from tests.test_docs import _run_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "backup.md"
@@ -109,11 +109,14 @@ def test_the_copies_of_sqlite_work(tmp_path: Path) -> None:
     online, stopped = lines("python", "cp")
     with LiveServer(data):
         subprocess.run(
-            ["bash", "-ec", online.replace("python", sys.executable, 1)], cwd=tmp_path, check=True, timeout=60
+            ["bash", "-ec", online.replace("python", sys.executable, 1)], cwd=tmp_path, check=True, timeout=PATIENCE
         )
     (tmp_path / "backup").mkdir()
     subprocess.run(
-        ["bash", "-ec", stopped.replace("/mnt/backup", str(tmp_path / "backup"))], cwd=tmp_path, check=True, timeout=60
+        ["bash", "-ec", stopped.replace("/mnt/backup", str(tmp_path / "backup"))],
+        cwd=tmp_path,
+        check=True,
+        timeout=PATIENCE,
     )
     for copy in (tmp_path / "copy.sqlite", tmp_path / "backup" / "muniment.sqlite"):
         shutil.copy(copy, data / "muniment.sqlite")
@@ -146,7 +149,7 @@ def test_the_copies_of_postgres_work(new_database: Callable[[], str], tmp_path: 
     for words in commands:
         given = [names.get(word, word.replace("/mnt/backup", str(tmp_path))) for word in words]
         done = subprocess.run(
-            given, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+            given, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert done.returncode == 0, (given, done.stderr)
     assert json.loads(run("fsck", "--data", data, "--json", database=other).stdout)[0]["clean"]

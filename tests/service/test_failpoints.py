@@ -14,6 +14,7 @@ from muniment_server.failpoints import Armed, parse
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
+from tests.live import PATIENCE
 
 
 @pytest.mark.skipif(failpoints.ON, reason="MUNIMENT_FAILPOINTS is set in this environment")
@@ -73,7 +74,7 @@ def said(armed: str) -> tuple[int, list[str]]:
         env=os.environ | {failpoints.VARIABLE: armed},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return done.returncode, done.stdout.splitlines()

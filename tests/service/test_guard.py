@@ -13,6 +13,7 @@ import threading
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -605,6 +606,23 @@ def test_a_file_without_an_intact_slot_is_refused(guard: Guard, made: Guarded, c
     assert code_of(lambda: put(guard, made.guard_id, 1, root_of(1))) == "guard_unreadable"
     assert code_of(lambda: guard.create(ORIGIN, KEY_ID)) == "guard_unreadable"
     assert guard.path.read_bytes() == content, "a damaged guard is evidence: nothing overwrites it"
+
+
+@pytest.mark.parametrize(("module", "call"), [(os, "pread"), (os, "fstat"), (fcntl, "flock")])
+def test_a_call_that_fails_is_a_refusal(
+    guard: Guard, made: Guarded, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str
+):
+    def lost(*_: object) -> None:
+        raise OSError(errno.EIO, "lost")
+
+    before = guard.path.read_bytes()
+    monkeypatch.setattr(module, call, lost)
+    for work in (guard.read, lambda: guard.swap(made.guard_id, TreeHead(1, root_of(1)), {made.head})):
+        with pytest.raises(GuardRefused) as refused:
+            work()
+        assert (refused.value.code, refused.value.final) == ("guard_unreadable", False)
+    monkeypatch.undo()
+    assert guard.path.read_bytes() == before
 
 
 def test_a_missing_file_is_refused_and_not_made(guard: Guard, made: Guarded):

@@ -26,7 +26,7 @@ from muniment_server.web.http.framing import MAX_FIELDS, MAX_FRAMING, MAX_URL
 from muniment_server.web.http.protocol import Protocol
 from muniment_server.web.messages import MAX_HEADERS
 from muniment_server.web.problems import CODES
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.service.http_check import client, head_size
 from tests.service.http_raw import Connection, address, exchange, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, KeySpec, instance_on
@@ -78,7 +78,7 @@ def problem(received: bytes) -> dict[str, Any]:
 def flood(url: str, first: bytes, drop: bytes, most: int) -> tuple[bytes, int]:
     """Send `first`, then `drop` again and again until the server answers. Return the answer, and how many bytes went out."""
     sent, received = 0, b""
-    with socket.create_connection(address(url), timeout=10) as connection:
+    with socket.create_connection(address(url), timeout=PATIENCE) as connection:
         connection.sendall(first)
         with contextlib.suppress(ConnectionError):
             while sent < most and not received:
@@ -150,7 +150,7 @@ def late(first: bytes, last: bytes) -> list[tuple[bytes, ...]]:
 
 def sent_in(url: str, parts: Sequence[bytes]) -> list[int]:
     """Send parts as segments of their own, and return the statuses of what comes back."""
-    with socket.create_connection(address(url), timeout=10) as connection:
+    with socket.create_connection(address(url), timeout=PATIENCE) as connection:
         for part in parts:
             connection.sendall(part)
             time.sleep(0.15)
@@ -344,6 +344,7 @@ async def spoken(parts: Sequence[bytes]) -> list[bytes]:
             await asyncio.sleep(0)
     while made.server_state.tasks:
         await asyncio.gather(*made.server_state.tasks)
+        await asyncio.sleep(0)  # they are taken off by a callback, which Python 3.13 calls no sooner
     made.connection_lost(None)
     return re.findall(rb"HTTP/1.1 \d+|[0-9a-f]{64}|\"code\":\"\w+\"", wire.written)
 

@@ -34,7 +34,7 @@ from muniment_server.web.http import protocol
 from muniment_server.web.http.connections import Connections, Rank
 from muniment_server.web.problems import CODES
 from muniment_server.web.room import peer_of
-from tests.live import PATIENCE, LiveServer, free_of_tracebacks, until
+from tests.live import PATIENCE, LiveServer, free_of_tracebacks, free_port, until
 from tests.service.http_check import JSON, bundle, client, head_size
 from tests.service.http_raw import address, exchange, request_bytes, statuses, whole
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
@@ -45,12 +45,6 @@ CUT = PATIENCE  # by then it is cut off, however busy the machine
 MOST = 60
 EVENT = b'{"a":1}'
 LARGE = 255 * 60_000
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +294,7 @@ def crowd(stack: ExitStack, url: str, data: bytes, count: int = MOST) -> list[so
     """Connections on which this was sent, and nothing is read."""
     found = []
     for _ in range(count):
-        found.append(stack.enter_context(socket.create_connection(address(url), timeout=10)))
+        found.append(stack.enter_context(socket.create_connection(address(url), timeout=PATIENCE)))
         found[-1].sendall(data)
     return found
 
@@ -620,7 +614,7 @@ OF_THE_PROTOCOL = {
     "parser", "pipeline", "resume_writing", "scope", "server_state", "shutdown", "transport", "url",
 }  # fmt: skip
 OF_A_REQUEST = {
-    "disconnected", "keep_alive", "message_event", "response_complete", "response_started", "waiting_for_100_continue",
+    "disconnected", "keep_alive", "message_event", "on_response", "response_complete", "response_started", "waiting_for_100_continue",
 }  # fmt: skip
 OF_THE_FLOW = {"drain", "pause_reading", "read_paused", "resume_reading", "write_paused"}
 OF_THE_SERVER = {"capture_signals", "handle_exit", "serve", "servers", "started", "startup"}

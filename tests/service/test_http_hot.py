@@ -28,7 +28,7 @@ from muniment_server.web.http.wire import Outbox
 from muniment_server.web.service import Service
 from muniment_server.write.admission import EventDraft, draft_event, draft_raw
 from muniment_server.write.receipts import ReceiptBuilder
-from tests.live import LiveServer
+from tests.live import PATIENCE, LiveServer
 from tests.service.http_check import JSON, NDJSON, Verifier, bundle, client, head_size, ndjson
 from tests.service.http_raw import address, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
@@ -412,7 +412,7 @@ def test_a_request_in_pieces_is_the_same_request(served: tuple[Instance, LiveSer
     one = request_bytes("GET", "/proof/inclusion?index=7")
     bad = request_bytes("POST", "/logs/raw/entries", b'{"typ":"muniment/x"}')
     expected = [200, 422, 200, 422]
-    with socket.create_connection(address(served[1].url), timeout=10) as connection:
+    with socket.create_connection(address(served[1].url), timeout=PATIENCE) as connection:
         for at in range(1, len(one + bad), 7):
             for part in (one, bad, (one + bad)[:at], (one + bad)[at:]):
                 connection.sendall(part)

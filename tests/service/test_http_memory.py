@@ -24,7 +24,7 @@ from muniment.tiles import decode_bundle
 from muniment_server.settings import Settings
 from muniment_server.web.handlers.large import PAGE, page_of
 from muniment_server.web.room import Lease, Room, Rooms, Turns
-from tests.live import LiveServer, free_of_tracebacks, until
+from tests.live import LiveServer, free_of_tracebacks, free_port, until
 from tests.service.http_check import bundle, client, published
 from tests.service.http_raw import address, exchange, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, KeySpec, instance_on
@@ -43,9 +43,7 @@ def instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def metrics_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture(scope="module")

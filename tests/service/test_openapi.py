@@ -21,7 +21,7 @@ import muniment_server
 from muniment import errors as client_errors
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit
 from tests.service.http_check import JSON, NDJSON, bundle, client, document, head_size
 from tests.service.http_world import DEFAULT, Instance, LogSpec, instance_on
@@ -189,7 +189,7 @@ def check(case: schemathesis.Case, server: LiveServer) -> None:
         excluded.append(positive_data_acceptance)  # no JSON schema says I-JSON, the kind of a log, or first <= second
     if case.operation.path.endswith("/entries/batch"):
         excluded.append(unsupported_method)  # GET there asks for the entry called "batch", and gets a 400
-    case.call_and_validate(base_url=server.url, excluded_checks=excluded, timeout=60)
+    case.call_and_validate(base_url=server.url, excluded_checks=excluded, timeout=PATIENCE)
 
 
 def test_after_generated_requests_the_log_is_whole(running: tuple[Instance, LiveServer]) -> None:

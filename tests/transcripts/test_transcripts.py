@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import LiveServer
+from tests.live import PATIENCE, LiveServer
 
 SESSIONS = sorted(Path(__file__).parent.glob("*.txt"))
 
@@ -100,7 +100,7 @@ class Session:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         return done.returncode, done.stdout.decode().rstrip("\n").split("\n") if done.stdout.strip() else []

@@ -172,10 +172,7 @@ class Guard:
         process holds its lock for too long.
         """
         with self._locked(os.O_RDONLY) as (descriptor, _):
-            try:
-                return self._current(descriptor)
-            except OSError as error:
-                raise GuardRefused("guard_unreadable", f"the guard file {self.path} cannot be read: {error}") from error
+            return self._current(descriptor)
 
     @step("guard.swap")
     def swap(
@@ -330,7 +327,10 @@ class Guard:
 
     @contextmanager
     def _locked(self, flags: int) -> Iterator[tuple[int, os.stat_result]]:
-        """Open the file and lock it: shared to read, alone to write. Yields the descriptor, and which file it is."""
+        """Open the file and lock it: shared to read, alone to write. Yields the descriptor, and which file it is.
+
+        An error of the system is a refusal too, whichever call it comes from; those of writing are told apart before.
+        """
         descriptor = self._open(flags)
         try:
             place = os.fstat(descriptor)
@@ -338,6 +338,8 @@ class Guard:
                 raise GuardRefused("guard_unreadable", f"{self.path} is no regular file")
             self._lock(descriptor, fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH)
             yield descriptor, place
+        except OSError as error:
+            raise GuardRefused("guard_unreadable", f"the guard file {self.path} cannot be read: {error}") from error
         finally:
             os.close(descriptor)
 

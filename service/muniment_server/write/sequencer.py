@@ -358,9 +358,9 @@ class Sequencer:
         return signed, growth
 
     def _stored_unsigned(self, error: ReadOnly | Replaced) -> OutcomeUnknown:
-        """Return what the waiters of a commit are told that must not be signed: once all is well again, it may be in the log.
+        """Return what the waiters of a commit are told that must not be signed.
 
-        With the refusal itself a client would take it for not written, and log it a second time.
+        Once all is well again, it may be in the log: with the refusal itself a client would log it a second time.
         """
         refusal = self._refuse(ReadOnly("database_replaced", str(error))) if isinstance(error, Replaced) else error
         return OutcomeUnknown(f"stored, but not signed: {refusal.code}: {refusal}")

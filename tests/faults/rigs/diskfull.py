@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from tests.faults.http_load import connection, http_writer, patient
 from tests.faults.mounts import in_memory, make_ext4, mounted
 from tests.faults.rig import Context, Rig
 from tests.faults.workload import Account, Instance, in_loop, init, judge
-from tests.live import LiveServer, free_of_tracebacks, trace_of
+from tests.live import LiveServer, free_of_tracebacks, free_port, trace_of
 
 LEVELS = (0, 96 << 10, 768 << 10)  # bytes that the filler leaves free
 _SQLITE_MIB, _POSTGRES_MIB = 24, 128
@@ -66,7 +65,7 @@ class Scene:
         # A trace and a log that cannot be written would be faults of their own: they go to another disk.
         (beside / "data").symlink_to(disk / "data")
         trace_of(disk / "data").symlink_to(beside / "trace")
-        self.metrics_port = _free_port()
+        self.metrics_port = free_port()
         environment = self.instance.environment() | {
             "MUNIMENT_SERVER_MIN_FREE_PERCENT": free,
             "MUNIMENT_SERVER_METRICS_PORT": str(self.metrics_port),
@@ -148,12 +147,6 @@ class Scene:
 
 async def _judge(instance: Instance, account: Account) -> None:
     await judge(instance, account)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 # --- seeds --------------------------------------------------------------------------------------------------------------

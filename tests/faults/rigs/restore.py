@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -29,7 +28,7 @@ import apsw
 import asyncpg
 
 from tests.faults.rig import Context, Rig
-from tests.live import ORIGIN, LiveServer, free_of_tracebacks, init, run
+from tests.live import ORIGIN, LiveServer, free_of_tracebacks, free_port, init, run
 from tests.service.audit import Naive
 
 SIZES = (2, 254, 255, 256, 257, 258, 300)
@@ -45,12 +44,6 @@ def fetch(url: str, body: bytes | None = None, kind: str = "application/x-ndjson
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def postgres_tool(name: str) -> Path | None:

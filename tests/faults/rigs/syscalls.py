@@ -260,7 +260,8 @@ def _check(sweep: Sweep, point: Point, said: list[Any], code: int | None) -> boo
 
 def _gave_up(said: list[Any]) -> bool:
     """Tell whether the writer refused to go on: guard or key could not be used, and only a restart may decide."""
-    return any(str(one.get("gave_up", "")).startswith(("guard_", "key_")) for one in said)
+    codes = [str(one.get(word, "")) for one in said for word in ("refused", "gave_up")]
+    return any(code.startswith(("guard_", "key_")) for code in codes)
 
 
 def run(context: Context) -> None:

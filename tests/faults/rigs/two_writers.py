@@ -14,10 +14,11 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.faults.control import Instance, free_port, metric, on_postgres, on_sqlite
+from tests.faults.control import Instance, metric, on_postgres, on_sqlite
 from tests.faults.judge import glance, judge
 from tests.faults.load import Load
 from tests.faults.rig import Context, Rig
+from tests.live import free_port
 
 SECONDS = 30.0
 """Length of one seed."""

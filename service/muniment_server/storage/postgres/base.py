@@ -12,7 +12,8 @@ from muniment_server.errors import StoreUnavailable
 
 PART = 32
 """Hashes of a part of a tile: see migration 0006."""
-# What a connection says that died while it lay in the pool. InternalClientError: it died between two steps of asyncpg's own.
+# What a connection says that died while it lay in the pool.
+# InternalClientError: it died between two steps of asyncpg's own.
 _GONE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,

@@ -119,8 +119,8 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
     async def open(cls, path: Path) -> SqliteStore:
         """Open, and create or migrate, the database at `path`. Raises SchemaError, Corrupt, or StoreUnavailable.
 
-        With its last connection SQLite carries the WAL over and removes it. Not before all is well: where a copy was put in place
-        of the database, the WAL that is left holds entries that were answered, and nothing else does.
+        With its last connection SQLite carries the WAL over and removes it. Not before all is well: where a copy was
+        put in place of the database, the WAL that is left holds entries that were answered, and nothing else does.
         """
         return await asyncio.to_thread(cls._open, path)
 
@@ -134,8 +134,8 @@ class SqliteStore(SqliteReads, SqliteInspect, SqliteCatalog, SqliteAnchors):
             writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         except (apsw.CorruptError, apsw.NotADBError) as error:
             raise Corrupt(
-                f"database_damaged: {path} is damaged, or {path.name}-wal beside it is of another database ({error}). Nothing was changed: move the "
-                "three files away together, then put a whole copy in place"
+                f"database_damaged: {path} is damaged, or {path.name}-wal beside it is of another database ({error}). "
+                "Nothing was changed: move the three files away together, then put a whole copy in place"
             ) from error
         except (apsw.Error, OSError) as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
