@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from itertools import starmap
@@ -29,6 +29,7 @@ from muniment_server.trace import Trace
 from muniment_server.write.admission import EventDraft
 from muniment_server.write.batcher import Batcher, Done
 from muniment_server.write.clock import MAX_SKEW
+from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Outcome, OwnDraft, Signed, Submission
 
@@ -39,7 +40,10 @@ _BREATH = 200
 
 
 class Log(Reader):
-    """A log. `sequencer` and `batcher` are None in a read-only process, and where `unwritable` says why it cannot be written."""
+    """A log. `sequencer` and `batcher` are None in a read-only process, and where `unwritable` says why it cannot be written.
+
+    `new_sequencer` makes the sequencer, of which the log is the observer.
+    """
 
     def __init__(
         self,
@@ -48,12 +52,13 @@ class Log(Reader):
         settings: Settings,
         metrics: Metrics,
         cache: Cache,
-        sequencer: Sequencer | None,
+        new_sequencer: Callable[[Observer], Sequencer] | None,
         *,
         unwritable: ReadOnly | None = None,
         disk: Disk | None = None,
         trace: Trace | None = None,
     ) -> None:
+        sequencer = new_sequencer(self) if new_sequencer else None
         super().__init__(store, row, sequencer, cache, trace)
         self.settings = settings
         self._unwritable = unwritable
@@ -64,10 +69,6 @@ class Log(Reader):
         self.drafting = asyncio.Lock()  # held while a batch is understood
         self._tasks: list[asyncio.Task[None]] = []
         if sequencer:
-            sequencer.on_signed = self._dirty.set  # not when a waiter is answered: it may have left
-            sequencer.on_refusal = self._refused
-            sequencer.on_return = self._returned
-            sequencer.on_moved = self.forget_tiles
             metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
@@ -113,22 +114,36 @@ class Log(Reader):
         with contextlib.suppress(StoreError):
             await self._publish()
 
-    @property
-    def refusal(self) -> ReadOnly | None:
-        """Why this log cannot be written here, or None."""
-        return self.sequencer.refusal if self.sequencer else self._unwritable
-
-    def _refused(self, refusal: ReadOnly) -> None:
-        self._metrics.guard_refusals.inc()
-        get_logger().error("log is read-only", log=self.row.name, code=refusal.code, detail=str(refusal))
-
     def withdraw(self, refusal: ReadOnly) -> None:
         """Take nothing more, for this reason."""
         if self.sequencer:
             self.sequencer.withdraw(refusal)
 
-    def _returned(self) -> None:
+    @property
+    def refusal(self) -> ReadOnly | None:
+        """Why this log cannot be written here, or None."""
+        return self.sequencer.refusal if self.sequencer else self._unwritable
+
+    # --- what the sequencer tells: see Observer -------------------------------------------------------------------------
+
+    def signed(self) -> None:
+        """Publish it."""
+        self._dirty.set()
+
+    def refused(self, refusal: ReadOnly) -> None:
+        """Tell the operator."""
+        self._metrics.guard_refusals.inc()
+        get_logger().error("log is read-only", log=self.row.name, code=refusal.code, detail=str(refusal))
+
+    def returned(self) -> None:
+        """Tell the operator."""
         get_logger().info("log is writable again", log=self.row.name)
+
+    def moved(self) -> None:
+        """Keep nothing of another database."""
+        self.forget_tiles()
+
+    # --- publication and housekeeping -----------------------------------------------------------------------------------
 
     def fell_behind(self) -> None:
         """See Heads."""

@@ -39,6 +39,7 @@ from muniment_server.telemetry import Metrics
 from muniment_server.trace import Trace
 from muniment_server.web.problems import CODES
 from muniment_server.write.guard import Guard
+from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Submission
 from tests.service.audit import audit
@@ -182,8 +183,11 @@ async def _live(chain: Chain, points: tuple[Point, ...], say: Callable[..., None
         stack.push_async_callback(store.close)
         trace = Trace(chain.folder / "trace")
         settings = Settings(data=chain.folder, publish_interval=0.01)
-        sequencer = Sequencer(store, chain.row, chain.key, chain.guard, trace=trace)
-        log = Log(store, chain.row, settings, Metrics(), Cache(2**20), sequencer, trace=trace)
+
+        def new_sequencer(observer: Observer) -> Sequencer:
+            return Sequencer(store, chain.row, chain.key, chain.guard, trace=trace, observer=observer)
+
+        log = Log(store, chain.row, settings, Metrics(), Cache(2**20), new_sequencer, trace=trace)
         await log.start()
         stack.push_async_callback(log.close)
         if not running:

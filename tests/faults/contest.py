@@ -20,6 +20,7 @@ from muniment_server.storage import LogRow, Store
 from muniment_server.telemetry import Metrics
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard
+from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Outcome, Submission
 
@@ -94,6 +95,16 @@ class WatchedGuard(Guard):
         self.known = max(self.known, slot.sequence)
 
 
+class _Quiet(Log):
+    """A log that says nothing of refusals: thousands of lines that are as they should be."""
+
+    def refused(self, refusal: ReadOnly) -> None:
+        pass
+
+    def returned(self) -> None:
+        pass
+
+
 class Process:
     """A writer, begun on `copy` with the store `own`. `results` counts how its batches ended."""
 
@@ -121,12 +132,13 @@ class Process:
         self.pause: Pause | None = None
         self._lines = lines
         gate: Any = self.gate
-        self.sequencer = Sequencer(gate, row, key, self.guard, trace=self._trace)  # type: ignore[arg-type]
+
+        def new_sequencer(observer: Observer) -> Sequencer:
+            return Sequencer(gate, row, key, self.guard, trace=self._trace, observer=observer)  # type: ignore[arg-type]
+
         settings = Settings(data=guard.parent)
-        self.log = Log(gate, row, settings, Metrics(), Cache(2**16), self.sequencer, trace=self._trace)  # type: ignore[arg-type]
-        self.sequencer.on_refusal = lambda _: None  # thousands of lines that are as they should be
-        if hasattr(self.sequencer, "on_return"):
-            self.sequencer.on_return = lambda: None
+        self.log = _Quiet(gate, row, settings, Metrics(), Cache(2**16), new_sequencer, trace=self._trace)  # type: ignore[arg-type]
+        self.sequencer: Any = self.log.sequencer
 
     def _trace(self, log: str, event: str, **values: Any) -> None:
         line = {name: _hex(value) for name, value in values.items()}

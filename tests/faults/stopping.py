@@ -51,8 +51,8 @@ def stop_at(board: Board) -> None:
 
 if __name__ == "__main__":
     from muniment_server.cli import main
-    from muniment_server.write import sequencer
+    from muniment_server.write import refusal
 
     stop_at(Board(Path(os.environ["MUNIMENT_STOP_AT"])))
-    sequencer.LOOK_SECONDS = _LOOK_SECONDS
+    refusal.LOOK_SECONDS = _LOOK_SECONDS
     sys.exit(main())

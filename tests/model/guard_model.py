@@ -8,7 +8,7 @@ does; two reads may come from two databases.
 ============================ =====================================================================================
 here                         in the server
 ============================ =====================================================================================
-``load``                     ``Sequencer._read_state``, ``startup.check_guard``, ``startup.prove``
+``load``                     ``Recovery._read``, ``startup.check_guard``, ``startup.prove``
 ``append``, ``fence``        ``Sequencer._commit``, ``Sequencer._signed_state``
 ``check_session``            ``PostgresStore._run`` and ``check_premises``: SessionLost
 ``check_files``              ``SqliteStore.check_premises``: Replaced

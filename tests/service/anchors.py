@@ -184,7 +184,7 @@ async def anchored(rig: Rig, folder: Path, calendars: int = 2, **changes: object
     async with contextlib.AsyncExitStack() as stack:
         bench = await rig.log("raw")
         settings = Settings(data=folder, scrub_rate=0)
-        log = Log(rig.store, bench.row, settings, Metrics(), Cache(2**20), bench.sequencer())
+        log = Log(rig.store, bench.row, settings, Metrics(), Cache(2**20), bench.new_sequencer())
         stack.push_async_callback(log.close)
         await log.start()
         await log.append(genesis(bench))

@@ -22,6 +22,7 @@ from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.admission import RawDraft, commit, draft_raw
 from muniment_server.write.clock import Clock
 from muniment_server.write.guard import BLOCK, Guard, Guarded, TreeHead
+from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import OwnDraft, Submission
 
@@ -191,6 +192,10 @@ class Bench:
         made = Sequencer(store or self.rig.store, idempotency_ttl=ttl, **parts)
         self.sequencers.append(made)
         return made
+
+    def new_sequencer(self, store: Store | None = None, **changes: Any) -> Callable[[Observer], Sequencer]:
+        """What makes a sequencer of this log for a Log, which is its observer."""
+        return lambda observer: self.sequencer(store, observer=observer, **changes)
 
     async def grown(
         self,

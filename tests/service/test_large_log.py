@@ -50,7 +50,7 @@ async def test_seventy_thousand_entries(rig: Rig, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(heads, "_LOOK_SECONDS", 1e9)  # or proofs are not made from memory a second after the last look
     bench = await rig.log("raw")
     settings = Settings(data=tmp_path, publish_interval=60)
-    log = Log(rig.store, bench.row, settings, Metrics(), Cache(2**24), bench.sequencer())
+    log = Log(rig.store, bench.row, settings, Metrics(), Cache(2**24), bench.new_sequencer())
     await log.start()
     tree = Naive(LEAVES)
     size = 0
@@ -75,7 +75,7 @@ async def test_seventy_thousand_entries(rig: Rig, tmp_path: Path, monkeypatch: p
     watched.always = {
         name: Fault(change=lambda found: read.append(len(found)) or found) for name in ("tiles", "leaves")
     }
-    again = Log(watched, bench.row, settings, Metrics(), Cache(2**20), bench.sequencer(store=watched))
+    again = Log(watched, bench.row, settings, Metrics(), Cache(2**20), bench.new_sequencer(watched))
     await again.start()
     assert set(dict(watched.calls)) <= {"clock", "head_to_extend", "tiles", "leaves", "fence", "publish"}
     assert sum(read) < 600, "a start reads the edge, not the log"

@@ -52,7 +52,7 @@ async def make(tmp_path) -> AsyncIterator[Make]:
         **settings: Any,
     ) -> Log:
         store = store or bench.rig.store
-        sequencer = None if read_only else bench.sequencer(store=store)
+        sequencer = None if read_only else bench.new_sequencer(store)
         parts = {"publish_interval": 0.05} | settings
         log = Log(store, bench.row, Settings(data=tmp_path, **parts), Metrics(), cache or Cache(2**20), sequencer)
         made.append(log)

@@ -37,9 +37,10 @@ from muniment_server.storage import Published, Store
 from muniment_server.storage.postgres.append import PostgresStore
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
-from muniment_server.write import recheck
+from muniment_server.write import recheck, refusal
 from muniment_server.write import sequencer as module
 from muniment_server.write.guard import Guard, TreeHead
+from muniment_server.write.observer import Observer, Unobserved
 from muniment_server.write.raising import raise_guard
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Submission
@@ -479,7 +480,7 @@ async def test_a_checkpoint_is_published_only_where_its_tree_is(rig: Rig):
 # --- a database that goes back under a server ---------------------------------------------------------------------------
 
 
-def opened(bench: Bench, store: Store, folder: Path, sequencer: Sequencer | None = None) -> Log:
+def opened(bench: Bench, store: Store, folder: Path, sequencer: Callable[[Observer], Sequencer] | None = None) -> Log:
     settings = Settings(data=folder, publish_interval=0.05)
     return Log(store, bench.row, settings, Metrics(), Cache(2**20), sequencer)
 
@@ -498,7 +499,7 @@ async def test_what_a_reader_shows_never_goes_back(rig: Rig, tmp_path: Path):
     await writer.append(event(*range(5)))
     await writer.close()
     async with cloned(rig) as older:
-        newer = opened(bench, rig.store, tmp_path, bench.sequencer(rig.store))
+        newer = opened(bench, rig.store, tmp_path, bench.new_sequencer(rig.store))
         await newer.start()
         await newer.append(event(*range(12)))
         await newer.close()
@@ -519,12 +520,12 @@ async def test_what_a_reader_shows_never_goes_back(rig: Rig, tmp_path: Path):
 async def test_a_writer_under_which_the_database_goes_back_is_refused_and_comes_back(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(refusal, "LOOK_SECONDS", 0.05)
     bench = await rig.log("event")
     await (await started(bench)).run([event(*range(5))])
     async with cloned(rig) as older:
         moving = Faulty(rig.store)
-        log = opened(bench, moving, tmp_path, bench.sequencer(moving))
+        log = opened(bench, moving, tmp_path, bench.new_sequencer(moving))
         await log.start()
         await log.append(event(*range(12)))
         await until(lambda: log._published is log.sequencer.signed)
@@ -551,7 +552,7 @@ async def test_a_checkpoint_is_not_published_where_its_tree_is_not(rig: Rig, tmp
         await bench.extend(*[new_entry(b'{"other":%d}' % n) for n in range(3)])
         bench.rig.store = kept
         moving = Faulty(rig.store)
-        log = opened(bench, moving, tmp_path, bench.sequencer(moving))
+        log = opened(bench, moving, tmp_path, bench.new_sequencer(moving))
         await log.start()
         await log.append(event(1))
         await until(lambda: log._published is log.sequencer.signed)
@@ -568,7 +569,7 @@ async def test_a_checkpoint_is_not_published_where_its_tree_is_not(rig: Rig, tmp
 async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Rig, tmp_path: Path):
     """They are in memory after the connection led elsewhere for a while: no proof is made of them, and they do not stay."""
     bench = await rig.log("raw")
-    log = opened(bench, rig.store, tmp_path, bench.sequencer())
+    log = opened(bench, rig.store, tmp_path, bench.new_sequencer())
     await log.start()
     await log.append(raw(*[b"%d" % n for n in range(300)]))
     await until(lambda: log._published is log.sequencer.signed)
@@ -583,7 +584,7 @@ async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Ri
         with pytest.raises(Corrupt):
             await ask()
         await ask()
-    for moved in (log.sequencer.doubt, lambda: setattr(log.sequencer, "_session", -1)):
+    for moved in (log.sequencer.doubt, lambda: setattr(log.sequencer._recovery, "_session", -1)):
         log._cache.put(bench.log_id, 0, 0, wrong)
         moved()
         log.sequencer.doubt()
@@ -600,13 +601,20 @@ async def known(log: Log, submission: Submission) -> list[Receipt]:
 
 
 async def test_a_refusal_ends_once_database_and_guard_fit_again(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(refusal, "LOOK_SECONDS", 0.0)
     bench = await rig.log("raw")
-    writer = await started(bench)
-    await writer.run([raw(b"a")])
     refusals: list[str] = []
-    writer.on_refusal = lambda refusal: refusals.append(refusal.code)
-    writer.on_return = lambda: refusals.append("return")
+
+    class Told(Unobserved):
+        def refused(self, refusal: ReadOnly) -> None:
+            refusals.append(refusal.code)
+
+        def returned(self) -> None:
+            refusals.append("return")
+
+    writer = bench.sequencer(observer=Told())
+    await writer.start()
+    await writer.run([raw(b"a")])
     kept = bench.guard.path.read_bytes()
     bench.guard.path.unlink()
     writer.doubt()
@@ -638,7 +646,7 @@ async def test_one_wrong_answer_while_the_log_is_read_refuses_nothing(rig: Rig):
 async def test_a_lock_that_is_held_refuses_with_a_code_and_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     import fcntl  # noqa: PLC0415
 
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(refusal, "LOOK_SECONDS", 0.0)
     bench = await rig.log("raw")
     writer = bench.sequencer(guard=Guard(bench.guard.path, lock_seconds=0.05))
     await writer.start()
@@ -660,7 +668,7 @@ async def test_a_log_whose_guard_cannot_be_raised_at_start_serves_reads_and_come
 
     bench = await rig.log("raw")
     await (await started(bench)).run([raw(b"a")])
-    log = opened(bench, rig.store, tmp_path, bench.sequencer(guard=Guard(bench.guard.path, lock_seconds=0.05)))
+    log = opened(bench, rig.store, tmp_path, bench.new_sequencer(guard=Guard(bench.guard.path, lock_seconds=0.05)))
     with bench.guard.path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         await log.start()

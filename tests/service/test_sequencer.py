@@ -25,6 +25,7 @@ from muniment_server.errors import (
     StoreError,
     StoreUnavailable,
 )
+from muniment_server.write import lookup
 from muniment_server.write import sequencer as module
 from muniment_server.write.clock import Clock
 from muniment_server.write.guard import Guard, Guarded
@@ -154,7 +155,7 @@ async def test_equal_leaves_are_one_entry(rig: Rig):
 
 async def test_leaves_with_equal_keys_are_not_equal(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     """The stored key is 8 bytes of the hash, so an attacker can make two leaves share it. Here all share one."""
-    monkeypatch.setattr(module, "leaf_key", lambda value: 0)
+    monkeypatch.setattr(lookup, "leaf_key", lambda value: 0)
     monkeypatch.setattr(module, "leaf_keys_of", lambda values: [0 for _ in values])
     if rig.database:
         await rig.sql("CREATE OR REPLACE FUNCTION muniment_leaf_key(leaf bytea) RETURNS bigint IMMUTABLE RETURN 0")

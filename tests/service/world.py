@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -16,6 +16,7 @@ from muniment_server.storage import Published
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.write.clock import MAX_BEHIND, Clock
 from muniment_server.write.guard import BLOCK, SLOT, Guard, Guarded, copies_of
+from muniment_server.write.observer import Unobserved
 from muniment_server.write.submission import Outcome, Submission
 from tests.service.audit import Naive, audit
 from tests.service.model import TTL, Batches, Model, expect
@@ -23,6 +24,15 @@ from tests.service.rig import NOW, Bench, Rig, genesis
 from tests.service.storm import READS, Fault, Gate, MoodyGuard, Pause, Writer, copy_database, has_log
 
 STRANGER = "example.com/other"
+
+
+class Told(Unobserved):
+    """Has every signature checked in the very moment it is made."""
+
+    check: Callable[[], None]
+
+    def signed(self) -> None:
+        self.check()
 
 
 class World:
@@ -46,9 +56,11 @@ class World:
         """Start another process."""
         store = await SqliteStore.open(self.database)
         gate, guard = Gate(store, self.rng), MoodyGuard(self.bench.guard.path)
-        sequencer = self.bench.sequencer(gate, ttl=TTL, guard=guard, clock=Clock(lambda: self.now / 1000))
+        told = Told()
+        clock = Clock(lambda: self.now / 1000)
+        sequencer = self.bench.sequencer(gate, ttl=TTL, guard=guard, clock=clock, observer=told)
         writer = Writer(store, gate, guard, sequencer)
-        sequencer.on_signed = lambda: self._signed(writer)
+        told.check = lambda: self._signed(writer)
         self.writers.append(writer)
         await self._start(writer)
         return writer

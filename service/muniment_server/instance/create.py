@@ -141,7 +141,7 @@ async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: Sig
     try:
         if log.refusal:
             raise InstanceRefused(log.refusal.code, str(log.refusal))
-        if not sequencer.signed:
+        if not (log.sequencer and log.sequencer.signed):
             raise StoreUnavailable("the first head cannot be signed now: its guard cannot be raised")
         if not (await store.head(row.log_id)).size:
             genesis = OwnDraft("genesis@v1", {"kind": row.kind, "origin": row.origin, "vkeys": [str(key.vkey)]})

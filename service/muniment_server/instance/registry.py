@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 
 from muniment.note import SigningKey
 from muniment_server.errors import (
@@ -24,6 +26,7 @@ from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
 from muniment_server.write.clock import Clock, boot_time
 from muniment_server.write.guard import Guard
+from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 
 DEFAULT_LOG = "default"
@@ -42,12 +45,12 @@ _DISK_SECONDS = 0.1  # a fast disk takes tens of megabytes in a second
 
 def new_sequencer(
     settings: Settings, store: Store, row: LogRow, key: SigningKey, trace: Trace | None = None
-) -> Sequencer:
-    """Return what writes a log with this key and the guard of its name. Raises SetupError on a key of another log."""
+) -> Callable[[Observer], Sequencer]:
+    """Return what makes the writer of a log, with this key and the guard of its name. Raises SetupError on a key of another log."""
     if key.vkey.name != row.origin:
         raise SetupError(f"{settings.key_file(row.name)} is the key of {key.vkey.name!r}, not of {row.origin!r}")
     guard = Guard(settings.guard_file(row.name))
-    return Sequencer(store, row, key, guard, settings.idempotency_ttl, Clock(monotonic=boot_time), trace)
+    return partial(Sequencer, store, row, key, guard, settings.idempotency_ttl, Clock(monotonic=boot_time), trace)
 
 
 class Catalog:
@@ -143,7 +146,8 @@ class Catalog:
             self._refreshed = time.monotonic()
 
     async def _open(self, row: LogRow) -> None:
-        sequencer, unwritable = None, None
+        sequencer: Callable[[Observer], Sequencer] | None = None
+        unwritable = None
         if not self.settings.read_only:
             try:
                 key = await asyncio.to_thread(read_key, self.settings.key_file(row.name))

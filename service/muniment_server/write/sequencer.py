@@ -6,22 +6,17 @@ and recompute, raise the guard, sign. Nothing signed leaves before commit and gu
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from muniment.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from muniment.errors import FormatError, VerificationError
 from muniment.event import format_time
-from muniment.hashing import LeafHash
 from muniment.note import SigningKey, parse_note, verify_note
-from muniment.tree import Edge, Growth, grow
+from muniment.tree import Edge, Growth
 from muniment_server.errors import (
     DuplicateLeaf,
     GuardRefused,
-    GuardUnavailable,
     HeadMoved,
     Mismatch,
     OutcomeUnknown,
@@ -32,39 +27,21 @@ from muniment_server.errors import (
     StoreError,
 )
 from muniment_server.failpoints import step
-from muniment_server.storage import Grown, Head, LogRow, Reread, Store, StoredKey, leaf_key, leaf_keys_of
+from muniment_server.storage import Grown, Head, LogRow, Reread, Store, leaf_keys_of
 from muniment_server.trace import Trace
-from muniment_server.write import recheck, startup
-from muniment_server.write.admission import RawDraft
+from muniment_server.write import lookup, parts, recheck, startup
 from muniment_server.write.clock import Clock
 from muniment_server.write.guard import Guard, TreeHead
+from muniment_server.write.observer import Observer, Unobserved
 from muniment_server.write.raising import raise_guard
 from muniment_server.write.receipts import ReceiptBuilder
-from muniment_server.write.submission import Outcome, Round, Signed, Submission
+from muniment_server.write.recovery import Recovery, State
+from muniment_server.write.refusal import RefusalState
+from muniment_server.write.submission import Outcome, Round, Signed, Submission, sign_off
 
-LOOK_SECONDS = 5.0
-"""After a refusal that database or guard gave reason for: when they are looked at again."""
 _TRIES = 100
-_LARGE = 250
-_PART = 200
-"""Entries placed, hashed or checked without letting others have a turn."""
 _CAREFUL = 32
 """Batches that are looked up before they are appended, once one held a leaf that is known."""
-
-
-@dataclass(slots=True)
-class _State:
-    """What this process knows of the log. `signed` is None for a head that no clean reply of ours made durable.
-
-    `stored` is the right edge as it was read back and found to hash to the head's root. `token` is the head that the guard held when
-    it was last proved to be a prefix of `head`.
-    """
-
-    head: Head
-    edge: Edge
-    stored: recheck.StoredTiles
-    signed: Signed | None
-    token: TreeHead
 
 
 class Sequencer:
@@ -79,6 +56,7 @@ class Sequencer:
         idempotency_ttl: int = 86_400,
         clock: Clock | None = None,
         trace: Trace | None = None,
+        observer: Observer | None = None,
         witnessed: startup.Witnessed = startup.nobody,
     ) -> None:
         """Make it. `clock` stamps entries; the default one sees no jumps."""
@@ -89,41 +67,34 @@ class Sequencer:
         self._ttl = idempotency_ttl * 1000
         self.clock = clock or Clock()
         self._trace = trace
-        self._witnessed = witnessed
-        self._asked = False  # the witnesses, since this process started
-        self._state: _State | None = None
+        self._observer = observer or Unobserved()
+        self._refusals = RefusalState(self._observer, self._note)
+        self._recovery = Recovery(store, log, key.vkey, guard, witnessed, self._refusals, self._observer, self._note)
+        self._state: State | None = None
+        self._doubted = False  # set by others: what is known of the log may not be what is stored
         self._careful = 0  # batches to look up first; otherwise the append itself finds leaves that are known
         self._signed_edge: Edge | None = None  # for readers, also while the next batch is being stored
         self.races_lost = 0  # how often another writer was quicker
         self.signed: Signed | None = None  # the last head this process signed; never goes back
-        self.on_signed: Callable[[], None] = lambda: None  # a new head to publish; set by the log
-        self.on_refusal: Callable[[ReadOnly], None] = lambda _: None  # tells the operator; set by the log
-        self.on_return: Callable[[], None] = lambda: None  # likewise, once a look found all well
-        self.on_moved: Callable[[], None] = lambda: (
-            None
-        )  # what was read of the log may have come from another database; likewise
-        self._session: int | None = None  # the one that the log was read in last
-        self.refusal: ReadOnly | None = (
-            None  # once set, nothing is signed until a restart, or until a look finds all well
-        )
-        self._look_at = 0.0  # monotonic time of the next look, after a refusal that has one
-        self._doubted = False  # set by others: what is known of the log may not be what is stored
 
-    # --- recovery -------------------------------------------------------------------------------------------------------
+    # --- refusal and recovery -------------------------------------------------------------------------------------------
+
+    @property
+    def refusal(self) -> ReadOnly | None:
+        """Why nothing is signed, or None."""
+        return self._refusals.current
 
     @property
     def lost(self) -> bool:
         """Tell whether the state was dropped after an error, and :meth:`start` has to read it again."""
-        if self.refusal:
-            return self.refusal.look_again and time.monotonic() >= self._look_at
+        if self._refusals.current:
+            return self._refusals.is_due
         return self._state is None or self._doubted
 
     @property
     def next_look(self) -> float | None:
         """Seconds until a refusal is looked at again; None when there is no need to."""
-        if self.refusal and self.refusal.look_again:
-            return max(self._look_at - time.monotonic(), 0.0)
-        return None
+        return self._refusals.next_look
 
     def doubt(self) -> None:
         """Have everything read and proved again before anything else is sequenced. For other tasks, which must not touch the state."""
@@ -145,7 +116,7 @@ class Sequencer:
         except ReadOnly:
             return
 
-    async def _signed_state(self) -> tuple[_State, Signed]:
+    async def _signed_state(self) -> tuple[State, Signed]:
         """Return a state whose head is signed: fenced first, when no clean reply of ours made it durable."""
         state = await self._current()
         while state.signed is None:
@@ -160,71 +131,21 @@ class Sequencer:
             self._state = state
         return state, state.signed
 
-    async def _current(self) -> _State:
-        if self.refusal and not self.lost:
-            raise self.refusal
+    async def _current(self) -> State:
+        if self._refusals.current and not self.lost:
+            raise self._refusals.current
         return await self._load() if self._state is None or self._doubted else self._state
 
     @step("sequencer.load")
-    async def _load(self) -> _State:
-        """Read guard, head and edge, and prove that the stored tree extends the guarded one. Raises ReadOnly, StoreError."""
-        moved, self._state, self._doubted = self._doubted, None, False
-        state = await self._proved() or await self._proved(last=True)
-        if state is None:
-            raise AssertionError("neither proved nor refused")
-        if self.refusal and not self.refusal.look_again:  # withdrawn meanwhile
-            raise self.refusal
-        if moved or self.refusal or self._session not in (None, state.head.session):
-            self.on_moved()
-        self._session = state.head.session
-        if self.refusal:
-            self.refusal = None
-            self.on_return()
-        self._note("load", size=state.head.size, root=state.head.root, epoch=state.head.epoch)
-        self._state = state
-        return state
-
-    async def _proved(self, *, last: bool = False) -> _State | None:
-        """Return a state that is proved. If not, refuse when this is the last try; else reconnect and return None.
-
-        During a fail-over guard, head and tiles may have come from servers of different times, and a bit may flip on the way: that is
-        no reason to refuse for good.
-        """
-        try:
-            return await self._read_state()
-        except GuardUnavailable as error:
-            raise self._refuse(ReadOnly("guard_locked", str(error), look_again=True)) from error
-        except GuardRefused as error:
-            refusal = ReadOnly(error.code, str(error), look_again=True)
-        except Mismatch as error:
-            detail = f"{error} (from entry {error.index}): run `muniment-server fsck`"
-            refusal = ReadOnly("database_damaged", detail, look_again=True)
-        if last:
-            raise self._refuse(refusal)
-        await self._store.reconnect(self._log.log_id)
-        return None
-
-    async def _read_state(self) -> _State:
-        # The guard before the head: so the head may only seem to run ahead, never to fall behind.
-        guarded = await asyncio.to_thread(self._guard.read)
-        head = await self._store.head_to_extend(self._log.log_id)
-        startup.check_guard(self._guard.path, guarded, self._log.origin, self._key.vkey.key_id, head)
-        edge = await startup.prove(self._store, self._log.log_id, head, guarded)
-        if not self._asked:
-            await startup.check_seen(self._store, self._log.log_id, head, await self._witnessed())
-        self._asked = True
-        return _State(head, Edge.of(head.size, edge), edge, None, guarded.head)
+    async def _load(self) -> State:
+        """See :meth:`Recovery.load`."""
+        doubted, self._state, self._doubted = self._doubted, None, False
+        self._state = await self._recovery.load(doubted=doubted)
+        return self._state
 
     def _refuse(self, refusal: ReadOnly) -> ReadOnly:
-        before, self._state = self.refusal, None
-        if before and not before.look_again:
-            return before
-        self.refusal = refusal
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        if before is None or before.code != refusal.code:  # a look that finds the same says nothing new
-            self._note("refuse", code=refusal.code)
-            self.on_refusal(refusal)
-        return refusal
+        self._state = None
+        return self._refusals.refuse(refusal)
 
     def _note(self, event: str, **values: Any) -> None:
         if self._trace:
@@ -255,11 +176,11 @@ class Sequencer:
             leaves, keys = found
             stamp = self.clock.stamp(state.head.logged_at)
             round_ = Round(state.head.size, stamp, format_time(stamp), leaves)
-            answers = await self._assign(batch, round_, keys)
-            await yield_to_loop(len(round_.leaves))
+            answers = await parts.assign(batch, round_, keys, self._ttl)
+            await parts.yield_to_loop(len(round_.leaves))
             try:
                 if not round_.leaves:
-                    return _sign_off(answers, await self._signed_at(state), None)
+                    return sign_off(answers, await self._signed_at(state), None)
                 signed, growth = await self._commit(state, round_)
             except DuplicateLeaf:
                 self._state, self._careful = state, _CAREFUL  # nothing was written
@@ -274,10 +195,10 @@ class Sequencer:
                 await self._load()
                 continue
             self._careful = max(self._careful - 1, 0)
-            return _sign_off(answers, signed, ReceiptBuilder(self._log.origin, growth, signed.note))
+            return sign_off(answers, signed, ReceiptBuilder(self._log.origin, growth, signed.note))
         raise StoreError(f"other writers won {_TRIES} times in a row")
 
-    async def _signed_at(self, state: _State) -> Signed:
+    async def _signed_at(self, state: State) -> Signed:
         """Return the signed head of the state that known entries were looked up at. Raises SessionLost: then look again.
 
         Without that, the note of one database could be answered with entries and tiles of another.
@@ -288,61 +209,19 @@ class Sequencer:
             raise SessionLost("the log was read again since its entries were looked up")
         return signed
 
-    async def _assign(
-        self, batch: Sequence[Submission], round_: Round, keys: dict[tuple[str, str], StoredKey]
-    ) -> list[Outcome | Refused]:
-        answers: list[Outcome | Refused] = []
-        for one in batch:
-            stored = keys.get((one.caller, one.key or "")) if keys else None
-            if stored is None and len(one.drafts) > _PART:
-                answers.append(await self._assign_large(one, round_))
-            else:
-                answers.append(round_.assign(one, stored, self._ttl))
-        return answers
-
-    async def _assign_large(self, one: Submission, round_: Round) -> Outcome:
-        outcome = Outcome([], [], 0)
-        for start in range(0, len(one.drafts), _PART):
-            round_.place_many(one.drafts[start : start + _PART], outcome)
-            await yield_to_loop(len(one.drafts))
-        round_.remember(one, outcome, self._ttl)
-        return outcome
-
-    @step("sequencer.look_up")
-    async def _look_up(
-        self, batch: Sequence[Submission], head: Head
-    ) -> tuple[dict[bytes, int], dict[tuple[str, str], StoredKey]] | None:
-        """Return known raw leaves and used Idempotency-Keys as of `head`; None when the database is ahead of it.
+    def _look_up(self, batch: Sequence[Submission], head: Head) -> Awaitable[lookup.Known | None]:
+        """See :func:`lookup.look_up`.
 
         Raw leaves are looked up only after one was known lately. Mostly all are new, and the append says so when they are not.
         """
-        raw = {}
-        if self._careful:
-            raw = {draft.leaf: leaf_key(draft.hash) for s in batch for draft in s.drafts if isinstance(draft, RawDraft)}
-        used = [(s.caller, s.key) for s in batch if s.key is not None]
-        leaves: dict[bytes, int] = {}
-        if raw:
-            for index, leaf in await self._store.find_leaves(self._log.log_id, sorted(set(raw.values())), head.session):
-                if leaf in raw:  # the key is only 8 bytes of the hash; the whole leaf decides
-                    leaves.setdefault(leaf, index)
-        now = self.clock.now()
-        keys = (
-            {
-                (k.row.caller, k.row.key): k
-                for k in await self._store.find_keys(self._log.log_id, used, now, head.session)
-            }
-            if used
-            else {}
-        )
-        ahead = any(index >= head.size for index in leaves.values()) or any(
-            k.row.first_index >= head.size for k in keys.values()
-        )
-        return None if ahead else (leaves, keys)
+        now, careful = self.clock.now(), self._careful > 0
+        return lookup.look_up(self._store, self._log.log_id, batch, head, now, leaves_too=careful)
 
-    async def _commit(self, state: _State, round_: Round) -> tuple[Signed, Growth]:
+    async def _commit(self, state: State, round_: Round) -> tuple[Signed, Growth]:
         """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""
-        growth = await _grow(state.edge, round_.hashes)
+        growth = await parts.grow_edge(state.edge, round_.hashes)
         old = state.head
+        # commit:  new = grow(edge); append by compare-and-swap; recheck; admit(new, {token, head}); sign(new)
         head = Head(growth.edge.size, growth.edge.root(), round_.stamp, old.epoch, old.guard_id, old.session)
         self._state = None
         keys = leaf_keys_of(round_.hashes)
@@ -354,7 +233,7 @@ class Sequencer:
             signed, token = await self._sign(head, growth.edge, state.token, below)
         except (ReadOnly, Replaced) as error:
             raise self._stored_unsigned(error) from error
-        self._state = _State(head, growth.edge, stored, signed, token)
+        self._state = State(head, growth.edge, stored, signed, token)
         return signed, growth
 
     def _stored_unsigned(self, error: ReadOnly | Replaced) -> OutcomeUnknown:
@@ -384,7 +263,7 @@ class Sequencer:
 
     @step("sequencer.recheck")
     async def _recheck(
-        self, state: _State, head: Head, leaves: Sequence[bytes], stored: recheck.StoredTiles
+        self, state: State, head: Head, leaves: Sequence[bytes], stored: recheck.StoredTiles
     ) -> recheck.StoredTiles:
         """Recompute every new hash and the root from what was just stored, by another path; return the right edge. Raises ReadOnly.
 
@@ -394,10 +273,10 @@ class Sequencer:
         try:
             recheck.check_kept(state.stored, stored)
             recheck.check_count(old, head.size, leaves)
-            for first in range(old, head.size, _PART):
-                part = leaves[first - old : first - old + _PART]
+            for first in range(old, head.size, parts.PART):
+                part = leaves[first - old : first - old + parts.PART]
                 recheck.check_new(first, first + len(part), part, stored)
-                await yield_to_loop(len(leaves))
+                await parts.yield_to_loop(len(leaves))
             recheck.check_root(head.size, head.root, stored)
             return recheck.edge_bytes(head.size, stored)
         except Mismatch as error:
@@ -418,12 +297,12 @@ class Sequencer:
             raised = await raise_guard(self._guard, self._store, self._log.log_id, head.guard_id, new, below)
         except GuardRefused as error:
             raise self._refuse(ReadOnly(error.code, str(error), look_again=not error.final)) from error
-        if self.refusal and not self.refusal.look_again:  # withdrawn meanwhile
-            raise self.refusal
+        # True: head = token = new.  False: head = new, token as it was.  Either way sign(new).
+        self._refusals.check_final()  # withdrawn meanwhile
         note = self._signed_note(head)
         self._note("sign", size=head.size, root=head.root)
         self.signed, self._signed_edge = Signed(head.size, head.root, note), edge
-        self.on_signed()
+        self._observer.signed()
         return self.signed, new if raised else token  # not `new`: another writer is ahead of it
 
     @step("sequencer.sign")
@@ -443,27 +322,3 @@ class Sequencer:
     def edge(self) -> Edge | None:
         """Return the right edge as of the last head signed here, or None while there is none."""
         return self._signed_edge
-
-
-async def _grow(edge: Edge, hashes: Sequence[LeafHash]) -> Growth:
-    growth = grow(edge, hashes[:_PART])
-    for start in range(_PART, len(hashes), _PART):
-        await yield_to_loop(len(hashes))
-        growth = growth.then(grow(growth.edge, hashes[start : start + _PART]))
-    return growth
-
-
-async def yield_to_loop(entries: int) -> None:
-    """Let reads be answered between two steps of a large batch: each takes a third of a millisecond."""
-    if entries >= _LARGE:
-        await asyncio.sleep(0)
-
-
-def _sign_off(
-    answers: list[Outcome | Refused], signed: Signed, builder: ReceiptBuilder | None
-) -> list[Outcome | Refused]:
-    """Give each outcome the signed head that its entries are under."""
-    for answer in answers:
-        if isinstance(answer, Outcome):
-            answer.signed, answer.builder = signed, builder
-    return answers

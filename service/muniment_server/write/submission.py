@@ -83,6 +83,16 @@ class Outcome:
     replayed: bool = False
 
 
+def sign_off(
+    answers: list[Outcome | Refused], signed: Signed, builder: ReceiptBuilder | None
+) -> list[Outcome | Refused]:
+    """Give each outcome the signed head that its entries are under."""
+    for answer in answers:
+        if isinstance(answer, Outcome):
+            answer.signed, answer.builder = signed, builder
+    return answers
+
+
 @dataclass(slots=True)
 class Round:
     """One try to append a batch: gives each draft its index. `known` has raw leaves by their bytes, and where they are."""

@@ -27,7 +27,7 @@ from muniment.checkpoint import parse_checkpoint
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey, parse_note
 from muniment_server.storage import Head, LogRow, Store
-from muniment_server.write import sequencer
+from muniment_server.write import refusal
 from muniment_server.write.guard import Guard
 from muniment_server.write.submission import Submission
 from tests.faults.contest import HELD, Process, copy_over
@@ -273,7 +273,7 @@ class Contests:
 
 async def run(context: Context, seed: int, copies: Copies, folder: Path) -> None:
     """Run the contests of one seed."""
-    sequencer.LOOK_SECONDS = 0.0  # a refusal is looked at again at once: in the end only those that are right are left
+    refusal.LOOK_SECONDS = 0.0  # a refusal is looked at again at once: in the end only those that are right are left
     contests = Contests(seed, folder, copies)
     async with AsyncExitStack() as stack:
         await contests.begin()

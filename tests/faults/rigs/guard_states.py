@@ -24,6 +24,7 @@ from muniment_server.storage.postgres.append import PostgresStore, migrate
 from muniment_server.storage.sqlite.append import SqliteStore
 from muniment_server.telemetry import Metrics
 from muniment_server.write.guard import BLOCK, FILE_SIZE, Guarded
+from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 from tests.faults.rig import Context, Rig
 from tests.service.audit import Naive
@@ -239,7 +240,7 @@ async def make(engine: str, url: str | None, folder: Path, store: Store, number:
     return bench, bench.guard.read()
 
 
-async def judge(bench: Bench, code: str | None, sequencer: Sequencer) -> None:
+async def judge(bench: Bench, code: str | None, sequencer: Callable[[Observer], Sequencer]) -> None:
     """Start as a server does: it goes, or it refuses with this code, signs nothing, and still proves."""
     before = bench.guard.path.read_bytes() if bench.guard.path.exists() else None
     log = Log(bench.rig.store, bench.row, Settings(data=bench.rig.folder), Metrics(), Cache(2**20), sequencer)
@@ -251,7 +252,7 @@ async def judge(bench: Bench, code: str | None, sequencer: Sequencer) -> None:
             raise AssertionError(f"expected {code or 'to go'}, found {found}: {log.refusal}")
         if code is None:
             await log.append(raw(b"one more"))
-        elif sequencer.signed or (bench.guard.path.read_bytes() if bench.guard.path.exists() else None) != before:
+        elif log.sequencer.signed or (bench.guard.path.read_bytes() if bench.guard.path.exists() else None) != before:
             raise AssertionError("it refused, and signed or wrote a guard")
         await _still_proves(log, code)
     finally:
@@ -272,19 +273,19 @@ async def _still_proves(log: Log, code: str | None) -> None:
 
 async def judge_warm(bench: Bench, state: State, code: str | None) -> None:
     """Let a log sign, change the outside, and let it try again: it goes on, or refuses with this code and signs nothing more."""
-    sequencer = bench.sequencer()
+    sequencer = bench.new_sequencer()
     log = Log(bench.rig.store, bench.row, Settings(data=bench.rig.folder), Metrics(), Cache(2**20), sequencer)
     await log.start()
     try:
         await log.append(raw(b"warm"))
-        signed, guarded = sequencer.signed, bench.guard.read()
+        signed, guarded = log.sequencer.signed, bench.guard.read()
         await state(bench, guarded)
         before = bench.guard.path.read_bytes() if bench.guard.path.exists() else None
         found = await _appended(log)
         if found != code:
             raise AssertionError(f"expected {code or 'to go on'}, found {found}: {log.refusal}")
         after = bench.guard.path.read_bytes() if bench.guard.path.exists() else None
-        if code and (sequencer.signed is not signed or after != before):
+        if code and (log.sequencer.signed is not signed or after != before):
             raise AssertionError("it refused, and signed or wrote a guard")
         await _still_proves(log, code)
     finally:
@@ -326,7 +327,7 @@ async def states(context: Context, engine: str, url: str | None) -> None:
         for number, (state, code) in enumerate(FILE.items()):
             bench, guarded = await make(engine, url, folder, store, number)
             await state(bench, guarded)
-            await _named(judge(bench, code, bench.sequencer()), engine, state.__name__)
+            await _named(judge(bench, code, bench.new_sequencer()), engine, state.__name__)
             context.done(1, file=1)
         for number, ((size, right), code) in enumerate(WITNESSES.items(), len(FILE)):
             bench, _ = await make(engine, url, folder, store, number)
@@ -336,7 +337,7 @@ async def states(context: Context, engine: str, url: str | None) -> None:
                 return [seen]
 
             await _named(
-                judge(bench, code, bench.sequencer(witnessed=witnessed)), engine, f"witness at {size}, {right}"
+                judge(bench, code, bench.new_sequencer(witnessed=witnessed)), engine, f"witness at {size}, {right}"
             )
             context.done(1, witness=1)
         for number, (state, code) in enumerate(WARM.items(), len(FILE) + len(WITNESSES) + 1):
@@ -344,7 +345,9 @@ async def states(context: Context, engine: str, url: str | None) -> None:
             await _named(judge_warm(bench, state, code), engine, f"warm, {state.__name__}")
             context.done(1, warm=1)
         bench, _ = await make(engine, url, folder, store, len(FILE) + len(WITNESSES))
-        await _named(judge(bench, "guard_foreign", bench.sequencer(key=_other_key(bench))), engine, "another key file")
+        await _named(
+            judge(bench, "guard_foreign", bench.new_sequencer(key=_other_key(bench))), engine, "another key file"
+        )
         context.done(1, file=1)
     finally:
         await store.close()
