@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -15,27 +14,24 @@ import orjson
 from muniment.event import Commitment
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
-from muniment.tree import Edge, partial_tiles
 from muniment_server.check.scrub import Scrub
-from muniment_server.errors import LogReadOnly, OtherTree, OutcomeUnknown, ReadOnly, Refused, StoreError
-from muniment_server.failpoints import step
+from muniment_server.errors import LogReadOnly, OutcomeUnknown, ReadOnly, Refused, StoreError
+from muniment_server.follow.follower import Follower
+from muniment_server.follow.housekeeper import Housekeeper
+from muniment_server.follow.publisher import Publisher
 from muniment_server.host.disk import Disk
 from muniment_server.read.cache import Cache
 from muniment_server.read.reading import Reader
 from muniment_server.settings import Settings
-from muniment_server.storage import EdgeTile, LogRow, Published, Store
+from muniment_server.storage import LogRow, Store
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
 from muniment_server.write.admission import EventDraft
 from muniment_server.write.batcher import Batcher, Done
-from muniment_server.write.clock import MAX_SKEW
 from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
-from muniment_server.write.submission import Outcome, OwnDraft, Signed, Submission
+from muniment_server.write.submission import Outcome, OwnDraft, Submission
 
-_HOUSEKEEPING_SECONDS = 10.0
-_RETRY_SECONDS = 0.25
-_PUBLISH_EARLY = 0.8
 _BREATH = 200
 
 
@@ -64,13 +60,18 @@ class Log(Reader):
         self._unwritable = unwritable
         self._disk = disk
         self._metrics = metrics
-        self._published: Signed | None = None  # what this process published last
-        self._dirty = asyncio.Event()
         self.drafting = asyncio.Lock()  # held while a batch is understood
-        self._tasks: list[asyncio.Task[None]] = []
+        self.publisher: Publisher | None = None
+        self._housekeeper: Housekeeper | None = None
+        self._followers: list[Follower] = []
         if sequencer:
+            self.publisher = Publisher(store, row, sequencer, self, metrics, settings.publish_interval, self.note)
+            self._housekeeper = Housekeeper(store, row, sequencer.clock)
+            self._followers += [self.publisher.follower, self._housekeeper.follower]
             metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
+        if settings.scrub_rate:
+            self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
             metrics.writable.labels(row.name).set_function(lambda: self.refusal is None)
         self.batcher = sequencer and Batcher(
@@ -87,32 +88,30 @@ class Log(Reader):
 
     async def start(self) -> None:
         """Recover, publish what is signed, and begin to take entries. Raises StoreError when the database does not answer."""
-        if self.sequencer and self.batcher:
-            await self._compare_clocks()  # before the first time stamp, not some time after it
+        if self.sequencer and self.batcher and self.publisher and self._housekeeper:
+            await self._housekeeper.compare_clocks()  # before the first time stamp, not some time after it
             try:
                 await self.sequencer.start()
             except OutcomeUnknown as error:  # the guard cannot be raised now: the batcher tries again, and reads go on
                 get_logger().warning("recovery failed", log=self.row.name, error=str(error))
-            await self._publish()
+            await self.publisher.publish()
             self.batcher.start()
-            self._tasks = [
-                asyncio.create_task(self._publisher(), name=f"publisher {self.row.name}"),
-                asyncio.create_task(self._housekeeper(), name=f"housekeeper {self.row.name}"),
-            ]
-        if self.settings.scrub_rate:
-            scrub = Scrub(self._store, self.row, self._metrics, self.settings.scrub_rate)
-            self._tasks.append(asyncio.create_task(scrub.run(), name=f"scrub {self.row.name}"))
+        for follower in self._followers:
+            follower.start()
 
     async def close(self) -> None:
         """Answer everything that was taken, publish the last head, and stop."""
         if self.batcher:
             await self.batcher.close()
-        for task in (*self._tasks, *filter(None, (self._looking,))):
-            task.cancel()
+        for follower in self._followers:
+            await follower.close()
+        if self._looking:
+            self._looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
-        with contextlib.suppress(StoreError):
-            await self._publish()
+                await self._looking
+        if self.publisher:
+            with contextlib.suppress(StoreError):
+                await self.publisher.publish()
 
     def withdraw(self, refusal: ReadOnly) -> None:
         """Take nothing more, for this reason."""
@@ -128,7 +127,8 @@ class Log(Reader):
 
     def signed(self) -> None:
         """Publish it."""
-        self._dirty.set()
+        if self.publisher:
+            self.publisher.follower.wake()
 
     def refused(self, refusal: ReadOnly) -> None:
         """Tell the operator."""
@@ -143,64 +143,11 @@ class Log(Reader):
         """Keep nothing of another database."""
         self.forget_tiles()
 
-    # --- publication and housekeeping -----------------------------------------------------------------------------------
-
     def fell_behind(self) -> None:
         """See Heads."""
         super().fell_behind()
         if self.batcher:
             self.batcher.look()
-
-    async def _publisher(self) -> None:
-        while True:
-            await self._dirty.wait()
-            self._dirty.clear()
-            started = time.monotonic()
-            try:
-                if not await self._publish():
-                    continue
-            except Exception as error:  # noqa: BLE001 - whatever it was, a log that no longer publishes is worse
-                get_logger().warning("publishing failed", log=self.row.name, error=f"{type(error).__name__}: {error}")
-                self._dirty.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                # What was signed just after this one is still to be out within the interval: leave time for its publication, and for
-                # a loop that is late because it is busy.
-                took = time.monotonic() - started
-                await asyncio.sleep(max(_PUBLISH_EARLY * self.settings.publish_interval - 2 * took, 0))
-
-    @step("log.publish")
-    async def _publish(self) -> bool:
-        """Publish the last signed head, unless there is nothing new; tell whether there was."""
-        if not self.sequencer or not (signed := self.sequencer.signed) or signed is self._published:
-            return False
-        one, edge = Published(signed.size, signed.note, _now()), self.sequencer.edge()
-        try:
-            larger = await self._store.publish(self.row.log_id, one, edge_tiles(edge) if edge else ())
-        except OtherTree:
-            self.fell_behind()  # what was proved of the database no longer holds; nothing was published
-            raise
-        self.note("publish", size=signed.size, root=signed.root, larger=larger)
-        self._published = signed  # also when another writer published a larger one
-        if larger:
-            self._seen, self._looked = max(self._seen, signed.size), time.monotonic()
-        self._metrics.published_size.labels(self.row.name).set(signed.size)
-        return True
-
-    async def _housekeeper(self) -> None:
-        while True:
-            with contextlib.suppress(StoreError):
-                await self._compare_clocks()
-                await self._store.forget_expired(_now())
-            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-
-    async def _compare_clocks(self) -> None:
-        before = _now()
-        database = await self._store.clock()
-        if self.sequencer:
-            skew = self.sequencer.clock.skew = database - (before + _now()) // 2
-            if self._store.has_clock and abs(skew) <= MAX_SKEW:
-                self.sequencer.clock.rebase()  # another machine says the same
 
     # --- append ---------------------------------------------------------------------------------------------------------
 
@@ -318,14 +265,3 @@ class Log(Reader):
             with contextlib.suppress(KeyError):  # an old entry: its tiles were not touched
                 return outcome.builder.proof(index)
         return await self.path_of(index, leaf_hash(leaf), outcome.signed.size, outcome.signed.root)
-
-
-def edge_tiles(edge: Edge) -> list[EdgeTile]:
-    """Return the tiles of a right edge that hold something."""
-    return [
-        (tile.level, tile.index, bytes(edge.levels[tile.level][0])) for tile in partial_tiles(edge.size) if tile.width
-    ]
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -172,7 +172,7 @@ class Process:
     async def publish(self) -> str:
         """Publish what was signed last, as the log's own task would."""
         try:
-            await self.log._publish()
+            await self.log.publisher.publish()
         except StoreError:
             return "not published"
         return "published"

@@ -17,7 +17,7 @@ here                         in the server
 ``make_durable``, ``write``  ``Guard.swap``, ``Guard._write``
 ``check_path``               ``Guard._check_place``
 ``sign``, ``replay``         ``Sequencer._sign``, ``Sequencer._signed_at``
-``publish``                  ``Log._publish``, and ``publish`` of either store
+``publish``                  ``Publisher.publish``, and ``publish`` of either store
 ============================ =====================================================================================
 """
 

@@ -18,6 +18,7 @@ from muniment.errors import NoHeader, SourceUnavailable
 from muniment_server.follow.anchors import calendar, schedule
 from muniment_server.follow.anchors.anchorer import Anchorer, Options
 from muniment_server.follow.anchors.entries import Entries
+from muniment_server.follow.lease import Lease
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
@@ -87,7 +88,7 @@ class Anchored:
         self.client: httpx.AsyncClient = calendar.new_client()
         stack.push_async_callback(self.client.aclose)
         self.options = Options(schedule.Triggers(1000, schedule.HOUR), 2)
-        self.anchorer = self.new_anchorer()
+        self.anchorer, self.lease = self.new_anchorer(), self.new_lease()
 
     @property
     def store(self) -> Store:
@@ -108,9 +109,13 @@ class Anchored:
             self._threads,
         )
 
+    def new_lease(self, store: Store | None = None) -> Lease:
+        """The lease as another process, or this one after a restart, would have it."""
+        return Lease(store or self.store, self.bench.log_id, "anchorer", lambda: self.now)
+
     def restart(self) -> None:
         """Begin again as after a crash: with nothing but what is stored."""
-        self.anchorer = self.new_anchorer()
+        self.anchorer, self.lease = self.new_anchorer(), self.new_lease()
         if self.entries:
             self.entries = Entries(self.store, self.log)
         self.now += 2 * schedule.MINUTE  # the lease of the process that died
@@ -118,12 +123,12 @@ class Anchored:
     async def step(self, milliseconds: int = 0) -> None:
         """Let time pass, then do everything that is due once."""
         self.now += milliseconds
-        assert await self.anchorer.lead()
+        assert await self.lease.take()
         if not self.log.refusal:
-            await self.anchorer.freeze_due()
-        await self.anchorer.supersede()
+            await self.anchorer.freezer.freeze_due()
+        await self.anchorer.freezer.supersede()
         await self.anchorer.ask_all()
-        await self.anchorer.settle_due()
+        await self.anchorer.blocks.settle_due()
         await self.anchorer.watch()
         if self.entries:
             await self.entries.log_confirmed()
@@ -136,13 +141,13 @@ class Anchored:
     async def append(self, *leaves: bytes) -> int:
         """Append leaves, publish, and return the size."""
         await self.log.append(raw(*leaves))
-        await self.log._publish()
+        await self.log.publisher.publish()
         return (await self.store.checkpoint(self.bench.log_id)).size
 
     async def freeze(self) -> AnchorRow:
         """Append something new, and freeze the checkpoint."""
         await self.append(b"%d at %d" % ((await self.store.head(self.bench.log_id)).size, self.now))
-        row = await self.anchorer.freeze()
+        row = await self.anchorer.freezer.freeze()
         assert row
         return row
 

@@ -186,15 +186,15 @@ def test_a_source_that_cannot_be_is_refused_at_the_start(tmp_path: Path, given: 
 
 
 class Stubborn:
-    """An anchorer that meets everything that can go wrong, and counts how often it was asked."""
+    """An anchorer and its lease that meet everything that can go wrong, and count how often they were asked."""
 
     calendars = (SimpleNamespace(url="https://a.example"),)
-    leads = True
+    held = True
 
     def __init__(self) -> None:
         self.ticks = self.rounds = 0
 
-    async def lead(self) -> bool:
+    async def take(self) -> bool:
         self.ticks += 1
         raise (StoreUnavailable("away"), RuntimeError("a bug"))[self.ticks % 2]
 
@@ -210,7 +210,7 @@ async def test_whatever_goes_wrong_is_tried_again_and_never_escapes(monkeypatch:
     monkeypatch.setattr(running, "_SLOW_SECONDS", 0.001)
     anchorer = Stubborn()
     log = SimpleNamespace(row=SimpleNamespace(name="log"), refusal=None)
-    at_work = Running(anchorer, log, None, tick=0.001)
+    at_work = Running(anchorer, anchorer, log, None, tick=0.001)
     at_work.start()
     for _ in range(1000):
         await asyncio.sleep(0.005)

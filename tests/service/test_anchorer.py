@@ -92,7 +92,7 @@ async def test_a_log_that_grew_by_its_own_entries_alone_is_not_anchored_again(wo
     world.mine()
     await world.step(HOUR + MINUTE)
     assert len(await world.own_leaves()) == 1
-    await world.log._publish()
+    await world.log.publisher.publish()
     assert (await world.store.checkpoint(world.bench.log_id)).size == 3
     await world.pass_time(5 * HOUR, HOUR)
     assert (await world.row()).tree_size == 2
@@ -444,14 +444,14 @@ async def test_a_log_with_another_root_than_the_anchored_one_is_not_anchored(wor
 
 async def test_only_one_of_two_anchorers_works(world: Anchored):
     await world.step(HOUR)
-    other = world.new_anchorer(await world.bench.rig.open())
-    assert not await other.lead()
-    assert not other.leads
+    other = world.new_lease(await world.bench.rig.open())
+    assert not await other.take()
+    assert not other.held
     world.now += 2 * MINUTE  # the first one died
-    assert await other.lead()
-    assert not await world.anchorer.lead()
+    assert await other.take()
+    assert not await world.lease.take()
     await other.release()
-    assert await world.anchorer.lead()
+    assert await world.lease.take()
 
 
 async def test_two_anchorers_at_once_are_only_wasteful(world: Anchored):

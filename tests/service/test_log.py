@@ -18,8 +18,8 @@ from muniment.hashing import LeafHash, RootHash, leaf_hash
 from muniment.policy import LogKey, Policy
 from muniment.tiles import Bundle, Tile, decode_bundle
 from muniment.tree import TileRows, expand, hash_in, verify_consistency, verify_inclusion
-from muniment_server import log as module
 from muniment_server.errors import Corrupt, NotFound, OutcomeUnknown, Refused, StoreError, StoreUnavailable
+from muniment_server.follow import follower, publisher
 from muniment_server.log import Log
 from muniment_server.read import heads
 from muniment_server.read.cache import Cache
@@ -66,11 +66,11 @@ async def make(tmp_path) -> AsyncIterator[Make]:
 
 async def crash(log: Log) -> None:
     """Stop a log as kill -9 does: nothing is answered, nothing is published."""
-    for task in (*log._tasks, log.batcher._task):
+    for task in (*(one._task for one in log._followers), log.batcher._task):
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-    log._tasks, log.batcher, log.sequencer = [], None, None
+    log._followers, log.publisher, log.batcher, log.sequencer = [], None, None, None
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -100,7 +100,7 @@ async def not_there(awaitable: Any) -> NotFound:
 
 
 class Pauses:
-    """What the log's module knows as asyncio. Writes down how long the publisher means to sleep."""
+    """What the followers' module knows as asyncio. Writes down how long the publisher means to sleep."""
 
     def __init__(self, happened: list[tuple[str, float]]) -> None:
         self._happened = happened
@@ -109,7 +109,8 @@ class Pauses:
         return getattr(asyncio, name)
 
     async def sleep(self, seconds: float) -> None:
-        noted = self._happened if asyncio.current_task().get_name().startswith("publisher") else []
+        publishes = asyncio.current_task().get_name().startswith("publisher") and seconds
+        noted = self._happened if publishes else []
         noted.append(("pause", seconds))
         await asyncio.sleep(seconds)
         noted.append(("awake", 0.0))
@@ -118,19 +119,19 @@ class Pauses:
 async def test_every_answer_is_published_within_the_interval(rig: Rig, make: Make, monkeypatch: pytest.MonkeyPatch):
     """Between an answer and its publication is one pause at most, a shorter one; between two publications is one."""
     interval, happened = 0.4, []
-    monkeypatch.setattr(module, "asyncio", Pauses(happened))
+    monkeypatch.setattr(follower, "asyncio", Pauses(happened))
     # A publication that took long is followed by a shorter pause: here none takes any time.
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 0.0, time_ns=time.time_ns))
+    monkeypatch.setattr(publisher, "time", SimpleNamespace(monotonic=lambda: 0.0, time_ns=time.time_ns))
     bench = await rig.log("raw")
     log = await make(bench, publish_interval=interval)
-    real = log._publish
+    real = log.publisher.publish
 
     async def publish() -> bool:
         if found := await real():
-            happened.append(("published", log._published.size))
+            happened.append(("published", log.publisher.last.size))
         return found
 
-    log._publish = publish
+    log.publisher.publish = publish
     for number in range(60):
         outcome = await log.append(raw(b"%d" % number))
         happened.append(("answered", outcome.signed.size))
@@ -225,7 +226,7 @@ async def refused(awaitable: Any) -> Refused:
 async def test_a_publication_that_fails_is_tried_again(
     rig: Rig, make: Make, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(publisher, "_RETRY_SECONDS", 0.02)
     bench = await rig.log("raw")
     faulty = Faulty(rig.store)
     log = await make(bench, store=faulty)
@@ -282,7 +283,7 @@ async def test_another_size_than_a_published_one_names_the_next(rig: Rig, make: 
     for size in (2, 5, 6):
         while log.sequencer.signed.size < size:
             await log.append(raw(b"%d" % log.sequencer.signed.size))
-        await log._publish()
+        await log.publisher.publish()
     assert [found.size for found in await log.checkpoints(0, 9)][-2:] == [5, 6]
     absent = await not_there(log.published(3))
     assert (absent.code, absent.extra) == ("no_checkpoint", {"next_size": 5})
@@ -626,7 +627,7 @@ async def test_stored_receipts_at_every_published_size(rig: Rig, make: Make):
     log = await make(bench, publish_interval=60)
     for number in range(9):
         await log.append(event(number))
-        await log._publish()
+        await log.publisher.publish()
     for published in await log.checkpoints(0, 99):
         for index in range(published.size):
             receipt = await log.receipt(index, published.size, with_payload=True)

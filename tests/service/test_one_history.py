@@ -30,7 +30,8 @@ from muniment_server.errors import (
     SessionLost,
     StoreError,
 )
-from muniment_server.log import Log, edge_tiles
+from muniment_server.follow.publisher import edge_tiles
+from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
 from muniment_server.storage import Published, Store
@@ -528,7 +529,7 @@ async def test_a_writer_under_which_the_database_goes_back_is_refused_and_comes_
         log = opened(bench, moving, tmp_path, bench.new_sequencer(moving))
         await log.start()
         await log.append(event(*range(12)))
-        await until(lambda: log._published is log.sequencer.signed)
+        await until(lambda: log.publisher.last is log.sequencer.signed)
         assert (await log.published()).size == 17
         moving.store = older
         with pytest.raises(Behind):
@@ -538,7 +539,7 @@ async def test_a_writer_under_which_the_database_goes_back_is_refused_and_comes_
         moving.store = rig.store
         await until(lambda: log.refusal is None)
         await log.append(event(1))
-        await until(lambda: log._published is log.sequencer.signed)
+        await until(lambda: log.publisher.last is log.sequencer.signed)
         assert (await log.published()).size == 18
         await log.close()
 
@@ -555,11 +556,11 @@ async def test_a_checkpoint_is_not_published_where_its_tree_is_not(rig: Rig, tmp
         log = opened(bench, moving, tmp_path, bench.new_sequencer(moving))
         await log.start()
         await log.append(event(1))
-        await until(lambda: log._published is log.sequencer.signed)
+        await until(lambda: log.publisher.last is log.sequencer.signed)
         moving.store = clone
-        log._published = None
+        log.publisher.last = None
         with pytest.raises(OtherTree):
-            await log._publish()
+            await log.publisher.publish()
         await until(lambda: log.refusal is not None)
         assert log.refusal.code == "guard_root"
         assert await clone.checkpoint(bench.log_id) is None
@@ -572,7 +573,7 @@ async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Ri
     log = opened(bench, rig.store, tmp_path, bench.new_sequencer())
     await log.start()
     await log.append(raw(*[b"%d" % n for n in range(300)]))
-    await until(lambda: log._published is log.sequencer.signed)
+    await until(lambda: log.publisher.last is log.sequencer.signed)
     wrong = expand(bytes(256 * 32))
     asked = {
         "a known entry": lambda: known(log, raw(b"7")),

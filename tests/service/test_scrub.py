@@ -26,7 +26,7 @@ async def test_a_good_log_is_walked_to_its_end(rig: Rig, kind: str) -> None:
     bench = await filled(rig, kind)
     metrics, before = Metrics(), time.time()
     with structlog.testing.capture_logs() as lines:
-        await Scrub(rig.store, bench.row, metrics, 1e6).scrub_once()
+        await Scrub(rig.store, bench.row, metrics, 1e6).run_once()
     assert value(metrics, "entries_total", bench.row.name) == 300
     assert value(metrics, "position", bench.row.name) == 300
     assert value(metrics, "last_pass_seconds", bench.row.name) >= before
@@ -53,8 +53,8 @@ async def test_damage_is_named_once(rig: Rig, what: str) -> None:
     metrics = Metrics()
     scrub = Scrub(rig.store, bench.row, metrics, 1e6)
     with structlog.testing.capture_logs() as lines:
-        await scrub.scrub_once()
-        await scrub.scrub_once()
+        await scrub.run_once()
+        await scrub.run_once()
     found = [(line["code"], line["index"]) for line in lines]
     assert (code, index) in found
     assert len(found) == len(set(found)) == value(metrics, "mismatches_total", bench.row.name)
@@ -64,21 +64,22 @@ async def test_damage_is_named_once(rig: Rig, what: str) -> None:
 async def test_it_keeps_to_its_rate(rig: Rig) -> None:
     bench = await filled(rig, "raw", 100)
     began = time.monotonic()
-    await Scrub(rig.store, bench.row, Metrics(), 400).scrub_once()
+    await Scrub(rig.store, bench.row, Metrics(), 400).run_once()
     assert 0.2 <= time.monotonic() - began < PATIENCE
 
 
 async def test_it_runs_beside_a_writer(rig: Rig) -> None:
     bench = await filled(rig, "event", 250)
     metrics, sequencer = Metrics(), bench.sequencer()
-    task = asyncio.create_task(Scrub(rig.store, bench.row, metrics, 5_000, delay=0).run())
+    scrub = Scrub(rig.store, bench.row, metrics, 5_000, delay=0)
+    scrub.follower.start()
     for n in range(30):
         await sequencer.run([event(1000 + n)])
     for _ in range(6000):
         if value(metrics, "entries_total", bench.row.name) >= 250:
             break
         await asyncio.sleep(0.01)
-    task.cancel()
+    await scrub.follower.close()
     assert value(metrics, "entries_total", bench.row.name) >= 250
     assert value(metrics, "mismatches_total", bench.row.name) == 0
 
@@ -90,10 +91,10 @@ async def test_a_database_that_is_away_is_asked_again(rig: Rig) -> None:
     await store.close()
     scrub = Scrub(store, bench.row, metrics, 1e6, delay=0)
     with structlog.testing.capture_logs() as lines:
-        task = asyncio.create_task(scrub.run())
+        scrub.follower.start()
         await asyncio.sleep(0.05)
-        assert not task.done()
-        task.cancel()
-    assert not lines
+        assert not scrub.follower._task.done()
+        await scrub.follower.close()
+    assert {line["log_level"] for line in lines} == {"debug"}
     assert value(metrics, "mismatches_total", bench.row.name) == 0
     await bench.sequencer().run([raw(b"more")])

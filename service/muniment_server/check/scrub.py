@@ -1,8 +1,9 @@
-"""Walks a log all the time, slowly, and recomputes it: damage at rest is found while there are good copies left to repair it from.
+"""Walks a log all the time, slowly, and recomputes it: damage at rest is found while there are good copies left.
 
-Leaf hash against tile, tile against the one above, payload against commitment, and after each pass the right edge against the head.
-It reads a tile's worth of entries at once, checks a few of them at a time and sleeps in between, so that writes do not wait for it.
-`muniment-server fsck` checks more: signatures, the guard, equal leaves, Idempotency-Keys.
+Leaf hash against tile, tile against the one above, payload against commitment, and after each pass the right edge
+against the head. It reads a tile's worth of entries at once, checks a few of them at a time and sleeps in between, so
+that writes do not wait for it. `muniment-server fsck` checks more: signatures, the guard, equal leaves,
+Idempotency-Keys.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from muniment_server.check.fsck.chunk import UNREADABLE, compare_tile, is_damage
 from muniment_server.check.fsck.entries import Checked, check_entries
 from muniment_server.check.fsck.report import Finding
 from muniment_server.errors import StoreUnavailable
+from muniment_server.follow.follower import Follower, Retry
 from muniment_server.storage import Head, LogRow, Store, StoredPayload
 from muniment_server.telemetry import Metrics, get_logger
 
@@ -31,37 +33,34 @@ _FULL = TILE_WIDTH * HASH_SIZE
 
 
 class Scrub:
-    """The scrub of one log, at `rate` entries a second. One task runs it and owns what it holds."""
+    """The scrub of one log, at `rate` entries a second.
+
+    Its follower owns what it holds, and begins after `delay` seconds.
+    """
 
     def __init__(self, store: Store, log: LogRow, metrics: Metrics, rate: float, delay: float = _RETRY_SECONDS) -> None:
         self._store = store
         self._log = log
         self._metrics = metrics
         self._rate = rate
-        self._delay = delay  # before the first pass: a start has better things to do
         self._known: set[tuple[str, int | None]] = set()  # what was reported already
         self._lacking: list[int] = []
         self._erased: set[int] = set()
         self._last_time: str | None = None
         metrics.scrub_mismatches.labels(log.name)  # shows 0 from the start
+        retry = Retry("scrub was interrupted", _RETRY_SECONDS, (StoreUnavailable,))
+        # Not at once: a start has better things to do.
+        self.follower = Follower("scrub", log.name, self.run_once, retry, first=delay)
 
-    async def run(self) -> None:
-        """Scrub for ever. Ends when it is cancelled; a database that is away is asked again."""
-        await asyncio.sleep(self._delay)
-        while True:
-            try:
-                await self.scrub_once()
-            except Exception as error:  # noqa: BLE001 - whatever it was, a log that is no longer scrubbed is worse
-                if not isinstance(error, StoreUnavailable):
-                    get_logger().warning(
-                        "scrub was interrupted", log=self._log.name, error=f"{type(error).__name__}: {error}"
-                    )
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                await asyncio.sleep(_REST_SECONDS)
+    async def run_once(self) -> float:
+        """Check everything that the head of this moment covers; return how many seconds to rest.
 
-    async def scrub_once(self) -> None:
-        """Check everything that the head of this moment covers. Raises StoreUnavailable when the database does not answer."""
+        Raises StoreUnavailable when the database does not answer.
+        """
+        await self._scrub()
+        return _REST_SECONDS
+
+    async def _scrub(self) -> None:
         head = await self._store.head(self._log.log_id)
         self._lacking, self._erased, self._last_time = [], set(), None
         if head.size < 0:
@@ -81,7 +80,7 @@ class Scrub:
         self._metrics.scrub_last_pass.labels(self._log.name).set_to_current_time()
 
     async def _tile(self, index: int, size: int) -> bool:
-        """Check the entries of tile 0/`index`, that tile, and every tile above that ends with it; tell whether there are any."""
+        """Check tile 0/`index`, its entries, and every tile above that ends with it; tell whether there are entries."""
         log_id, start = self._log.log_id, index * TILE_WIDTH
         stop = min(start + TILE_WIDTH, size)
         rows = await self._store.entry_rows(log_id, start, stop)

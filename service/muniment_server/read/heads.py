@@ -125,6 +125,10 @@ class Heads:
                 self._seen, self._looked = size, time.monotonic()
                 return found
 
+    def saw(self, size: int) -> None:
+        """Take note that a checkpoint of this size was published: from now on nothing smaller is shown."""
+        self._seen, self._looked = max(self._seen, size), time.monotonic()
+
     def forget_tiles(self) -> None:
         """Keep nothing in memory that may have come from another database."""
 

@@ -70,7 +70,7 @@ class Service:
         self.access = Access(self.catalog.store, self.settings)
         try:
             if self._anchoring:
-                await self._anchoring.start(self.catalog)
+                await self._anchoring.start(self.catalog.store, self.catalog.logs)
         except BaseException:
             await self.catalog.close()
             raise

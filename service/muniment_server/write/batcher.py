@@ -1,4 +1,4 @@
-"""Turns many requests into few commits: one batch in flight, and the next one starts when the last commit has returned."""
+"""Turns many requests into few commits: one batch in flight, the next one starts when the last commit has returned."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Batcher:
         return answer
 
     def put(self, submission: Submission, done: Done) -> None:
-        """Queue a submission; `done` is called once its entries are durable and signed, or it failed. Raises Refused."""
+        """Queue a submission. `done` is called once its entries are durable and signed, or not. Raises Refused."""
         drafts, caller, key = submission
         size = submission.size
         now = time.monotonic()
@@ -104,7 +104,10 @@ class Batcher:
         self._wake.set()
 
     def check_room(self) -> None:
-        """Raise Refused when nothing more would be taken now, whatever it is: before a body is read and understood for nothing."""
+        """Raise Refused when nothing more would be taken now, whatever it is.
+
+        For callers that have not read the body yet, which would be for nothing.
+        """
         if self._closing:
             raise _shutting_down()
         if self._queue:
@@ -142,8 +145,8 @@ class Batcher:
                 self._depth.set(self._entries)
                 await self._tell(zip(batch, await self._answers(batch), strict=True))
                 del batch  # otherwise a large one would stay in memory until the next one comes
-                # Those who were answered may have sent the next request by now: it goes into the next batch, not the one after it.
-                # A batch has its price, whatever is in it.
+                # Those who were answered may have sent the next request by now: it goes into the next batch, not the
+                # one after it. A batch has its price, whatever is in it.
                 await asyncio.sleep(0)
             if self._closing and not self._queue:
                 return
@@ -158,7 +161,10 @@ class Batcher:
                 await asyncio.sleep(0)  # reads, and the batch in flight, go on in between
 
     async def _wait(self) -> None:
-        """Wait for a submission. Meanwhile, after an error, recover: so that what was committed is signed, and the next one answered."""
+        """Wait for a submission.
+
+        Meanwhile, after an error, recover: so that what was committed is signed, and the next one answered.
+        """
         delay = _RETRY_SECONDS
         while not self._wake.is_set():
             if self._sequencer.lost:

@@ -1,4 +1,4 @@
-"""The clock that entries are stamped by, and what makes it doubtful: a database whose clock differs, and jumps forward."""
+"""The clock that entries are stamped by, and what makes it doubtful: another clock of the database, and jumps."""
 
 from __future__ import annotations
 
@@ -63,13 +63,15 @@ class Clock:
             return
         since = int(self._monotonic() * 1000)
         ahead = now - since - self._offset
-        # No jump, also when it was set back and is then set right again; or one that cannot keep later entries out for long.
+        # No jump, also when it was set back and is then set right again; or one that cannot keep later entries out for
+        # long.
         if ahead <= MAX_SKEW or now - last <= MAX_BEHIND:
             self._offset, self._jumped = max(self._offset, now - since), None
             return
         self._jumped = since if self._jumped is None else self._jumped
         if since - self._jumped < HOLD:
             raise ClockRefused(
-                f"this clock jumped forward by {ahead / 1000:.0f} s: entries are refused for {HOLD // 1000} s, then it is believed"
+                f"this clock jumped forward by {ahead / 1000:.0f} s: entries are refused for {HOLD // 1000} s, "
+                "then it is believed"
             )
         self.rebase()

@@ -1,4 +1,4 @@
-"""Reads a stored log, and proves that it may be extended: at the start, and whenever what was known of it was dropped."""
+"""Reads a stored log, and proves that it may be extended: at the start, and when what was known of it was dropped."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from muniment_server.write.submission import Signed
 class State:
     """What this process knows of the log. `signed` is None for a head that no clean reply of ours made durable.
 
-    `stored` is the right edge as it was read back and found to hash to the head's root. `token` is the head that the guard held when
-    it was last proved to be a prefix of `head`.
+    `stored` is the right edge as it was read back and found to hash to the head's root. `token` is the head that the
+    guard held when it was last proved to be a prefix of `head`.
     """
 
     head: Head
@@ -59,9 +59,9 @@ class Recovery:
         self._session: int | None = None  # the one that the log was read in last
 
     async def load(self, *, doubted: bool) -> State:
-        """Read guard, head and edge, and prove that the stored tree extends the guarded one. Raises ReadOnly, StoreError.
+        """Read guard, head and edge, and prove that the stored tree extends the guarded one.
 
-        `doubted`: what was known before may have come from another database.
+        Raises ReadOnly, StoreError. `doubted`: what was known before may have come from another database.
         """
         state = await self._proved()
         self._refusals.check_final()  # withdrawn meanwhile
@@ -75,8 +75,8 @@ class Recovery:
     async def _proved(self) -> State:
         """Return a state that is proved, or refuse.
 
-        During a fail-over guard, head and tiles may have come from servers of different times, and a bit may flip on the way: that is
-        no reason to refuse for good. So what does not fit is read once more, over a new connection.
+        During a fail-over guard, head and tiles may have come from servers of different times, and a bit may flip on
+        the way: that is no reason to refuse for good. So what does not fit is read once more, over a new connection.
         """
         try:
             with contextlib.suppress(GuardRefused, Mismatch):

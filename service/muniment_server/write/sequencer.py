@@ -1,7 +1,7 @@
 """The sequencer of one log: gives entries their index, commits, and signs. The only module that signs.
 
-One batch at a time goes through :meth:`Sequencer.run`: look up what is known, stamp, grow, commit by compare-and-swap, read back
-and recompute, raise the guard, sign. Nothing signed leaves before commit and guard are durable.
+One batch at a time goes through :meth:`Sequencer.run`: look up what is known, stamp, grow, commit by compare-and-swap,
+read back and recompute, raise the guard, sign. Nothing signed leaves before commit and guard are durable.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ _CAREFUL = 32
 
 
 class Sequencer:
-    """Owns the head of one log in this process. Only the task that calls :meth:`run` and :meth:`start` touches its state."""
+    """Owns the head of one log in this process.
+
+    Only the task that calls :meth:`run` and :meth:`start` touches its state.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Sequencer:
         self.races_lost = 0  # how often another writer was quicker
         self.signed: Signed | None = None  # the last head this process signed; never goes back
 
-    # --- refusal and recovery -------------------------------------------------------------------------------------------
+    # --- refusal and recovery -----------------------------------------------------------------------------------------
 
     @property
     def refusal(self) -> ReadOnly | None:
@@ -97,7 +100,10 @@ class Sequencer:
         return self._refusals.next_look
 
     def doubt(self) -> None:
-        """Have everything read and proved again before anything else is sequenced. For other tasks, which must not touch the state."""
+        """Have everything read and proved again before anything else is sequenced.
+
+        For other tasks, which must not touch the state.
+        """
         self._doubted = True
 
     def withdraw(self, refusal: ReadOnly) -> None:
@@ -105,9 +111,9 @@ class Sequencer:
         self._refuse(refusal)
 
     async def start(self) -> None:
-        """Check the stored log against the guard, make its head durable, and sign it. Sets `refusal` instead of raising it.
+        """Check the stored log against the guard, make its head durable, and sign it.
 
-        Raises StoreError when the database cannot be read: try again.
+        Sets `refusal` instead of raising it. Raises StoreError when the database cannot be read: try again.
         """
         try:
             await self._signed_state()
@@ -151,12 +157,13 @@ class Sequencer:
         if self._trace:
             self._trace(self._log.name, event, **values)
 
-    # --- sequencing -----------------------------------------------------------------------------------------------------
+    # --- sequencing ---------------------------------------------------------------------------------------------------
 
     async def run(self, batch: Sequence[Submission]) -> list[Outcome | Refused]:
         """Append a batch; the answers are in its order.
 
-        Raises ReadOnly, ClockRefused, StoreUnavailable (nothing written) or OutcomeUnknown (perhaps written: retries are safe).
+        Raises ReadOnly, ClockRefused, StoreUnavailable (nothing written) or OutcomeUnknown (perhaps written: retries
+        are safe).
         """
         try:
             return await self._run(batch)
@@ -199,9 +206,10 @@ class Sequencer:
         raise StoreError(f"other writers won {_TRIES} times in a row")
 
     async def _signed_at(self, state: State) -> Signed:
-        """Return the signed head of the state that known entries were looked up at. Raises SessionLost: then look again.
+        """Return the signed head of the state that known entries were looked up at.
 
-        Without that, the note of one database could be answered with entries and tiles of another.
+        Raises SessionLost: then look again. Without that, the note of one database could be answered with entries and
+        tiles of another.
         """
         self._store.check_premises(state.head)
         now, signed = await self._signed_state()
@@ -212,13 +220,17 @@ class Sequencer:
     def _look_up(self, batch: Sequence[Submission], head: Head) -> Awaitable[lookup.Known | None]:
         """See :func:`lookup.look_up`.
 
-        Raw leaves are looked up only after one was known lately. Mostly all are new, and the append says so when they are not.
+        Raw leaves are looked up only after one was known lately. Mostly all are new, and the append says so when they
+        are not.
         """
         now, careful = self.clock.now(), self._careful > 0
         return lookup.look_up(self._store, self._log.log_id, batch, head, now, leaves_too=careful)
 
     async def _commit(self, state: State, round_: Round) -> tuple[Signed, Growth]:
-        """Store the round and sign its head. From the commit on, any error drops the state: nothing is known until a reload."""
+        """Store the round and sign its head.
+
+        From the commit on, any error drops the state: nothing is known until a reload.
+        """
         growth = await parts.grow_edge(state.edge, round_.hashes)
         old = state.head
         # commit:  new = grow(edge); append by compare-and-swap; recheck; admit(new, {token, head}); sign(new)
@@ -245,7 +257,7 @@ class Sequencer:
         return OutcomeUnknown(f"stored, but not signed: {refusal.code}: {refusal}")
 
     async def _append(self, grown: Grown, old: Head, round_: Round) -> Reread:
-        """Store it, and return what is stored now: the new leaves, every tile that got a new hash, and the right edge."""
+        """Store it, and return what is stored now: new leaves, tiles that got a new hash, and the right edge."""
         new = {"size": grown.head.size, "root": grown.head.root, "epoch": grown.head.epoch}
         self._note("append", old_size=old.size, old_root=old.root, leaf_hashes=round_.hashes, **new)
         # Looked up before, under a head that is still the expected one: then nothing can be known now.
@@ -265,9 +277,10 @@ class Sequencer:
     async def _recheck(
         self, state: State, head: Head, leaves: Sequence[bytes], stored: recheck.StoredTiles
     ) -> recheck.StoredTiles:
-        """Recompute every new hash and the root from what was just stored, by another path; return the right edge. Raises ReadOnly.
+        """Recompute every new hash and the root from what was just stored, by another path; return the right edge.
 
-        The leaves come from the database, too: a bit that flipped in a leaf hash is in the tiles and in the root as well.
+        Raises ReadOnly. The leaves come from the database, too: a bit that flipped in a leaf hash is in the tiles and
+        in the root as well.
         """
         old = state.head.size
         try:
@@ -307,7 +320,7 @@ class Sequencer:
 
     @step("sequencer.sign")
     def _signed_note(self, head: Head) -> str:
-        """Return the checkpoint of a head, checked like anybody else's: a fault while signing can also give away the key."""
+        """Return the checkpoint of a head, checked as a stranger's: a fault while signing can give away the key."""
         note = str(sign_checkpoint(Checkpoint(self._log.origin, head.size, head.root), self._key))
         try:
             parsed = parse_note(note)

@@ -54,22 +54,25 @@ async def anchor_now(store: Store, log: LogRow, anchorer: Anchorer) -> AnchorRow
 
     Raises AnchorRefused, StoreError.
     """
-    await anchorer.freeze()
+    await anchorer.freezer.freeze()
     row = await store.anchor(log.log_id)
     if row is None:
         return None
     await _hurry(store, log, row)
     await anchorer.ask_all()
-    await anchorer.supersede()
+    await anchorer.freezer.supersede()
     return await store.anchor(log.log_id, row.tree_size)
 
 
 async def retry(store: Store, log: LogRow, anchorer: Anchorer) -> list[AnchorRow]:
-    """Ask every calendar now about every anchor that is open, look at their blocks, and return those still open. Raises StoreError."""
+    """Ask every calendar now about every anchor that is open, look at their blocks, and return those still open.
+
+    Raises StoreError.
+    """
     for row in await open_anchors(store, log):
         await _hurry(store, log, row)
     await anchorer.ask_all()
-    await anchorer.settle_due()
+    await anchorer.blocks.settle_due()
     return await open_anchors(store, log)
 
 

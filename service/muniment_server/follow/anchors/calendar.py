@@ -1,7 +1,7 @@
 """The HTTP of an OpenTimestamps calendar, of which nothing is believed but that it is there.
 
-One total deadline around each request, no redirects, no cookies, no proxy of the environment, no compressed bodies, at most 10,000
-bytes; only 200 is an answer. What the bytes mean is for :mod:`muniment.anchor.proof`.
+One total deadline around each request, no redirects, no cookies, no proxy of the environment, no compressed bodies, at
+most 10,000 bytes; only 200 is an answer. What the bytes mean is for :mod:`muniment.anchor.proof`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def new_client() -> httpx.AsyncClient:
 
 
 class Calendar:
-    """A calendar at `url`, which is kept in its one spelling. Raises BadTimestamp when it is not the plain URL of a calendar."""
+    """A calendar at `url`, which is kept in its one spelling.
+
+    Raises BadTimestamp when it is not the plain URL of a calendar.
+    """
 
     def __init__(self, url: str, client: httpx.AsyncClient, deadline: float = DEADLINE) -> None:
         self.url = origin_of(url)
@@ -55,7 +58,10 @@ class Calendar:
 
     @step("anchorer.get")
     async def timestamp(self, commitment: bytes) -> bytes:
-        """Ask for the proof of a commitment and return the reply, at most 10,000 bytes. Raises NotYet or CalendarFailed."""
+        """Ask for the proof of a commitment and return the reply, at most 10,000 bytes.
+
+        Raises NotYet or CalendarFailed.
+        """
         return await self._ask("GET", f"/timestamp/{commitment.hex()}", None)
 
     async def _ask(self, method: str, path: str, body: bytes | None) -> bytes:

@@ -1,21 +1,22 @@
 """Appends each confirmed anchor to the log, as an entry of the log's own: exactly once, also after a crash.
 
-The list of anchors is then as tamper-evident as everything else in the log, and what comes after the entry is later than a block
-whose hash nobody could know before it was mined.
+The list of anchors is then as tamper-evident as everything else in the log, and what comes after the entry is later
+than a block whose hash nobody could know before it was mined.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 from muniment.anchor.header import display
 from muniment.errors import FormatError
 from muniment.event import OwnLeaf, parse_leaf
-from muniment_server.errors import Refused
+from muniment_server.errors import ReadOnly, Refused
 from muniment_server.failpoints import step
-from muniment_server.log import Log
-from muniment_server.storage import AnchorRow, Store
-from muniment_server.write.submission import OwnDraft, Signed, Submission
+from muniment_server.storage import AnchorRow, LogRow, Store
+from muniment_server.write.sequencer import Sequencer
+from muniment_server.write.submission import Outcome, OwnDraft, Signed, Submission
 
 TYPE = "anchor@v1"
 _AT_ONCE = 100
@@ -31,10 +32,24 @@ def members_of(row: AnchorRow) -> dict[str, object]:
     return {"block": block, "checkpoint_sha256": row.digest.hex(), "tree_size": row.tree_size}
 
 
+class Appendable(Protocol):
+    """What anchoring needs of a log: :class:`muniment_server.log.Log`."""
+
+    row: LogRow
+    sequencer: Sequencer | None
+
+    @property
+    def refusal(self) -> ReadOnly | None:
+        """Why this log cannot be written here, or None."""
+
+    async def append(self, submission: Submission) -> Outcome:
+        """Append, or find, the entries of a submission. Raises Refused."""
+
+
 class Entries:
     """Writes the entries of one log's anchors. One task calls it."""
 
-    def __init__(self, store: Store, log: Log) -> None:
+    def __init__(self, store: Store, log: Appendable) -> None:
         self._store = store
         self._log = log
         self._doubt: Signed | None = None  # the last signed head before an append whose outcome nobody knows

@@ -27,7 +27,7 @@ from muniment_server.storage import AnchorRow, CalendarRow
 MIN_DEPTH = 6
 
 
-# --- submitting ---------------------------------------------------------------------------------------------------------
+# --- submitting -------------------------------------------------------------------------------------------------------
 
 
 def taken(row: AnchorRow, calendar: CalendarRow, reply: bytes, now: int, rng: Random) -> tuple[AnchorRow, CalendarRow]:
@@ -64,7 +64,10 @@ def _is_at(promise: Pending, url: str) -> bool:
 
 
 def refused(calendar: CalendarRow, reason: str, now: int, rng: Random) -> CalendarRow:
-    """Return the row after a request that failed. A submission is given up after two days; a promise is asked for ever."""
+    """Return the row after a request that failed.
+
+    A submission is given up after two days; a promise is asked for ever.
+    """
     attempts = calendar.attempts + 1
     if calendar.state == "queued" and attempts >= MAX_ATTEMPTS:
         return replace(calendar, state="given_up", attempts=attempts, next_at=None, last_reason=reason)
@@ -77,7 +80,7 @@ def superseded(row: AnchorRow, calendars: Sequence[CalendarRow]) -> tuple[Anchor
     return replace(row, state="superseded"), gone
 
 
-# --- polling ------------------------------------------------------------------------------------------------------------
+# --- polling ----------------------------------------------------------------------------------------------------------
 
 
 def not_yet(calendar: CalendarRow, reason: str, now: int, rng: Random) -> CalendarRow:
@@ -99,9 +102,9 @@ def false_attestation(calendar: CalendarRow, reason: str, now: int, rng: Random)
 def upgraded(
     row: AnchorRow, calendar: CalendarRow, reply: bytes, height: int, now: int
 ) -> tuple[AnchorRow, CalendarRow]:
-    """Return both with the proof of a calendar merged, after every attestation in `reply` was checked. Raises BadTimestamp.
+    """Return both with the proof of a calendar merged, after every attestation in `reply` was checked.
 
-    `height` is that of its earliest block. The row's own block is for :func:`settled`.
+    Raises BadTimestamp. `height` is that of its earliest block. The row's own block is for :func:`settled`.
     """
     if row.ots is None or calendar.commitment is None:
         raise BadTimestamp("there is no promise that this could be the proof of")
@@ -111,7 +114,7 @@ def upgraded(
     return replace(new, next_at=now), done
 
 
-# --- blocks -------------------------------------------------------------------------------------------------------------
+# --- blocks -----------------------------------------------------------------------------------------------------------
 
 
 def settled(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import SystemRandom
 
@@ -19,29 +18,26 @@ from muniment.errors import BadHeaderChain, FormatError, SourceUnavailable
 from muniment_server.errors import Refused, SetupError, StoreError
 from muniment_server.follow.anchors.anchorer import Anchorer, Options
 from muniment_server.follow.anchors.calendar import Calendar, new_client
-from muniment_server.follow.anchors.entries import Entries
+from muniment_server.follow.anchors.entries import Appendable, Entries
 from muniment_server.follow.anchors.schedule import MINUTE, Triggers
-from muniment_server.instance.registry import Catalog
-from muniment_server.log import Log
+from muniment_server.follow.follower import Follower, Retry, Work
+from muniment_server.follow.lease import Lease, now
 from muniment_server.settings import Settings
-from muniment_server.storage import AnchorSummary, LogRow
+from muniment_server.storage import AnchorSummary, LogRow, Store
 from muniment_server.telemetry import Metrics, get_logger
 
 TICK_SECONDS = 5.0
 _SLOW_SECONDS = 60.0
-"""After an error that nobody foresaw."""
-
-
+"""After an error of our own."""
+_BUG = "anchoring met an unexpected error"
 _THREADS = 4
 
 
-def now() -> int:
-    """Return milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 def source_of(settings: Settings) -> HeaderSource | None:
-    """Return the one source of block headers that the settings name, or None. Raises SetupError; reads a header file as a whole."""
+    """Return the one source of block headers that the settings name, or None.
+
+    Raises SetupError; reads a header file as a whole.
+    """
     named = {
         "anchor_header_file": settings.anchor_header_file,
         "anchor_node": settings.anchor_node,
@@ -119,63 +115,53 @@ class Meter:
 
 
 class Running:
-    """The anchorer of one log, at work: one task for the log, and one for each calendar, so that none waits for another."""
+    """The anchorer of one log, at work: a follower for the log and one for each calendar: none waits for another.
 
-    def __init__(self, anchorer: Anchorer, log: Log, entries: Entries | None, tick: float = TICK_SECONDS) -> None:
+    They all work where `lease` is.
+    """
+
+    def __init__(
+        self, anchorer: Anchorer, lease: Lease, log: Appendable, entries: Entries | None, tick: float = TICK_SECONDS
+    ) -> None:
         self._anchorer = anchorer
+        self._lease = lease
         self._log = log
         self._entries = entries
         self._tick = tick
-        self._tasks: list[asyncio.Task[None]] = []
+        name, retry = log.row.name, Retry(_BUG, tick, (StoreError, Refused), _SLOW_SECONDS)
+        self._follower = Follower("anchorer", name, self.run_once, retry, lease=lease)
+        self._calendars = [
+            Follower(f"calendar {one.url}", name, self._rounds(one), retry) for one in anchorer.calendars
+        ]
 
     def start(self) -> None:
         """Begin."""
-        name = self._log.row.name
-        work = [
-            ("anchorer", self.run_once),
-            *((f"calendar {one.url}", self._rounds(one)) for one in self._anchorer.calendars),
-        ]
-        self._tasks = [asyncio.create_task(self._again(one), name=f"{what} of {name}") for what, one in work]
+        for follower in (self._follower, *self._calendars):
+            follower.start()
 
     async def close(self) -> None:
         """Stop, and let another process go on."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(StoreError):
-            await self._anchorer.release()
+        await asyncio.gather(*(follower.close() for follower in self._calendars))
+        await self._follower.close()
 
-    async def run_once(self) -> None:
-        """Do once what is due and concerns no calendar. Raises StoreError, Refused."""
-        if not await self._anchorer.lead():
-            return
+    async def run_once(self) -> float:
+        """Do once what is due and concerns no calendar; return how many seconds to rest. Raises StoreError, Refused."""
         if not self._log.refusal:  # what is stored may not be what was signed
-            await self._anchorer.freeze_due()
-        await self._anchorer.supersede()
-        await self._anchorer.settle_due()
+            await self._anchorer.freezer.freeze_due()
+        await self._anchorer.freezer.supersede()
+        await self._anchorer.blocks.settle_due()
         await self._anchorer.watch()
         if self._entries:
             await self._entries.log_confirmed()
+        return self._tick
 
-    def _rounds(self, calendar: Calendar) -> Callable[[], Awaitable[None]]:
-        async def once() -> None:
-            if self._anchorer.leads:
+    def _rounds(self, calendar: Calendar) -> Work:
+        async def once() -> float:
+            if self._lease.held:
                 await self._anchorer.round(calendar)
+            return self._tick
 
         return once
-
-    async def _again(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something again and again. Whatever goes wrong is tried again: a log that is not anchored any more is worse."""
-        while True:
-            pause = self._tick
-            try:
-                await work()
-            except (StoreError, Refused) as error:
-                get_logger().debug("anchoring waits", log=self._log.row.name, error=str(error))
-            except Exception as error:  # noqa: BLE001 - see above
-                get_logger().error("anchoring met an unexpected error", log=self._log.row.name, exc_info=error)
-                pause = _SLOW_SECONDS
-            await asyncio.sleep(pause)
 
 
 class Anchoring:
@@ -189,33 +175,43 @@ class Anchoring:
         self._client: httpx.AsyncClient | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "anchorer")
 
-    async def start(self, catalog: Catalog) -> None:
-        """Start an anchorer for each open log, and for each that is made later. Raises SetupError."""
+    async def start(self, store: Store, logs: Callable[[], Sequence[Appendable]]) -> None:
+        """Start an anchorer for each log that is open, and for each that is opened later. Raises SetupError.
+
+        `logs` returns those that are open at the moment.
+        """
         settings = self._settings
         source = await asyncio.to_thread(source_of, settings)
         if source is None:
             get_logger().warning("anchors cannot be confirmed: no setting names a source of block headers")
         self._client = new_client()
         calendars_of(settings, self._client)  # refused at the start, not later in a task
-        self._watch = asyncio.create_task(self._look(catalog, self._client, source), name="anchoring")
+        self._watch = asyncio.create_task(self._look(store, logs, self._client, source), name="anchoring")
 
-    async def _look(self, catalog: Catalog, client: httpx.AsyncClient, source: HeaderSource | None) -> None:
+    async def _look(
+        self,
+        store: Store,
+        logs: Callable[[], Sequence[Appendable]],
+        client: httpx.AsyncClient,
+        source: HeaderSource | None,
+    ) -> None:
         while True:
-            for log in catalog.logs():
+            for log in logs():
                 if log.sequencer and log.row.name not in self._running and self._chosen(log.row.name):
-                    self._running[log.row.name] = running = self._make(catalog, log, client, source)
+                    self._running[log.row.name] = running = self._make(store, log, client, source)
                     running.start()
             await asyncio.sleep(TICK_SECONDS)
 
     def _chosen(self, name: str) -> bool:
         return not self._settings.anchor_logs or name in self._settings.anchor_logs
 
-    def _make(self, catalog: Catalog, log: Log, client: httpx.AsyncClient, source: HeaderSource | None) -> Running:
-        settings, store = self._settings, catalog.store
+    def _make(self, store: Store, log: Appendable, client: httpx.AsyncClient, source: HeaderSource | None) -> Running:
+        settings = self._settings
         calendars, options = calendars_of(settings, client), options_of(settings)
         meter = Meter(self._metrics, log.row)
         anchorer = Anchorer(store, log.row, calendars, source, options, meter, now, SystemRandom(), self._threads)
-        return Running(anchorer, log, Entries(store, log) if settings.anchor_log_entries else None)
+        lease = Lease(store, log.row.log_id, "anchorer")
+        return Running(anchorer, lease, log, Entries(store, log) if settings.anchor_log_entries else None)
 
     async def close(self) -> None:
         """Stop everything."""

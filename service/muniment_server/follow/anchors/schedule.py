@@ -29,14 +29,17 @@ class Triggers:
     interval: int
 
     def due(self, new_entries: int, since_last: int) -> bool:
-        """Tell whether to anchor, with `new_entries` that are not of anchors, `since_last` milliseconds after the last one."""
+        """Tell whether to anchor `since_last` milliseconds after the last time, with `new_entries` not of anchors."""
         if new_entries <= 0 or since_last < LEAST_APART:
             return False
         return new_entries >= self.entries or since_last >= self.interval
 
 
 def retry_delay(failures: int, rng: Random) -> int:
-    """Return how long to wait after the `failures`-th failure in a row (from 1): a minute, doubling up to an hour, with jitter."""
+    """Return how long to wait after the `failures`-th failure in a row (from 1).
+
+    A minute, doubling up to an hour, with jitter.
+    """
     base: int = min(MINUTE << min(max(failures, 1) - 1, 6), HOUR)
     return base + rng.randrange(base // 8)
 
@@ -44,7 +47,8 @@ def retry_delay(failures: int, rng: Random) -> int:
 def poll_delay(age: int, rng: Random) -> int:
     """Return how long to wait before a calendar is asked again about what was submitted `age` milliseconds ago.
 
-    Blocks need hours: first after an hour, then every half hour for a day, every two hours for a week, every twelve from then on.
+    Blocks need hours: first after an hour, then every half hour for a day, every two hours for a week, every twelve
+    from then on.
     """
     if age < HOUR:
         return max(HOUR - age, LEAST_BETWEEN) + rng.randrange(MINUTE)
@@ -60,7 +64,7 @@ def block_delay(depth: int, min_depth: int) -> int | None:
 
 
 class Breaker:
-    """Keeps away from a calendar that fails: closed at first, open after three failures in a row, for longer each time."""
+    """Keeps away from a calendar that fails: open after three failures in a row, for longer each time."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng

@@ -1,4 +1,7 @@
-"""The states of an anchor in words. Apart from :mod:`~muniment_server.follow.anchors.rows`, which needs the library for timestamps."""
+"""The states of an anchor in words.
+
+Apart from :mod:`~muniment_server.follow.anchors.rows`, which needs the library for timestamps.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,54 @@
+"""The lease of a follower: which process does its work.
+
+It saves work, and guards nothing: two that work are only wasteful.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+from muniment_server.storage import Store
+
+LEASE = 90_000
+"""Milliseconds for which a process that died keeps others from its work."""
+_RENEW = LEASE // 3
+
+
+def now() -> int:
+    """Return milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Lease:
+    """The lease of the follower `name` of one log, as this process may have it. `clock` gives milliseconds."""
+
+    def __init__(self, store: Store, log_id: int, name: str, clock: Callable[[], int] = now) -> None:
+        self._store = store
+        self._log_id = log_id
+        self._name = name
+        self._clock = clock
+        self._holder = secrets.token_hex(8)
+        self._until = 0
+
+    @property
+    def held(self) -> bool:
+        """Tell whether this process is the one that works."""
+        return self._clock() < self._until
+
+    async def take(self) -> bool:
+        """Take or keep the lease; tell whether this process has it. Raises StoreError."""
+        now = self._clock()
+        if now < self._until - LEASE + _RENEW:
+            return True
+        got = await self._store.take_lease(self._log_id, self._name, self._holder, now, now + LEASE)
+        self._until = now + LEASE if got else 0
+        return got
+
+    async def release(self) -> None:
+        """Let another process go on at once. Raises StoreError."""
+        if self.held:
+            now = self._clock()
+            self._until = 0
+            await self._store.take_lease(self._log_id, self._name, self._holder, now, now)
