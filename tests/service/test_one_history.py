@@ -495,7 +495,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_what_a_reader_shows_never_goes_back(rig: Rig, tmp_path: Path):
     bench = await rig.log("event")
-    writer = opened(bench, rig.store, tmp_path, await started(bench))
+    writer = opened(bench, rig.store, tmp_path, bench.new_sequencer())
     await writer.start()
     await writer.append(event(*range(5)))
     await writer.close()
