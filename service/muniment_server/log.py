@@ -1,43 +1,47 @@
-"""One log as the routes see it: its life, and append. What can be read of it is in :mod:`muniment_server.read.reading`."""
+"""One log as the routes see it: what writes it, what reads it, and its life."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable
 from hashlib import sha256
-from itertools import starmap
+from typing import Any
 
-import orjson
-
-from muniment.event import Commitment
-from muniment.hashing import leaf_hash
-from muniment.receipt import Receipt
 from muniment_server.check.scrub import Scrub
-from muniment_server.errors import LogReadOnly, OutcomeUnknown, ReadOnly, Refused, StoreError
+from muniment_server.errors import OutcomeUnknown, ReadOnly, StoreError
 from muniment_server.follow.follower import Follower
 from muniment_server.follow.housekeeper import Housekeeper
 from muniment_server.follow.publisher import Publisher
 from muniment_server.host.disk import Disk
+from muniment_server.read.anchors import Anchors
 from muniment_server.read.cache import Cache
-from muniment_server.read.reading import Reader
+from muniment_server.read.entries import Entries
+from muniment_server.read.files import Files
+from muniment_server.read.flow import run
+from muniment_server.read.heads import Heads
+from muniment_server.read.proofs import Proofs
+from muniment_server.read.receipts import Receipts
+from muniment_server.read.tiles import Tiles
 from muniment_server.settings import Settings
 from muniment_server.storage import LogRow, Store
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
-from muniment_server.write.admission import EventDraft
-from muniment_server.write.batcher import Batcher, Done
+from muniment_server.write.batcher import Batcher
 from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
-from muniment_server.write.submission import Outcome, OwnDraft, Submission
+from muniment_server.write.submission import Outcome, Submission
+from muniment_server.write.writer import Writer
 
-_BREATH = 200
+_DOUBT_SECONDS = 1.0
+"""How often a writer proves again that it has the right database, for as long as there is reason to doubt it."""
 
 
-class Log(Reader):
-    """A log. `sequencer` and `batcher` are None in a read-only process, and where `unwritable` says why it cannot be written.
+class Log:
+    """A log: a writer, a reader in five parts, and the heads that both go by.
 
+    `sequencer` and `batcher` are None in a read-only process, and where `unwritable` says why it cannot be written.
     `new_sequencer` makes the sequencer, of which the log is the observer.
     """
 
@@ -55,17 +59,26 @@ class Log(Reader):
         trace: Trace | None = None,
     ) -> None:
         sequencer = new_sequencer(self) if new_sequencer else None
-        super().__init__(store, row, sequencer, cache, trace)
+        self.row = row
         self.settings = settings
-        self._unwritable = unwritable
-        self._disk = disk
+        self.sequencer = sequencer
+        self.traced = trace is not None
         self._metrics = metrics
+        self._trace = trace
+        self.heads = Heads(store, row, sequencer, self.fell_behind)
+        tiles = Tiles(store, row.log_id, self.heads, cache)
+        self.proofs = Proofs(self.heads, tiles)
+        self.entries = Entries(store, row.log_id, self.heads)
+        self.files = Files(store, row.log_id, self.heads, tiles, self.entries, cache)
+        self.receipts = Receipts(row.origin, self.heads, self.proofs, self.entries)
+        self.anchors = Anchors(store, row.log_id, self.proofs, self.entries)
+        self._doubted = -_DOUBT_SECONDS
         self.drafting = asyncio.Lock()  # held while a batch is understood
         self.publisher: Publisher | None = None
         self._housekeeper: Housekeeper | None = None
         self._followers: list[Follower] = []
         if sequencer:
-            self.publisher = Publisher(store, row, sequencer, self, metrics, settings.publish_interval, self.note)
+            self.publisher = Publisher(store, row, sequencer, self.heads, metrics, settings.publish_interval, self.note)
             self._housekeeper = Housekeeper(store, row, sequencer.clock)
             self._followers += [self.publisher.follower, self._housekeeper.follower]
             metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
@@ -74,20 +87,28 @@ class Log(Reader):
             self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
             metrics.writable.labels(row.name).set_function(lambda: self.refusal is None)
-        self.batcher = sequencer and Batcher(
-            sequencer,
-            row.name,
-            metrics,
-            max_commit=settings.max_commit_entries,
-            max_entries=settings.max_queue_entries,
-            max_bytes=settings.max_queue_bytes,
-            max_age=settings.max_queue_seconds,
+        self.batcher = (
+            Batcher(
+                sequencer,
+                row.name,
+                metrics,
+                max_commit=settings.max_commit_entries,
+                max_entries=settings.max_queue_entries,
+                max_bytes=settings.max_queue_bytes,
+                max_age=settings.max_queue_seconds,
+            )
+            if sequencer
+            else None
         )
+        self.writer = Writer(sequencer, self.batcher, unwritable, disk)
 
-    # --- life -----------------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Recover, publish what is signed, and begin to take entries. Raises StoreError when the database does not answer."""
+        """Recover, publish what is signed, and begin to take entries.
+
+        Raises StoreError when the database does not answer.
+        """
         if self.sequencer and self.batcher and self.publisher and self._housekeeper:
             await self._housekeeper.compare_clocks()  # before the first time stamp, not some time after it
             try:
@@ -105,25 +126,22 @@ class Log(Reader):
             await self.batcher.close()
         for follower in self._followers:
             await follower.close()
-        if self._looking:
-            self._looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._looking
+        await self.heads.close()
         if self.publisher:
             with contextlib.suppress(StoreError):
                 await self.publisher.publish()
+
+    @property
+    def refusal(self) -> ReadOnly | None:
+        """Why this log cannot be written here, or None."""
+        return self.writer.refusal
 
     def withdraw(self, refusal: ReadOnly) -> None:
         """Take nothing more, for this reason."""
         if self.sequencer:
             self.sequencer.withdraw(refusal)
 
-    @property
-    def refusal(self) -> ReadOnly | None:
-        """Why this log cannot be written here, or None."""
-        return self.sequencer.refusal if self.sequencer else self._unwritable
-
-    # --- what the sequencer tells: see Observer -------------------------------------------------------------------------
+    # --- what the sequencer tells: see Observer -----------------------------------------------------------------------
 
     def signed(self) -> None:
         """Publish it."""
@@ -141,127 +159,48 @@ class Log(Reader):
 
     def moved(self) -> None:
         """Keep nothing of another database."""
-        self.forget_tiles()
+        self.proofs.forget()
 
     def fell_behind(self) -> None:
-        """See Heads."""
-        super().fell_behind()
+        """Keep no tile in memory, and have a writer prove again that it has the right database, now and then.
+
+        It is refused if not.
+        """
+        self.proofs.forget()
+        if self.sequencer and time.monotonic() - self._doubted > _DOUBT_SECONDS:
+            self._doubted = time.monotonic()
+            self.sequencer.doubt()
         if self.batcher:
             self.batcher.look()
 
-    # --- append ---------------------------------------------------------------------------------------------------------
-
-    def _writing(self) -> Batcher:
-        if not self.batcher:
-            raise self._not_writing()
-        if self._disk and self._disk.low:
-            hint = "Nothing was written. The operator must make room; retry later."
-            raise Refused("disk_low", "the disk is nearly full", hint, retry_after=10)
-        return self.batcher
-
-    def check_room(self) -> None:
-        """Raise Refused when this log takes nothing at the moment: before a body is read for nothing."""
-        self._writing().check_room()
+    # --- append -------------------------------------------------------------------------------------------------------
 
     async def append(self, submission: Submission) -> Outcome:
         """Append, or find, the entries of a submission. Raises Refused."""
-        outcome = await self._writing().submit(submission)
+        outcome = await self.writer.submit(submission)
         await self.note_answers(submission, outcome)
         return outcome
 
-    def submit(self, submission: Submission, done: Done) -> None:
-        """As :meth:`append`, for callers that answer from `done`, which is called in the event loop. Raises Refused.
+    # --- trace --------------------------------------------------------------------------------------------------------
 
-        They make the receipt with :meth:`receipt_now`; where that has none, with :meth:`note_answers` and :meth:`receipts`.
-        """
-        self._writing().put(submission, done)
-
-    def receipt_now(self, submission: Submission, outcome: Outcome) -> bytes | None:
-        """Return the JSON receipt of a submission of one new entry; None when that needs the database."""
-        draft, builder = submission.drafts[0], outcome.builder
-        if not outcome.new or builder is None or isinstance(draft, OwnDraft):
-            return None
+    def note(self, event: str, **values: Any) -> None:
+        """Write a line of the trace, if there is one."""
         if self._trace:
-            self.note_now(submission, outcome)
-        return builder.receipt(outcome.indices[0], outcome.leaves[0], draft)
-
-    def note_now(self, submission: Submission, outcome: Outcome) -> bool:
-        """Do for a submission of one new entry what :meth:`note_answers` does. Returns False when that needs the database."""
-        if not self._trace:
-            return True
-        if not outcome.new or not outcome.builder:
-            return False
-        self._note_answer(submission, outcome, 0, outcome.builder.proof(outcome.indices[0]))
-        return True
-
-    def _not_writing(self) -> Refused:
-        if self._unwritable:
-            return LogReadOnly(self._unwritable.code)
-        return Refused("read_only", "this server only reads", "Send entries to the log's writer.", retry_after=60)
+            self._trace(self.row.name, event, **values)
 
     async def note_answers(self, submission: Submission, outcome: Outcome) -> None:
-        """Write the trace lines of an acknowledgement, if there is a trace: for the first and the last entry of a submission."""
-        if not self._trace:
+        """Write the trace lines of an acknowledgement, if there is a trace: of a submission's first and last entry."""
+        if not self.traced:
             return
-        ends = sorted({0, len(outcome.indices) - 1})
-        indices = [outcome.indices[at] for at in ends]
-        leaves = [outcome.leaves[at] for at in ends] if outcome.leaves else []
-        some = Submission([submission.drafts[at] for at in ends])
-        for at, receipt in zip(
-            ends, await self.receipts(some, replace(outcome, indices=indices, leaves=leaves)), strict=True
-        ):
-            self._note_answer(submission, outcome, at, receipt.proof, receipt.leaf_hash)
-
-    def _note_answer(
-        self, submission: Submission, outcome: Outcome, at: int, proof: Sequence[bytes], leaf: bytes | None = None
-    ) -> None:
-        self.note(
-            "answer",
-            index=outcome.indices[at],
-            leaf_hash=leaf or leaf_hash(outcome.leaves[at]),
-            size=outcome.signed.size,
-            root=outcome.signed.root,
-            hashes=proof,
-            key=submission.key and sha256(f"{submission.caller}/{submission.key}".encode()).digest(),
-            first=outcome.indices[0],
-        )
-
-    async def receipts(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
-        """Return the receipt of every entry of a submission, at the signed head of its outcome."""
-        if outcome.replayed:
-            return [await self._stored_receipt(index, outcome.signed, with_payload=True) for index in outcome.indices]
-        signed = outcome.signed
-        made: list[Receipt] = []
-        for draft, index, leaf in zip(submission.drafts, outcome.indices, outcome.leaves, strict=True):
-            proof = await self._inclusion(index, leaf, outcome)
-            opened = (
-                (Commitment(draft.members), tuple(draft.disclosures)) if isinstance(draft, EventDraft) else (None, None)
+        for at in sorted({0, len(outcome.indices) - 1}):
+            receipt = await run(self.receipts.placed(submission, outcome, at))
+            self.note(
+                "answer",
+                index=receipt.index,
+                leaf_hash=receipt.leaf_hash,
+                size=outcome.signed.size,
+                root=outcome.signed.root,
+                hashes=receipt.proof,
+                key=submission.key and sha256(f"{submission.caller}/{submission.key}".encode()).digest(),
+                first=outcome.indices[0],
             )
-            if len(made) % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)  # a large batch takes a while: let others be answered in between
-            made.append(Receipt(self.row.origin, index, leaf, signed.size, tuple(proof), signed.note, *opened))
-        return made
-
-    async def write_receipts(self, submission: Submission, outcome: Outcome, text: bytearray) -> None:
-        """Add what :meth:`receipts` returns to `text`, as a JSON array: thousands of texts at a time would take megabytes."""
-        made: Iterable[bytes]
-        if outcome.builder and outcome.new == len(outcome.indices):
-            made = starmap(
-                outcome.builder.receipt, zip(outcome.indices, outcome.leaves, submission.drafts, strict=True)
-            )
-        else:
-            made = (orjson.dumps(receipt.to_json()) for receipt in await self.receipts(submission, outcome))
-        before = b"["
-        for number, receipt in enumerate(made, 1):
-            text += before
-            text += receipt
-            before = b","
-            if not number % _BREATH:
-                await asyncio.sleep(0)
-        text += b"]"
-
-    async def _inclusion(self, index: int, leaf: bytes, outcome: Outcome) -> list[bytes]:
-        if outcome.builder:
-            with contextlib.suppress(KeyError):  # an old entry: its tiles were not touched
-                return outcome.builder.proof(index)
-        return await self.path_of(index, leaf_hash(leaf), outcome.signed.size, outcome.signed.root)

@@ -290,7 +290,7 @@ WHOLE = [
 def of_known(job: Exchange) -> tuple[bytes, bytes, RequestHead]:
     """What a job answers that was found by a head that came before, byte for byte."""
     assert isinstance(job, Append)
-    return POST, job.post.ask.raw_path, RequestHead.of(job.post.ask.headers)
+    return POST, job.post.request.raw_path, RequestHead.of(job.post.request.headers)
 
 
 def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:

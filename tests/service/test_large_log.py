@@ -15,6 +15,7 @@ from muniment.tree import verify_consistency, verify_inclusion
 from muniment_server.log import Log
 from muniment_server.read import heads
 from muniment_server.read.cache import Cache
+from muniment_server.read.flow import run
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
 from tests.service.audit import Naive, audit
@@ -83,7 +84,7 @@ async def test_seventy_thousand_entries(rig: Rig, tmp_path: Path, monkeypatch: p
     outcome = await again.append(raw(LEAVES[0], LEAVES[-1], LEAVES[65_536], b"one more"))
     assert list(outcome.indices) == [0, SIZE - 1, 65_536, SIZE]
     policy = Policy((LogKey(bench.key.vkey),))
-    for receipt in await again.receipts(raw(LEAVES[0], LEAVES[-1], LEAVES[65_536], b"one more"), outcome):
+    for receipt in await again.receipts.all_placed(raw(LEAVES[0], LEAVES[-1], LEAVES[65_536], b"one more"), outcome):
         receipt.verify(policy)
     await again.close()
     assert await audit(bench) == [*LEAVES, b"one more"]
@@ -97,26 +98,27 @@ async def check_reads(bench: Bench, log: Log, tree: Naive) -> None:
     }
     for (level, index), data in expected.items():
         width = len(data) // 32
-        assert await log.tile(Tile(level, index, width)) == data
-        assert width == 256 or await log.tile(Tile(level, index, width + 1)) is None
+        assert await run(log.files.file(Tile(level, index, width))) == data
+        assert width == 256 or await run(log.files.file(Tile(level, index, width + 1))) is None
         assert width < 256 or len(data) == 8192
     for level, index in ((0, 274), (1, 2), (2, 1), (3, 0)):
-        assert await log.tile(Tile(level, index, 1)) is None
+        assert await run(log.files.file(Tile(level, index, 1))) is None
     for index in (0, 1, 255, 256, 272):
-        assert decode_bundle(await log.bundle(Bundle(index))) == LEAVES[256 * index : 256 * index + 256]
-    assert decode_bundle(await log.bundle(Bundle(273, 112))) == LEAVES[69_888:]
-    assert await log.bundle(Bundle(273, 113)) is None
+        assert decode_bundle(await run(log.files.file(Bundle(index)))) == LEAVES[256 * index : 256 * index + 256]
+    assert decode_bundle(await run(log.files.file(Bundle(273, 112)))) == LEAVES[69_888:]
+    assert await run(log.files.file(Bundle(273, 113))) is None
 
     rng = random.Random(1)
     around = [1, 255, 256, 257, 65_280, 65_535, 65_536, 65_537, SIZE - 1, SIZE]
     for size in [*around, *rng.sample(range(1, SIZE), 150)]:
         index, first = rng.randrange(size), rng.randint(1, size)
-        proof = await log.prove_inclusion(index, size)
+        proof = await run(log.proofs.inclusion(index, size))
         leaf = LeafHash(sha256(b"\x00" + LEAVES[index]).digest())
         verify_inclusion(index, size, leaf, proof.hashes, RootHash(tree.root(size)))
         verify_consistency(size, SIZE, RootHash(tree.root(size)), RootHash(tree.root(SIZE)), proof.tie)
-        proof = await log.prove_consistency(first, size)
+        proof = await run(log.proofs.consistency(first, size))
         verify_consistency(first, size, RootHash(tree.root(first)), RootHash(tree.root(size)), proof.hashes)
     for index in [*(index for index in around if index < SIZE), *rng.sample(range(SIZE), 100)]:
-        proof = await log.prove_inclusion(index, None)
-        assert log.prove_now(index) == proof, "from memory as from the database"
+        proof = await run(log.proofs.inclusion(index, SIZE))
+        assert log.proofs.inclusion_now(index) == proof, "the shorter way as the definition"
+        assert await run(log.proofs.inclusion(index)) == proof

@@ -23,6 +23,7 @@ from muniment_server.follow import follower, publisher
 from muniment_server.log import Log
 from muniment_server.read import heads
 from muniment_server.read.cache import Cache
+from muniment_server.read.flow import run
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.telemetry import Metrics
@@ -166,7 +167,7 @@ async def is_published(bench: Bench, size: int) -> bool:
 
 
 async def has_followed(reader: Log, size: int) -> bool:
-    return (await reader.latest()).size == size
+    return (await reader.heads.latest()).size == size
 
 
 async def test_an_entry_whose_waiter_left_is_published_too(rig: Rig, make: Make):
@@ -191,7 +192,7 @@ async def test_what_a_crash_left_unpublished_is_published_at_start(rig: Rig, mak
     assert await published_size(bench) == 1
     again = await make(bench, publish_interval=60)
     assert await published_size(bench) == 3, "before it takes anything"
-    assert (await again.published()).note == again.sequencer.signed.note
+    assert (await again.heads.published()).note == again.sequencer.signed.note
     await audit(bench)
 
 
@@ -247,8 +248,8 @@ async def test_writers_publish_for_each_other(rig: Rig, make: Make):
     sizes = [found.size for found in await rig.store.checkpoints(bench.log_id, 0, 100)]
     assert sizes == sorted(set(sizes))
     for log in logs:
-        assert (await log.published()).size == 30
-        assert (await log.latest(30)).size == 30
+        assert (await log.heads.published()).size == 30
+        assert (await log.heads.latest(30)).size == 30
     await audit(bench)
 
 
@@ -272,9 +273,9 @@ async def test_a_clock_off_the_databases_stamps_nothing_from_the_start(rig: Rig,
 async def test_before_anything_is_published(rig: Rig, make: Make):
     bench = await rig.log("raw")
     log = await make(bench, read_only=True)
-    assert (await not_there(log.published())).code == "no_checkpoint"
-    assert (await not_there(log.latest())).code == "no_checkpoint"
-    assert await log.checkpoints(0, 10) == []
+    assert (await not_there(log.heads.published())).code == "no_checkpoint"
+    assert (await not_there(log.heads.latest())).code == "no_checkpoint"
+    assert await log.heads.checkpoints(0, 10) == []
 
 
 async def test_another_size_than_a_published_one_names_the_next(rig: Rig, make: Make):
@@ -284,18 +285,18 @@ async def test_another_size_than_a_published_one_names_the_next(rig: Rig, make: 
         while log.sequencer.signed.size < size:
             await log.append(raw(b"%d" % log.sequencer.signed.size))
         await log.publisher.publish()
-    assert [found.size for found in await log.checkpoints(0, 9)][-2:] == [5, 6]
-    absent = await not_there(log.published(3))
+    assert [found.size for found in await log.heads.checkpoints(0, 9)][-2:] == [5, 6]
+    absent = await not_there(log.heads.published(3))
     assert (absent.code, absent.extra) == ("no_checkpoint", {"next_size": 5})
     assert "5" in absent.hint
-    absent = await not_there(log.published(7))
+    absent = await not_there(log.heads.published(7))
     assert (absent.code, absent.extra) == ("no_checkpoint", {})
     for index in (0, 1):
-        assert (await not_there(log.receipt(index, 4, with_payload=False))).extra == {"next_size": 5}
-    assert (await not_there(log.receipt(2, 2, with_payload=False))).code == "no_entry"
+        assert (await not_there(log.receipts.published(index, 4, with_payload=False))).extra == {"next_size": 5}
+    assert (await not_there(log.receipts.published(2, 2, with_payload=False))).code == "no_entry"
     await log.append(raw(b"unpublished"))
-    assert (await not_there(log.receipt(6, None, with_payload=False))).code == "not_published_yet"
-    assert (await not_there(log.receipt(7, None, with_payload=False))).code == "no_entry"
+    assert (await not_there(log.receipts.published(6, None, with_payload=False))).code == "not_published_yet"
+    assert (await not_there(log.receipts.published(7, None, with_payload=False))).code == "no_entry"
 
 
 # --- proofs -------------------------------------------------------------------------------------------------------------
@@ -318,9 +319,8 @@ def oracle() -> Tree:
 @pytest.mark.parametrize("how", ["edge and cache", "cold"])
 async def test_proofs_at_every_size_are_those_of_the_oracle(rig: Rig, grown: Bench, make: Make, how: str):
     tree = oracle()
-    log = await make(grown)
+    log = await make(grown, cache=NoCache(16) if how == "cold" else None)
     if how == "cold":
-        log._cache = NoCache(16)
         log.sequencer.edge = lambda: None
     exhaustive = {1, 2, 3, 255, 256, 257, 511, 512, 513, SIZE}
     for size in range(1, SIZE + 1):
@@ -328,16 +328,39 @@ async def test_proofs_at_every_size_are_those_of_the_oracle(rig: Rig, grown: Ben
             continue
         indices = range(size) if size in exhaustive and how != "cold" else {0, size - 1, *random.sample(range(size), 1)}
         for index in indices:
-            proof = await log.prove_inclusion(index, size)
+            proof = await run(log.proofs.inclusion(index, size))
             assert proof.hashes == tree.path(index, size), (index, size)
             assert proof.root == tree.root(size)
             assert proof.size == size
             assert proof.tie == tree.proof(size, SIZE)
             assert (proof.signed.size, proof.signed.root) == (SIZE, tree.root(SIZE))
         for first in {1, size, *random.sample(range(1, size + 1), min(size, 2))}:
-            proof = await log.prove_consistency(first, size)
+            proof = await run(log.proofs.consistency(first, size))
             assert proof.hashes == tree.proof(first, size), (first, size)
             assert (proof.root, proof.tie) == (tree.root(size), tree.proof(size, SIZE))
+
+
+async def test_the_shorter_ways_say_what_the_definitions_say(rig: Rig, make: Make, monkeypatch: pytest.MonkeyPatch):
+    """What is made of memory alone is what is planned, folded and verified; and None where memory is not enough."""
+    monkeypatch.setattr(heads, "_LOOK_SECONDS", 1e9)
+    bench = await rig.log("raw")
+    log = await make(bench, publish_interval=60)
+    size = 0
+    for width in (1, 1, 6, 247, 1, 1, 255, 88, 10):
+        await log.append(raw(*[b"leaf %d" % n for n in range(size, size + width)]))
+        await until(lambda: is_published(bench, 1))
+        size += width
+        for index in {0, size // 2, size - 1, *random.sample(range(size), min(size, 20))}:
+            defined = await run(log.proofs.inclusion(index, size))
+            assert await run(log.proofs.inclusion(index)) == defined
+            assert log.proofs.inclusion_now(index) == defined, "all of it is in memory by now"
+        assert log.proofs.inclusion_now(size) is None
+    for wanted in (Tile(0, 0), Tile(0, 1), Tile(0, 1, 9), Bundle(0), Bundle(1)):
+        log.proofs.forget()
+        assert log.files.file_now(wanted) is None
+        defined = await run(log.files.file(wanted))
+        assert defined
+        assert log.files.file_now(wanted) == await run(log.files.file(wanted)) == defined
 
 
 class NoCache(Cache):
@@ -347,19 +370,19 @@ class NoCache(Cache):
 
 async def test_sizes_and_indices_that_are_not_there(grown: Bench, make: Make):
     log = await make(grown)
-    assert (await not_there(log.prove_inclusion(SIZE, None))).code == "no_entry"
-    assert (await not_there(log.prove_inclusion(5, 5))).code == "no_entry"
+    assert (await not_there(run(log.proofs.inclusion(SIZE, None)))).code == "no_entry"
+    assert (await not_there(run(log.proofs.inclusion(5, 5)))).code == "no_entry"
     for work in (
-        log.prove_inclusion(0, SIZE + 1),
-        log.prove_consistency(1, SIZE + 1),
-        log.prove_consistency(SIZE + 1, None),
+        run(log.proofs.inclusion(0, SIZE + 1)),
+        run(log.proofs.consistency(1, SIZE + 1)),
+        run(log.proofs.consistency(SIZE + 1, None)),
     ):
         absent = await not_there(work)
         assert (absent.code, absent.extra) == ("no_such_size", {"tree_size": SIZE})
-    assert (await not_there(log.prove_inclusion(2**63 - 1, 2**63 - 1))).code == "no_such_size"
-    assert (await refused(log.prove_consistency(7, 6))).code == "sizes_reversed"
-    assert (await log.prove_inclusion(0, None)).size == SIZE
-    assert (await log.prove_consistency(SIZE, SIZE)).hashes == []
+    assert (await not_there(run(log.proofs.inclusion(2**63 - 1, 2**63 - 1)))).code == "no_such_size"
+    assert (await refused(run(log.proofs.consistency(7, 6)))).code == "sizes_reversed"
+    assert (await run(log.proofs.inclusion(0, None))).size == SIZE
+    assert (await run(log.proofs.consistency(SIZE, SIZE))).hashes == []
 
 
 async def test_proofs_hold_while_the_log_grows(rig: Rig, make: Make):
@@ -380,17 +403,17 @@ async def test_proofs_hold_while_the_log_grows(rig: Rig, make: Make):
         nonlocal proofs
         last = 0
         while not done.is_set():
-            signed = await log.latest()
+            signed = await log.heads.latest()
             assert signed.size >= last
             last = signed.size
             trusting(bench).verify(signed.note)
             index, size = random.randrange(signed.size), random.randrange(1, signed.size + 1)
             if index < size:
-                proof = await log.prove_inclusion(index, size)
+                proof = await run(log.proofs.inclusion(index, size))
                 (leaf,) = await rig.store.leaves(bench.log_id, index, index + 1)
                 verify_inclusion(index, size, leaf_hash(leaf), proof.hashes, RootHash(proof.root))
             else:
-                proof = await log.prove_consistency(size, None)
+                proof = await run(log.proofs.consistency(size, None))
             trusting(bench).verify(proof.signed.note)
             verify_consistency(proof.size, proof.signed.size, RootHash(proof.root), proof.signed.root, proof.tie)
             proofs += 1
@@ -411,11 +434,11 @@ async def test_tiles_of_any_width_up_to_the_signed_size(grown: Bench, make: Make
     for (level, index), data in expected.items():
         stored = len(data) // 32
         for width in range(1, 257) if level else {1, 2, 87, 88, 89, 128, 255, 256}:
-            found = await log.tile(Tile(level, index, width))
+            found = await run(log.files.file(Tile(level, index, width)))
             assert found == (data[: 32 * width] if width <= stored else None), (level, index, width)
     for level, index in [(0, 3), (1, 1), (2, 0), (3, 0), (63, 0), (0, 2**55), (63, 2**55 - 1), (8, 1)]:
         for width in (1, 256):
-            assert await log.tile(Tile(level, index, width)) is None
+            assert await run(log.files.file(Tile(level, index, width))) is None
 
 
 async def test_bundles_of_any_width_up_to_the_signed_size(grown: Bench, make: Make):
@@ -424,20 +447,20 @@ async def test_bundles_of_any_width_up_to_the_signed_size(grown: Bench, make: Ma
     for index in range(3):
         part = leaves[256 * index : 256 * index + 256]
         for width in (1, 2, 88, 89, 255, 256):
-            found = await log.bundle(Bundle(index, width))
+            found = await run(log.files.file(Bundle(index, width)))
             if width > len(part):
                 assert found is None
             else:
                 assert decode_bundle(found) == part[:width]
                 assert found == b"".join(len(leaf).to_bytes(2, "big") + leaf for leaf in part[:width])
-    assert await log.bundle(Bundle(3, 1)) is None
-    assert await log.bundle(Bundle(2**55, 256)) is None
+    assert await run(log.files.file(Bundle(3, 1))) is None
+    assert await run(log.files.file(Bundle(2**55, 256))) is None
 
 
 async def test_a_cold_and_a_warm_cache_say_the_same(grown: Bench, make: Make):
     log = await make(grown, cache=Cache(20_000))
     wanted = [Tile(0, 0), Tile(0, 1), Tile(0, 2, 88), Tile(1, 0, 2), Tile(0, 0, 5)]
-    rounds = [[await log.tile(tile) for tile in wanted] for _ in range(3)]
+    rounds = [[await run(log.files.file(tile)) for tile in wanted] for _ in range(3)]
     assert rounds[0] == rounds[1] == rounds[2]
 
 
@@ -538,7 +561,7 @@ async def test_a_tile_that_grows_is_never_served_as_it_was(rig: Rig, make: Make)
             tree = Naive(leaves)
             for log in (writer, reader):
                 for (level, index), data in tree.tiles(len(leaves)).items():
-                    assert await log.tile(Tile(level, index, len(data) // 32)) == data
+                    assert await run(log.files.file(Tile(level, index, len(data) // 32))) == data
 
 
 # --- damage -------------------------------------------------------------------------------------------------------------
@@ -553,30 +576,30 @@ async def test_a_missing_tile_is_damage_not_absence(rig: Rig, grown: Bench, make
     log = await make(grown)
     await damage(rig, "tiles", 'level = 0 AND "index" = 1')
     for work in (
-        log.tile(Tile(0, 1)),
-        log.tile(Tile(0, 1, 3)),
-        log.prove_inclusion(300, None),
-        log.prove_inclusion(2, 300),
+        run(log.files.file(Tile(0, 1))),
+        run(log.files.file(Tile(0, 1, 3))),
+        run(log.proofs.inclusion(300, None)),
+        run(log.proofs.inclusion(2, 300)),
     ):
         with pytest.raises(Corrupt):
             await work
-    assert await log.tile(Tile(0, 0)) is not None
-    assert (await log.prove_inclusion(3, 256)).hashes == oracle().path(3, 256)
+    assert await run(log.files.file(Tile(0, 0))) is not None
+    assert (await run(log.proofs.inclusion(3, 256))).hashes == oracle().path(3, 256)
 
 
 async def test_missing_entries_are_damage_not_absence(rig: Rig, grown: Bench, make: Make):
     log = await make(grown)
     await damage(rig, "entries", '"index" = 300')
     for work in (
-        log.bundle(Bundle(1)),
-        log.entry(300, with_payload=True),
-        log.entries(290, 20, with_payload=True),
-        log.receipt(300, None, with_payload=False),
+        run(log.files.file(Bundle(1))),
+        log.entries.one(300, with_payload=True),
+        log.entries.page(290, 20, with_payload=True),
+        log.receipts.published(300, None, with_payload=False),
     ):
         with pytest.raises(Corrupt):
             await work
-    assert (await log.entry(299, with_payload=False))["index"] == 299
-    assert len(decode_bundle(await log.bundle(Bundle(1, 44)))) == 44
+    assert (await log.entries.one(299, with_payload=False))["index"] == 299
+    assert len(decode_bundle(await run(log.files.file(Bundle(1, 44))))) == 44
 
 
 async def test_damage_is_an_error_of_the_store():
@@ -594,7 +617,7 @@ async def test_receipts_of_an_answer_prove_every_entry(rig: Rig, make: Make):
     bodies = [b'{"actor":"alice","n":1}', '{"ü":[null,true,1.5],"n":{"a":"\x7f"}}'.encode(), b'{"n":-0}']
     submission = Submission([draft_event(body) for body in bodies], "alice", "key")
     outcome = await log.append(submission)
-    receipts = await log.receipts(submission, outcome)
+    receipts = await log.receipts.all_placed(submission, outcome)
     for at, (receipt, value) in enumerate(zip(receipts, values, strict=True)):
         verified = receipt.verify(trusting(bench))
         assert (verified.index, verified.complete, verified.opened) == (1 + at, True, value)
@@ -603,7 +626,7 @@ async def test_receipts_of_an_answer_prove_every_entry(rig: Rig, make: Make):
     again = Submission([draft_event(body) for body in bodies], "alice", "key")
     outcome = await log.append(again)
     assert outcome.replayed
-    for receipt, value in zip(await log.receipts(again, outcome), values, strict=True):
+    for receipt, value in zip(await log.receipts.all_placed(again, outcome), values, strict=True):
         verified = receipt.verify(trusting(bench))
         assert (verified.complete, verified.opened, verified.checkpoint.size) == (True, value, 5)
     await audit(bench)
@@ -615,7 +638,7 @@ async def test_receipts_of_old_and_new_raw_entries(rig: Rig, make: Make):
     await log.append(raw(*[b"%d" % n for n in range(700)]))
     for request in (raw(b"3", b"new", b"699", b"new", b"256"), raw(b"0"), raw(b"700", b"701")):
         outcome = await log.append(request)
-        for draft, receipt in zip(request.drafts, await log.receipts(request, outcome), strict=True):
+        for draft, receipt in zip(request.drafts, await log.receipts.all_placed(request, outcome), strict=True):
             verified = receipt.verify(trusting(bench))
             assert verified.leaf == draft.leaf
             assert receipt.commitment is None
@@ -628,16 +651,16 @@ async def test_stored_receipts_at_every_published_size(rig: Rig, make: Make):
     for number in range(9):
         await log.append(event(number))
         await log.publisher.publish()
-    for published in await log.checkpoints(0, 99):
+    for published in await log.heads.checkpoints(0, 99):
         for index in range(published.size):
-            receipt = await log.receipt(index, published.size, with_payload=True)
+            receipt = await log.receipts.published(index, published.size, with_payload=True)
             verified = receipt.verify(trusting(bench))
             assert (verified.opened, verified.complete) == ({"n": index}, True)
             assert receipt.checkpoint == published.note
-            closed = await log.receipt(index, published.size, with_payload=False)
+            closed = await log.receipts.published(index, published.size, with_payload=False)
             assert closed.disclosures is None
             assert closed.verify(trusting(bench)).hidden == ("*",)
-    assert (await log.receipt(0, None, with_payload=False)).tree_size == 9
+    assert (await log.receipts.published(0, None, with_payload=False)).tree_size == 9
     await audit(bench)
 
 
@@ -646,17 +669,17 @@ async def test_entries_show_what_the_caller_may_see(rig: Rig, make: Make):
     log = await make(bench)
     await log.append(genesis(bench))
     await log.append(event(5, 6))
-    (first, second, third), size = await log.entries(0, 10, with_payload=True)
+    (first, second, third), size = await log.entries.page(0, 10, with_payload=True)
     assert size == 3
     assert (first["typ"], "event" in first) == ("muniment/genesis@v1", False)
     assert orjson.dumps(second["event"]) == b'{"n":5}'
     assert third["leaf_hash"] == leaf_hash((await rig.store.leaves(bench.log_id, 2, 3))[0]).hex()
     assert second["logged_at"].endswith("Z")
-    found, _ = await log.entries(1, 1, with_payload=False)
+    found, _ = await log.entries.page(1, 1, with_payload=False)
     assert "event" not in found[0]
-    assert await log.entries(3, 10, with_payload=True) == ([], 3)
-    assert (await not_there(log.entry(3, with_payload=True))).code == "no_entry"
-    assert (await log.entry(2, with_payload=True))["index"] == 2
+    assert await log.entries.page(3, 10, with_payload=True) == ([], 3)
+    assert (await not_there(log.entries.one(3, with_payload=True))).code == "no_entry"
+    assert (await log.entries.one(2, with_payload=True))["index"] == 2
 
 
 async def test_entries_end_at_the_signed_head(rig: Rig, make: Make):
@@ -667,11 +690,11 @@ async def test_entries_end_at_the_signed_head(rig: Rig, make: Make):
     await until(lambda: is_published(bench, 1))
     await bench.extend(b"stored by a writer that died")
     for view in (log, await make(bench, read_only=True)):
-        found, size = await view.entries(0, 10, with_payload=True)
+        found, size = await view.entries.page(0, 10, with_payload=True)
         assert (len(found), size) == (1, 1)
-        assert await view.tile(Tile(0, 0, 2)) is None
-        assert await view.bundle(Bundle(0, 2)) is None
-        assert (await not_there(view.prove_inclusion(1, None))).code == "no_entry"
+        assert await run(view.files.file(Tile(0, 0, 2))) is None
+        assert await run(view.files.file(Bundle(0, 2))) is None
+        assert (await not_there(run(view.proofs.inclusion(1, None)))).code == "no_entry"
 
 
 async def test_find_compares_the_whole_hash(rig: Rig, make: Make):
@@ -680,10 +703,10 @@ async def test_find_compares_the_whole_hash(rig: Rig, make: Make):
     key = int.from_bytes(wanted[:8], "big", signed=True)
     await bench.extend(NewEntry(b"a", key), NewEntry(b"b", key), NewEntry(b"c", key), NewEntry(b"c", key))
     log = await make(bench)
-    assert await log.find(wanted) == 2, "the lowest index"
+    assert await log.entries.find(wanted) == 2, "the lowest index"
     absent = LeafHash(wanted[:8] + bytes(24))
-    assert (await not_there(log.find(absent))).code == "no_entry"
-    assert (await not_there(log.find(leaf_hash(b"nowhere")))).code == "no_entry"
+    assert (await not_there(log.entries.find(absent))).code == "no_entry"
+    assert (await not_there(log.entries.find(leaf_hash(b"nowhere")))).code == "no_entry"
 
 
 # --- one that only reads ------------------------------------------------------------------------------------------------
@@ -699,22 +722,22 @@ async def test_a_log_that_only_reads(rig: Rig, make: Make, monkeypatch: pytest.M
     reader = await make(bench, store=await rig.open(), read_only=True)
     answer = await refused(reader.append(event(1)))
     assert (answer.status, answer.code) == (503, "read_only")
-    assert (await reader.latest()).note == (await writer.published()).note
-    assert (await reader.receipt(7, None, with_payload=True)).verify(trusting(bench)).opened == {"n": 6}
-    assert (await reader.prove_inclusion(3, 9)).hashes == (await writer.prove_inclusion(3, 9)).hashes
-    assert await reader.tile(Tile(0, 0, 21)) == await writer.tile(Tile(0, 0, 21))
-    assert parse_leaf(decode_bundle(await reader.bundle(Bundle(0, 1)))[0]).typ == "muniment/genesis@v1"
+    assert (await reader.heads.latest()).note == (await writer.heads.published()).note
+    assert (await reader.receipts.published(7, None, with_payload=True)).verify(trusting(bench)).opened == {"n": 6}
+    assert (await run(reader.proofs.inclusion(3, 9))).hashes == (await run(writer.proofs.inclusion(3, 9))).hashes
+    assert await run(reader.files.file(Tile(0, 0, 21))) == await run(writer.files.file(Tile(0, 0, 21)))
+    assert parse_leaf(decode_bundle(await run(reader.files.file(Bundle(0, 1))))[0]).typ == "muniment/genesis@v1"
     await reader.close()
     assert await rig.dump() == before
     await writer.append(event(99))
     await until(lambda: is_published(bench, 22))
     await until(lambda: has_followed(reader, 22))
-    assert (await reader.latest(at_least=22)).size == 22
+    assert (await reader.heads.latest(at_least=22)).size == 22
     monkeypatch.setattr(heads, "_FOLLOW_SECONDS", 1e9)  # however long ago it looked
-    now = reader.prove_now(5)
+    now = reader.proofs.inclusion_now(5)
     assert now
-    assert now == await reader.prove_inclusion(5, None)
-    assert now.hashes == (await writer.prove_inclusion(5, 22)).hashes
+    assert now == await run(reader.proofs.inclusion(5, 22))
+    assert now.hashes == (await run(writer.proofs.inclusion(5, 22))).hashes
 
 
 async def test_a_log_whose_guard_refuses_still_reads(rig: Rig, make: Make):
@@ -727,7 +750,7 @@ async def test_a_log_whose_guard_refuses_still_reads(rig: Rig, make: Make):
     answer = await refused(log.append(raw(b"new")))
     assert (answer.status, answer.code) == (503, "guard_missing")
     assert str(bench.guard.path) not in answer.detail + answer.hint
-    assert (await log.latest()).size == 10
-    assert (await log.prove_inclusion(3, None)).hashes == Tree([b"%d" % n for n in range(10)]).path(3, 10)
-    assert (await log.receipt(3, None, with_payload=False)).verify(trusting(bench)).leaf == b"3"
-    assert len(decode_bundle(await log.bundle(Bundle(0, 10)))) == 10
+    assert (await log.heads.latest()).size == 10
+    assert (await run(log.proofs.inclusion(3, None))).hashes == Tree([b"%d" % n for n in range(10)]).path(3, 10)
+    assert (await log.receipts.published(3, None, with_payload=False)).verify(trusting(bench)).leaf == b"3"
+    assert len(decode_bundle(await run(log.files.file(Bundle(0, 10))))) == 10

@@ -33,6 +33,7 @@ from muniment_server.errors import (
 from muniment_server.follow.publisher import edge_tiles
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
+from muniment_server.read.flow import run
 from muniment_server.settings import Settings
 from muniment_server.storage import Published, Store
 from muniment_server.storage.postgres.append import PostgresStore
@@ -481,9 +482,11 @@ async def test_a_checkpoint_is_published_only_where_its_tree_is(rig: Rig):
 # --- a database that goes back under a server ---------------------------------------------------------------------------
 
 
-def opened(bench: Bench, store: Store, folder: Path, sequencer: Callable[[Observer], Sequencer] | None = None) -> Log:
+def opened(
+    bench: Bench, store: Store, folder: Path, sequencer: Callable[[Observer], Sequencer] | None = None, cache: Cache | None = None
+) -> Log:
     settings = Settings(data=folder, publish_interval=0.05)
-    return Log(store, bench.row, settings, Metrics(), Cache(2**20), sequencer)
+    return Log(store, bench.row, settings, Metrics(), cache or Cache(2**20), sequencer)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -507,14 +510,14 @@ async def test_what_a_reader_shows_never_goes_back(rig: Rig, tmp_path: Path):
         moving = Faulty(rig.store)
         reader = opened(bench, moving, tmp_path)
         await reader.start()
-        assert (await reader.published()).size == 17
+        assert (await reader.heads.published()).size == 17
         moving.store = older
         for _ in range(3):
             with pytest.raises(Behind, match="17"):
-                await reader.published()
-        assert (await reader.published(5)).size == 5, "an old checkpoint is as good as ever"
+                await reader.heads.published()
+        assert (await reader.heads.published(5)).size == 5, "an old checkpoint is as good as ever"
         moving.store = rig.store
-        assert (await reader.published()).size == 17
+        assert (await reader.heads.published()).size == 17
         await reader.close()
 
 
@@ -530,17 +533,17 @@ async def test_a_writer_under_which_the_database_goes_back_is_refused_and_comes_
         await log.start()
         await log.append(event(*range(12)))
         await until(lambda: log.publisher.last is log.sequencer.signed)
-        assert (await log.published()).size == 17
+        assert (await log.heads.published()).size == 17
         moving.store = older
         with pytest.raises(Behind):
-            await log.published()
+            await log.heads.published()
         await until(lambda: log.refusal is not None)
         assert log.refusal.code == "database_behind"
         moving.store = rig.store
         await until(lambda: log.refusal is None)
         await log.append(event(1))
         await until(lambda: log.publisher.last is log.sequencer.signed)
-        assert (await log.published()).size == 18
+        assert (await log.heads.published()).size == 18
         await log.close()
 
 
@@ -570,32 +573,33 @@ async def test_a_checkpoint_is_not_published_where_its_tree_is_not(rig: Rig, tmp
 async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Rig, tmp_path: Path):
     """They are in memory after the connection led elsewhere for a while: no proof is made of them, and they do not stay."""
     bench = await rig.log("raw")
-    log = opened(bench, rig.store, tmp_path, bench.new_sequencer())
+    cache = Cache(2**20)
+    log = opened(bench, rig.store, tmp_path, bench.new_sequencer(), cache)
     await log.start()
     await log.append(raw(*[b"%d" % n for n in range(300)]))
     await until(lambda: log.publisher.last is log.sequencer.signed)
     wrong = expand(bytes(256 * 32))
     asked = {
         "a known entry": lambda: known(log, raw(b"7")),
-        "a stored receipt": lambda: log.receipt(7, None, with_payload=False),
-        "a proof at an older size": lambda: log.prove_inclusion(7, 299),
+        "a stored receipt": lambda: log.receipts.published(7, None, with_payload=False),
+        "a proof at an older size": lambda: run(log.proofs.inclusion(7, 299)),
     }
     for ask in asked.values():
-        log._cache.put(bench.log_id, 0, 0, wrong)
+        cache.put(bench.log_id, 0, 0, wrong)
         with pytest.raises(Corrupt):
             await ask()
         await ask()
     for moved in (log.sequencer.doubt, lambda: setattr(log.sequencer._recovery, "_session", -1)):
-        log._cache.put(bench.log_id, 0, 0, wrong)
+        cache.put(bench.log_id, 0, 0, wrong)
         moved()
         log.sequencer.doubt()
         await log.append(raw(b"new"))
-        assert log._cache.get(bench.log_id, 0, 0) is None
+        assert cache.get(bench.log_id, 0, 0) is None
     await log.close()
 
 
 async def known(log: Log, submission: Submission) -> list[Receipt]:
-    return await log.receipts(submission, await log.append(submission))
+    return await log.receipts.all_placed(submission, await log.append(submission))
 
 
 # --- refusals that end --------------------------------------------------------------------------------------------------

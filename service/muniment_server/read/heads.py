@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from muniment.checkpoint import parse_checkpoint
 from muniment.errors import BadProof
@@ -21,16 +22,19 @@ _FOLLOW_SECONDS = 0.1
 
 
 class Heads:
-    """The heads of a log. `sequencer` is None in a process that does not write it."""
+    """The heads of a log. `sequencer` is None in a process that does not write it.
 
-    def __init__(self, store: Store, row: LogRow, sequencer: Sequencer | None) -> None:
+    `fell_behind` is called when the database has a smaller published head than it had before.
+    """
+
+    def __init__(self, store: Store, row: LogRow, sequencer: Sequencer | None, fell_behind: Callable[[], None]) -> None:
         self.row = row
         self.sequencer = sequencer
         self._store = store
+        self.fell_behind = fell_behind
         self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
         self._looked = -_LOOK_SECONDS
         self._looking: asyncio.Task[None] | None = None
-        self._doubted = -_LOOK_SECONDS
         self._kept: tuple[Signed, Edge] | None = None  # of a log that others write
 
     async def latest(self, at_least: int = 0) -> Signed:
@@ -38,7 +42,7 @@ class Heads:
 
         `at_least` is the size a caller asked for. Raises NotFound when nothing was published yet.
         """
-        if now := self._latest_now(at_least):
+        if now := self.latest_now(at_least):
             return now
         return await self._look()
 
@@ -64,7 +68,7 @@ class Heads:
             if edge.root() == signed.root:
                 self._kept = (signed, edge)
 
-    def _latest_now(self, at_least: int = 0) -> Signed | None:
+    def latest_now(self, at_least: int = 0) -> Signed | None:
         """Return the latest signed head when it surely is in memory; None when the database has to be asked."""
         if self.sequencer:
             own, interval = None if self.sequencer.refusal else self.sequencer.signed, _LOOK_SECONDS
@@ -84,7 +88,7 @@ class Heads:
         finally:
             self._looking = None
 
-    def _edge_now(self) -> Edge | None:
+    def edge_now(self) -> Edge | None:
         """Return the right edge of a signed head that is in memory."""
         if self.sequencer:
             return self.sequencer.edge()
@@ -122,23 +126,20 @@ class Heads:
                     "no_checkpoint", "no checkpoint was published yet", "Run `muniment-server init` again to finish it."
                 )
             if size >= self._seen:  # otherwise another request has seen a larger one meanwhile: look again
-                self._seen, self._looked = size, time.monotonic()
+                self.saw(size)
                 return found
 
     def saw(self, size: int) -> None:
-        """Take note that a checkpoint of this size was published: from now on nothing smaller is shown."""
+        """Take note that a checkpoint of this size is published."""
         self._seen, self._looked = max(self._seen, size), time.monotonic()
-
-    def forget_tiles(self) -> None:
-        """Keep nothing in memory that may have come from another database."""
-
-    def fell_behind(self) -> None:
-        """Have a writer prove again that it has the right database, now and then: it is refused if not."""
-        self.forget_tiles()
-        if self.sequencer and time.monotonic() - self._doubted > _LOOK_SECONDS:
-            self._doubted = time.monotonic()
-            self.sequencer.doubt()
 
     async def checkpoints(self, start: int, limit: int) -> list[Published]:
         """Return up to `limit` published checkpoints with size >= start, smallest first."""
         return await self._store.checkpoints(self.row.log_id, start, limit)
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._looking:
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as AsgiRequest
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from muniment_server.telemetry import get_logger
 from muniment_server.web.room import Lease
 
 Header = tuple[bytes, bytes]
@@ -58,14 +62,48 @@ def lease_of(request: Request) -> Lease:
 
 
 class Pieces(Protocol):
-    """A body that is too large to be in memory as a whole, and how many bytes it has."""
+    """A body that is too large to be in memory as a whole, or has no end yet."""
 
     @property
-    def length(self) -> int:
-        """How many bytes it has."""
+    def length(self) -> int | None:
+        """How many bytes it has; None where that is not known before. Such an answer goes through the application."""
 
     def pieces(self, lease: Lease) -> AsyncGenerator[bytes]:
-        """Yield its bytes. Each piece is to be sent before the next one is asked for."""
+        """Yield its bytes. Each piece is to be read by the client before the next one is asked for."""
+
+
+class Streamed(Response):
+    """An answer of the application whose body is `pieces`: no more than one of them is in memory."""
+
+    def __init__(self, pieces: Pieces, lease: Lease, status: int, media_type: str) -> None:
+        super().__init__(None, status, media_type=media_type)
+        self._pieces = pieces
+        self._lease = lease
+        length = pieces.length
+        self.raw_headers = [] if length is None else [(b"content-length", b"%d" % length)]
+        self.raw_headers.append((b"content-type", media_type.encode()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - a client only reads
+        """Send it. What cannot be had any more is left out, and the server closes the connection."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            if scope["method"] != "HEAD":
+                await self._send_body(send)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it was, the head of the answer is already sent
+            get_logger().warning("an answer was cut off", error=f"{type(error).__name__}: {error}")
+            return
+        finally:
+            self._lease.give_back()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send_body(self, send: Send) -> None:
+        async with aclosing(self._pieces.pieces(self._lease)) as found:
+            async for piece in found:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await self._lease.drained()
+                self._lease.check_client()
 
 
 class Answer(NamedTuple):
@@ -80,10 +118,12 @@ class Answer(NamedTuple):
     fields: bytes = b""
     pieces: Pieces | None = None
 
-    def response(self) -> Response:
-        """Return it as an ASGI application."""
+    def response(self, lease: Lease) -> Response:
+        """Return it as an ASGI application; `lease` holds what its pieces take."""
         if self.status == 304:
             found = Response(None, 304)
+        elif self.pieces:
+            found = Streamed(self.pieces, lease, self.status, self.media_type)
         else:
             found = Response(self.body, self.status, media_type=self.media_type)
         own = [(name, value) for name, _, value in (line.partition(b": ") for line in self.fields.splitlines())]

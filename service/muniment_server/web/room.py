@@ -197,6 +197,11 @@ class Lease:
         if self._gone():
             raise ClientDisconnect
 
+    async def drained(self) -> None:
+        """Wait until there is hardly anything left of what was sent."""
+        if self._drained:
+            await self._drained()
+
     def take(self, room: Room, owner: Hashable, size: int) -> None:
         """Hold bytes of a room. Raises Refused."""
         if not room.take(owner, size):
@@ -223,8 +228,7 @@ class Lease:
 
     async def _end(self) -> None:
         try:
-            if self._drained:
-                await self._drained()
+            await self.drained()
         finally:
             self.give_back()
 

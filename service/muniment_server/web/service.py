@@ -89,7 +89,7 @@ class Service:
         answer = await route.handler(request, log or self, caller)
         if len(answer.body) > LARGE and not lease.cover(len(answer.body), must=route.method != "GET"):
             raise busy()
-        return answer.response()
+        return answer.response(lease)
 
     async def _log(self, request: Request) -> Log:
         name = request.params.get("log", DEFAULT_LOG)

@@ -18,6 +18,7 @@ from muniment.note import SigningKey
 from muniment_server.errors import Corrupt, Refused
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
+from muniment_server.read.flow import run
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.storage.postgres.append import PostgresStore, migrate
@@ -262,7 +263,7 @@ async def judge(bench: Bench, code: str | None, sequencer: Callable[[Observer], 
 async def _still_proves(log: Log, code: str | None) -> None:
     """A log that refuses still proves; where its tiles are damaged it says so, rather than hand out what does not verify."""
     try:
-        proof = await log.prove_inclusion(5, SIZE - 60)
+        proof = await run(log.proofs.inclusion(5, SIZE - 60))
     except Corrupt:
         if code != "database_damaged":
             raise

@@ -229,7 +229,7 @@ async def _judged(say: Say, instance: Instance, said: list[Any]) -> None:
     try:
         log = await catalog.get("default")
         assert log, "the instance has no default log"
-        entries, _ = await log.entries(0, 1000, with_payload=True)
+        entries, _ = await log.entries.page(0, 1000, with_payload=True)
     finally:
         await catalog.close()
     there = {bytes.fromhex(one["leaf_hash"]) for one in entries}

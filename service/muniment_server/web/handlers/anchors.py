@@ -22,7 +22,7 @@ from muniment_server.web.request import Query
 async def list_anchors(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /anchors: a page of anchors, by the tree size of what is anchored."""
     start, limit = Query(request, ("start", "limit")).page()
-    found, calendars = await log.anchors(start, limit + 1)
+    found, calendars = await log.anchors.page(start, limit + 1)
     page = [anchor_value(row, calendars[row.tree_size], log.settings.anchor_held) for row in found[:limit]]
     return json_answer(log, {"anchors": page, "next": found[limit].tree_size if len(found) > limit else None})
 
@@ -30,7 +30,7 @@ async def list_anchors(request: Request, log: Log, _caller: Caller) -> Answer:
 async def get_anchor(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /anchors/{size}: one anchor."""
     row = await _anchor(request, log)
-    _, calendars = await log.anchors(row.tree_size, 1)
+    _, calendars = await log.anchors.page(row.tree_size, 1)
     return json_answer(log, anchor_value(row, calendars[row.tree_size], log.settings.anchor_held))
 
 
@@ -56,7 +56,7 @@ async def get_proof(request: Request, log: Log, _caller: Caller) -> Answer:
 async def _anchor(request: Request, log: Log) -> AnchorRow:
     Query(request, ())
     size = parse_decimal(request.params["size"], "size")
-    found, _ = await log.anchors(size, 1)
+    found, _ = await log.anchors.page(size, 1)
     if found and found[0].tree_size == size:
         return found[0]
     hint = f"The next anchored size is {found[0].tree_size}." if found else "GET /anchors lists them."

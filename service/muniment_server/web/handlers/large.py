@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, encode_bundle
+from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, Tile, encode_bundle
 from muniment_server.log import Log
-from muniment_server.web.room import Lease, Rooms, busy
+from muniment_server.web.room import Lease, busy
 
 PAGE = 4 * 2**20
 """Bytes of a page of entries, about: it ends before the entry that goes beyond them."""
@@ -50,7 +50,7 @@ class _Making:
     async def read(self, log: Log, start: int, limit: int, *, with_payload: bool) -> tuple[bool, int]:
         """Read up to `limit` entries from `start`. Returns whether the page may go on behind them, and the size of the tree."""
         async with self._lease.turn():
-            entries, size = await log.entries(start, limit, with_payload=with_payload)
+            entries, size = await log.entries.page(start, limit, with_payload=with_payload)
             texts = await self._texts(entries)
             if texts:
                 self._parts.append(b",".join(texts))
@@ -102,13 +102,19 @@ class LargeBundle(NamedTuple):
     stop: int
     length: int
 
+    @classmethod
+    def of(cls, log: Log, bundle: Tile | Bundle, length: int) -> LargeBundle:
+        """Return the bundle that has this place."""
+        start = bundle.index * TILE_WIDTH
+        return cls(log, start, start + bundle.width, length)
+
     async def pieces(self, lease: Lease) -> AsyncGenerator[bytes]:
         """Yield its bytes. Each piece is to be sent before the next one is asked for."""
         at = self.start
         while at < self.stop:
             count = max(1, await _granted(lease) // _LEAF)
             async with lease.turn():
-                piece = encode_bundle(await self.log.leaves(at, min(at + count, self.stop)))
+                piece = encode_bundle(await self.log.entries.leaves(at, min(at + count, self.stop)))
             at += count
             yield piece
 
@@ -122,12 +128,3 @@ async def _granted(lease: Lease) -> int:
         if share >= _LEAF and lease.cover(share):
             return share
         await asyncio.sleep(_WAIT_SECONDS)
-
-
-async def bundle_of(log: Log, bundle: Bundle, rooms: Rooms) -> bytes | LargeBundle | None:
-    """Return the bytes of a bundle, or how to get them; None when no signed head has it at this width."""
-    found = await log.bundle_up_to(bundle, WHOLE, rooms.turns.of(lambda: False))
-    if not isinstance(found, int):
-        return found
-    start = bundle.index * TILE_WIDTH
-    return LargeBundle(log, start, start + bundle.width, found)

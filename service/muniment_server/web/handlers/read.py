@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from binascii import hexlify
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -18,13 +19,14 @@ from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
 from muniment_server.access.callers import READ, Caller
 from muniment_server.errors import NotFound, Refused
 from muniment_server.log import Log
-from muniment_server.read.reading import Proof
-from muniment_server.web.handlers.large import LargeBundle, bundle_of, page_of
+from muniment_server.read.flow import Flow, run
+from muniment_server.read.proofs import Proof
+from muniment_server.web.handlers.large import WHOLE, LargeBundle, page_of
 from muniment_server.web.handlers.write import form_of
 from muniment_server.web.messages import JSON, OCTETS, TEXT, Answer, Request, lease_of
 from muniment_server.web.request import Query, wants_text
-from muniment_server.web.room import Rooms, busy
 from muniment_server.write.receipts import hex_list
+from muniment_server.write.submission import Signed
 
 _ANYBODY = b"access-control-allow-origin: *\r\n"
 _CHECK_AGAIN = b"cache-control: no-cache\r\n"
@@ -65,13 +67,13 @@ def _index(request: Request) -> int:
     return parse_decimal(request.params["index"], "index")
 
 
-# --- entries and receipts -----------------------------------------------------------------------------------------------
+# --- entries and receipts ---------------------------------------------------------------------------------------------
 
 
 async def get_entry(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}: one entry, with what of its payload the caller may see."""
     Query(request, ())
-    return json_answer(log, await log.entry(_index(request), with_payload=_may_open(log, caller)))
+    return json_answer(log, await log.entries.one(_index(request), with_payload=_may_open(log, caller)))
 
 
 async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
@@ -88,24 +90,13 @@ async def get_receipt(request: Request, log: Log, caller: Caller) -> Answer:
     size, anchored = query.number("tree_size"), query.flag("anchored")
     if anchored and wants_text(request):
         raise FormatError("anchors have no place in tlog-proof text: ask for JSON")
-    receipt = await log.receipt(_index(request), size, with_payload=_may_open(log, caller))
+    receipt = await log.receipts.published(_index(request), size, with_payload=_may_open(log, caller))
     if anchored:
-        receipt = replace(receipt, anchors=(await log.anchor_of(_index(request)),))
+        receipt = replace(receipt, anchors=(await log.anchors.covering(_index(request)),))
     return Answer(*form_of(request, receipt), 200, fresh(log) + b"vary: Accept\r\n")
 
 
-# --- proofs -------------------------------------------------------------------------------------------------------------
-
-
-def prove_now(log: Log, index: int) -> Answer | None:
-    """As prove_inclusion of an index in the latest tree, when everything needed is in memory; else None."""
-    proof = log.prove_now(index)
-    return None if proof is None else _inclusion(log, index, proof)
-
-
-async def prove_latest(log: Log, index: int) -> Answer:
-    """As prove_inclusion of an index in the latest tree."""
-    return _inclusion(log, index, await log.prove_inclusion(index, None))
+# --- proofs -----------------------------------------------------------------------------------------------------------
 
 
 async def prove_inclusion(request: Request, log: Log, _caller: Caller) -> Answer:
@@ -115,8 +106,22 @@ async def prove_inclusion(request: Request, log: Log, _caller: Caller) -> Answer
     if (index is None) == (wanted is None):
         raise FormatError("give either index or leaf_hash")
     if index is None:
-        index = await log.find(parse_hex(wanted or "", HASH_SIZE, "leaf_hash"))
-    return _inclusion(log, index, await log.prove_inclusion(index, size))
+        index = await log.entries.find(parse_hex(wanted or "", HASH_SIZE, "leaf_hash"))
+    return await run(inclusion(log, index, size))
+
+
+def inclusion(log: Log, index: int, size: int | None = None) -> Flow[Answer]:
+    """Answer with the inclusion proof of an entry, by default in the latest tree."""
+    return _inclusion(log, index, (yield from log.proofs.inclusion(index, size)))
+
+
+def inclusion_now(log: Log, index: int) -> Answer | None:
+    """As :func:`inclusion` in the latest tree, when everything needed is in memory; else None.
+
+    No generator: see :meth:`Files.file_now`.
+    """
+    proof = log.proofs.inclusion_now(index)
+    return None if proof is None else _inclusion(log, index, proof)
 
 
 def _inclusion(log: Log, index: int, proof: Proof) -> Answer:
@@ -136,16 +141,21 @@ def _inclusion(log: Log, index: int, proof: Proof) -> Answer:
     return Answer(body, JSON, 200, fresh(log))
 
 
+_frames: dict[int, tuple[Signed, bytes, bytes]] = {}
+"""By log, what stands around the hashes of proofs at its latest signed head: the very object, so none serves another."""
+
+
 def _frame(log: Log, proof: Proof) -> tuple[bytes, bytes]:
     """Return what stands around the hashes of an inclusion proof. Proofs at the signed head, which are most, share it."""
-    if proof.size == proof.signed.size and log.frame[0] is proof.signed:
-        return log.frame[1], log.frame[2]
+    kept = _frames.get(log.row.log_id)
+    if kept is not None and kept[0] is proof.signed and proof.size == proof.signed.size:
+        return kept[1], kept[2]
     mark = b'"hashes":['
     text = orjson.dumps({"tree_size": proof.size} | _proof(log, proof._replace(hashes=[])))
     at = text.index(mark) + len(mark)
     before, after = text[1:at], text[at:]
     if proof.size == proof.signed.size:
-        log.frame = (proof.signed, before, after)
+        _frames[log.row.log_id] = (proof.signed, before, after)
     return before, after
 
 
@@ -155,7 +165,7 @@ async def prove_consistency(request: Request, log: Log, _caller: Caller) -> Answ
     first = query.number("first")
     if not first:
         raise FormatError("first is the size of the smaller tree, at least 1: everything extends the empty tree")
-    proof = await log.prove_consistency(first, query.number("second"))
+    proof = await run(log.proofs.consistency(first, query.number("second")))
     log.note("proof", kind="consistency", first=first, second=proof.size, hashes=proof.hashes, root=proof.root)
     return json_answer(log, {"first": first, "second": proof.size} | _proof(log, proof))
 
@@ -174,13 +184,13 @@ def _proof(log: Log, proof: Proof) -> dict[str, Any]:
     }
 
 
-# --- checkpoints and C2SP -----------------------------------------------------------------------------------------------
+# --- checkpoints and C2SP ---------------------------------------------------------------------------------------------
 
 
 async def list_checkpoints(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /checkpoints: the signed tree heads that were published, by size."""
     start, limit = Query(request, ("start", "limit")).page()
-    found = await log.checkpoints(start, limit + 1)
+    found = await log.heads.checkpoints(start, limit + 1)
     page = [
         {"size": one.size, "checkpoint": one.note, "published_at": format_time(one.published_at)}
         for one in found[:limit]
@@ -191,7 +201,7 @@ async def list_checkpoints(request: Request, log: Log, _caller: Caller) -> Answe
 async def get_checkpoint(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /checkpoint: the latest published checkpoint, never smaller than before."""
     since = time.monotonic_ns()
-    found = await log.published()
+    found = await log.heads.published()
     note = found.note
     log.note("served", size=found.size, since=since)
     tag = f'"{sha256(note.encode()).hexdigest()[:32]}"'
@@ -201,60 +211,51 @@ async def get_checkpoint(request: Request, log: Log, _caller: Caller) -> Answer:
     return Answer(note.encode(), TEXT, 200, fields)
 
 
-def _file(request: Request) -> Tile | Bundle:
+async def get_tile(request: Request, log: Log, _caller: Caller) -> Answer:
+    """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
     if b"%" in request.raw_path or request.query:
         raise FormatError("a tile has one URL, without escapes and query")
-    return parse_tile_path(request.params["path"])
+    wanted = parse_tile_path(request.params["path"])
+    return await run(file(log, wanted, lease_of(request).turn()))
 
 
-def file_answer(log: Log, data: bytes) -> Answer:
-    """Return the answer that is a file of the log."""
-    return Answer(data, OCTETS, 200, for_good(log))
+def file(log: Log, wanted: Tile | Bundle, turn: AbstractAsyncContextManager[None]) -> Flow[Answer]:
+    """Answer with a tile or bundle; with a large bundle in pieces. Raises NotFound.
+
+    What may be large is read in a `turn`.
+    """
+    found = yield from log.files.file(wanted, WHOLE, turn)
+    if found is None:
+        raise NotFound("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
+    if isinstance(found, int):
+        return Answer(b"", OCTETS, 200, for_good(log), LargeBundle.of(log, wanted, found))
+    return _file(log, found)
 
 
 def file_now(log: Log, wanted: Tile | Bundle) -> Answer | None:
-    """As get_tile, when the file is in memory; else None."""
-    data = log.file_now(wanted)
-    return None if data is None else file_answer(log, data)
+    """As :func:`file`, when the file is in memory; else None."""
+    data = log.files.file_now(wanted)
+    return None if data is None else _file(log, data)
 
 
-async def get_tile(request: Request, log: Log, _caller: Caller) -> Answer:
-    """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
-    wanted = _file(request)
-    lease = lease_of(request)
-    answer = await find_file(log, wanted, lease.rooms)
-    if answer.pieces is None or isinstance(wanted, Tile):
-        return answer
-    if not lease.cover(answer.pieces.length):
-        raise busy()
-    async with lease.turn():
-        return file_answer(log, await log.bundle(wanted) or b"")
+def _file(log: Log, data: bytes) -> Answer:
+    return Answer(data, OCTETS, 200, for_good(log))
 
 
-async def find_file(log: Log, wanted: Tile | Bundle, rooms: Rooms) -> Answer:
-    """As get_tile, of a path that was parsed; a large bundle in pieces."""
-    found = await (log.tile(wanted) if isinstance(wanted, Tile) else bundle_of(log, wanted, rooms))
-    if found is None:
-        raise NotFound("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
-    if isinstance(found, LargeBundle):
-        return Answer(b"", OCTETS, 200, for_good(log), found)
-    return file_answer(log, found)
-
-
-# --- about the log ------------------------------------------------------------------------------------------------------
+# --- about the log ----------------------------------------------------------------------------------------------------
 
 
 async def get_log(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /log: what this log is."""
     Query(request, ())
-    genesis = await log.entry(0, with_payload=False)
+    genesis = await log.entries.one(0, with_payload=False)
     settings = log.settings
     value = {
         "origin": log.row.origin,
         "name": log.row.name,
         "kind": log.row.kind,
         "vkeys": orjson.loads(parse_b64(genesis["leaf"]))["vkeys"],
-        "tree_size": (await log.published()).size,
+        "tree_size": (await log.heads.published()).size,
         "public": log.row.public,
         "open": log.row.open or log.row.kind == "raw",
         "limits": {

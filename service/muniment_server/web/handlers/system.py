@@ -43,7 +43,7 @@ async def readyz(_ask: Request, service: Service, _caller: Caller) -> Answer:
     for log in service.catalog.logs():
         name = log.row.name
         try:
-            await log.published()
+            await log.heads.published()
         except (StoreError, NotFound) as error:
             reads, problems[name] = False, "database_unavailable" if isinstance(error, StoreError) else error.code
         refusal = log.refusal

@@ -14,6 +14,7 @@ from muniment.tiles import MAX_ENTRY, iter_bundle
 from muniment_server.access.callers import Caller
 from muniment_server.errors import Refused
 from muniment_server.log import Log
+from muniment_server.read.flow import Flow, run
 from muniment_server.web.messages import JSON, TEXT, Answer, Request, lease_of
 from muniment_server.web.request import Query, idempotency_key, media_type, read_body, too_large, wants_text
 from muniment_server.web.room import LARGE, busy
@@ -49,27 +50,37 @@ def entry_submission(request: Request, log: Log, caller: Caller, body: bytes) ->
     return Submission([draft_event(body)], caller.name, idempotency_key(request))
 
 
-def entry_answer(request: Request, outcome: Outcome, receipt: bytes, media_type: str = JSON) -> Answer:
-    """Return the answer to a POST /entries."""
-    path = request.raw_path.rpartition(b"/entries")[0]
-    fields = b"%blocation: %b/entries/%d\r\n" % (_FIELDS[outcome.replayed], path, outcome.indices[0])
-    return Answer(receipt, media_type, 201 if outcome.new else 200, fields)
-
-
 async def add_entry(request: Request, log: Log, caller: Caller) -> Answer:
     """POST /entries: one entry in, its receipt out."""
     limit = check_entry(request, log)
-    log.check_room()
+    log.writer.check_room()
     body = await (_raw_body(request, caller) if log.row.kind == "raw" else read_body(request, limit, caller))
     _need_room(request, _ANSWER * len(body))
     submission = entry_submission(request, log, caller, body)
-    return await answer_entry(request, log, submission, await log.append(submission))
+    return await run(entry(request, log, submission, await log.append(submission)))
 
 
-async def answer_entry(request: Request, log: Log, submission: Submission, outcome: Outcome) -> Answer:
-    """Return the answer to a POST /entries in the form the caller asked for."""
-    receipt = (await log.receipts(submission, outcome))[0]
-    return entry_answer(request, outcome, *form_of(request, receipt))
+def entry(request: Request, log: Log, submission: Submission, outcome: Outcome) -> Flow[Answer]:
+    """Answer a POST /entries with the receipt of its entry, in the form the caller asked for."""
+    if not wants_text(request) and (answer := entry_now(request, log, submission, outcome)):
+        return answer
+    receipt = yield from log.receipts.placed(submission, outcome)
+    return _entry(request, outcome, *form_of(request, receipt))
+
+
+def entry_now(request: Request, log: Log, submission: Submission, outcome: Outcome) -> Answer | None:
+    """As :func:`entry`, in JSON, of a new entry; None of one that needs the database.
+
+    No generator: see :meth:`Files.file_now`.
+    """
+    receipt = log.receipts.placed_now(submission, outcome)
+    return None if receipt is None else _entry(request, outcome, receipt, JSON)
+
+
+def _entry(request: Request, outcome: Outcome, receipt: bytes, media_type: str) -> Answer:
+    path = request.raw_path.rpartition(b"/entries")[0]
+    fields = b"%blocation: %b/entries/%d\r\n" % (_FIELDS[outcome.replayed], path, outcome.indices[0])
+    return Answer(receipt, media_type, 201 if outcome.new else 200, fields)
 
 
 async def _raw_body(request: Request, caller: Caller) -> bytes:
@@ -116,13 +127,13 @@ def form_of(request: Request, receipt: Receipt) -> tuple[bytes, str]:
 async def add_batch(request: Request, log: Log, caller: Caller) -> Answer:
     """POST /entries/batch: many entries in, all or nothing."""
     with_receipts = Query(request, ("receipts",)).flag("receipts")
-    log.check_room()
+    log.writer.check_room()
     if log.row.kind != "raw":
         _expect_type(request, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
     body = await read_body(request, log.settings.max_batch_bytes, caller, batch=True)
     # One at a time: drafts take ten times the memory of the body, and reads would have to wait for a step of each of them.
     async with log.drafting:
-        log.check_room()  # by now others may have taken it
+        log.writer.check_room()  # by now others may have taken it
         drafts = await (_raw_drafts if log.row.kind == "raw" else _event_drafts)(body, log)
     if with_receipts:
         _need_room(request, _ANSWER * len(body) + _RECEIPT * len(drafts))
@@ -130,13 +141,17 @@ async def add_batch(request: Request, log: Log, caller: Caller) -> Answer:
     # Equal leaves of a raw log are equal entries: nothing to remember.
     key = None if log.row.kind == "raw" else idempotency_key(request)
     submission = Submission(drafts, caller.name, key)
-    outcome = await log.append(submission)
+    return await _batch(log, submission, await log.append(submission), with_receipts=with_receipts)
+
+
+async def _batch(log: Log, submission: Submission, outcome: Outcome, *, with_receipts: bool) -> Answer:
+    """Answer a POST /entries/batch."""
     body = orjson.dumps(
         {"indices": ranges(outcome.indices), "count": len(outcome.indices), "checkpoint": outcome.signed.note}
     )
     if with_receipts:
         text = bytearray(body[:-1] + b',"receipts":')
-        await log.write_receipts(submission, outcome, text)
+        await log.receipts.write(submission, outcome, text)
         text += b"}"
         body = bytes(text)
     return Answer(body, JSON, 201 if outcome.new else 200, _FIELDS[outcome.replayed])
@@ -227,11 +242,11 @@ def check_plain(log: Log) -> int:
 async def add_plain(request: Request, log: Log, caller: Caller) -> Answer:
     """POST /add on raw logs: the body is the leaf, the answer is its index and nothing else."""
     check_plain(log)
-    log.check_room()
+    log.writer.check_room()
     body = await _raw_body(request, caller)
-    return plain_answer(await log.append(Submission([draft_raw(body)], caller.name)))
+    return plain(await log.append(Submission([draft_raw(body)], caller.name)))
 
 
-def plain_answer(outcome: Outcome) -> Answer:
-    """Return the answer to a POST /add."""
+def plain(outcome: Outcome) -> Answer:
+    """Answer a POST /add with the index of its entry."""
     return Answer(b"%d" % outcome.indices[0], TEXT, 200, _FIELDS[outcome.replayed])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starlette.responses import Response
 
-from muniment.tiles import Bundle, Tile
 from muniment_server.access.callers import ANONYMOUS, Caller
 from muniment_server.errors import Refused
 from muniment_server.log import Log
-from muniment_server.web.handlers import read, write
+from muniment_server.read.flow import Ask, Flow, Step, run
+from muniment_server.web.handlers import write
 from muniment_server.web.messages import Answer, Request
 from muniment_server.web.routes import ROUTES, Route
 from muniment_server.web.service import Service
@@ -51,119 +51,48 @@ class Ready:
         self._service.count(self._route, self._answer.status, self._started)
 
 
-class _Cold(ABC):
-    """A read whose tiles are not in memory. In the end it is answered as the application does it."""
+class Cold:
+    """A read of what is not in memory. It goes on where reads that share its query call back, or else in a task."""
 
-    __slots__ = ("_log", "_respond", "_service", "_started")
+    __slots__ = ("_flow", "_respond", "_route", "_service", "_started")
     owner = None
-    route: Route
 
-    def __init__(self, service: Service, log: Log) -> None:
-        self._service, self._log = service, log
-        self._started = time.perf_counter()
+    def __init__(self, service: Service, route: Route, flow: Flow[Answer], started: float) -> None:
+        self._service, self._route, self._flow, self._started = service, route, flow, started
 
     def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
-        """Have the tiles read."""
+        """Begin to read."""
         self._respond = respond
+        self._go_on(None)
+
+    def _go_on(self, found: Any) -> None:
+        """Give the flow what it asked for, or nothing at first."""
         try:
-            if not self._warm():
-                self._service.spawn(self._wait())
+            step = self._flow.throw(found) if isinstance(found, Exception) else self._flow.send(found)
+            if isinstance(step, Ask):
+                step.start(self._go_on)
+            else:
+                self._service.spawn(self._wait(step))
+        except StopIteration as done:
+            self._finish(done.value, done.value.status)
         except Exception as error:  # noqa: BLE001 - every error gets an answer
             self._fail(error)
 
-    @abstractmethod
-    def _warm(self) -> bool:
-        """Have tiles read, and :meth:`_warmed` called; False when that would not help."""
-
-    @abstractmethod
-    def _now(self) -> Answer | None:
-        """Return the answer from memory."""
-
-    @abstractmethod
-    async def _slow(self) -> Answer:
-        """Return the answer, whatever it takes."""
-
-    def _warmed(self, error: Exception | None) -> None:
-        if error:
-            self._fail(error)
-            return
+    async def _wait(self, step: Step) -> None:
         try:
-            answer = self._now()
-        except Exception as wrong:  # noqa: BLE001 - every error gets an answer
-            self._fail(wrong)
-            return
-        if answer is None:  # there is another head by now, or a tile is damaged
-            self._service.spawn(self._wait())
-        else:
-            self._finish(answer, answer.status)
-
-    async def _wait(self) -> None:
-        try:
-            answer = await self._slow()
+            answer = await run(self._flow, step)
         except Exception as error:  # noqa: BLE001 - every error gets an answer
             self._fail(error)
         else:
             self._finish(answer, answer.status)
 
     def _fail(self, error: Exception) -> None:
-        response = self._service.fail(self.route, error)
+        response = self._service.fail(self._route, error)
         self._finish(response, response.status_code)
 
     def _finish(self, answer: Answer | Response, status: int) -> None:
         self._respond(answer)
-        self._service.count(self.route, status, self._started)
-
-
-class ColdProof(_Cold):
-    """GET /proof/inclusion, of an index in the latest tree."""
-
-    __slots__ = ("_index",)
-    route = PROOF
-
-    def __init__(self, service: Service, log: Log, index: int) -> None:
-        super().__init__(service, log)
-        self._index = index
-
-    def _warm(self) -> bool:
-        return self._log.warm(self._index, self._warmed)
-
-    def _now(self) -> Answer | None:
-        return read.prove_now(self._log, self._index)
-
-    async def _slow(self) -> Answer:
-        return await read.prove_latest(self._log, self._index)
-
-
-class ColdFile(_Cold):
-    """GET /tile/..."""
-
-    __slots__ = ("_wanted",)
-    route = TILE
-
-    def __init__(self, service: Service, log: Log, wanted: Tile | Bundle) -> None:
-        super().__init__(service, log)
-        self._wanted = wanted
-
-    def _warm(self) -> bool:
-        if isinstance(self._wanted, Tile):
-            return self._log.warm_tile(self._wanted, self._warmed)
-        return self._log.warm_bundle(self._wanted, self._joined)
-
-    def _joined(self, found: bytes | Exception | None) -> None:
-        """Answer with a bundle: it may be too large for the memory that :meth:`_now` looks at."""
-        if isinstance(found, bytes):
-            answer = read.file_answer(self._log, found)
-            self._finish(answer, answer.status)
-        elif found is None:
-            self._service.spawn(self._wait())
-        else:
-            self._fail(found)
-
-    def _now(self) -> Answer | None:
-        return read.file_now(self._log, self._wanted)
-
-    async def _slow(self) -> Answer:
-        return await read.find_file(self._log, self._wanted, self._service.rooms)
+        self._service.count(self._route, status, self._started)
 
 
 class Post(NamedTuple):
@@ -197,7 +126,7 @@ class Append(ABC):
         _, request, log, caller = self.post
         try:
             self._submission = write.entry_submission(request, log, caller, body)
-            log.submit(self._submission, self._done)
+            log.writer.put(self._submission, self._done)
         except Exception as error:  # noqa: BLE001 - every error gets an answer
             self._fail(error)
 
@@ -206,8 +135,8 @@ class Append(ABC):
             self._fail(found)
             return
         try:
-            answer = self._answer(found)
-        except Exception as error:  # noqa: BLE001 - the entry is in the log, and somebody waits
+            answer = None if self.post.log.traced else self._now(found)
+        except Exception as error:  # noqa: BLE001 - the entry is in the log, and its client waits
             self._fail(error)
             return
         if answer is None:
@@ -217,11 +146,15 @@ class Append(ABC):
         self.post.service.count(self.route, answer.status, self._started)
 
     @abstractmethod
-    def _answer(self, outcome: Outcome) -> Answer | None:
+    def _now(self, outcome: Outcome) -> Answer | None:
         """Return the answer; None when that needs the database."""
 
+    @abstractmethod
+    async def _slow(self, outcome: Outcome) -> Answer:
+        """Return the answer, whatever it takes."""
+
     async def _later(self, outcome: Outcome) -> None:
-        """Answer a retry, or an entry that was known: its proof needs the database."""
+        """Answer a retry, or an entry that was known: its proof needs the database. So may a line of the trace."""
         try:
             await self.post.log.note_answers(self._submission, outcome)
             answer = await self._slow(outcome)
@@ -230,9 +163,6 @@ class Append(ABC):
             return
         self._respond(answer)
         self.post.service.count(self.route, answer.status, self._started)
-
-    async def _slow(self, outcome: Outcome) -> Answer:
-        return await write.answer_entry(self.post.request, self.post.log, self._submission, outcome)
 
     def _fail(self, error: Exception) -> None:
         response = self.post.service.fail(self.route, error)
@@ -246,9 +176,11 @@ class Entry(Append):
     __slots__ = ()
     route = _BY_PATH["POST", "/entries"]
 
-    def _answer(self, outcome: Outcome) -> Answer | None:
-        receipt = self.post.log.receipt_now(self._submission, outcome)
-        return None if receipt is None else write.entry_answer(self.post.request, outcome, receipt)
+    def _now(self, outcome: Outcome) -> Answer | None:
+        return write.entry_now(self.post.request, self.post.log, self._submission, outcome)
+
+    async def _slow(self, outcome: Outcome) -> Answer:
+        return await run(write.entry(self.post.request, self.post.log, self._submission, outcome))
 
 
 class Plain(Append):
@@ -257,10 +189,8 @@ class Plain(Append):
     __slots__ = ()
     route = _BY_PATH["POST", "/add"]
 
-    def _answer(self, outcome: Outcome) -> Answer | None:
-        if not self.post.log.note_now(self._submission, outcome):
-            return None
-        return write.plain_answer(outcome)
+    def _now(self, outcome: Outcome) -> Answer:
+        return write.plain(outcome)
 
     async def _slow(self, outcome: Outcome) -> Answer:
-        return write.plain_answer(outcome)
+        return write.plain(outcome)

@@ -22,8 +22,7 @@ from muniment_server.web.http.exchanges import (
     PROOF,
     TILE,
     Append,
-    ColdFile,
-    ColdProof,
+    Cold,
     Entry,
     Exchange,
     Plain,
@@ -159,12 +158,13 @@ class FastPath:
         route = PROOF if isinstance(wanted, int) else TILE
         if self._service.access.admit_now(headers, log.row, route.needs) is None:
             return None
-        answer = read.prove_now(log, wanted) if isinstance(wanted, int) else read.file_now(log, wanted)
+        answer = read.inclusion_now(log, wanted) if isinstance(wanted, int) else read.file_now(log, wanted)
         if answer is not None:
             return Ready(self._service, route, answer, started)
         if isinstance(wanted, int):
-            return ColdProof(self._service, log, wanted)
-        return ColdFile(self._service, log, wanted)
+            return Cold(self._service, route, read.inclusion(log, wanted), started)
+        turn = self._service.rooms.turns.of(lambda: False)
+        return Cold(self._service, route, read.file(log, wanted, turn), started)
 
 
 @functools.lru_cache(4096)

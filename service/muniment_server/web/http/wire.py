@@ -14,7 +14,7 @@ from typing import Any
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from muniment_server.web.messages import Answer, Header
+from muniment_server.web.messages import Answer, Header, Pieces
 
 _TOGETHER = 8
 
@@ -62,10 +62,16 @@ def encode(answer: Answer | Response, defaults: Sequence[Header], *, keep_alive:
         status, body, fields = answer.status_code, bytes(answer.body), _lines(answer.raw_headers)
     else:
         body, media_type, status, fields, pieces = answer
-        length = pieces.length if pieces else len(body)
+        length = _length(pieces) if pieces else len(body)
         fields += b"content-length: %d\r\ncontent-type: %b\r\n" % (length, media_type.encode())
     end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
     return b"".join((STATUS_LINE[status], _defaults(defaults), fields, end, body))
+
+
+def _length(pieces: Pieces) -> int:
+    if pieces.length is None:
+        raise AssertionError("an answer of unknown length goes through the application")
+    return pieces.length
 
 
 def in_kernel(descriptor: int) -> int:

@@ -1,0 +1,93 @@
+"""Entries of a log as JSON values, their leaves, and where a leaf is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from muniment.encoding import b64
+from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
+from muniment.hashing import LeafHash, leaf_hash
+from muniment_server.errors import Corrupt, NotFound
+from muniment_server.read.heads import Heads
+from muniment_server.storage import Store, StoredPayload, leaf_key
+from muniment_server.write.admission import EventDraft, commit
+
+
+class Entries:
+    """Reads the entries of one log."""
+
+    def __init__(self, store: Store, log_id: int, heads: Heads) -> None:
+        self._store = store
+        self._log_id = log_id
+        self._heads = heads
+
+    async def page(self, start: int, limit: int, *, with_payload: bool) -> tuple[list[dict[str, Any]], int]:
+        """Return up to `limit` entries from `start`, as JSON values, and the size of the signed head they are under.
+
+        `with_payload` says whether the caller may see payloads: only then are the members of an event open.
+        """
+        size = (await self._heads.latest(start + 1)).size
+        stop = min(start + limit, size)
+        if start >= stop:
+            return [], size
+        leaves = await self.leaves(start, stop)
+        payloads = await self._store.payloads(self._log_id, start, stop) if with_payload else []
+        by_index = {stored.index: stored for stored in payloads}
+        return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
+
+    async def one(self, index: int, *, with_payload: bool) -> dict[str, Any]:
+        """Return one entry as a JSON value. Raises NotFound."""
+        found, size = await self.page(index, 1, with_payload=with_payload)
+        if not found:
+            raise NotFound("no_entry", f"the log has {size} entries: there is no entry {index}", "Indices start at 0.")
+        return found[0]
+
+    async def leaves(self, start: int, stop: int) -> list[bytes]:
+        """Return the leaves [start, stop), which a signed head covers. Raises Corrupt."""
+        leaves = await self._store.leaves(self._log_id, start, stop)
+        if len(leaves) != stop - start:
+            raise Corrupt(f"entries {start + len(leaves)} to {stop} are missing")
+        return leaves
+
+    async def leaf(self, index: int) -> bytes:
+        """Return one leaf, which a signed head covers. Raises Corrupt."""
+        leaves = await self._store.leaves(self._log_id, index, index + 1)
+        if not leaves:
+            raise Corrupt(f"entry {index} is missing")
+        return leaves[0]
+
+    async def opened(self, index: int) -> EventDraft | None:
+        """Return the payload of an event with what its leaf commits to; None of an entry that has none."""
+        stored = await self._store.payloads(self._log_id, index, index + 1)
+        return _open(stored[0]) if stored else None
+
+    async def find(self, wanted: bytes) -> int:
+        """Return the lowest index of an entry with this leaf hash. Raises NotFound."""
+        for index, leaf in await self._store.find_leaves(self._log_id, [leaf_key(wanted)]):
+            if leaf_hash(leaf) == wanted:
+                return index
+        raise NotFound(
+            "no_entry", "no entry has this leaf hash", "The leaf hash is SHA-256(0x00 || leaf), in lowercase hex."
+        )
+
+
+def _open(stored: StoredPayload) -> EventDraft:
+    return commit(orjson.loads(stored.payload), stored.payload, stored.seed)
+
+
+def _entry(index: int, leaf: bytes, stored: StoredPayload | None) -> dict[str, Any]:
+    value: dict[str, Any] = {"index": index, "leaf": b64(leaf), "leaf_hash": LeafHash(leaf_hash(leaf)).hex()}
+    content = parse_leaf(leaf)
+    if isinstance(content, EventLeaf):
+        value["logged_at"] = format_time(content.logged_at)
+    elif isinstance(content, OwnLeaf):
+        value["typ"] = content.typ
+        value["logged_at"] = content.value["logged_at"]
+    if stored:
+        opened = _open(stored)
+        value["event"] = orjson.Fragment(stored.payload)
+        value["commitment"] = Commitment(opened.members).value()
+        value["disclosures"] = opened.disclosures
+    return value
