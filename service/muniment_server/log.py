@@ -23,7 +23,9 @@ from muniment_server.host.disk import Disk
 from muniment_server.read.cache import Cache
 from muniment_server.read.reading import Reader
 from muniment_server.settings import Settings
-from muniment_server.storage import EdgeTile, LogRow, Published, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.checkpoints import EdgeTile, Published
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
 from muniment_server.write.admission import EventDraft
@@ -161,7 +163,7 @@ class Log(Reader):
             return False
         one, edge = Published(signed.size, signed.note, _now()), self.sequencer.edge()
         try:
-            larger = await self._store.publish(self.row.log_id, one, edge_tiles(edge) if edge else ())
+            larger = await self._checkpoints.publish(self.row.log_id, one, edge_tiles(edge) if edge else ())
         except OtherTree:
             self.fell_behind()  # what was proved of the database no longer holds; nothing was published
             raise
@@ -176,12 +178,12 @@ class Log(Reader):
         while True:
             with contextlib.suppress(StoreError):
                 await self._compare_clocks()
-                await self._store.forget_expired(_now())
+                await self._store.catalog.forget_expired(_now())
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
 
     async def _compare_clocks(self) -> None:
         before = _now()
-        database = await self._store.clock()
+        database = await self._reads.clock()
         if self.sequencer:
             skew = self.sequencer.clock.skew = database - (before + _now()) // 2
             if self._store.has_clock and abs(skew) <= MAX_SKEW:

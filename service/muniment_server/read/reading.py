@@ -34,7 +34,10 @@ from muniment_server.errors import Corrupt, NotFound, Refused
 from muniment_server.read.cache import Cache, Rows
 from muniment_server.read.heads import Heads
 from muniment_server.read.loader import BundleDone, ColdBundles, ColdTiles, Done
-from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store, StoredPayload, leaf_key
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import StoredPayload, leaf_key
 from muniment_server.tile_rows import hash_at, heap, path, siblings
 from muniment_server.trace import Trace
 from muniment_server.write.admission import EventDraft, commit
@@ -74,9 +77,10 @@ class Reader(Heads):
         self, store: Store, row: LogRow, sequencer: Sequencer | None, cache: Cache, trace: Trace | None = None
     ) -> None:
         super().__init__(store, row, sequencer)
+        self._anchors = store.anchors
         self._cache = cache
-        self._cold_tiles = ColdTiles(store, row.log_id, cache, self._is_tied)
-        self._cold_bundles = ColdBundles(store, row.log_id, cache)
+        self._cold_tiles = ColdTiles(store.reads, row.log_id, cache, self._is_tied)
+        self._cold_bundles = ColdBundles(store.reads, row.log_id, cache)
         self._trace = trace
         self.traced = trace is not None
         self.frame: tuple[Signed | None, bytes, bytes] = (None, b"", b"")  # kept by the route of proofs
@@ -252,7 +256,7 @@ class Reader(Heads):
         return found
 
     async def _cold(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
-        stored = await self._store.tiles(self.row.log_id, tiles)
+        stored = await self._reads.tiles(self.row.log_id, tiles)
         found: dict[tuple[int, int], Rows] = {}
         for tile in sorted(tiles, reverse=True):  # those above first
             data = stored.get((tile.level, tile.index), b"")
@@ -275,7 +279,7 @@ class Reader(Heads):
 
     async def find(self, wanted: bytes) -> int:
         """Return the lowest index of an entry with this leaf hash. Raises NotFound."""
-        for index, leaf in await self._store.find_leaves(self.row.log_id, [leaf_key(wanted)]):
+        for index, leaf in await self._reads.find_leaves(self.row.log_id, [leaf_key(wanted)]):
             if leaf_hash(leaf) == wanted:
                 return index
         raise NotFound(
@@ -310,13 +314,13 @@ class Reader(Heads):
         )
 
     async def _stored_receipt(self, index: int, signed: Signed, *, with_payload: bool) -> Receipt:
-        leaves = await self._store.leaves(self.row.log_id, index, index + 1)
+        leaves = await self._reads.leaves(self.row.log_id, index, index + 1)
         if not leaves:
             raise Corrupt(f"entry {index} is missing")
         proof = await self.path_of(index, leaf_hash(leaves[0]), signed.size, signed.root)
         commitment, disclosures = None, None
         if with_payload and isinstance(parse_leaf(leaves[0]), EventLeaf):
-            for stored in await self._store.payloads(self.row.log_id, index, index + 1):
+            for stored in await self._reads.payloads(self.row.log_id, index, index + 1):
                 opened = _open(stored)
                 commitment, disclosures = Commitment(opened.members), tuple(opened.disclosures)
         return Receipt(
@@ -325,24 +329,24 @@ class Reader(Heads):
 
     async def anchors(self, start: int, limit: int) -> tuple[list[AnchorRow], dict[int, list[CalendarRow]]]:
         """Return up to `limit` anchors with tree_size >= start, smallest first, and the calendars of each by its size."""
-        found = await self._store.anchors(self.row.log_id, start, limit)
+        found = await self._anchors.anchors(self.row.log_id, start, limit)
         calendars: dict[int, list[CalendarRow]] = {row.tree_size: [] for row in found}
         if found:
             stop = found[-1].tree_size + 1
-            for one in await self._store.anchor_calendars(self.row.log_id, found[0].tree_size, stop):
+            for one in await self._anchors.anchor_calendars(self.row.log_id, found[0].tree_size, stop):
                 calendars.setdefault(one.tree_size, []).append(one)
         return found, calendars
 
     async def anchor_of(self, index: int) -> AnchoredCheckpoint:
         """Return the earliest confirmed anchor that covers an entry, as a receipt has it. Raises NotFound."""
-        row = await self._store.covering_anchor(self.row.log_id, index)
+        row = await self._anchors.covering_anchor(self.row.log_id, index)
         if row is None or row.ots is None or row.height is None:
             raise NotFound(
                 "no_anchor",
                 f"no confirmed anchor covers entry {index} yet",
                 "Anchors take hours: GET /anchors says how far they are.",
             )
-        leaves = await self._store.leaves(self.row.log_id, index, index + 1)
+        leaves = await self._reads.leaves(self.row.log_id, index, index + 1)
         if not leaves:
             raise Corrupt(f"entry {index} is missing")
         proof = await self.path_of(index, leaf_hash(leaves[0]), row.tree_size, RootHash(row.root))
@@ -355,13 +359,13 @@ class Reader(Heads):
         if start >= stop:
             return [], size
         leaves = await self.leaves(start, stop)
-        payloads = await self._store.payloads(self.row.log_id, start, stop) if with_payload else []
+        payloads = await self._reads.payloads(self.row.log_id, start, stop) if with_payload else []
         by_index = {stored.index: stored for stored in payloads}
         return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
 
     async def leaves(self, start: int, stop: int) -> list[bytes]:
         """Return the leaves [start, stop), which a signed head covers."""
-        leaves = await self._store.leaves(self.row.log_id, start, stop)
+        leaves = await self._reads.leaves(self.row.log_id, start, stop)
         if len(leaves) != stop - start:
             raise Corrupt(f"entries {start + len(leaves)} to {stop} are missing")
         return leaves

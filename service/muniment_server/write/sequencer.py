@@ -32,7 +32,9 @@ from muniment_server.errors import (
     StoreError,
 )
 from muniment_server.failpoints import step
-from muniment_server.storage import Grown, Head, LogRow, Reread, Store, StoredKey, leaf_key, leaf_keys_of
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Grown, Head, Reread, StoredKey, leaf_key, leaf_keys_of
 from muniment_server.trace import Trace
 from muniment_server.write import recheck, startup
 from muniment_server.write.admission import RawDraft
@@ -82,7 +84,8 @@ class Sequencer:
         witnessed: startup.Witnessed = startup.nobody,
     ) -> None:
         """Make it. `clock` stamps entries; the default one sees no jumps."""
-        self._store = store
+        self._writes = store.log
+        self._reads = store.reads
         self._log = log
         self._key = key
         self._guard = guard
@@ -151,7 +154,7 @@ class Sequencer:
         while state.signed is None:
             try:
                 self._state = None  # until the fence is known to be up
-                state.head = await self._store.fence(self._log.log_id, state.head)
+                state.head = await self._writes.fence(self._log.log_id, state.head)
             except (HeadMoved, SessionLost):
                 state = await self._load()
                 continue
@@ -201,17 +204,17 @@ class Sequencer:
             refusal = ReadOnly("database_damaged", detail, look_again=True)
         if last:
             raise self._refuse(refusal)
-        await self._store.reconnect(self._log.log_id)
+        await self._writes.reconnect(self._log.log_id)
         return None
 
     async def _read_state(self) -> _State:
         # The guard before the head: so the head may only seem to run ahead, never to fall behind.
         guarded = await asyncio.to_thread(self._guard.read)
-        head = await self._store.head_to_extend(self._log.log_id)
+        head = await self._writes.head_to_extend(self._log.log_id)
         startup.check_guard(self._guard.path, guarded, self._log.origin, self._key.vkey.key_id, head)
-        edge = await startup.prove(self._store, self._log.log_id, head, guarded)
+        edge = await startup.prove(self._reads, self._log.log_id, head, guarded)
         if not self._asked:
-            await startup.check_seen(self._store, self._log.log_id, head, await self._witnessed())
+            await startup.check_seen(self._reads, self._log.log_id, head, await self._witnessed())
         self._asked = True
         return _State(head, Edge.of(head.size, edge), edge, None, guarded.head)
 
@@ -282,7 +285,7 @@ class Sequencer:
 
         Without that, the note of one database could be answered with entries and tiles of another.
         """
-        self._store.check_premises(state.head)
+        self._writes.check_premises(state.head)
         now, signed = await self._signed_state()
         if now is not state:
             raise SessionLost("the log was read again since its entries were looked up")
@@ -322,14 +325,14 @@ class Sequencer:
         used = [(s.caller, s.key) for s in batch if s.key is not None]
         leaves: dict[bytes, int] = {}
         if raw:
-            for index, leaf in await self._store.find_leaves(self._log.log_id, sorted(set(raw.values())), head.session):
+            for index, leaf in await self._reads.find_leaves(self._log.log_id, sorted(set(raw.values())), head.session):
                 if leaf in raw:  # the key is only 8 bytes of the hash; the whole leaf decides
                     leaves.setdefault(leaf, index)
         now = self.clock.now()
         keys = (
             {
                 (k.row.caller, k.row.key): k
-                for k in await self._store.find_keys(self._log.log_id, used, now, head.session)
+                for k in await self._reads.find_keys(self._log.log_id, used, now, head.session)
             }
             if used
             else {}
@@ -372,7 +375,7 @@ class Sequencer:
         # Looked up before, under a head that is still the expected one: then nothing can be known now.
         absent = grown.leaf_keys if self._log.kind == "raw" and not self._careful else ()
         try:
-            reread = await self._store.append(grown, old, absent, recheck.tiles_between(old.size, grown.head.size))
+            reread = await self._writes.append(grown, old, absent, recheck.tiles_between(old.size, grown.head.size))
         except DuplicateLeaf:
             self._note("known", size=old.size)
             raise
@@ -415,7 +418,7 @@ class Sequencer:
         """
         new = TreeHead(head.size, head.root)
         try:
-            raised = await raise_guard(self._guard, self._store, self._log.log_id, head.guard_id, new, below)
+            raised = await raise_guard(self._guard, self._reads, self._log.log_id, head.guard_id, new, below)
         except GuardRefused as error:
             raise self._refuse(ReadOnly(error.code, str(error), look_again=not error.final)) from error
         if self.refusal and not self.refusal.look_again:  # withdrawn meanwhile

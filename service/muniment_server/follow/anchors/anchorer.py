@@ -36,7 +36,10 @@ from muniment_server.follow.anchors.schedule import (
     Breaker,
     Triggers,
 )
-from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, LogRow, Published, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, AnchorSummary, CalendarRow
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.checkpoints import Published
 from muniment_server.telemetry import get_logger
 from muniment_server.write import recheck
 
@@ -95,7 +98,10 @@ class Anchorer:
 
         `threads` are those in which the source is asked. Not the loop's own: the guard needs them, and a source may hang.
         """
-        self._store = store
+        self._reads = store.reads
+        self._checkpoints = store.checkpoints
+        self._anchors = store.anchors
+        self._followers = store.followers
         self._log = log
         self.calendars = calendars
         self._source = source
@@ -122,7 +128,7 @@ class Anchorer:
         now = self._clock()
         if now < self._leads_until - LEASE + _RENEW:
             return True
-        got = await self._store.take_lease(self._log.log_id, NAME, self._holder, now, now + LEASE)
+        got = await self._followers.take_lease(self._log.log_id, NAME, self._holder, now, now + LEASE)
         self._leads_until = now + LEASE if got else 0
         return got
 
@@ -131,14 +137,14 @@ class Anchorer:
         if self.leads:
             now = self._clock()
             self._leads_until = 0
-            await self._store.take_lease(self._log.log_id, NAME, self._holder, now, now)
+            await self._followers.take_lease(self._log.log_id, NAME, self._holder, now, now)
 
     # --- freezing -------------------------------------------------------------------------------------------------------
 
     async def freeze_due(self) -> AnchorRow | None:
         """Freeze the published checkpoint, if one is due. Raises StoreError; what must not be anchored sets `refusal`."""
-        last = await self._store.anchor(self._log.log_id)
-        published = await self._store.checkpoint(self._log.log_id)
+        last = await self._anchors.anchor(self._log.log_id)
+        published = await self._checkpoints.checkpoint(self._log.log_id)
         if published is None:
             return None
         try:
@@ -148,7 +154,7 @@ class Anchorer:
             return None
         self._refuse(None)
         start, since = (last.tree_size, last.created_at) if last else (0, self._log.created_at)
-        new = published.size - start - (await self._store.own_entries(self._log.log_id, start) if last else 0)
+        new = published.size - start - (await self._anchors.own_entries(self._log.log_id, start) if last else 0)
         if not self._options.triggers.due(new, self._clock() - since):
             return None
         return await self.freeze()
@@ -158,8 +164,8 @@ class Anchorer:
 
         Raises AnchorRefused when an anchor says that the log was larger, or another one, and StoreError.
         """
-        last, now = await self._store.anchor(self._log.log_id), self._clock()
-        published = await self._store.checkpoint(self._log.log_id)
+        last, now = await self._anchors.anchor(self._log.log_id), self._clock()
+        published = await self._checkpoints.checkpoint(self._log.log_id)
         if published is None or (last and last.tree_size == published.size):
             return None
         await self._check_extends(last, published)
@@ -171,7 +177,7 @@ class Anchorer:
             CalendarRow(row.tree_size, one.url, next_at=now + self._rng.randrange(START_JITTER))
             for one in self.calendars
         ]
-        if not await self._store.add_anchor(self._log.log_id, row, asked):
+        if not await self._anchors.add_anchor(self._log.log_id, row, asked):
             return None
         get_logger().info("checkpoint frozen for anchoring", log=self._log.name, tree_size=row.tree_size)
         return row
@@ -187,7 +193,7 @@ class Anchorer:
                 f"size {last.tree_size} is anchored, and the log has {size}: the database is an old copy, or lost entries. "
                 "Restore a newer one; nothing is anchored until then",
             )
-        tiles = await self._store.tiles(self._log.log_id, recheck.tiles_to_extend(last.tree_size, size))
+        tiles = await self._reads.tiles(self._log.log_id, recheck.tiles_to_extend(last.tree_size, size))
         if not recheck.extends((last.tree_size, RootHash(last.root)), (size, _root_of(published)), tiles):
             raise AnchorRefused(
                 "anchor_root",
@@ -203,12 +209,12 @@ class Anchorer:
 
     async def supersede(self) -> None:
         """Let go of anchors that no calendar has, all but the newest: its later stamp covers them too. Raises StoreError."""
-        queued = await self._store.anchors(self._log.log_id, 0, _AT_ONCE, ("queued",))
-        last = await self._store.anchor(self._log.log_id)
+        queued = await self._anchors.anchors(self._log.log_id, 0, _AT_ONCE, ("queued",))
+        last = await self._anchors.anchor(self._log.log_id)
         for row in queued:
             if last and row.tree_size < last.tree_size:
                 size = row.tree_size
-                calendars = await self._store.anchor_calendars(self._log.log_id, size, size + 1)
+                calendars = await self._anchors.anchor_calendars(self._log.log_id, size, size + 1)
                 await self._save(*rows.superseded(row, calendars))
 
     # --- calendars ------------------------------------------------------------------------------------------------------
@@ -224,14 +230,14 @@ class Anchorer:
                 await self._poll(calendar, due)
 
     async def _due(self, url: str, *, queued: bool) -> list[CalendarRow]:
-        return await self._store.due_calendars(self._log.log_id, url, self._clock(), _AT_ONCE, queued=queued)
+        return await self._anchors.due_calendars(self._log.log_id, url, self._clock(), _AT_ONCE, queued=queued)
 
     async def ask_all(self) -> None:
         """Give every calendar its round, all at once. Raises StoreError."""
         await asyncio.gather(*map(self.round, self.calendars))
 
     async def _submit(self, calendar: Calendar, due: CalendarRow) -> None:
-        row = await self._store.anchor(self._log.log_id, due.tree_size)
+        row = await self._anchors.anchor(self._log.log_id, due.tree_size)
         if row is None or row.state == "superseded":
             return
         try:
@@ -297,7 +303,7 @@ class Anchorer:
     async def _not_yet(self, calendar: Calendar, due: CalendarRow, error: NotYet) -> None:
         now = self._clock()
         self._good(calendar, "pending")
-        row = await self._store.anchor(self._log.log_id, due.tree_size)
+        row = await self._anchors.anchor(self._log.log_id, due.tree_size)
         young = row is not None and now - row.created_at < 2 * DAY
         if error.lost and young and now - (due.submitted_at or now) >= HOUR:
             get_logger().error("a calendar lost an anchor", calendar=calendar.url, tree_size=due.tree_size)
@@ -331,18 +337,18 @@ class Anchorer:
         """Look at the blocks of anchors again: deep enough by now, or gone in a reorganisation? Raises StoreError."""
         if self._source is None:
             return
-        for row in await self._store.due_anchors(self._log.log_id, self._clock(), _AT_ONCE):
+        for row in await self._anchors.due_anchors(self._log.log_id, self._clock(), _AT_ONCE):
             await self._settle(row.tree_size)
 
     async def _settle(self, size: int) -> None:
         if self._source is None:
             return
         for _ in range(_ROUNDS):
-            row = await self._store.anchor(self._log.log_id, size)
+            row = await self._anchors.anchor(self._log.log_id, size)
             if row is None or row.ots is None:
                 return
             check = await self._in_thread(check_anchor, row.checkpoint, row.ots, self._source, rows.MIN_DEPTH)
-            calendars = await self._store.anchor_calendars(self._log.log_id, size, size + 1)
+            calendars = await self._anchors.anchor_calendars(self._log.log_id, size, size + 1)
             new, changed = rows.settled(row, calendars, check, self._clock())
             if await self._save(new, changed):
                 self._say(row, new, check)
@@ -368,14 +374,14 @@ class Anchorer:
 
     async def watch(self) -> None:
         """Tell the watcher how things are. Raises StoreError."""
-        self._watcher.summary(await self._store.anchor_summary(self._log.log_id, self._options.held))
+        self._watcher.summary(await self._anchors.anchor_summary(self._log.log_id, self._options.held))
 
     async def _change(self, due: CalendarRow, change: Change) -> CalendarRow | None:
         """Change an anchor and one of its calendars as of now, again if somebody else was quicker; return the calendar's new row."""
         size = due.tree_size
         for _ in range(_ROUNDS):
-            row = await self._store.anchor(self._log.log_id, size)
-            found = await self._store.anchor_calendars(self._log.log_id, size, size + 1)
+            row = await self._anchors.anchor(self._log.log_id, size)
+            found = await self._anchors.anchor_calendars(self._log.log_id, size, size + 1)
             calendar = next((one for one in found if one.url == due.url), None)
             new = row and calendar and change(row, calendar)
             if not new:
@@ -386,7 +392,7 @@ class Anchorer:
 
     @step("anchorer.save")
     async def _save(self, row: AnchorRow, calendars: Sequence[CalendarRow]) -> bool:
-        return await self._store.save_anchor(self._log.log_id, row, calendars)
+        return await self._anchors.save_anchor(self._log.log_id, row, calendars)
 
 
 def _root_of(published: Published) -> RootHash:

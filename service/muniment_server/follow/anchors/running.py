@@ -24,7 +24,8 @@ from muniment_server.follow.anchors.schedule import MINUTE, Triggers
 from muniment_server.instance.registry import Catalog
 from muniment_server.log import Log
 from muniment_server.settings import Settings
-from muniment_server.storage import AnchorSummary, LogRow
+from muniment_server.storage.anchors import AnchorSummary
+from muniment_server.storage.catalog import LogRow
 from muniment_server.telemetry import Metrics, get_logger
 
 TICK_SECONDS = 5.0
