@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres.append import PostgresStore, migrate
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.postgres.connect import migrate
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from tests.live import LiveServer, init
 
 # Hypothesis: the same examples on every run where CI is set. No deadline, no minimal speed: a busy machine is no bug.
@@ -93,9 +94,9 @@ async def store(engine: str, database: str | None, tmp_path: Path) -> AsyncItera
     """An empty, migrated store."""
     if database:
         await migrate(database)
-        opened: Store = await PostgresStore.open(database)
+        opened: Store = await open_postgres(database)
     else:
-        opened = await SqliteStore.open(tmp_path / "store.sqlite")
+        opened = await open_sqlite(tmp_path / "store.sqlite")
     yield opened
     await opened.close()
 

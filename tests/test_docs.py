@@ -16,8 +16,8 @@ import pytest
 from muniment.anchor.proof import merge_submission
 from muniment.checkpoint import parse_checkpoint
 from muniment.note import parse_note
-from muniment_server.storage import AnchorRow, CalendarRow
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.web.openapi import document
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
@@ -97,13 +97,13 @@ def two_logs(tmp_path: Path) -> LiveServer:
 
 async def _store_anchor(data: Path) -> None:
     """Store an anchor of the first checkpoint that a calendar has taken."""
-    store = await SqliteStore.open(data / "muniment.sqlite")
+    store = await open_sqlite(data / "muniment.sqlite")
     try:
-        note = (await store.checkpoint(1)).note.encode()
+        note = (await store.checkpoints.checkpoint(1)).note.encode()
         digest, url = sha256(note).digest(), "https://calendar.example"
         ots = merge_submission(None, digest, bytes(16), append(bytes(44)) + pending(url))
         row = AnchorRow(1, parse_checkpoint(parse_note(note).text).root, note, digest, bytes(16), 0, "pending", ots=ots)
-        assert await store.add_anchor(1, row, [CalendarRow(1, url, "pending")])
+        assert await store.anchors.add_anchor(1, row, [CalendarRow(1, url, "pending")])
     finally:
         await store.close()
 

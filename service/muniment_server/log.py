@@ -25,7 +25,8 @@ from muniment_server.read.proofs import Proofs
 from muniment_server.read.receipts import Receipts
 from muniment_server.read.tiles import Tiles
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
 from muniment_server.write.batcher import Batcher

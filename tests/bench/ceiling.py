@@ -15,9 +15,12 @@ import uvloop
 
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.tree import Edge, grow
-from muniment_server.storage import Grown, Head, LogRow, Store, StoredPayload, leaf_keys_of
-from muniment_server.storage.postgres.append import PostgresStore, migrate
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Grown, Head, StoredPayload, leaf_keys_of
+from muniment_server.storage.postgres.connect import migrate
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.admission import draft_event
 from tests.bench.bodies import entry, entry_parts
 from tests.bench.generator import percentile
@@ -30,9 +33,9 @@ _SECONDS = 60
 async def open_store(database: str | None, folder: Path) -> Store:
     """Open a store of its own."""
     if database is None:
-        return await SqliteStore.open(folder / "ceiling.sqlite")
+        return await open_sqlite(folder / "ceiling.sqlite")
     await migrate(database)
-    return await PostgresStore.open(database)
+    return await open_postgres(database)
 
 
 class _Entries(NamedTuple):
@@ -56,7 +59,8 @@ class _Appender:
     """Appends to one log of its own through Store.append alone, as the sequencer would."""
 
     def __init__(self, store: Store, kind: str) -> None:
-        self._store = store
+        self._writes = store.log
+        self._catalog = store.catalog
         self._kind = kind
         self._parts = entry_parts(time.time_ns())
         self._head, self._edge = Head(0, EMPTY_ROOT, 0, 0, "bench"), Edge()
@@ -69,7 +73,7 @@ class _Appender:
     async def start(self, name: str) -> None:
         """Make the log."""
         row = LogRow(0, name, f"bench.example/{name}", self._kind, True, False, 0)
-        self._log_id = (await self._store.create_log(row, self._head)).log_id
+        self._log_id = (await self._catalog.create_log(row, self._head)).log_id
 
     async def append(self, batch: int) -> float:
         """Append a batch; return the seconds that took, without those of making it."""
@@ -82,7 +86,7 @@ class _Appender:
         grown = Grown(self._log_id, after, entries.leaves, keys, entries.payloads, growth.tiles)
         absent = keys if self._kind == "raw" else []
         started = time.perf_counter()
-        await self._store.append(grown, old, absent)
+        await self._writes.append(grown, old, absent)
         took = time.perf_counter() - started
         self._head, self._edge = after, growth.edge
         return took

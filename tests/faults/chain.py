@@ -32,9 +32,10 @@ from muniment_server.errors import GuardRefused, GuardUnavailable, ReadOnly, Ref
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Store
-from muniment_server.storage.postgres.append import PostgresStore
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.telemetry import Metrics
 from muniment_server.trace import Trace
 from muniment_server.web.problems import CODES
@@ -217,8 +218,8 @@ def _tell(points: Sequence[Point], say: Callable[..., None]) -> None:
 
 async def _open(chain: Chain) -> Store:
     if chain.database:
-        return await PostgresStore.open(chain.database)
-    return await SqliteStore.open(chain.folder / "store.sqlite")
+        return await open_postgres(chain.database)
+    return await open_sqlite(chain.folder / "store.sqlite")
 
 
 def _bench(chain: Chain, store: Any) -> Bench:

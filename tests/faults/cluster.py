@@ -14,7 +14,7 @@ from pathlib import Path
 
 import asyncpg
 
-from muniment_server.storage.postgres.append import migrate
+from muniment_server.storage.postgres.connect import migrate
 from tests.faults.children import call
 from tests.faults.rig import Missing
 

@@ -16,13 +16,15 @@ from muniment_server.errors import ReadOnly, StoreError
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
 from muniment_server.telemetry import Metrics
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard
 from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Outcome, Submission
+from tests.parts import Parts
 
 HELD = ("append", "append", "fence", "tiles", "reread", "publish", "find_keys", "head_to_extend")
 READS = ("head", "tiles", "reread", "leaves", "checkpoint")
@@ -46,32 +48,26 @@ class Pause:
         self._go.set()
 
 
-class Gate:
+class Gate(Parts):
     """A process's way to the databases. `store` may be changed at any moment; where `others` are given, they answer reads too."""
 
     def __init__(self, store: Store, rng: Random) -> None:
-        self.store = store
+        super().__init__(store)
         self.others: list[Store] = []
         self.planned: dict[str, tuple[Pause, bool]] = {}
         self._rng = rng
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.store, name)
-        if not asyncio.iscoroutinefunction(method):
-            return method
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            pause, after = self.planned.pop(name, (None, False))
-            if pause and not after:
+    async def call(self, part: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Do it, held before it or after it as planned."""
+        pause, after = self.planned.pop(name, (None, False))
+        if pause and not after:
+            await pause.wait()
+        store = self._rng.choice([self.store, *self.others]) if name in READS else self.store
+        try:
+            return await getattr(getattr(store, part), name)(*args, **kwargs)
+        finally:
+            if pause and after:
                 await pause.wait()
-            store = self._rng.choice([self.store, *self.others]) if name in READS else self.store
-            try:
-                return await getattr(store, name)(*args, **kwargs)
-            finally:
-                if pause and after:
-                    await pause.wait()
-
-        return call
 
 
 class WatchedGuard(Guard):

@@ -11,8 +11,9 @@ import apsw
 import asyncpg
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres.append import PostgresStore, migrate
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.postgres.connect import migrate
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 
 
 class Copies(Protocol):
@@ -50,7 +51,7 @@ class SqliteCopies:
 
     async def open(self, name: str) -> Store:
         """See Copies."""
-        return await SqliteStore.open(self.folder / name)
+        return await open_sqlite(self.folder / name)
 
     async def copy(self, name: str) -> str:
         """See Copies."""
@@ -107,7 +108,7 @@ class PostgresCopies:
 
     async def open(self, name: str) -> Store:
         """See Copies."""
-        return await PostgresStore.open(self.url(name))
+        return await open_postgres(self.url(name))
 
     async def copy(self, name: str) -> str:
         """See Copies."""

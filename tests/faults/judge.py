@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 
 from muniment.note import SigningKey
-from muniment_server.storage import LogRow
+from muniment_server.storage.catalog import LogRow
 from muniment_server.write.guard import Guard
 from tests.faults.control import ORIGINS, PREFIXES, Instance
 from tests.faults.load import Load, check_entry

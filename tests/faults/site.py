@@ -193,9 +193,9 @@ class Site:
         self.checker.finish()
 
     async def _check_database(self, store: Store) -> None:
-        (log_id,) = [row.log_id for row in await store.logs()]
-        tree = Naive(await store.leaves(log_id, 0, 10**7))
-        for one in await store.checkpoints(log_id, 0, 10**7):
+        (log_id,) = [row.log_id for row in await store.catalog.logs()]
+        tree = Naive(await store.reads.leaves(log_id, 0, 10**7))
+        for one in await store.checkpoints.checkpoints(log_id, 0, 10**7):
             head = parse_checkpoint(parse_note(one.note).text)
             self.checker.shown("default", head.size, head.root.hex(), "published")
             if tree.root(head.size) != head.root:
@@ -203,8 +203,8 @@ class Site:
 
     async def check_kept(self, store: Store) -> None:
         """Check that the log's database has every entry that was ever acknowledged."""
-        (log_id,) = [row.log_id for row in await store.logs()]
-        leaves = await store.leaves(log_id, 0, 10**7)
+        (log_id,) = [row.log_id for row in await store.catalog.logs()]
+        leaves = await store.reads.leaves(log_id, 0, 10**7)
         for index, leaf in self.recorder.bytes.items():
             if index >= len(leaves) or leaf_hash(leaves[index]) != leaf_hash(leaf):
                 raise AssertionError(f"LOST: entry {index} was acknowledged, and is not in the log")

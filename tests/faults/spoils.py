@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from muniment_server.storage.postgres import append as postgres_module
-from muniment_server.storage.sqlite import append as sqlite_module
+from muniment_server.storage.postgres import sessions as postgres_module
+from muniment_server.storage.sqlite import database as sqlite_module
 from muniment_server.write import guard as guard_module
 
 

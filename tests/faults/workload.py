@@ -292,7 +292,7 @@ async def judge(instance: Instance, account: Account) -> int:
     settings = instance.settings()
     store = await open_store(settings)
     try:
-        rows = await store.logs()
+        rows = await store.catalog.logs()
         policy = Policy.read(settings.policy)
         for row in rows:
             report = await fsck(store, row, policy, Guard(settings.guard_file(row.name)), lambda *_: None)

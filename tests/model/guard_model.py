@@ -10,8 +10,8 @@ here                         in the server
 ============================ =====================================================================================
 ``load``                     ``Recovery._read``, ``startup.check_guard``, ``startup.prove``
 ``append``, ``fence``        ``Sequencer._commit``, ``Sequencer._signed_state``
-``check_session``            ``PostgresStore._run`` and ``check_premises``: SessionLost
-``check_files``              ``SqliteStore.check_premises``: Replaced
+``check_session``            ``Sessions._run`` and ``Sessions.check``: SessionLost
+``check_files``              ``Database.check_premises``: Replaced
 ``admit``, ``compare``       ``raising.raise_guard``, with ``recheck.extends`` for ``proved``
 ``lock``, ``notice``         ``Guard._locked``, ``Guard._current``
 ``make_durable``, ``write``  ``Guard.swap``, ``Guard._write``

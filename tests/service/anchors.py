@@ -22,7 +22,8 @@ from muniment_server.follow.lease import Lease
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
-from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, AnchorSummary, CalendarRow
 from muniment_server.telemetry import Metrics
 from tests.bitcoin.calendar import Calendar, confirm
 from tests.bitcoin.chain import Chain
@@ -142,11 +143,11 @@ class Anchored:
         """Append leaves, publish, and return the size."""
         await self.log.append(raw(*leaves))
         await self.log.publisher.publish()
-        return (await self.store.checkpoint(self.bench.log_id)).size
+        return (await self.store.checkpoints.checkpoint(self.bench.log_id)).size
 
     async def freeze(self) -> AnchorRow:
         """Append something new, and freeze the checkpoint."""
-        await self.append(b"%d at %d" % ((await self.store.head(self.bench.log_id)).size, self.now))
+        await self.append(b"%d at %d" % ((await self.store.reads.head(self.bench.log_id)).size, self.now))
         row = await self.anchorer.freezer.freeze()
         assert row
         return row
@@ -159,12 +160,12 @@ class Anchored:
         return await self.row(row.tree_size)
 
     async def row(self, size: int | None = None) -> AnchorRow:
-        found = await self.store.anchor(self.bench.log_id, size)
+        found = await self.store.anchors.anchor(self.bench.log_id, size)
         assert found
         return found
 
     async def calendar_rows(self, size: int) -> dict[str, CalendarRow]:
-        return {row.url: row for row in await self.store.anchor_calendars(self.bench.log_id, size, size + 1)}
+        return {row.url: row for row in await self.store.anchors.anchor_calendars(self.bench.log_id, size, size + 1)}
 
     async def of(self, size: int, which: int) -> CalendarRow:
         return (await self.calendar_rows(size))[self.calendars[which].url]
@@ -175,7 +176,11 @@ class Anchored:
 
     async def own_leaves(self) -> list[bytes]:
         """The entries of anchors in the log."""
-        return [leaf for leaf in await self.store.leaves(self.bench.log_id, 0, 10_000) if leaf.startswith(b'{"anchor"')]
+        return [
+            leaf
+            for leaf in await self.store.reads.leaves(self.bench.log_id, 0, 10_000)
+            if leaf.startswith(b'{"anchor"')
+        ]
 
 
 def checked(row: AnchorRow, world: Anchored) -> AnchorCheck:

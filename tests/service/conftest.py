@@ -21,7 +21,7 @@ import asyncpg
 import pytest
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres.append import OLDEST
+from muniment_server.storage.postgres.connect import OLDEST
 from tests.live import PATIENCE
 from tests.service.rig import Rig, open_rig
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from muniment_server.storage import Store
+from tests.parts import Parts
 
 
 @dataclass
@@ -22,11 +22,11 @@ class Fault:
     late: float | None = None  # raise at once, and do the real thing this many seconds later
 
 
-class Faulty:
+class Faulty(Parts):
     """Passes everything on to `store`. `faults[name]` are used up call by call; `calls` has (name, whether it succeeded)."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        super().__init__(store)
         self.faults: dict[str, list[Fault | None]] = defaultdict(list)
         self.always: dict[str, Fault] = {}
         self.calls: list[tuple[str, bool]] = []
@@ -36,28 +36,23 @@ class Faulty:
         """Let the next calls of `name` go wrong; None is a call that goes well."""
         self.faults[name] += faults
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.store, name)
-        if not inspect.iscoroutinefunction(method):
-            return method
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            fault = self.faults[name].pop(0) if self.faults[name] else self.always.get(name)
-            at = len(self.calls)
-            self.calls.append((name, False))
-            if fault and fault.late is not None:
-                self.late.append(asyncio.create_task(self._late(method, args, fault.late)))
-            if fault and fault.error and not fault.after:
-                raise fault.error
-            result = await method(*args, **kwargs)
-            if fault and fault.error:
-                raise fault.error
-            if fault and fault.change:
-                result = fault.change(result)
-            self.calls[at] = (name, True)
-            return result
-
-        return call
+    async def call(self, part: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Do it, or what was planned instead."""
+        method = getattr(getattr(self.store, part), name)
+        fault = self.faults[name].pop(0) if self.faults[name] else self.always.get(name)
+        at = len(self.calls)
+        self.calls.append((name, False))
+        if fault and fault.late is not None:
+            self.late.append(asyncio.create_task(self._late(method, args, fault.late)))
+        if fault and fault.error and not fault.after:
+            raise fault.error
+        result = await method(*args, **kwargs)
+        if fault and fault.error:
+            raise fault.error
+        if fault and fault.change:
+            result = fault.change(result)
+        self.calls[at] = (name, True)
+        return result
 
     async def _late(self, method: Callable[..., Any], args: tuple[Any, ...], seconds: float) -> Any:
         await asyncio.sleep(seconds)

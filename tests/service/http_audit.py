@@ -135,7 +135,7 @@ def fsck(instance: Instance, *, command: bool = False) -> None:
         return
 
     async def work(settings: Settings, store: Store) -> None:
-        for row in await store.logs():
+        for row in await store.catalog.logs():
             guard = Guard(settings.guard_file(row.name))
             policy = Policy.read(settings.policy)  # with the logs that were made since
             report = await check(store, row, policy, guard, lambda _done, _all: None)

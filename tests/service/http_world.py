@@ -21,9 +21,9 @@ from muniment.policy import Policy
 from muniment_server.access.keys import create_api_key
 from muniment_server.instance.create import create_log
 from muniment_server.settings import read_settings
-from muniment_server.storage import AnchorRow
+from muniment_server.storage.anchors import AnchorRow
 from muniment_server.storage.open import open_store
-from muniment_server.storage.postgres.append import migrate
+from muniment_server.storage.postgres.connect import migrate
 from tests.bitcoin.chain import Chain
 from tests.live import ORIGIN, LiveServer
 from tests.unit.anchors import stamp
@@ -95,10 +95,10 @@ async def _make(instance: Instance, logs: Sequence[LogSpec], keys: Sequence[KeyS
         for log in logs:
             await create_log(settings, store, log.name, log.origin, log.kind, public=log.public, open_payloads=log.open)
         for key in keys:
-            token, row = await create_api_key(store, key.scopes, key.log, key.label)
+            token, row = await create_api_key(store.catalog, key.scopes, key.log, key.label)
             instance.keys[key.label], instance.key_ids[key.label] = token, row.key_id
             if key.revoked:
-                await store.revoke_key(row.key_id, time.time_ns() // 1_000_000)
+                await store.catalog.revoke_key(row.key_id, time.time_ns() // 1_000_000)
     finally:
         await store.close()
 
@@ -163,16 +163,16 @@ def anchored(instance: Instance) -> Iterator[None]:
 async def _plant(instance: Instance) -> None:
     store = await open_store(read_settings({"data": instance.data, "database": instance.database}, {}))
     try:
-        for log in await store.logs():
-            published = await store.checkpoint(log.log_id)
+        for log in await store.catalog.logs():
+            published = await store.checkpoints.checkpoint(log.log_id)
             assert published, "init publishes the genesis checkpoint"
             note = published.note.encode()
             root = parse_checkpoint(parse_note(note).text).root
             row = AnchorRow(published.size, root, note, sha256(note).digest(), bytes(16), published.published_at)
-            assert await store.add_anchor(log.log_id, row, [])
-            stored = await store.anchor(log.log_id)
+            assert await store.anchors.add_anchor(log.log_id, row, [])
+            stored = await store.anchors.anchor(log.log_id)
             assert stored
-            assert await store.save_anchor(
+            assert await store.anchors.save_anchor(
                 log.log_id, replace(stored, ots=stamp(Chain(1), note)[0], state="pending", submitted_at=row.created_at)
             )
     finally:

@@ -16,9 +16,11 @@ import asyncpg
 from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.note import SigningKey
 from muniment.tree import Edge, grow, partial_tiles
-from muniment_server.storage import Grown, Head, IdempotencyRow, LogRow, Store, StoredPayload, leaf_key
-from muniment_server.storage.postgres.append import PostgresStore
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Grown, Head, IdempotencyRow, StoredPayload, leaf_key
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.admission import RawDraft, commit, draft_raw
 from muniment_server.write.clock import Clock
 from muniment_server.write.guard import BLOCK, Guard, Guarded, TreeHead
@@ -99,9 +101,9 @@ class Rig:
     async def open(self) -> Store:
         """Open another store on the same database, as another process would."""
         if self.database:
-            opened: Store = await PostgresStore.open(self.database)
+            opened: Store = await open_postgres(self.database)
         else:
-            opened = await SqliteStore.open(self.folder / "store.sqlite")
+            opened = await open_sqlite(self.folder / "store.sqlite")
         self._stack.push_async_callback(opened.close)
         return opened
 
@@ -155,7 +157,7 @@ class Rig:
         guard = Guard(self.folder / "guard" / f"{name}.guard")
         guarded = guard.create(origin, key.vkey.key_id)
         row = LogRow(0, name, origin, kind, True, False, NOW)
-        row = await self.store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
+        row = await self.store.catalog.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
         return Bench(self, row, key, guard)
 
 
@@ -205,8 +207,8 @@ class Bench:
         idempotency: Sequence[IdempotencyRow] = (),
     ) -> tuple[Grown, Head]:
         """What an append of these leaves would store, and the head it expects: arguments of Store.append."""
-        old = expected or await self.rig.store.head(self.log_id)
-        edge = Edge.of(old.size, await self.rig.store.tiles(self.log_id, partial_tiles(old.size)))
+        old = expected or await self.rig.store.reads.head(self.log_id)
+        edge = Edge.of(old.size, await self.rig.store.reads.tiles(self.log_id, partial_tiles(old.size)))
         entries = [entry if isinstance(entry, NewEntry) else new_entry(entry) for entry in leaves]
         payloads = [
             StoredPayload(index, entry.payload, entry.seed)
@@ -223,7 +225,7 @@ class Bench:
     async def extend(self, *leaves: bytes | NewEntry) -> Head:
         """Append leaves through the store alone, and return the new head."""
         grown, expected = await self.grown(leaves)
-        await self.rig.store.append(grown, expected)
+        await self.rig.store.log.append(grown, expected)
         return grown.head
 
 

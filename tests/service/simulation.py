@@ -22,14 +22,14 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.sqlite.open import open_sqlite
 from tests.service.rig import open_rig
 from tests.service.world import World
 
 
 async def _simulate(seed: int, steps: int, folder: Path) -> Counter[str]:
     rng = Random(seed)
-    store = await SqliteStore.open(folder / "store.sqlite")
+    store = await open_sqlite(folder / "store.sqlite")
     async with open_rig("sqlite", None, folder, store) as rig:
         bench = await rig.log(rng.choice(["raw", "event"]))
         world = World(rng, rig, bench)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Container
@@ -18,6 +17,7 @@ from muniment_server.errors import GuardUnavailable, HeadMoved, OutcomeUnknown, 
 from muniment_server.storage import Store
 from muniment_server.write.guard import Guard, Guarded, TreeHead
 from muniment_server.write.sequencer import Sequencer
+from tests.parts import Parts
 
 READS = ("head", "tiles", "reread", "leaves", "find_leaves", "find_keys")
 WRITES = ("append", "fence")
@@ -56,11 +56,11 @@ class Fault:
     after: bool = False  # hold after the call, not before it
 
 
-class Gate:
+class Gate(Parts):
     """A writer's way to the store. `clean` has every head that a clean reply made durable for this writer; `late` what is to come."""
 
     def __init__(self, store: Store, rng: Random) -> None:
-        self.store = store
+        super().__init__(store)
         self.rng = rng
         self.planned: dict[str, list[Fault]] = defaultdict(list)
         self.clean: set[tuple[int, bytes]] = set()
@@ -68,34 +68,29 @@ class Gate:
         self.late: list[tuple[int, Callable[[], Awaitable[Any]]]] = []  # with the signatures made before it was sent
         self.flips = 0
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.store, name)
-        if not inspect.iscoroutinefunction(method):
-            return method
-
-        async def call(*args: Any) -> Any:
-            fault = self.planned[name].pop(0) if self.planned.get(name) else Fault("")
-            if fault.pause and not fault.after:
-                await fault.pause.wait()
-            if fault.kind == "fail":
-                raise StoreUnavailable(f"{name}: planned")
-            if fault.kind == "moved":
-                raise HeadMoved(f"{name}: planned")
-            if fault.kind == "late":
-                self.late.append((self.signatures, lambda: method(*args)))
-            if fault.kind in ("lost", "late"):
-                raise OutcomeUnknown(f"{name}: planned")
-            result = await method(*args)
-            if fault.pause and fault.after:
-                await fault.pause.wait()
-            if fault.kind == "after":
-                raise OutcomeUnknown(f"{name}: planned")
-            if name in WRITES:
-                head = args[0].head if name == "append" else result
-                self.clean.add((head.size, head.root))
-            return self._flip(result) if fault.kind == "flip" else result
-
-        return call
+    async def call(self, part: str, name: str, *args: Any) -> Any:
+        """Do it, or let it go wrong as planned."""
+        method = getattr(getattr(self.store, part), name)
+        fault = self.planned[name].pop(0) if self.planned.get(name) else Fault("")
+        if fault.pause and not fault.after:
+            await fault.pause.wait()
+        if fault.kind == "fail":
+            raise StoreUnavailable(f"{name}: planned")
+        if fault.kind == "moved":
+            raise HeadMoved(f"{name}: planned")
+        if fault.kind == "late":
+            self.late.append((self.signatures, lambda: method(*args)))
+        if fault.kind in ("lost", "late"):
+            raise OutcomeUnknown(f"{name}: planned")
+        result = await method(*args)
+        if fault.pause and fault.after:
+            await fault.pause.wait()
+        if fault.kind == "after":
+            raise OutcomeUnknown(f"{name}: planned")
+        if name in WRITES:
+            head = args[0].head if name == "append" else result
+            self.clean.add((head.size, head.root))
+        return self._flip(result) if fault.kind == "flip" else result
 
     def _flip(self, result: Any) -> Any:
         """Turn one bit of the leaves or tiles that were read."""

@@ -58,7 +58,7 @@ async def test_a_crash_at_any_call_of_the_store_is_only_a_delay(world: Anchored,
                 await world.step(HOUR + MINUTE)
             except StoreUnavailable:
                 world.restart()
-            last = await world.store.anchor(world.bench.log_id)
+            last = await world.store.anchors.anchor(world.bench.log_id)
             if last and last.state == "pending" and mined < 3:
                 world.mine()
                 mined += 1
@@ -68,7 +68,9 @@ async def test_a_crash_at_any_call_of_the_store_is_only_a_delay(world: Anchored,
         assert len(parse_ots(last.ots, own=True).bitcoin) >= 1
         leaves = await world.own_leaves()
         assert (
-            len(leaves) == len(set(leaves)) == len(await world.store.anchors(world.bench.log_id, 0, 99, ("confirmed",)))
+            len(leaves)
+            == len(set(leaves))
+            == len(await world.store.anchors.anchors(world.bench.log_id, 0, 99, ("confirmed",)))
         )
 
 
@@ -121,7 +123,7 @@ async def test_an_entry_is_logged_once_whenever_the_process_dies(world: Anchored
         await world.entries.log_confirmed()
     assert len(await world.own_leaves()) == 1
     logged = (await world.row()).logged
-    assert (await world.store.leaves(world.bench.log_id, logged, logged + 1)) == await world.own_leaves()
+    assert (await world.store.reads.leaves(world.bench.log_id, logged, logged + 1)) == await world.own_leaves()
 
 
 async def test_an_append_of_unknown_outcome_is_not_repeated_before_it_is_known(world: Anchored, monkeypatch):
@@ -173,7 +175,7 @@ async def test_a_thousand_anchors_with_a_liar_and_a_hung_calendar(rig: Rig, tmp_
         for _ in range(many):
             await world.submit()
             world.now += 10 * SECOND
-        rows = await world.store.anchors(world.bench.log_id, 0, many + 1)
+        rows = await world.store.anchors.anchors(world.bench.log_id, 0, many + 1)
         assert Counter(row.state for row in rows) == {"pending": many}
         memory = _memory()
         asked: dict[tuple[str, bytes], list[int]] = {}
@@ -184,7 +186,7 @@ async def test_a_thousand_anchors_with_a_liar_and_a_hung_calendar(rig: Rig, tmp_
             await world.step(10 * MINUTE)
             for one, count in _polls(world).items():
                 asked.setdefault(one, []).append(count - counts.get(one, 0))
-        states = Counter(row.state for row in await world.store.anchors(world.bench.log_id, 0, many + 1))
+        states = Counter(row.state for row in await world.store.anchors.anchors(world.bench.log_id, 0, many + 1))
         assert states == {"confirmed": many}, Counter(world.seen.outcomes)
         assert max(max(each) for each in asked.values()) == 1, "in ten minutes"
         assert world.seen.last.bad >= min(many, 100), (

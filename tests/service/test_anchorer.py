@@ -15,7 +15,7 @@ from muniment.note import parse_note, verify_note
 from muniment_server.follow.anchors import anchorer as module
 from muniment_server.follow.anchors import rows
 from muniment_server.follow.anchors.schedule import DAY, HOUR, MINUTE
-from muniment_server.storage import CalendarRow
+from muniment_server.storage.anchors import CalendarRow
 from tests.bitcoin.calendar import SSRF_URIS
 from tests.service.anchors import Anchored, ChainSource, anchored, checked
 from tests.service.rig import Rig
@@ -45,7 +45,7 @@ async def test_a_checkpoint_goes_all_the_way_into_a_block_and_the_log(world: Anc
     await world.step(HOUR)
     row = await world.row()
     assert (row.tree_size, row.state, row.ots) == (3, "queued", None)
-    assert row.checkpoint.decode() == (await world.store.checkpoint(world.bench.log_id, 3)).note
+    assert row.checkpoint.decode() == (await world.store.checkpoints.checkpoint(world.bench.log_id, 3)).note
     assert row.digest == sha256(row.checkpoint).digest()
     verify_note(parse_note(row.checkpoint), [world.bench.key.vkey])
 
@@ -82,7 +82,7 @@ async def test_a_checkpoint_goes_all_the_way_into_a_block_and_the_log(world: Anc
         "checkpoint_sha256": row.digest.hex(),
         "tree_size": 3,
     }
-    assert (await world.store.leaves(world.bench.log_id, row.logged, row.logged + 1)) == [leaf]
+    assert (await world.store.reads.leaves(world.bench.log_id, row.logged, row.logged + 1)) == [leaf]
 
 
 async def test_a_log_that_grew_by_its_own_entries_alone_is_not_anchored_again(world: Anchored):
@@ -93,7 +93,7 @@ async def test_a_log_that_grew_by_its_own_entries_alone_is_not_anchored_again(wo
     await world.step(HOUR + MINUTE)
     assert len(await world.own_leaves()) == 1
     await world.log.publisher.publish()
-    assert (await world.store.checkpoint(world.bench.log_id)).size == 3
+    assert (await world.store.checkpoints.checkpoint(world.bench.log_id)).size == 3
     await world.pass_time(5 * HOUR, HOUR)
     assert (await world.row()).tree_size == 2
     await world.append(b"a new one")
@@ -104,7 +104,7 @@ async def test_a_log_that_grew_by_its_own_entries_alone_is_not_anchored_again(wo
 async def test_many_entries_are_anchored_sooner_but_not_all_the_time(world: Anchored):
     await world.append(*[b"%d" % n for n in range(1000)])
     await world.step(9 * MINUTE)
-    assert await world.store.anchor(world.bench.log_id) is None
+    assert await world.store.anchors.anchor(world.bench.log_id) is None
     await world.step(MINUTE)
     first = await world.row()
     assert first.tree_size == 1001
@@ -289,7 +289,7 @@ async def test_appends_go_on_while_all_calendars_are_down_and_the_newest_is_stam
         sizes.append(await world.append(b"%d" % number))
         await world.step(HOUR)
         await world.step(3_000)
-    assert [row.state for row in await world.store.anchors(world.bench.log_id, 0, 9)] == [
+    assert [row.state for row in await world.store.anchors.anchors(world.bench.log_id, 0, 9)] == [
         "superseded",
         "superseded",
         "queued",
@@ -303,7 +303,7 @@ async def test_appends_go_on_while_all_calendars_are_down_and_the_newest_is_stam
     assert [len(one.posts) for one in world.calendars] == [1, 1]
     world.mine()
     await world.step(HOUR + MINUTE)
-    assert (await world.store.covering_anchor(world.bench.log_id, 0)).tree_size == sizes[-1]
+    assert (await world.store.anchors.covering_anchor(world.bench.log_id, 0)).tree_size == sizes[-1]
 
 
 async def test_a_dead_calendar_is_asked_less_and_less_and_given_up_after_two_days(world: Anchored):
@@ -367,7 +367,7 @@ async def test_a_reorganisation_takes_confirmed_back_and_the_same_bytes_are_subm
     await world.step(6 * HOUR)
     row = await world.row(row.tree_size)
     assert (row.state, row.confirmed_at, row.height, row.block_hash) == ("pending", None, None, None)
-    assert await world.store.covering_anchor(world.bench.log_id, 0) is None
+    assert await world.store.anchors.covering_anchor(world.bench.log_id, 0) is None
     await world.step()
     assert [len(one.posts) for one in world.calendars] == [2, 2]
     assert len({message for one in world.calendars for _, message in one.posts}) == 1
@@ -405,7 +405,7 @@ async def test_a_cosignature_after_the_freeze_changes_nothing(world: Anchored):
     await world.bench.rig.sql(
         "DROP TRIGGER checkpoints_no_update", f"UPDATE checkpoints SET note = '{cosigned}' WHERE size = {row.tree_size}"
     )
-    assert (await world.store.checkpoint(world.bench.log_id, row.tree_size)).note == cosigned
+    assert (await world.store.checkpoints.checkpoint(world.bench.log_id, row.tree_size)).note == cosigned
     world.mine()
     await world.step(HOUR + MINUTE)
     after = await world.row(row.tree_size)
@@ -420,7 +420,7 @@ async def test_a_log_smaller_than_its_largest_anchor_is_not_anchored(world: Anch
     future = (await world.submit()).tree_size + 5
     row = await world.row()
     changed = rows.replace(row, tree_size=future, digest=bytes(32), ots=None, state="queued", revision=0)
-    assert await world.store.add_anchor(world.bench.log_id, changed, [CalendarRow(future, "https://c.example")])
+    assert await world.store.anchors.add_anchor(world.bench.log_id, changed, [CalendarRow(future, "https://c.example")])
     await world.append(b"b")
     await world.step(3 * HOUR)
     assert world.seen.code == "anchor_ahead"
@@ -435,7 +435,7 @@ async def test_a_log_with_another_root_than_the_anchored_one_is_not_anchored(wor
     last = await world.row()
     await world.append(b"next")
     forged = rows.replace(last, tree_size=last.tree_size + 1, root=bytes(32), revision=0, ots=None, state="queued")
-    assert await world.store.add_anchor(world.bench.log_id, forged, [])
+    assert await world.store.anchors.add_anchor(world.bench.log_id, forged, [])
     await world.append(b"and one more")
     await world.step(2 * HOUR)
     assert world.seen.code == "anchor_root"

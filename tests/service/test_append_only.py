@@ -9,7 +9,8 @@ import apsw
 import asyncpg
 import pytest
 
-from muniment_server.storage import AnchorRow, CalendarRow, Published
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
+from muniment_server.storage.checkpoints import Published
 from tests.service.rig import NOW, SQLITE_TABLES, Bench, Rig, new_entry
 
 SEED = bytes(range(32))
@@ -158,10 +159,10 @@ async def _stored(rig: Rig) -> tuple[Bench, dict[str, str]]:
     bench = await rig.log("event")
     entries = [new_entry(b"%d" % n, payload=b"{}", seed=SEED) for n in range(3)]
     await bench.extend(*entries)
-    await rig.store.fence(bench.log_id, await rig.store.head(bench.log_id))
-    await rig.store.publish(bench.log_id, Published(2, "note", NOW))
+    await rig.store.log.fence(bench.log_id, await rig.store.reads.head(bench.log_id))
+    await rig.store.checkpoints.publish(bench.log_id, Published(2, "note", NOW))
     anchor = AnchorRow(2, bytes(32), b"note", bytes(32), bytes(16), NOW, ots=bytes(64), logged=0)
-    await rig.store.add_anchor(bench.log_id, anchor, [CalendarRow(2, "https://c")])
+    await rig.store.anchors.add_anchor(bench.log_id, anchor, [CalendarRow(2, "https://c")])
     ((tile,),) = await rig.sql("SELECT data FROM tiles")
     names = {
         "zero": bytes(32),

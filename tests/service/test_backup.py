@@ -21,10 +21,13 @@ from muniment_server.backup.rows import decode_log, decode_payloads, decode_publ
 from muniment_server.backup.tree import erased_indices
 from muniment_server.errors import Corrupt, SetupError, StoreUnavailable
 from muniment_server.settings import Settings
-from muniment_server.storage import Published, Store, StoredPayload
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage import Store
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import StoredPayload
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
+from tests.parts import Parts
 from tests.service.audit import Naive, audit
 from tests.service.rig import Bench, Rig, event, genesis, raw, write_guard
 
@@ -46,7 +49,7 @@ def policy_of(bench: Bench) -> Policy:
 async def fill(bench: Bench, sizes: Sequence[int]) -> Sequencer:
     """Bring a log to each of these sizes in turn, and publish each."""
     sequencer = bench.sequencers[-1] if bench.sequencers else bench.sequencer()
-    head = await bench.rig.store.head(bench.log_id)
+    head = await bench.rig.store.reads.head(bench.log_id)
     at = head.size
     if not at:
         await sequencer.run([genesis(bench)])
@@ -58,7 +61,7 @@ async def fill(bench: Bench, sizes: Sequence[int]) -> Sequencer:
         at = size
         assert sequencer.signed
         assert sequencer.signed.size == size
-        await bench.rig.store.publish(bench.log_id, Published(size, sequencer.signed.note, THEN + size))
+        await bench.rig.store.checkpoints.publish(bench.log_id, Published(size, sequencer.signed.note, THEN + size))
     return sequencer
 
 
@@ -90,7 +93,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 async def fresh(tmp_path: Path) -> Any:
     """An empty SQLite store."""
-    store = await SqliteStore.open(tmp_path / "fresh.sqlite")
+    store = await open_sqlite(tmp_path / "fresh.sqlite")
     yield store
     await store.close()
 
@@ -309,11 +312,11 @@ async def test_a_restored_log_is_the_same_and_goes_on(rig: Rig, tmp_path: Path, 
     done = await bring_back(tmp_path / "backup", bench, fresh, tmp_path / "data")
     assert (done.tree_size, done.entries_added, done.writable) == (300, 300, True)
     assert done.payloads == (299 if kind == "event" else 0)
-    (row,) = await fresh.logs()
+    (row,) = await fresh.catalog.logs()
     assert replace(row, log_id=bench.row.log_id) == bench.row
-    old = [await rig.store.checkpoint(bench.log_id, size) for size in (1, 255, 300)]
-    assert await fresh.checkpoints(row.log_id, 0, 100) == old
-    assert await fresh.payloads(row.log_id, 0, 300) == await rig.store.payloads(bench.log_id, 0, 300)
+    old = [await rig.store.checkpoints.checkpoint(bench.log_id, size) for size in (1, 255, 300)]
+    assert await fresh.checkpoints.checkpoints(row.log_id, 0, 100) == old
+    assert await fresh.reads.payloads(row.log_id, 0, 300) == await rig.store.reads.payloads(bench.log_id, 0, 300)
 
     other = Rig("sqlite", None, tmp_path, fresh, rig._stack)
     copy = Bench(other, row, bench.key, guard)
@@ -337,7 +340,7 @@ async def test_a_restore_into_each_store_passes_the_audit(rig: Rig, tmp_path: Pa
     guard = give_guard(bench, tmp_path / "home")
     done = await bring_back(tmp_path / "second", bench, rig.store, tmp_path / "home")
     assert done.entries_added == 300
-    (row,) = await rig.store.logs()
+    (row,) = await rig.store.catalog.logs()
     assert len(await audit(Bench(rig, row, bench.key, guard))) == 300
 
 
@@ -434,7 +437,7 @@ async def test_what_the_guard_of_the_instance_says(rig: Rig, tmp_path: Path, fre
     give_guard(bench, data)
     with pytest.raises(SetupError, match=r"^database_behind: the backup has 260 entries"):
         await checked(tmp_path / "backup", bench, data)
-    assert await fresh.logs() == []
+    assert await fresh.catalog.logs() == []
 
 
 async def test_without_a_guard_it_comes_back_to_be_read(rig: Rig, tmp_path: Path, fresh: Store) -> None:
@@ -443,9 +446,9 @@ async def test_without_a_guard_it_comes_back_to_be_read(rig: Rig, tmp_path: Path
     await save(bench, tmp_path / "backup")
     done = await bring_back(tmp_path / "backup", bench, fresh, tmp_path / "data", "elsewhere")
     assert not done.writable
-    (row,) = await fresh.logs()
+    (row,) = await fresh.catalog.logs()
     assert row.name == "elsewhere"
-    assert (await fresh.head(row.log_id)).guard_id != bench.guard.read().guard_id
+    assert (await fresh.reads.head(row.log_id)).guard_id != bench.guard.read().guard_id
     assert Policy.read(tmp_path / "data" / "policy") == policy_of(bench)
 
 
@@ -475,24 +478,19 @@ async def test_an_interrupted_restore_goes_on(
     await save(bench, tmp_path / "backup")
     give_guard(bench, tmp_path / "data")
 
-    class Failing:
+    class Failing(Parts):
         """The store, until it has done so many writes."""
 
         def __init__(self, writes: int) -> None:
+            super().__init__(fresh)
             self.left = writes
 
-        def __getattr__(self, name: str) -> Any:
-            real = getattr(fresh, name)
-            if name not in ("append", "publish", "create_log"):
-                return real
-
-            async def call(*words: Any) -> Any:
+        async def call(self, part: str, name: str, *words: Any) -> Any:
+            if name in ("append", "publish", "create_log"):
                 if not self.left:
                     raise StoreUnavailable("power cut")
                 self.left -= 1
-                return await real(*words)
-
-            return call
+            return await super().call(part, name, *words)
 
     failed = 0
     for _ in range(20):
@@ -501,9 +499,9 @@ async def test_an_interrupted_restore_goes_on(
             break
         except StoreUnavailable:
             failed += 1
-            (row,) = await fresh.logs()
-            latest = await fresh.checkpoint(row.log_id)
-            assert latest is None or (await fresh.head(row.log_id)).size == 600
+            (row,) = await fresh.catalog.logs()
+            latest = await fresh.checkpoints.checkpoint(row.log_id)
+            assert latest is None or (await fresh.reads.head(row.log_id)).size == 600
     assert failed >= 3
     await save(bench, tmp_path / "second", fresh)
     assert files(tmp_path / "second") == files(tmp_path / "backup")
@@ -536,14 +534,14 @@ async def test_what_was_erased_does_not_come_back(rig: Rig, tmp_path: Path, fres
     await bench.extend(erasure(indices=[5, 7]))
     sequencer = bench.sequencer()
     await sequencer.start()
-    await rig.store.publish(bench.log_id, Published(21, sequencer.signed.note, THEN + 21))
+    await rig.store.checkpoints.publish(bench.log_id, Published(21, sequencer.signed.note, THEN + 21))
     await save(bench, tmp_path / "backup")
     lines = (tmp_path / "backup" / "payloads" / "000.p" / "21").read_bytes().splitlines()
     assert lines[4] == b'{"index":5}'
     done = await bring_back(tmp_path / "backup", bench, fresh, tmp_path / "data")
     assert (done.payloads, done.payloads_erased) == (17, 1)  # 5 was gone already, 7 is named by the entry
-    (row,) = await fresh.logs()
-    assert {each.index for each in await fresh.payloads(row.log_id, 0, 30)} == set(range(1, 20)) - {5, 7}
+    (row,) = await fresh.catalog.logs()
+    assert {each.index for each in await fresh.reads.payloads(row.log_id, 0, 30)} == set(range(1, 20)) - {5, 7}
 
 
 async def test_payloads_may_be_left_out(rig: Rig, tmp_path: Path, fresh: Store) -> None:

@@ -25,9 +25,11 @@ from muniment_server.instance.files import read_key
 from muniment_server.instance.registry import Catalog
 from muniment_server.read.flow import run
 from muniment_server.settings import Settings
-from muniment_server.storage import Head, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
 from muniment_server.storage.open import open_store
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteAppend
 from muniment_server.telemetry import Metrics
 from muniment_server.write.guard import Guard
 from tests.service.audit import audit
@@ -59,7 +61,7 @@ class Instance:
         )
 
     async def bench(self, name: str = "log") -> Bench:
-        (row,) = [row for row in await self.rig.store.logs() if row.name == name]
+        (row,) = [row for row in await self.rig.store.catalog.logs() if row.name == name]
         return Bench(self.rig, row, read_key(self.settings.key_file(name)), Guard(self.settings.guard_file(name)))
 
     def files(self) -> dict[str, bytes]:
@@ -81,7 +83,7 @@ class Instance:
             "origin": bench.row.origin,
             "vkeys": [str(bench.key.vkey)],
         }
-        published = await self.rig.store.checkpoints(bench.log_id, 0, 1)
+        published = await self.rig.store.checkpoints.checkpoints(bench.log_id, 0, 1)
         assert [found.size for found in published] == [1]
         Policy.read(self.settings.policy).verify(published[0].note)
         assert stat.S_IMODE(self.settings.key_file(name).stat().st_mode) == 0o600
@@ -340,7 +342,7 @@ async def test_names_and_origins_that_cannot_be_make_nothing(instance: Instance)
     for origin in ["", *BAD_ORIGINS]:
         await refused(create_log(instance.settings, instance.rig.store, "name", origin, "event"))
     assert instance.files() == {}
-    assert await instance.rig.store.logs() == []
+    assert await instance.rig.store.catalog.logs() == []
 
 
 async def test_names_and_origins_that_can_be(instance: Instance):
@@ -478,7 +480,7 @@ async def test_a_server_without_logs_says_what_to_do(instance: Instance):
     catalog = Catalog(instance.settings, store, Metrics())
     await refused(catalog.open(), "muniment-server init")
     with pytest.raises(StoreUnavailable):
-        await store.logs()  # closed again
+        await store.catalog.logs()  # closed again
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unreadable", "of another log"])
@@ -536,7 +538,7 @@ async def test_the_database_is_chosen_by_its_url(tmp_path: Path):
     with pytest.raises(StoreUnavailable):
         await open_store(Settings(data=tmp_path, database="postgres://x@127.0.0.1:1/x"))
     store = await open_store(Settings(data=tmp_path))
-    assert isinstance(store, SqliteStore)
+    assert isinstance(store.log, SqliteAppend)
     assert (tmp_path / "muniment.sqlite").exists()
     await store.close()
 
@@ -547,12 +549,12 @@ async def test_the_database_is_chosen_by_its_url(tmp_path: Path):
 async def test_an_api_key_is_stored_without_its_secret(instance: Instance):
     await instance.create("a")
     store = instance.rig.store
-    token, row = await create_api_key(store, frozenset({"append", "read"}), "a", "billing")
-    other, _ = await create_api_key(store, frozenset({"read"}), None, "")
+    token, row = await create_api_key(store.catalog, frozenset({"append", "read"}), "a", "billing")
+    other, _ = await create_api_key(store.catalog, frozenset({"read"}), None, "")
     assert token != other
     assert token.startswith("mk_")
     assert len(token) == 3 + 43
-    assert await store.find_key(digest_of_key(token)) == row
+    assert await store.catalog.find_key(digest_of_key(token)) == row
     assert (row.scopes, row.log_name, row.label, row.revoked_at) == ({"append", "read"}, "a", "billing", None)
     dump = repr(await instance.rig.dump())
     assert token not in dump
@@ -569,13 +571,13 @@ async def test_scopes_and_logs_that_are_not_there_make_no_key(instance: Instance
         (frozenset({"read", "write"}), None),
         (frozenset({"read"}), "b"),
     ):
-        await refused(create_api_key(store, scopes, log, ""))
-    assert await store.api_keys() == []
+        await refused(create_api_key(store.catalog, scopes, log, ""))
+    assert await store.catalog.api_keys() == []
 
 
 async def test_a_row_that_was_made_by_hand_is_not_enough(instance: Instance):
     """Somebody inserts a log row: without its key nobody can make the rest."""
     row = LogRow(0, "log", "example.com/log", "event", True, False, NOW)
-    await instance.rig.store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, "guard"))
+    await instance.rig.store.catalog.create_log(row, Head(0, EMPTY_ROOT, 0, 0, "guard"))
     await refused(instance.create(), "key")
     assert instance.files() == {}

@@ -11,7 +11,7 @@ import pytest
 
 from muniment_server import failpoints
 from muniment_server.failpoints import Armed, parse
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteAppend
 from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
 from tests.live import PATIENCE
@@ -23,7 +23,7 @@ def test_off_means_that_the_very_function_runs():
 
     assert failpoints.step("anything")(function) is function
     assert not failpoints.steps
-    for marked in (Guard.swap, Sequencer._recheck, SqliteStore.append):
+    for marked in (Guard.swap, Sequencer._recheck, SqliteAppend.append):
         assert not hasattr(marked, "__wrapped__")
     with pytest.raises(ValueError, match="failpoints are off"):
         failpoints.arm("guard.swap", "fail", "before")

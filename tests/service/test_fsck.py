@@ -18,7 +18,8 @@ from muniment_server.check.fsck.commitment import commitment_of
 from muniment_server.check.fsck.entries import ERASURE_TYPE
 from muniment_server.check.fsck.equal import LeafKeys
 from muniment_server.check.fsck.workers import Database, Workers
-from muniment_server.storage import IdempotencyRow, Published
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import IdempotencyRow
 from muniment_server.write.admission import commit
 from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT
 from tests.service.rig import Bench, Rig, event, genesis, lift_guard, new_entry, raw, write_guard
@@ -49,7 +50,7 @@ async def filled(rig: Rig, kind: str, count: int = 300) -> Bench:
             await sequencer.run([raw(*(b"leaf %d" % n for n in numbers))])
         done = numbers[-1] + 1
         assert sequencer.signed
-        await rig.store.publish(bench.log_id, Published(sequencer.signed.size, sequencer.signed.note, 1))
+        await rig.store.checkpoints.publish(bench.log_id, Published(sequencer.signed.size, sequencer.signed.note, 1))
     return bench
 
 
@@ -171,7 +172,7 @@ async def test_equal_leaves_in_a_raw_log(rig: Rig) -> None:
 async def test_a_key_in_a_raw_log(rig: Rig) -> None:
     bench = await filled(rig, "raw", 10)
     key = IdempotencyRow("alice", "k", bytes(32), 10, 1, 2**50)
-    await rig.store.append(*await bench.grown([b"x"], idempotency=[key]))
+    await rig.store.log.append(*await bench.grown([b"x"], idempotency=[key]))
     assert codes(await check(bench)) == {("idempotency", 10)}
 
 
@@ -219,7 +220,7 @@ async def test_guard_states(rig: Rig) -> None:
     assert codes(await check(bench)) == {("guard_unreadable", None)}
     path.unlink()
     assert codes(await check(bench)) == {("guard_missing", None)}
-    head = await rig.store.head(bench.log_id)
+    head = await rig.store.reads.head(bench.log_id)
     path.write_bytes(good)
     lift_guard(path, head.size + 5, head.root)
     assert ("database_behind", head.size) in codes(await check(bench))
@@ -281,7 +282,7 @@ async def test_beside_a_writer(rig: Rig) -> None:
             await sequencer.run([event(written + 1000, key=f"w{written}")])
             assert sequencer.signed
             signed = sequencer.signed
-            await rig.store.publish(bench.log_id, Published(signed.size, signed.note, 2))
+            await rig.store.checkpoints.publish(bench.log_id, Published(signed.size, signed.note, 2))
             written += 1
 
     writer = asyncio.create_task(write())

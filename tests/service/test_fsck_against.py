@@ -47,7 +47,7 @@ async def against(bench: Bench, where: Path | str) -> Comparison:
 
 
 async def leaves_of(bench: Bench) -> list[bytes]:
-    return await bench.rig.store.leaves(bench.log_id, 0, 10**6)
+    return await bench.rig.store.reads.leaves(bench.log_id, 0, 10**6)
 
 
 async def test_a_copy_of_any_size_is_the_same(rig: Rig, tmp_path: Path) -> None:
@@ -219,11 +219,11 @@ async def test_leaf_keys_stay_as_they_are_when_tiles_are_refused(rig: Rig) -> No
     await bench.sequencers[0].run([raw(b"carries the others over")])
     spoiled = "UPDATE leaf_keys_carried SET steps = steps + 1"
     await spoil(rig, spoiled, f"UPDATE tiles SET data = {rig.blob(bytes(32))}", "UPDATE checkpoints SET note = 'x'")
-    before = await rig.store.leaf_key_damage()
+    before = await rig.store.inspect.leaf_key_damage()
     with pytest.raises(RepairRefused, match="no published checkpoint"):
         await mend(bench)
     assert before
-    assert await rig.store.leaf_key_damage() == before
+    assert await rig.store.inspect.leaf_key_damage() == before
 
 
 async def test_nothing_is_mended_without_a_signature(rig: Rig) -> None:
@@ -237,17 +237,17 @@ async def test_repair_of_a_tile_that_changed_meanwhile(rig: Rig) -> None:
     bench = await filled(rig, "raw", 300)
     await spoil(rig, f"UPDATE tiles SET data = {rig.blob(bytes(32))} WHERE level = 1")
     whole = await Whole(rig.store, bench.row, policy_of(bench)).run(lambda _d, _a: None, check_here)
-    real = whole.store.tiles
+    real = whole.store.reads.tiles
 
     async def tiles(log_id: int, wanted: object) -> dict[tuple[int, int], bytes]:
         found = await real(log_id, wanted)  # type: ignore[arg-type]
         await spoil(rig, f"UPDATE tiles SET data = {rig.blob(bytes(64))} WHERE level = 1")
         return found
 
-    whole.store.tiles = tiles  # type: ignore[method-assign,assignment]
+    whole.store.reads.tiles = tiles  # type: ignore[method-assign,assignment]
     with pytest.raises(RepairRefused, match="changed meanwhile"):
         await repair(whole, rig.folder / "store.sqlite", rig.database)
-    del whole.store.tiles
+    del whole.store.reads.tiles
     assert ("tile", 0) in codes(await check(bench))
 
 

@@ -26,7 +26,8 @@ from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import Policy
 from muniment_server.instance.files import write_new
-from muniment_server.storage import Head, LogRow
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
 from muniment_server.write.guard import Guard
 from tests.live import PATIENCE, LiveServer, command, environment, free_of_tracebacks, run, until
 from tests.service.http_audit import audit, fsck
@@ -373,7 +374,7 @@ def _half_a_log(instance: Instance, origin: str) -> None:
         guarded = Guard(settings.guard_file("half")).create(origin, key.vkey.key_id)
         write_new(settings.key_file("half"), key.reveal() + "\n", 0o600)
         row = LogRow(0, "half", origin, "raw", public=True, open=False, created_at=time.time_ns() // 1_000_000)
-        await store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
+        await store.catalog.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
 
     in_store(instance, work)
 

@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.tree import Edge, grow, partial_tiles
 from muniment_server.errors import DuplicateLeaf, StoreError
-from muniment_server.storage import Grown, Head, LogRow, leaf_key, leaf_keys_of
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Grown, Head, leaf_key, leaf_keys_of
 from muniment_server.storage.migrate import available, migrate_sqlite
 from muniment_server.storage.sqlite import append as module
+from muniment_server.storage.sqlite import database
 from muniment_server.storage.sqlite import leaf_keys as table
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.storage.sqlite.recent_leaf_keys import SPANS, STEP, Recent, floor_of, span_of
 
 LOG = LogRow(1, "raw", "example.com/raw", "raw", True, False, 0)
@@ -104,7 +107,7 @@ def leaf(number: int) -> bytes:
 class Writer:
     """Appends numbered raw leaves to one store."""
 
-    def __init__(self, store: SqliteStore, log_id: int) -> None:
+    def __init__(self, store: Store, log_id: int) -> None:
         self.store = store
         self.log_id = log_id
 
@@ -114,13 +117,13 @@ class Writer:
         growth = grow(edge, hashes)
         after = replace(head, size=growth.edge.size, root=growth.edge.root())
         grown = Grown(self.log_id, after, list(map(leaf, numbers)), keys, [], growth.tiles)
-        await self.store.append(grown, head, keys if look else [])
+        await self.store.log.append(grown, head, keys if look else [])
         return after, growth.edge
 
 
-async def filled(store: SqliteStore, sizes: list[int]) -> tuple[Writer, Head, Edge]:
+async def filled(store: Store, sizes: list[int]) -> tuple[Writer, Head, Edge]:
     head, edge = Head(0, EMPTY_ROOT, 0, 0, "g"), Edge()
-    writer = Writer(store, (await store.create_log(LOG, head)).log_id)
+    writer = Writer(store, (await store.catalog.create_log(LOG, head)).log_id)
     for start, stop in pairwise([0, *sizes]):
         head, edge = await writer.append(head, edge, range(start, stop))
     return writer, head, edge
@@ -135,7 +138,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("leaf-keys") / "db"
 
     async def write() -> None:
-        store = await SqliteStore.open(path)
+        store = await open_sqlite(path)
         await filled(store, SIZES)
         await store.close()
 
@@ -150,33 +153,33 @@ def copy(written: Path, folder: Path) -> Path:
 
 
 async def test_every_entry_is_found_by_whoever_looks(written: Path, tmp_path: Path):
-    store = await SqliteStore.open(copy(written, tmp_path))
-    other = await SqliteStore.open(tmp_path / "db")
-    head = await store.head(1)
+    store = await open_sqlite(copy(written, tmp_path))
+    other = await open_sqlite(tmp_path / "db")
+    head = await store.reads.head(1)
     rng = random.Random(3)
     wanted = sorted({0, head.size - 1, *rng.sample(range(head.size), 300), *range(head.size - 100, head.size)})
     keys = [leaf_key(leaf_hash(leaf(number))) for number in wanted]
-    assert await other.find_leaves(1, keys) == [(number, leaf(number)) for number in wanted], "never wrote"
+    assert await other.reads.find_leaves(1, keys) == [(number, leaf(number)) for number in wanted], "never wrote"
     writer = Writer(store, 1)
-    edge = Edge.of(head.size, await store.tiles(1, partial_tiles(head.size)))
+    edge = Edge.of(head.size, await store.reads.tiles(1, partial_tiles(head.size)))
     for number in wanted[:: len(wanted) // 30]:
         with pytest.raises(DuplicateLeaf):
             await writer.append(head, edge, range(number, number + 1), look=True)
     head, edge = await writer.append(head, edge, range(head.size, head.size + 5000), look=True)
-    assert await store.find_leaves(1, keys) == [(number, leaf(number)) for number in wanted], "wrote"
+    assert await store.reads.find_leaves(1, keys) == [(number, leaf(number)) for number in wanted], "wrote"
     late = leaf_key(leaf_hash(leaf(head.size - 1)))
     assert (
-        await other.find_leaves(1, [late])
-        == await store.find_leaves(1, [late])
+        await other.reads.find_leaves(1, [late])
+        == await store.reads.find_leaves(1, [late])
         == [(head.size - 1, leaf(head.size - 1))]
     )
-    assert await store.leaf_key_damage() == []
+    assert await store.inspect.leaf_key_damage() == []
     await store.close()
     await other.close()
 
 
 async def test_writers_in_turn(tmp_path: Path):
-    stores = [await SqliteStore.open(tmp_path / "db") for _ in range(2)]
+    stores = [await open_sqlite(tmp_path / "db") for _ in range(2)]
     writer, head, edge = await filled(stores[0], [500, 1500])
     rng = random.Random(4)
     for _ in range(40):
@@ -187,42 +190,42 @@ async def test_writers_in_turn(tmp_path: Path):
         again = range(number := rng.randrange(head.size), number + 1)
         with pytest.raises(DuplicateLeaf):
             await Writer(rng.choice(stores), 1).append(head, edge, again, look=True)
-    assert await stores[0].leaf_key_damage() == []
+    assert await stores[0].inspect.leaf_key_damage() == []
     keys = [leaf_key(leaf_hash(leaf(number))) for number in range(0, head.size, 97)]
     for store in stores:
-        assert len(await store.find_leaves(1, keys)) == len(keys)
+        assert len(await store.reads.find_leaves(1, keys)) == len(keys)
         await store.close()
 
 
 async def test_the_keys_of_logs_that_are_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_WRITTEN", 2)
-    store = await SqliteStore.open(tmp_path / "db")
+    store = await open_sqlite(tmp_path / "db")
     heads: list[tuple[Writer, Head, Edge]] = []
     for number in range(3):
         empty = Head(0, EMPTY_ROOT, 0, 0, "g")
         row = replace(LOG, name=f"log-{number}", origin=f"example.com/{number}")
-        heads.append((Writer(store, (await store.create_log(row, empty)).log_id), empty, Edge()))
+        heads.append((Writer(store, (await store.catalog.create_log(row, empty)).log_id), empty, Edge()))
     for turn in range(12):
         writer, head, edge = heads[turn % 3]
         heads[turn % 3] = writer, *await writer.append(head, edge, range(head.size, head.size + 900), look=True)
-        assert len(store._recent) <= 2
+        assert len(store.log._recent) <= 2
     for writer, head, edge in heads:
         for number in (0, head.size // 2, head.size - 1):
             with pytest.raises(DuplicateLeaf):
                 await writer.append(head, edge, range(number, number + 1), look=True)
-    assert await store.leaf_key_damage() == []
+    assert await store.inspect.leaf_key_damage() == []
     await store.close()
 
 
 @pytest.mark.parametrize("fails", ["sqlite.leaf_keys", "sqlite.commit"])
 async def test_what_was_not_committed_was_not_carried_over(tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch):
-    store = await SqliteStore.open(tmp_path / "db")
+    store = await open_sqlite(tmp_path / "db")
     writer, head, edge = await filled(store, [1000, 2100])
 
     def broken(*_: object) -> None:
         raise apsw.FullError("disk full")
 
-    where, name = (table, "carry_over") if fails == "sqlite.leaf_keys" else (module, "_end")
+    where, name = (table, "carry_over") if fails == "sqlite.leaf_keys" else (database, "_end")
     with monkeypatch.context() as patch:
         patch.setattr(where, name, broken)
         with pytest.raises(StoreError):
@@ -230,7 +233,7 @@ async def test_what_was_not_committed_was_not_carried_over(tmp_path: Path, fails
     head, edge = await writer.append(head, edge, range(2100, 3100), look=True)
     with pytest.raises(DuplicateLeaf):
         await writer.append(head, edge, range(2099, 2100), look=True)
-    assert await store.leaf_key_damage() == []
+    assert await store.inspect.leaf_key_damage() == []
     await store.close()
 
 

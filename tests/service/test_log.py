@@ -82,7 +82,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def published_size(bench: Bench, store: Store | None = None) -> int:
-    found = await (store or bench.rig.store).checkpoint(bench.log_id)
+    found = await (store or bench.rig.store).checkpoints.checkpoint(bench.log_id)
     return found.size if found else 0
 
 
@@ -245,7 +245,7 @@ async def test_writers_publish_for_each_other(rig: Rig, make: Make):
     for number in range(30):
         await logs[number % 2].append(raw(b"%d" % number))
     await until(lambda: is_published(bench, 30))
-    sizes = [found.size for found in await rig.store.checkpoints(bench.log_id, 0, 100)]
+    sizes = [found.size for found in await rig.store.checkpoints.checkpoints(bench.log_id, 0, 100)]
     assert sizes == sorted(set(sizes))
     for log in logs:
         assert (await log.heads.published()).size == 30
@@ -264,7 +264,7 @@ async def test_a_clock_off_the_databases_stamps_nothing_from_the_start(rig: Rig,
     log = await make(bench, store=faulty)
     answer = await refused(log.append(event(1)))
     assert (answer.status, answer.code) == (503, "clock")
-    assert (await rig.store.head(bench.log_id)).size == 0
+    assert (await rig.store.reads.head(bench.log_id)).size == 0
 
 
 # --- heads --------------------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ async def test_proofs_hold_while_the_log_grows(rig: Rig, make: Make):
             index, size = random.randrange(signed.size), random.randrange(1, signed.size + 1)
             if index < size:
                 proof = await run(log.proofs.inclusion(index, size))
-                (leaf,) = await rig.store.leaves(bench.log_id, index, index + 1)
+                (leaf,) = await rig.store.reads.leaves(bench.log_id, index, index + 1)
                 verify_inclusion(index, size, leaf_hash(leaf), proof.hashes, RootHash(proof.root))
             else:
                 proof = await run(log.proofs.consistency(size, None))
@@ -673,7 +673,7 @@ async def test_entries_show_what_the_caller_may_see(rig: Rig, make: Make):
     assert size == 3
     assert (first["typ"], "event" in first) == ("muniment/genesis@v1", False)
     assert orjson.dumps(second["event"]) == b'{"n":5}'
-    assert third["leaf_hash"] == leaf_hash((await rig.store.leaves(bench.log_id, 2, 3))[0]).hex()
+    assert third["leaf_hash"] == leaf_hash((await rig.store.reads.leaves(bench.log_id, 2, 3))[0]).hex()
     assert second["logged_at"].endswith("Z")
     found, _ = await log.entries.page(1, 1, with_payload=False)
     assert "event" not in found[0]

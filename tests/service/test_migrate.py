@@ -13,13 +13,14 @@ import pytest
 from muniment.hashing import leaf_hash
 from muniment.tree import Edge, grow
 from muniment_server.errors import SchemaError, StoreUnavailable
-from muniment_server.storage import leaf_key
+from muniment_server.storage import Store
 from muniment_server.storage import migrate as module
+from muniment_server.storage.log import leaf_key
 from muniment_server.storage.migrate import Migration, available, pending
-from muniment_server.storage.postgres import append as postgres
-from muniment_server.storage.postgres.append import PostgresStore
-from muniment_server.storage.sqlite import append as sqlite
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.postgres import connect as postgres
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.connect import connect
+from muniment_server.storage.sqlite.open import open_sqlite
 from tests.live import ORIGIN, run
 from tests.service.audit import audit
 from tests.service.rig import SQLITE_TABLES, TABLES, open_rig
@@ -41,7 +42,7 @@ class Database:
             return await postgres.migrate(self.url)
 
         def work() -> list[str]:
-            connection = sqlite.connect(self.path)
+            connection = connect(self.path)
             try:
                 return [migration.name for migration in module.migrate_sqlite(connection)]
             finally:
@@ -49,8 +50,8 @@ class Database:
 
         return await asyncio.to_thread(work)
 
-    async def open(self) -> PostgresStore | SqliteStore:
-        return await (PostgresStore.open(self.url) if self.url else SqliteStore.open(self.path))
+    async def open(self) -> Store:
+        return await (open_postgres(self.url) if self.url else open_sqlite(self.path))
 
     async def sql(self, statement: str) -> list[tuple]:
         if self.url:
@@ -198,7 +199,7 @@ async def test_entries_and_tiles_of_version_5_stay(empty: Database, tmp_path: Pa
     """Migration 0006 writes both tables anew: two logs are the same before and after, are guarded as before, and grow."""
     monkeypatch.setattr(module, "available", lambda engine: available(engine)[:5])
     await empty.migrate()
-    store = await PostgresStore.open(str(empty.url))
+    store = await open_postgres(str(empty.url))
     try:
         async with open_rig("postgres", empty.url, tmp_path, store) as rig:
             benches = [await rig.log("raw"), await rig.log("raw")]
@@ -211,7 +212,7 @@ async def test_entries_and_tiles_of_version_5_stay(empty: Database, tmp_path: Pa
                 assert await audit(bench) == log
                 await bench.extend(b"one more", b"and another")
                 assert await audit(bench) == [*log, b"one more", b"and another"]
-            assert await store.find_leaves(benches[1].log_id, [leaf_key(leaf_hash(leaves[1][299]))]) == [
+            assert await store.reads.find_leaves(benches[1].log_id, [leaf_key(leaf_hash(leaves[1][299]))]) == [
                 (299, leaves[1][299])
             ]
             triggers = await rig.sql("SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal")
@@ -312,7 +313,7 @@ async def test_a_role_that_may_not_look_is_told_so(empty: Database):
     )
     stranger = re.sub(r"//[^@/]*@", f"//{role}@", empty.url)
     with pytest.raises((SchemaError, StoreUnavailable), match="permission denied"):
-        await PostgresStore.open(stranger)
+        await open_postgres(stranger)
 
 
 async def test_the_oldest_postgres_works(oldest_postgres: str, tmp_path: Path):

@@ -35,9 +35,10 @@ from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.read.flow import run
 from muniment_server.settings import Settings
-from muniment_server.storage import Published, Store
-from muniment_server.storage.postgres.append import PostgresStore
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage import Store
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.telemetry import Metrics
 from muniment_server.write import recheck, refusal
 from muniment_server.write import sequencer as module
@@ -58,14 +59,14 @@ async def cloned(rig: Rig) -> AsyncIterator[Store]:
     if not rig.database:
         (rig.folder / "clone").mkdir()
         shutil.copy(rig.folder / "store.sqlite", rig.folder / "clone")
-        rig.store, clone = await rig.open(), await SqliteStore.open(rig.folder / "clone" / "store.sqlite")
+        rig.store, clone = await rig.open(), await open_sqlite(rig.folder / "clone" / "store.sqlite")
         yield clone
         await clone.close()
         return
     name = rig.database.partition("?")[0].rsplit("/", 1)[1]
     url, server = rig.database.replace(f"/{name}", f"/{name}_clone"), rig.database.replace(f"/{name}", "/postgres")
     await execute(server, f"CREATE DATABASE {name}_clone TEMPLATE {name}")
-    rig.store, clone = await rig.open(), await PostgresStore.open(url)
+    rig.store, clone = await rig.open(), await open_postgres(url)
     try:
         yield clone
     finally:
@@ -103,7 +104,7 @@ class Notes:
 
     async def check(self, bench: Bench, *stores: Store) -> None:
         """One of the databases has them all."""
-        roots = [roots_of(await store.leaves(bench.log_id, 0, 10**6)) for store in stores]
+        roots = [roots_of(await store.reads.leaves(bench.log_id, 0, 10**6)) for store in stores]
         assert any(all(mine.get(size) == root for size, root in self.heads) for mine in roots), self.heads
 
 
@@ -241,12 +242,12 @@ async def test_a_head_that_was_never_signed_may_be_lost(rig: Rig):
 async def test_the_guard_is_raised_only_along_one_chain(rig: Rig):
     bench = await rig.log("raw")
     await bench.extend(*[b"%d" % n for n in range(600)])
-    roots = roots_of(await rig.store.leaves(bench.log_id, 0, 600))
+    roots = roots_of(await rig.store.reads.leaves(bench.log_id, 0, 600))
     held = bench.guard.read()
 
     async def raised(size: int, root: bytes | None = None) -> bool:
         new = TreeHead(size, held.root.__class__(root or roots[size]))
-        return await raise_guard(Guard(bench.guard.path), rig.store, bench.log_id, held.guard_id, new, ())
+        return await raise_guard(Guard(bench.guard.path), rig.store.reads, bench.log_id, held.guard_id, new, ())
 
     assert await raised(256)
     assert await raised(257)
@@ -268,7 +269,7 @@ async def test_a_guard_that_cannot_be_compared_leaves_the_outcome_unknown(rig: R
     guard, new = Guard(bench.guard.path), TreeHead(head.size, head.root)
     guard.swap(bench.guard.read().guard_id, TreeHead(7, head.root), {bench.guard.read().head})
     with pytest.raises(OutcomeUnknown) as caught:
-        await raise_guard(guard, faulty, bench.log_id, bench.guard.read().guard_id, new, ())
+        await raise_guard(guard, faulty.reads, bench.log_id, bench.guard.read().guard_id, new, ())
     assert not isinstance(caught.value, NotProved)
 
 
@@ -311,7 +312,7 @@ async def test_a_sqlite_file_that_is_gone_or_another_one_takes_nothing(rig: Rig,
         assert writer.refusal.code == "database_replaced"
     assert notes.heads == signed
     with pytest.raises(Replaced):
-        await rig.store.leaves(bench.log_id, 0, 1)
+        await rig.store.reads.leaves(bench.log_id, 0, 1)
     assert bench.guard.read().size == 1, "the guard was not raised for what is lost"
 
 
@@ -335,7 +336,7 @@ async def test_a_look_up_on_files_that_are_gone_refuses_the_log(rig: Rig):
     writer = await started(bench)
     remove(rig.folder / "store.sqlite", "")
     with pytest.raises(Replaced):
-        rig.store.check_premises()
+        rig.store.log.check_premises()
     with pytest.raises(ReadOnly) as caught:
         await writer.run([event(1, key="k")])
     assert caught.value.code == writer.refusal.code == "database_replaced"
@@ -377,10 +378,10 @@ async def test_a_store_whose_files_were_replaced_takes_nothing_with_it(rig: Rig,
     await new.run([raw(b"b")])
     if noticed:
         with pytest.raises(Replaced):
-            rig.store.check_premises()
+            rig.store.log.check_premises()
     await rig.store.close()
     await new.run([raw(b"c")])
-    assert await opened.leaves(bench.log_id, 0, 9) == [b"a", b"b", b"c"]
+    assert await opened.reads.leaves(bench.log_id, 0, 9) == [b"a", b"b", b"c"]
     rig.store = opened
 
 
@@ -388,28 +389,28 @@ async def test_a_store_whose_files_were_replaced_takes_nothing_with_it(rig: Rig,
 async def test_a_new_connection_is_a_new_session(rig: Rig):
     """What expects a head is written on the connection that the head was read on, or not at all."""
     bench = await rig.log("event")
-    head = await rig.store.head_to_extend(bench.log_id)
-    rig.store.check_premises(head)
+    head = await rig.store.log.head_to_extend(bench.log_id)
+    rig.store.log.check_premises(head)
     await rig.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     grown, expected = await bench.grown([b"a"], head)
     with pytest.raises((SessionLost, OutcomeUnknown)):
-        await rig.store.append(grown, expected)
+        await rig.store.log.append(grown, expected)
     with pytest.raises(SessionLost):
-        await rig.store.append(grown, expected)
+        await rig.store.log.append(grown, expected)
     with pytest.raises(SessionLost):
-        await rig.store.fence(bench.log_id, expected)
+        await rig.store.log.fence(bench.log_id, expected)
     with pytest.raises(SessionLost):
-        await rig.store.find_keys(bench.log_id, [("a", "b")], NOW, expected.session)
+        await rig.store.reads.find_keys(bench.log_id, [("a", "b")], NOW, expected.session)
     with pytest.raises(SessionLost):
-        await rig.store.find_leaves(bench.log_id, [1], expected.session)
+        await rig.store.reads.find_leaves(bench.log_id, [1], expected.session)
     with pytest.raises(SessionLost):
-        rig.store.check_premises(expected)
-    assert (await rig.store.head(bench.log_id)).size == 0
-    head = await rig.store.head_to_extend(bench.log_id)
+        rig.store.log.check_premises(expected)
+    assert (await rig.store.reads.head(bench.log_id)).size == 0
+    head = await rig.store.log.head_to_extend(bench.log_id)
     assert (head.session or 0) > (expected.session or 0)
-    await rig.store.append(replace(grown, head=replace(grown.head, session=head.session)), head)
+    await rig.store.log.append(replace(grown, head=replace(grown.head, session=head.session)), head)
 
 
 @pytest.mark.parametrize("engine", ["postgres"])
@@ -419,7 +420,7 @@ async def test_a_lost_session_drops_the_state_and_loses_nothing(rig: Rig):
     writer = await started(bench, faulty)
     await writer.run([event(1, key="k")])
     for number, batch in enumerate([[event(2)], [event(1, key="k")]]):
-        await rig.store.reconnect(bench.log_id)
+        await rig.store.log.reconnect(bench.log_id)
         faulty.calls.clear()
         (outcome,) = await writer.run(batch)
         assert list(outcome.indices) == [[1], [0]][number]
@@ -461,7 +462,7 @@ async def test_what_was_looked_up_is_answered_under_its_own_head(rig: Rig, kind:
 async def test_a_checkpoint_is_published_only_where_its_tree_is(rig: Rig):
     bench = await rig.log("raw")
     await bench.extend(*[b"%d" % n for n in range(300)])
-    edge = Edge.of(300, await rig.store.tiles(bench.log_id, partial_tiles(300)))
+    edge = Edge.of(300, await rig.store.reads.tiles(bench.log_id, partial_tiles(300)))
     await bench.extend(b"more")
     tiles = edge_tiles(edge)
     assert len(tiles) == 2
@@ -470,20 +471,24 @@ async def test_a_checkpoint_is_published_only_where_its_tree_is(rig: Rig):
         for other in (data[:-1] + bytes([data[-1] ^ 1]), data + bytes(32)):
             wrong = [*tiles[:at], (level, index, other), *tiles[at + 1 :]]
             with pytest.raises(OtherTree):
-                await rig.store.publish(bench.log_id, Published(300, "note", NOW), wrong)
+                await rig.store.checkpoints.publish(bench.log_id, Published(300, "note", NOW), wrong)
         with pytest.raises(OtherTree):
-            await rig.store.publish(bench.log_id, Published(300, "note", NOW), [(level, index + 1, data)])
-    assert await rig.store.checkpoint(bench.log_id) is None
-    assert await rig.store.publish(bench.log_id, Published(300, "note", NOW), tiles)
-    assert not await rig.store.publish(bench.log_id, Published(300, "note", NOW), tiles)
-    assert [one.size for one in await rig.store.checkpoints(bench.log_id, 0, 9)] == [300]
+            await rig.store.checkpoints.publish(bench.log_id, Published(300, "note", NOW), [(level, index + 1, data)])
+    assert await rig.store.checkpoints.checkpoint(bench.log_id) is None
+    assert await rig.store.checkpoints.publish(bench.log_id, Published(300, "note", NOW), tiles)
+    assert not await rig.store.checkpoints.publish(bench.log_id, Published(300, "note", NOW), tiles)
+    assert [one.size for one in await rig.store.checkpoints.checkpoints(bench.log_id, 0, 9)] == [300]
 
 
 # --- a database that goes back under a server ---------------------------------------------------------------------------
 
 
 def opened(
-    bench: Bench, store: Store, folder: Path, sequencer: Callable[[Observer], Sequencer] | None = None, cache: Cache | None = None
+    bench: Bench,
+    store: Store,
+    folder: Path,
+    sequencer: Callable[[Observer], Sequencer] | None = None,
+    cache: Cache | None = None,
 ) -> Log:
     settings = Settings(data=folder, publish_interval=0.05)
     return Log(store, bench.row, settings, Metrics(), cache or Cache(2**20), sequencer)
@@ -566,7 +571,7 @@ async def test_a_checkpoint_is_not_published_where_its_tree_is_not(rig: Rig, tmp
             await log.publisher.publish()
         await until(lambda: log.refusal is not None)
         assert log.refusal.code == "guard_root"
-        assert await clone.checkpoint(bench.log_id) is None
+        assert await clone.checkpoints.checkpoint(bench.log_id) is None
         await log.close()
 
 
@@ -678,7 +683,7 @@ async def test_a_log_whose_guard_cannot_be_raised_at_start_serves_reads_and_come
         fcntl.flock(file, fcntl.LOCK_SH)
         await log.start()
         assert log.sequencer.signed is None
-        assert await rig.store.leaves(bench.log_id, 0, 9) == [b"a"]
+        assert await rig.store.reads.leaves(bench.log_id, 0, 9) == [b"a"]
     await until(lambda: log.sequencer.signed is not None)
     outcome = await log.append(raw(b"b"))
     assert list(outcome.indices) == [1]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.sqlite.append import SqliteAppend
 from muniment_server.write.guard import Guard, Guarded
 from tests.service.simulation import simulate
 
@@ -27,7 +27,7 @@ def _no_swap(self: Guard, *_: Any, **__: Any) -> tuple[Guarded, bool]:
     return self.read(), True
 
 
-async def _no_fence(self: SqliteStore, log_id: int, expected: Any) -> Any:
+async def _no_fence(self: SqliteAppend, log_id: int, expected: Any) -> Any:
     """Let writes that are still on their way arrive."""
     return expected
 
@@ -41,7 +41,7 @@ def _hunt() -> None:
     ("owner", "name", "fault", "found"),
     [
         (Guard, "swap", _no_swap, "before the guard had it"),
-        (SqliteStore, "fence", _no_fence, "though its head was fenced"),
+        (SqliteAppend, "fence", _no_fence, "though its head was fenced"),
     ],
     ids=["guard", "fence"],
 )

@@ -1,4 +1,4 @@
-"""The contract of storage.Append, Read and Catalog, sentence by sentence, on each store."""
+"""The contract of storage.log, checkpoints and catalog, sentence by sentence, on each store."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ from muniment.hashing import EMPTY_ROOT, RootHash, leaf_hash
 from muniment.tiles import Tile, encode_bundle
 from muniment.tree import TileGrowth
 from muniment_server.errors import DuplicateLeaf, HeadMoved, StoreError, StoreUnavailable
-from muniment_server.storage import (
-    SMALL_LEAF,
-    ApiKeyRow,
-    Head,
-    IdempotencyRow,
-    LogRow,
-    Published,
-    StoredKey,
-    StoredPayload,
-    leaf_key,
-)
+from muniment_server.storage.catalog import ApiKeyRow, LogRow
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import SMALL_LEAF, Head, IdempotencyRow, StoredKey, StoredPayload, leaf_key
 from muniment_server.write.recheck import tiles_between
 from tests.service.audit import Naive, audit
 from tests.service.rig import NOW, NewEntry, Rig, new_entry
@@ -44,17 +36,20 @@ async def test_an_append_stores_everything_at_once(rig: Rig):
     entries = [new_entry(leaf) for leaf in leaves] + [new_entry(b"with payload", payload=b'{"a":1}', seed=SEED)]
     row = key_row(first=6, expires=NOW + 1)
     grown, expected = await bench.grown(entries, at=NOW, idempotency=[row])
-    await rig.store.append(grown, expected)
+    await rig.store.log.append(grown, expected)
     for store in (rig.store, await rig.open()):
-        assert await store.head(bench.log_id) == grown.head
-        assert await store.leaves(bench.log_id, 0, 99) == [*leaves, b"with payload"]
-        assert await store.payloads(bench.log_id, 0, 99) == [StoredPayload(6, b'{"a":1}', SEED)]
-        assert await store.tiles(bench.log_id, [Tile(0, 0, 7)]) == {
+        assert await store.reads.head(bench.log_id) == grown.head
+        assert await store.reads.leaves(bench.log_id, 0, 99) == [*leaves, b"with payload"]
+        assert await store.reads.payloads(bench.log_id, 0, 99) == [StoredPayload(6, b'{"a":1}', SEED)]
+        assert await store.reads.tiles(bench.log_id, [Tile(0, 0, 7)]) == {
             (0, 0): b"".join(Naive([*leaves, b"with payload"]).rows[0])
         }
-        assert await store.find_keys(bench.log_id, [("alice", "k")], NOW) == [StoredKey(row, SEED)]
+        assert await store.reads.find_keys(bench.log_id, [("alice", "k")], NOW) == [StoredKey(row, SEED)]
         for start, stop in ((0, 7), (2, 4), (7, 9)):
-            assert await store.reread(bench.log_id, start, stop, []) == ([*leaves, b"with payload"][start:stop], {})
+            assert await store.reads.reread(bench.log_id, start, stop, []) == (
+                [*leaves, b"with payload"][start:stop],
+                {},
+            )
 
 
 @pytest.mark.parametrize("count", [1, 40, 256, 700])
@@ -64,18 +59,18 @@ async def test_an_append_returns_what_is_stored(rig: Rig, count: int):
     grown, expected = await bench.grown([b"new %d" % n for n in range(count)])
     size = grown.head.size
     tiles = [*tiles_between(300, size), Tile(0, 0, 256), Tile(5, 7, 1)]  # the last two: not new, and not there
-    found = await rig.store.append(grown, expected, (), tiles)
-    assert found == await rig.store.reread(bench.log_id, 300, size, tiles)
+    found = await rig.store.log.append(grown, expected, (), tiles)
+    assert found == await rig.store.reads.reread(bench.log_id, 300, size, tiles)
     leaves, stored = found
     assert leaves == grown.leaves
     assert set(stored) == {(tile.level, tile.index) for tile in tiles[:-1]}
-    assert stored == await rig.store.tiles(bench.log_id, tiles)
+    assert stored == await rig.store.reads.tiles(bench.log_id, tiles)
 
 
 async def test_an_append_that_asks_for_no_tile_reads_nothing(rig: Rig):
     bench = await rig.log("raw")
     grown, expected = await bench.grown([b"a"])
-    assert await rig.store.append(grown, expected) == ([], {})
+    assert await rig.store.log.append(grown, expected) == ([], {})
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 511, 512, 600])
@@ -103,11 +98,11 @@ async def test_a_head_that_differs_in_one_field_loses_and_writes_nothing(rig: Ri
     grown, expected = await bench.grown([b"c"], idempotency=[key_row()])
     before = await rig.dump()
     with pytest.raises(HeadMoved):
-        await rig.store.append(grown, WRONG[field](expected))
+        await rig.store.log.append(grown, WRONG[field](expected))
     with pytest.raises(HeadMoved):
-        await rig.store.fence(bench.log_id, WRONG[field](expected))
+        await rig.store.log.fence(bench.log_id, WRONG[field](expected))
     assert await rig.dump() == before
-    await rig.store.append(grown, expected)  # and with the right one it is taken
+    await rig.store.log.append(grown, expected)  # and with the right one it is taken
     assert len(await audit(bench)) == 3
 
 
@@ -120,14 +115,14 @@ async def test_a_leaf_key_that_should_be_absent_and_is_not(rig: Rig):
     before = await rig.dump()
     for absent in ([keys[b"a"]], [keys[b"c"], keys[b"b"], keys[b"d"]], list(keys.values())):
         with pytest.raises(DuplicateLeaf):
-            await rig.store.append(grown, expected, absent)
+            await rig.store.log.append(grown, expected, absent)
     assert await rig.dump() == before
     with pytest.raises((HeadMoved, DuplicateLeaf)):
-        await rig.store.append(grown, WRONG["epoch"](expected), list(keys.values()))
+        await rig.store.log.append(grown, WRONG["epoch"](expected), list(keys.values()))
     with pytest.raises(HeadMoved):
-        await rig.store.append(grown, WRONG["epoch"](expected), [keys[b"c"]])
+        await rig.store.log.append(grown, WRONG["epoch"](expected), [keys[b"c"]])
     assert await rig.dump() == before
-    await rig.store.append(grown, expected, [keys[b"c"], keys[b"d"]])  # the other log's c is not this one's
+    await rig.store.log.append(grown, expected, [keys[b"c"], keys[b"d"]])  # the other log's c is not this one's
     assert len(await audit(bench)) == 4
 
 
@@ -136,10 +131,10 @@ async def test_an_append_to_an_unknown_log_writes_nothing(rig: Rig):
     grown, expected = await bench.grown([b"a"])
     before = await rig.dump()
     with pytest.raises(HeadMoved):
-        await rig.store.append(replace(grown, log_id=bench.log_id + 1), expected)
+        await rig.store.log.append(replace(grown, log_id=bench.log_id + 1), expected)
     assert await rig.dump() == before
     with pytest.raises(StoreError):
-        await rig.store.head(bench.log_id + 1)
+        await rig.store.reads.head(bench.log_id + 1)
 
 
 BROKEN = {
@@ -166,9 +161,9 @@ async def test_an_append_that_cannot_be_stored_whole_leaves_nothing(rig: Rig, br
     good, expected = await bench.grown([b"d", b"e"])
     before = await rig.dump()
     with pytest.raises((HeadMoved, StoreUnavailable)):  # never OutcomeUnknown: the answer is certain
-        await rig.store.append(BROKEN[broken](good), expected)
+        await rig.store.log.append(BROKEN[broken](good), expected)
     assert await rig.dump() == before
-    await rig.store.append(good, expected)  # the store is as good as before
+    await rig.store.log.append(good, expected)  # the store is as good as before
     await audit(bench)
 
 
@@ -178,7 +173,7 @@ async def test_an_append_whose_entries_do_not_reach_the_head_leaves_nothing(rig:
     good, expected = await bench.grown([b"b", b"c"])
     before = await rig.dump()
     with pytest.raises((HeadMoved, StoreUnavailable)):
-        await rig.store.append(
+        await rig.store.log.append(
             replace(good, leaves=[*good.leaves, b"beyond"], leaf_keys=[*good.leaf_keys, 1]), expected
         )
     assert await rig.dump() == before
@@ -193,17 +188,17 @@ async def test_of_racing_appends_exactly_one_wins(rig: Rig):
 
         async def contend(who: int, made=contenders) -> bool:
             try:
-                await stores[who % 2].append(*made[who])
+                await stores[who % 2].log.append(*made[who])
             except HeadMoved:
                 return False
             return True
 
         results = await asyncio.gather(*map(contend, random.sample(range(4), 4)))
         assert sum(results) == 1
-        head = await stores[number % 2].head(bench.log_id)
+        head = await stores[number % 2].reads.head(bench.log_id)
         assert head in [grown.head for grown, _ in contenders]
         won += 1
-    leaves = await rig.store.leaves(bench.log_id, 0, 1000)
+    leaves = await rig.store.reads.leaves(bench.log_id, 0, 1000)
     assert [int(leaf.split()[0]) for leaf in dict.fromkeys(leaves)] == list(range(won))
     ((root,),) = await rig.sql(f"SELECT root FROM heads WHERE log_id = {bench.log_id}")
     assert root == Naive(leaves).root(len(leaves))
@@ -214,17 +209,17 @@ async def test_logs_of_one_database_do_not_touch_each_other(rig: Rig):
     shared = new_entry(b"same leaf", payload=b"{}", seed=SEED)
     for bench in (one, two):
         grown, expected = await bench.grown([b"own %d" % bench.log_id, shared], idempotency=[key_row(expires=NOW)])
-        await rig.store.append(grown, expected)
+        await rig.store.log.append(grown, expected)
     await one.extend(b"more")
-    await rig.store.publish(one.log_id, Published(3, "one", NOW))
-    assert await rig.store.find_leaves(two.log_id, [shared.leaf_key]) == [(1, b"same leaf")]
-    assert (await rig.store.head(two.log_id)).size == 2
-    assert await rig.store.checkpoint(two.log_id) is None
-    assert await rig.store.leaves(two.log_id, 0, 9) == [b"own %d" % two.log_id, b"same leaf"]
-    assert [stored.index for stored in await rig.store.payloads(two.log_id, 0, 9)] == [1]
-    assert len(await rig.store.find_keys(two.log_id, [("alice", "k")], 0)) == 1
+    await rig.store.checkpoints.publish(one.log_id, Published(3, "one", NOW))
+    assert await rig.store.reads.find_leaves(two.log_id, [shared.leaf_key]) == [(1, b"same leaf")]
+    assert (await rig.store.reads.head(two.log_id)).size == 2
+    assert await rig.store.checkpoints.checkpoint(two.log_id) is None
+    assert await rig.store.reads.leaves(two.log_id, 0, 9) == [b"own %d" % two.log_id, b"same leaf"]
+    assert [stored.index for stored in await rig.store.reads.payloads(two.log_id, 0, 9)] == [1]
+    assert len(await rig.store.reads.find_keys(two.log_id, [("alice", "k")], 0)) == 1
     grown = [await bench.grown([b"z"]) for bench in (one, two)]
-    assert await asyncio.gather(*(rig.store.append(*arguments) for arguments in grown)) == [([], {}), ([], {})]
+    assert await asyncio.gather(*(rig.store.log.append(*arguments) for arguments in grown)) == [([], {}), ([], {})]
 
 
 # --- fence --------------------------------------------------------------------------------------------------------------
@@ -234,13 +229,13 @@ async def test_after_a_fence_no_older_epoch_can_append(rig: Rig):
     bench = await rig.log("raw")
     await bench.extend(b"a")
     late, expected = await bench.grown([b"late"])
-    fenced = await (await rig.open()).fence(bench.log_id, expected)
-    assert fenced == replace(expected, epoch=expected.epoch + 1) == await rig.store.head(bench.log_id)
+    fenced = await (await rig.open()).log.fence(bench.log_id, expected)
+    assert fenced == replace(expected, epoch=expected.epoch + 1) == await rig.store.reads.head(bench.log_id)
     before = await rig.dump()
     with pytest.raises(HeadMoved):
-        await rig.store.append(late, expected)
+        await rig.store.log.append(late, expected)
     with pytest.raises(HeadMoved):
-        await rig.store.fence(bench.log_id, expected)
+        await rig.store.log.fence(bench.log_id, expected)
     assert await rig.dump() == before
     await bench.extend(b"b")
     assert len(await audit(bench)) == 2
@@ -251,8 +246,8 @@ async def test_of_racing_fences_and_appends_exactly_one_wins(rig: Rig):
     stores = [rig.store, await rig.open()]
     for number in range(30):
         grown, expected = await bench.grown([b"%d" % number])
-        work = [store.fence(bench.log_id, expected) for store in stores]
-        work += [store.append(grown, expected) for store in stores]
+        work = [store.log.fence(bench.log_id, expected) for store in stores]
+        work += [store.log.append(grown, expected) for store in stores]
         random.shuffle(work)
         results = await asyncio.gather(*work, return_exceptions=True)
         assert sum(not isinstance(result, HeadMoved) for result in results) == 1, results
@@ -271,9 +266,9 @@ async def test_published_sizes_never_go_back(rig: Rig):
         stored: set[int] = set()
         seen: list[int] = []
         for size in sizes:
-            if await store.publish(bench.log_id, Published(size, f"note of {size}", NOW + size)):
+            if await store.checkpoints.publish(bench.log_id, Published(size, f"note of {size}", NOW + size)):
                 stored.add(size)
-            latest = await store.checkpoint(bench.log_id)
+            latest = await store.checkpoints.checkpoint(bench.log_id)
             assert latest.size >= size, "a reader sees at least what was published before it asked"
             seen.append(latest.size)
         assert seen == sorted(seen)
@@ -287,28 +282,28 @@ async def test_published_sizes_never_go_back(rig: Rig):
             assert sum(map(len, results)) == len(kept), "two publishers stored one size"
         else:
             assert not any(results)
-    found = await rig.store.checkpoints(bench.log_id, 0, 100)
+    found = await rig.store.checkpoints.checkpoints(bench.log_id, 0, 100)
     assert found == [Published(size, f"note of {size}", NOW + size) for size in kept]
-    assert await rig.store.checkpoint(bench.log_id) == found[-1] == Published(40, "note of 40", NOW + 40)
+    assert await rig.store.checkpoints.checkpoint(bench.log_id) == found[-1] == Published(40, "note of 40", NOW + 40)
 
 
 async def test_checkpoints_are_listed_from_a_size_on(rig: Rig):
     bench = await rig.log("raw")
     await bench.extend(*[b"%d" % n for n in range(20)])
-    assert await rig.store.checkpoint(bench.log_id) is None
-    assert await rig.store.checkpoints(bench.log_id, 0, 10) == []
+    assert await rig.store.checkpoints.checkpoint(bench.log_id) is None
+    assert await rig.store.checkpoints.checkpoints(bench.log_id, 0, 10) == []
     for size in (2, 3, 5, 8, 13):
-        assert await rig.store.publish(bench.log_id, Published(size, f"— {size} ñ\n", NOW))
-        assert not await rig.store.publish(bench.log_id, Published(size, "another", NOW))
-        assert not await rig.store.publish(bench.log_id, Published(size - 1, "smaller", NOW))
+        assert await rig.store.checkpoints.publish(bench.log_id, Published(size, f"— {size} ñ\n", NOW))
+        assert not await rig.store.checkpoints.publish(bench.log_id, Published(size, "another", NOW))
+        assert not await rig.store.checkpoints.publish(bench.log_id, Published(size - 1, "smaller", NOW))
     sizes = lambda found: [one.size for one in found]  # noqa: E731
-    assert sizes(await rig.store.checkpoints(bench.log_id, 0, 100)) == [2, 3, 5, 8, 13]
-    assert sizes(await rig.store.checkpoints(bench.log_id, 3, 2)) == [3, 5]
-    assert sizes(await rig.store.checkpoints(bench.log_id, 4, 1)) == [5]
-    assert sizes(await rig.store.checkpoints(bench.log_id, 14, 1)) == []
-    assert sizes(await rig.store.checkpoints(bench.log_id, 0, 0)) == []
-    assert await rig.store.checkpoint(bench.log_id, 5) == Published(5, "— 5 ñ\n", NOW)
-    assert await rig.store.checkpoint(bench.log_id, 4) is None
+    assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 0, 100)) == [2, 3, 5, 8, 13]
+    assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 3, 2)) == [3, 5]
+    assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 4, 1)) == [5]
+    assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 14, 1)) == []
+    assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 0, 0)) == []
+    assert await rig.store.checkpoints.checkpoint(bench.log_id, 5) == Published(5, "— 5 ñ\n", NOW)
+    assert await rig.store.checkpoints.checkpoint(bench.log_id, 4) is None
 
 
 async def test_a_checkpoint_beyond_the_head_is_not_published(rig: Rig):
@@ -316,9 +311,9 @@ async def test_a_checkpoint_beyond_the_head_is_not_published(rig: Rig):
     await bench.extend(b"a", b"b")
     before = await rig.dump()
     with pytest.raises(StoreError):
-        await rig.store.publish(bench.log_id, Published(3, "too early", NOW))
+        await rig.store.checkpoints.publish(bench.log_id, Published(3, "too early", NOW))
     assert await rig.dump() == before
-    assert await rig.store.publish(bench.log_id, Published(2, "now", NOW))
+    assert await rig.store.checkpoints.publish(bench.log_id, Published(2, "now", NOW))
 
 
 async def test_publishing_and_appending_do_not_disturb_each_other(rig: Rig):
@@ -332,11 +327,11 @@ async def test_publishing_and_appending_do_not_disturb_each_other(rig: Rig):
 
     async def publish() -> None:
         for _ in range(60):
-            size = (await other.head(bench.log_id)).size
-            await other.publish(bench.log_id, Published(size, "note", NOW))
+            size = (await other.reads.head(bench.log_id)).size
+            await other.checkpoints.publish(bench.log_id, Published(size, "note", NOW))
 
     await asyncio.gather(append(), publish())
-    assert (await rig.store.head(bench.log_id)).size == 61
+    assert (await rig.store.reads.head(bench.log_id)).size == 61
 
 
 # --- reads --------------------------------------------------------------------------------------------------------------
@@ -358,8 +353,8 @@ async def test_ranges_are_half_open_and_end_where_the_log_does(rig: Rig):
         (0, 2**63 - 1),
         (2**63 - 2, 2**63 - 1),
     ]:
-        assert numbers(await rig.store.leaves(bench.log_id, start, stop)) == list(range(10))[start:stop]
-        found = [stored.index for stored in await rig.store.payloads(bench.log_id, start, stop)]
+        assert numbers(await rig.store.reads.leaves(bench.log_id, start, stop)) == list(range(10))[start:stop]
+        found = [stored.index for stored in await rig.store.reads.payloads(bench.log_id, start, stop)]
         assert found == [n for n in range(10)[start:stop] if n % 2]
 
 
@@ -372,10 +367,10 @@ async def test_full_bundles_of_small_leaves_come_joined(rig: Rig):
     await two.extend(*[new_entry(leaf, payload=b"{}", seed=SEED) for leaf in others])
     await one.extend(*leaves[300:])
     for store in (rig.store, await rig.open()):
-        found = await store.bundles(one.log_id, [1, 0, 2, 1, 7, 2**55 - 2])
+        found = await store.reads.bundles(one.log_id, [1, 0, 2, 1, 7, 2**55 - 2])
         assert found == {n: encode_bundle(leaves[256 * n :][:256]) for n in (0, 1)}, "the third is not full"
-        assert await store.bundles(two.log_id, [1]) == {1: encode_bundle(others[256:])}
-        assert await store.bundles(one.log_id, []) == {}
+        assert await store.reads.bundles(two.log_id, [1]) == {1: encode_bundle(others[256:])}
+        assert await store.reads.bundles(one.log_id, []) == {}
 
 
 async def test_a_bundle_with_a_large_leaf_does_not_come_joined(rig: Rig):
@@ -383,7 +378,7 @@ async def test_a_bundle_with_a_large_leaf_does_not_come_joined(rig: Rig):
     large = [bytes(SMALL_LEAF + 1), bytes(65_535)]
     leaves = [large[n // 256] if n in (7, 511) else b"%d" % n for n in range(768)]
     await bench.extend(*leaves)
-    assert await rig.store.bundles(bench.log_id, range(3)) == {2: encode_bundle(leaves[512:])}
+    assert await rig.store.reads.bundles(bench.log_id, range(3)) == {2: encode_bundle(leaves[512:])}
 
 
 async def test_a_bundle_that_lacks_an_entry_does_not_come_joined(rig: Rig):
@@ -392,22 +387,22 @@ async def test_a_bundle_that_lacks_an_entry_does_not_come_joined(rig: Rig):
     await bench.extend(*leaves)
     off = "ALTER TABLE entries DISABLE TRIGGER ALL" if rig.database else "DROP TRIGGER entries_no_delete"
     await rig.sql(off, 'DELETE FROM entries WHERE "index" = 9', "SELECT 1")
-    assert await rig.store.bundles(bench.log_id, range(2)) == {1: encode_bundle(leaves[256:])}
+    assert await rig.store.reads.bundles(bench.log_id, range(2)) == {1: encode_bundle(leaves[256:])}
 
 
 async def test_tiles_come_as_they_are_stored(rig: Rig):
     bench = await rig.log("raw")
-    assert await rig.store.tiles(bench.log_id, []) == {}
-    assert await rig.store.tiles(bench.log_id, [Tile(0, 0, 1)]) == {}
+    assert await rig.store.reads.tiles(bench.log_id, []) == {}
+    assert await rig.store.reads.tiles(bench.log_id, [Tile(0, 0, 1)]) == {}
     await bench.extend(*[b"%d" % n for n in range(300)])
     tree = Naive([b"%d" % n for n in range(300)])
     wanted = [Tile(0, 0), Tile(0, 1, 44), Tile(1, 0, 1)]
-    assert await rig.store.tiles(bench.log_id, wanted) == tree.tiles(300)
-    narrow = await rig.store.tiles(bench.log_id, [Tile(0, 1, 1), Tile(0, 0, 7)])
+    assert await rig.store.reads.tiles(bench.log_id, wanted) == tree.tiles(300)
+    narrow = await rig.store.reads.tiles(bench.log_id, [Tile(0, 1, 1), Tile(0, 0, 7)])
     assert narrow == {where: tree.tiles(300)[where] for where in [(0, 0), (0, 1)]}, "as wide as they are by now"
     absent = [Tile(0, 2, 1), Tile(1, 1, 1), Tile(2, 0, 1), Tile(63, 0, 1), Tile(0, 2**62, 1)]
-    assert await rig.store.tiles(bench.log_id, absent) == {}
-    assert set(await rig.store.tiles(bench.log_id, [*wanted, *absent])) == {(0, 0), (0, 1), (1, 0)}
+    assert await rig.store.reads.tiles(bench.log_id, absent) == {}
+    assert set(await rig.store.reads.tiles(bench.log_id, [*wanted, *absent])) == {(0, 0), (0, 1), (1, 0)}
 
 
 async def _give_keys(rig: Rig, keys: dict[bytes, int]) -> None:
@@ -426,7 +421,7 @@ async def test_leaves_with_one_leaf_key_are_all_found(rig: Rig):
     if rig.database:
         await _give_keys(rig, keys)
     await bench.extend(*[NewEntry(leaf, key) for leaf, key in keys.items()])
-    find = rig.store.find_leaves
+    find = rig.store.reads.find_leaves
     assert await find(bench.log_id, [7]) == [(0, b"a"), (2, b"collides with a"), (5, b"a too")]
     assert await find(bench.log_id, [-(2**63), 2**63 - 1]) == [(1, b"b"), (3, b"c")]
     assert await find(bench.log_id, [2**63 - 1, 7, -(2**63)]) == [
@@ -449,12 +444,12 @@ async def test_readers_never_see_half_an_append(rig: Rig):
     async def read(store) -> int:
         looks = 0
         while not done.is_set():
-            head = await store.head(bench.log_id)
-            leaves = await store.leaves(bench.log_id, 0, head.size)
+            head = await store.reads.head(bench.log_id)
+            leaves = await store.reads.leaves(bench.log_id, 0, head.size)
             tree = Naive(leaves)
             assert len(leaves) == head.size
             assert tree.root(head.size) == head.root
-            tiles = await store.tiles(bench.log_id, [Tile(*where) for where in tree.tiles(head.size)])
+            tiles = await store.reads.tiles(bench.log_id, [Tile(*where) for where in tree.tiles(head.size)])
             for where, data in tree.tiles(head.size).items():
                 assert tiles[where].startswith(data)
             looks += 1
@@ -466,7 +461,7 @@ async def test_readers_never_see_half_an_append(rig: Rig):
 
 async def test_the_clock_is_that_of_the_database(rig: Rig):
     before = time.time() * 1000
-    assert before - 2000 < await rig.store.clock() < time.time() * 1000 + 2000
+    assert before - 2000 < await rig.store.reads.clock() < time.time() * 1000 + 2000
 
 
 # --- Idempotency-Keys ---------------------------------------------------------------------------------------------------
@@ -480,8 +475,8 @@ async def test_a_key_is_found_until_it_expires(rig: Rig):
         at=NOW,
         idempotency=[row, key_row("k", caller="bob", first=1, expires=NOW + 10)],
     )
-    await rig.store.append(grown, expected)
-    find = rig.store.find_keys
+    await rig.store.log.append(grown, expected)
+    find = rig.store.reads.find_keys
     assert await find(bench.log_id, [("alice", "k")], NOW + 9) == [StoredKey(row, SEED)]
     assert await find(bench.log_id, [("alice", "k")], NOW + 10) == []
     assert await find(bench.log_id, [("alice", "other"), ("carol", "k")], NOW) == []
@@ -493,36 +488,36 @@ async def test_a_key_is_found_until_it_expires(rig: Rig):
 async def test_a_key_without_payload_has_no_seed(rig: Rig):
     bench = await rig.log("event")
     grown, expected = await bench.grown([b"erased"], idempotency=[key_row(expires=NOW)])
-    await rig.store.append(grown, expected)
-    assert await rig.store.find_keys(bench.log_id, [("alice", "k")], 0) == [StoredKey(key_row(expires=NOW), None)]
+    await rig.store.log.append(grown, expected)
+    assert await rig.store.reads.find_keys(bench.log_id, [("alice", "k")], 0) == [StoredKey(key_row(expires=NOW), None)]
 
 
 async def test_a_key_in_use_stops_the_whole_append(rig: Rig):
     bench = await rig.log("event")
     grown, expected = await bench.grown([b"a"], at=NOW, idempotency=[key_row(expires=NOW + 10)])
-    await rig.store.append(grown, expected)
+    await rig.store.log.append(grown, expected)
     before = await rig.dump()
     for at in (NOW, NOW + 9):
         again, head = await bench.grown(
             [b"b", b"c"], at=at, idempotency=[key_row("new"), key_row(first=1, expires=NOW + 99)]
         )
         with pytest.raises(HeadMoved):
-            await rig.store.append(again, head)
+            await rig.store.log.append(again, head)
         assert await rig.dump() == before
     again, head = await bench.grown([b"b"], at=NOW + 10, idempotency=[key_row(first=1, expires=NOW + 99)])
-    await rig.store.append(again, head)  # expired by now: replaced
-    (found,) = await rig.store.find_keys(bench.log_id, [("alice", "k")], NOW + 10)
+    await rig.store.log.append(again, head)  # expired by now: replaced
+    (found,) = await rig.store.reads.find_keys(bench.log_id, [("alice", "k")], NOW + 10)
     assert (found.row.first_index, found.row.expires_at) == (1, NOW + 99)
-    assert len(await rig.store.leaves(bench.log_id, 0, 9)) == 2
+    assert len(await rig.store.reads.leaves(bench.log_id, 0, 9)) == 2
 
 
 async def test_expired_keys_are_forgotten_and_others_kept(rig: Rig):
     for bench in (await rig.log(), await rig.log()):
         rows = [key_row(f"k{n}", expires=NOW + n) for n in range(5)]
-        await rig.store.append(*await bench.grown([b"a"], at=NOW - 1, idempotency=rows))
-    assert await rig.store.forget_expired(NOW - 1) == 0
-    assert await rig.store.forget_expired(NOW + 2) == 6
-    assert await rig.store.forget_expired(NOW + 2) == 0
+        await rig.store.log.append(*await bench.grown([b"a"], at=NOW - 1, idempotency=rows))
+    assert await rig.store.catalog.forget_expired(NOW - 1) == 0
+    assert await rig.store.catalog.forget_expired(NOW + 2) == 6
+    assert await rig.store.catalog.forget_expired(NOW + 2) == 0
     left = await rig.sql("SELECT key FROM idempotency ORDER BY key")
     assert left == [("k3",), ("k3",), ("k4",), ("k4",)]
 
@@ -538,31 +533,31 @@ FIRST = Head(0, EMPTY_ROOT, 0, 0, "guard")
 
 
 async def test_logs_are_listed_in_the_order_of_creation(rig: Rig):
-    made = [await rig.store.create_log(log_row(name, f"example.com/{name}"), FIRST) for name in ("z", "a", "m")]
-    assert await rig.store.logs() == made == await (await rig.open()).logs()
+    made = [await rig.store.catalog.create_log(log_row(name, f"example.com/{name}"), FIRST) for name in ("z", "a", "m")]
+    assert await rig.store.catalog.logs() == made == await (await rig.open()).catalog.logs()
     assert len({row.log_id for row in made}) == 3
     assert [replace(row, log_id=0) for row in made] == [
         log_row(name, f"example.com/{name}") for name in ("z", "a", "m")
     ]
-    assert await rig.store.head(made[0].log_id) == FIRST
+    assert await rig.store.reads.head(made[0].log_id) == FIRST
     private = LogRow(0, "p", "example.com/ünïcode", "raw", False, True, NOW)
-    assert replace(await rig.store.create_log(private, FIRST), log_id=0) == private
+    assert replace(await rig.store.catalog.create_log(private, FIRST), log_id=0) == private
 
 
 async def test_a_log_that_exists_is_returned_and_not_touched(rig: Rig):
-    made = await rig.store.create_log(log_row("a", "example.com/a"), FIRST)
+    made = await rig.store.catalog.create_log(log_row("a", "example.com/a"), FIRST)
     before = await rig.dump()
     later = replace(log_row("a", "example.com/a"), public=False, created_at=NOW + 5)
-    assert await rig.store.create_log(later, replace(FIRST, guard_id="other")) == made
+    assert await rig.store.catalog.create_log(later, replace(FIRST, guard_id="other")) == made
     assert await rig.dump() == before
 
 
 @pytest.mark.parametrize(("name", "origin"), [("a", "example.com/b"), ("b", "example.com/a")])
 async def test_names_and_origins_are_used_once(rig: Rig, name: str, origin: str):
-    await rig.store.create_log(log_row("a", "example.com/a"), FIRST)
+    await rig.store.catalog.create_log(log_row("a", "example.com/a"), FIRST)
     before = await rig.dump()
     with pytest.raises(HeadMoved):
-        await rig.store.create_log(log_row(name, origin), FIRST)
+        await rig.store.catalog.create_log(log_row(name, origin), FIRST)
     assert await rig.dump() == before
 
 
@@ -570,9 +565,9 @@ async def test_racing_creators_of_one_log_get_the_same_one(rig: Rig):
     stores = [rig.store, await rig.open()]
     for number in range(10):
         row = log_row(f"log-{number}", f"example.com/{number}")
-        made = await asyncio.gather(*(stores[n % 2].create_log(row, FIRST) for n in range(6)))
+        made = await asyncio.gather(*(stores[n % 2].catalog.create_log(row, FIRST) for n in range(6)))
         assert len(set(made)) == 1
-    assert len(await rig.store.logs()) == 10
+    assert len(await rig.store.catalog.logs()) == 10
 
 
 async def test_api_keys_are_kept_found_and_revoked_once(rig: Rig):
@@ -580,22 +575,22 @@ async def test_api_keys_are_kept_found_and_revoked_once(rig: Rig):
         ApiKeyRow("id-b", bytes([1]) * 32, frozenset({"append", "read"}), None, "first ünïcode", NOW, None),
         ApiKeyRow("id-a", bytes([2]) * 32, frozenset({"read"}), "log", "", NOW + 1, None),
     ]
-    assert await rig.store.api_keys() == []
+    assert await rig.store.catalog.api_keys() == []
     for row in rows:
-        await rig.store.create_key(row)
+        await rig.store.catalog.create_key(row)
     other = await rig.open()
-    assert await other.api_keys() == rows
-    assert await other.find_key(bytes([2]) * 32) == rows[1]
-    assert await other.find_key(bytes(32)) is None
-    assert await rig.store.revoke_key("nobody", NOW) is False
-    assert await rig.store.revoke_key("id-b", NOW + 7) is True
-    assert await rig.store.revoke_key("id-b", NOW + 8) is False
+    assert await other.catalog.api_keys() == rows
+    assert await other.catalog.find_key(bytes([2]) * 32) == rows[1]
+    assert await other.catalog.find_key(bytes(32)) is None
+    assert await rig.store.catalog.revoke_key("nobody", NOW) is False
+    assert await rig.store.catalog.revoke_key("id-b", NOW + 7) is True
+    assert await rig.store.catalog.revoke_key("id-b", NOW + 8) is False
     revoked = replace(rows[0], revoked_at=NOW + 7)
-    assert await other.find_key(rows[0].digest) == revoked
-    assert await other.api_keys() == [revoked, rows[1]]
+    assert await other.catalog.find_key(rows[0].digest) == revoked
+    assert await other.catalog.api_keys() == [revoked, rows[1]]
     with pytest.raises(StoreError):
-        await rig.store.create_key(replace(rows[1], key_id="id-c"))  # the digest is taken
-    assert len(await rig.store.api_keys()) == 2
+        await rig.store.catalog.create_key(replace(rows[1], key_id="id-c"))  # the digest is taken
+    assert len(await rig.store.catalog.api_keys()) == 2
 
 
 # --- close --------------------------------------------------------------------------------------------------------------
@@ -607,10 +602,10 @@ async def test_close_lets_what_is_in_flight_finish(rig: Rig):
     store = await rig.open()
     await bench.extend(b"first")
     work = [
-        asyncio.create_task(store.append(*await bench.grown([b"in flight"]))),
-        asyncio.create_task(store.publish(bench.log_id, Published(1, "note", NOW))),
-        asyncio.create_task(store.append(*await other.grown([b"on a connection that is not open yet"]))),
-        asyncio.create_task(store.leaves(bench.log_id, 0, 9)),
+        asyncio.create_task(store.log.append(*await bench.grown([b"in flight"]))),
+        asyncio.create_task(store.checkpoints.publish(bench.log_id, Published(1, "note", NOW))),
+        asyncio.create_task(store.log.append(*await other.grown([b"on a connection that is not open yet"]))),
+        asyncio.create_task(store.reads.leaves(bench.log_id, 0, 9)),
     ]
     await asyncio.sleep(0)
     await asyncio.gather(store.close(), store.close())
@@ -618,8 +613,8 @@ async def test_close_lets_what_is_in_flight_finish(rig: Rig):
     assert not waiting, "close returned before the work in flight"
     for task in done:
         assert task.exception() is None
-    assert (await rig.store.head(bench.log_id)).size == 2
-    assert (await rig.store.head(other.log_id)).size == 1
+    assert (await rig.store.reads.head(bench.log_id)).size == 2
+    assert (await rig.store.reads.head(other.log_id)).size == 1
 
 
 async def test_a_closed_store_says_so(rig: Rig):
@@ -630,15 +625,15 @@ async def test_a_closed_store_says_so(rig: Rig):
     await store.close()
     before = await rig.dump()
     calls = {
-        "append": lambda: store.append(grown, expected),
-        "fence": lambda: store.fence(bench.log_id, expected),
-        "publish": lambda: store.publish(bench.log_id, Published(0, "", NOW)),
-        "head": lambda: store.head(bench.log_id),
-        "tiles": lambda: store.tiles(bench.log_id, [Tile(0, 0, 1)]),
-        "logs": store.logs,
-        "create_log": lambda: store.create_log(log_row("x", "y"), FIRST),
-        "revoke_key": lambda: store.revoke_key("x", NOW),
-        "forget_expired": lambda: store.forget_expired(NOW),
+        "append": lambda: store.log.append(grown, expected),
+        "fence": lambda: store.log.fence(bench.log_id, expected),
+        "publish": lambda: store.checkpoints.publish(bench.log_id, Published(0, "", NOW)),
+        "head": lambda: store.reads.head(bench.log_id),
+        "tiles": lambda: store.reads.tiles(bench.log_id, [Tile(0, 0, 1)]),
+        "logs": store.catalog.logs,
+        "create_log": lambda: store.catalog.create_log(log_row("x", "y"), FIRST),
+        "revoke_key": lambda: store.catalog.revoke_key("x", NOW),
+        "forget_expired": lambda: store.catalog.forget_expired(NOW),
     }
     for name, call in calls.items():
         results = await asyncio.gather(call(), return_exceptions=True)

@@ -12,8 +12,13 @@ import pytest
 
 from muniment.hashing import leaf_hash
 from muniment_server.errors import HeadMoved, OutcomeUnknown, SchemaError, StoreError, StoreUnavailable
-from muniment_server.storage import Published, leaf_key, postgres
-from muniment_server.storage.postgres.append import PostgresStore, migrate
+from muniment_server.storage import Store
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import leaf_key
+from muniment_server.storage.postgres import connect as connect_module
+from muniment_server.storage.postgres import pool, sessions
+from muniment_server.storage.postgres.connect import connect, migrate
+from muniment_server.storage.postgres.open import open_postgres
 from tests.live import PATIENCE
 from tests.service.audit import audit
 from tests.service.proxy import proxy_before
@@ -40,12 +45,12 @@ def raising(level: str, code: str = "", table: str = "entries", when: str = "INS
 QUIET = ["DROP FUNCTION test_raise CASCADE"]
 
 
-async def appended(bench: Bench, leaf: bytes, store: PostgresStore | None = None) -> None:
+async def appended(bench: Bench, leaf: bytes, store: Store | None = None) -> None:
     grown, expected = await bench.grown([leaf])
-    await (store or bench.rig.store).append(grown, expected)
+    await (store or bench.rig.store).log.append(grown, expected)
 
 
-async def eventually(bench: Bench, leaf: bytes, store: PostgresStore | None = None) -> None:
+async def eventually(bench: Bench, leaf: bytes, store: Store | None = None) -> None:
     """Append as soon as the store is well again."""
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -67,7 +72,7 @@ async def test_a_warning_makes_the_outcome_unknown(rig: Rig):
     with pytest.raises(OutcomeUnknown):
         await appended(bench, b"b")
     await rig.sql(*QUIET)
-    assert (await rig.store.head(bench.log_id)).size == 2, "the commit took place: only nobody may rely on it yet"
+    assert (await rig.store.reads.head(bench.log_id)).size == 2, "the commit took place: only nobody may rely on it yet"
     await appended(bench, b"c")
     assert len(await audit(bench)) == 3
 
@@ -77,9 +82,9 @@ async def test_a_warning_counts_for_fences_and_publications_too(rig: Rig):
     await appended(bench, b"a")
     await rig.sql(*raising("WARNING", table="heads", when="UPDATE"))
     with pytest.raises(OutcomeUnknown):
-        await rig.store.fence(bench.log_id, await rig.store.head(bench.log_id))
+        await rig.store.log.fence(bench.log_id, await rig.store.reads.head(bench.log_id))
     with pytest.raises(OutcomeUnknown):
-        await rig.store.publish(bench.log_id, Published(1, "note", NOW))
+        await rig.store.checkpoints.publish(bench.log_id, Published(1, "note", NOW))
 
 
 async def test_a_role_that_hears_no_warnings_hears_these(rig: Rig):
@@ -133,7 +138,8 @@ async def test_stricter_isolation_loses_races_the_same_way(rig: Rig, level: str)
     for number in range(15):
         made = [await bench.grown([b"%d %d" % (number, who)]) for who in range(2)]
         results = await asyncio.gather(
-            *(store.append(*arguments) for store, arguments in zip(stores, made, strict=True)), return_exceptions=True
+            *(store.log.append(*arguments) for store, arguments in zip(stores, made, strict=True)),
+            return_exceptions=True,
         )
         assert sorted(type(result).__name__ for result in results) == ["HeadMoved", "tuple"], results
     assert len(await audit(bench)) == 15
@@ -168,7 +174,7 @@ async def test_a_backend_killed_between_appends(rig: Rig):
     leaves = await audit(bench)
     assert leaves[-1] == b"c"
     assert leaves in ([b"a", b"c"], [b"a", b"b", b"c"])
-    assert await rig.store.logs()  # the readers' connections were killed as well
+    assert await rig.store.catalog.logs()  # the readers' connections were killed as well
 
 
 class DyingPool:
@@ -200,8 +206,9 @@ class DyingPool:
 )
 async def test_a_connection_that_died_in_the_pool_is_not_the_readers_failure(rig: Rig, error: Exception):
     bench = await rig.log("raw")
-    rig.store._pool = DyingPool(rig.store._pool, error)
-    assert (await rig.store.head(bench.log_id)).size == 0
+    shared = rig.store.reads._pool
+    shared._connections = DyingPool(shared._connections, error)
+    assert (await rig.store.reads.head(bench.log_id)).size == 0
 
 
 @contextlib.asynccontextmanager
@@ -245,16 +252,15 @@ async def test_a_backend_stopped_during_an_append(rig: Rig, how: str):
 
 
 async def test_an_answer_that_never_comes_is_an_unknown_outcome(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(postgres, "_COMMAND_SECONDS", 1.5)
+    monkeypatch.setattr(pool, "COMMAND_SECONDS", 1.5)
     bench, store = await rig.log("raw"), await rig.open()
     monkeypatch.undo()
-    store_connect = postgres.connect
-    monkeypatch.setattr(postgres, "connect", lambda url: store_connect(url, 1.5))
+    monkeypatch.setattr(sessions, "connect", lambda url: connect(url, 1.5))
     async with held_head(rig):
         with pytest.raises(OutcomeUnknown):
             await appended(bench, b"a", store)
         with pytest.raises(OutcomeUnknown):
-            await store.fence(bench.log_id, await rig.store.head(bench.log_id))
+            await store.log.fence(bench.log_id, await rig.store.reads.head(bench.log_id))
     await eventually(bench, b"b", store)
     assert (await audit(bench))[-1] == b"b"
 
@@ -262,22 +268,22 @@ async def test_an_answer_that_never_comes_is_an_unknown_outcome(rig: Rig, monkey
 async def test_an_answer_that_was_cut_off_is_an_unknown_outcome(rig: Rig):
     bench = await rig.log("raw")
     async with proxy_before(rig.database) as proxy:
-        store = await PostgresStore.open(proxy.url)
+        store = await open_postgres(proxy.url)
         try:
             await appended(bench, b"a", store)
             grown, expected = await bench.grown([b"b"])
             proxy.deaf = True
             with pytest.raises(OutcomeUnknown):
-                await store.append(grown, expected)
+                await store.log.append(grown, expected)
             for _ in range(6000):
-                if await rig.store.head(bench.log_id) == grown.head:
+                if await rig.store.reads.head(bench.log_id) == grown.head:
                     break
                 await asyncio.sleep(0.01)
             else:
                 raise AssertionError("the statement was sent, so it commits")
             proxy.deaf = False
             with pytest.raises(HeadMoved):  # the same again finds that it is done
-                await store.append(grown, expected)
+                await store.log.append(grown, expected)
             await appended(bench, b"c", store)
         finally:
             await store.close()
@@ -287,22 +293,22 @@ async def test_an_answer_that_was_cut_off_is_an_unknown_outcome(rig: Rig):
 async def test_a_server_that_is_gone_is_unavailable_and_may_come_back(rig: Rig):
     bench = await rig.log("raw")
     async with proxy_before(rig.database) as proxy:
-        store = await PostgresStore.open(proxy.url)
+        store = await open_postgres(proxy.url)
         try:
             await appended(bench, b"a", store)
             await proxy.stop()
             grown, expected = await bench.grown([b"b"])
             with pytest.raises((OutcomeUnknown, StoreUnavailable)):
-                await store.append(grown, expected)
+                await store.log.append(grown, expected)
             for call in (
-                lambda: store.append(grown, expected),
-                lambda: store.fence(bench.log_id, expected),
-                lambda: store.head(bench.log_id),
-                lambda: store.leaves(bench.log_id, 0, 1),
-                store.clock,
-                store.logs,
-                store.api_keys,
-                lambda: store.forget_expired(NOW),
+                lambda: store.log.append(grown, expected),
+                lambda: store.log.fence(bench.log_id, expected),
+                lambda: store.reads.head(bench.log_id),
+                lambda: store.reads.leaves(bench.log_id, 0, 1),
+                store.reads.clock,
+                store.catalog.logs,
+                store.catalog.api_keys,
+                lambda: store.catalog.forget_expired(NOW),
             ):
                 with pytest.raises(StoreUnavailable):
                     await call()
@@ -323,15 +329,15 @@ async def test_a_server_that_is_gone_is_unavailable_and_may_come_back(rig: Rig):
     ],
 )
 async def test_no_server_is_unavailable_and_no_password_is_told(url: str):
-    for work in (PostgresStore.open, postgres.migrate):
+    for work in (open_postgres, migrate):
         with pytest.raises(StoreUnavailable) as caught:
             await work(url)
         assert "hunter2" not in str(caught.value)
 
 
 async def test_a_server_that_is_too_old_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(postgres, "OLDEST", 99)
-    for work in (PostgresStore.open, postgres.migrate):
+    monkeypatch.setattr(connect_module, "OLDEST", 99)
+    for work in (open_postgres, migrate):
         with pytest.raises(SchemaError, match="too old: 99"):
             await work(rig.database)
 
@@ -372,24 +378,24 @@ async def test_an_append_is_one_round_trip(rig: Rig):
     """On a connection that is warm Postgres becomes ready for a query once: no BEGIN, no COMMIT, nothing to prepare."""
     bench = await rig.log("raw")
     async with proxy_before(rig.database) as proxy:
-        store = await PostgresStore.open(proxy.url)
+        store = await open_postgres(proxy.url)
         try:
             await appended(bench, b"a", store)
             grown, expected = await bench.grown([b"b", b"c"])
             proxy.answered.clear()
-            await store.append(grown, expected)
+            await store.log.append(grown, expected)
             assert proxy.answered.count(b"Z\x00\x00\x00\x05I") == 1
         finally:
             await store.close()
 
 
 async def test_many_logs_share_few_connections(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(postgres, "_WRITERS", 4)
+    monkeypatch.setattr(sessions, "_WRITERS", 4)
     benches = [await rig.log("raw") for _ in range(12)]
     for number in range(3):
         for bench in random.sample(benches, 12):
             await appended(bench, b"%d" % number)
-        assert len(rig.store._writers) <= 4
+        assert len(rig.store.log._sessions._writers) <= 4
     await asyncio.gather(*(appended(bench, b"all at once") for bench in benches))
     await asyncio.gather(*(appended(bench, b"and again") for bench in benches))
     for bench in benches:
@@ -404,7 +410,7 @@ async def test_no_plan_of_a_young_database_reads_a_whole_log(rig: Rig):
     batches = 40
     for number in range(batches):
         await sequencer.run([event(*range(200), key=f"key {number}")])
-        await rig.store.find_keys(bench.log_id, [("alice", "key 0"), ("alice", "another")], NOW)
+        await rig.store.reads.find_keys(bench.log_id, [("alice", "key 0"), ("alice", "another")], NOW)
     await rig.store.close()  # its backends report what they read when they end
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -427,7 +433,7 @@ async def test_no_look_up_by_leaf_key_of_a_young_database_reads_a_whole_log(rig:
     for number in range(batches):
         leaves = [b"%d of %d" % (n, number) for n in range(200)]
         await sequencer.run([raw(*leaves)])
-        assert await rig.store.find_leaves(bench.log_id, [leaf_key(leaf_hash(leaves[7]))]) == [
+        assert await rig.store.reads.find_leaves(bench.log_id, [leaf_key(leaf_hash(leaves[7]))]) == [
             (200 * number + 7, leaves[7])
         ]
     await rig.store.close()

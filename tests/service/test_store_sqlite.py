@@ -11,8 +11,9 @@ import pytest
 
 from muniment.tiles import Tile
 from muniment_server.errors import Corrupt, OutcomeUnknown, SchemaError, StoreUnavailable
-from muniment_server.storage.sqlite import append as sqlite
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.sqlite.connect import connect
+from muniment_server.storage.sqlite.database import Database
+from muniment_server.storage.sqlite.open import open_sqlite
 from tests.service.audit import audit
 from tests.service.rig import Rig
 
@@ -20,6 +21,10 @@ from tests.service.rig import Rig
 @pytest.fixture
 def engine() -> str:
     return "sqlite"
+
+
+def database_of(rig: Rig) -> Database:
+    return rig.store.reads._database
 
 
 PRAGMAS = {
@@ -37,19 +42,19 @@ async def test_every_connection_has_the_settings_that_durability_needs(rig: Rig)
     def look(connection: apsw.Connection) -> dict[str, object]:
         return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in [*PRAGMAS, "query_only"]}
 
-    assert await rig.store._write(look) == PRAGMAS | {"query_only": 0}
-    assert await rig.store._read(look) == PRAGMAS | {"query_only": 1}
+    assert await database_of(rig).write(look) == PRAGMAS | {"query_only": 0}
+    assert await database_of(rig).read(look) == PRAGMAS | {"query_only": 1}
 
 
 def test_a_database_that_cannot_have_these_settings_is_refused():
     """SQLite answers a journal mode that it cannot have with the one it keeps: an in-memory database stands for a file system without WAL."""
     with pytest.raises(SchemaError, match="journal_mode=memory"):
-        sqlite.connect(Path(":memory:"))
+        connect(Path(":memory:"))
 
 
 async def test_a_reader_cannot_write(rig: Rig):
     with pytest.raises(StoreUnavailable, match="readonly"):
-        await rig.store._read(lambda db: db.execute("DELETE FROM idempotency").fetchall())
+        await database_of(rig).read(lambda db: db.execute("DELETE FROM idempotency").fetchall())
 
 
 @pytest.mark.parametrize(
@@ -68,10 +73,10 @@ async def test_a_reader_cannot_write(rig: Rig):
 def test_versions_are_compared_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, good: bool):
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
     if good:
-        sqlite.connect(tmp_path / "db").close()
+        connect(tmp_path / "db").close()
     else:
         with pytest.raises(SchemaError, match=version):
-            sqlite.connect(tmp_path / "db")
+            connect(tmp_path / "db")
         assert not (tmp_path / "db").exists()
 
 
@@ -86,8 +91,8 @@ async def test_it_writes_ahead(rig: Rig):
     await bench.extend(b"b")
     for name in ("store.sqlite", "store.sqlite-wal"):  # what a power cut would leave: no -shm, nothing checkpointed
         shutil.copy(rig.folder / name, frozen / name)
-    store = await SqliteStore.open(frozen / "store.sqlite")
-    assert await store.leaves(bench.log_id, 0, 9) == [b"a", b"b"]
+    store = await open_sqlite(frozen / "store.sqlite")
+    assert await store.reads.leaves(bench.log_id, 0, 9) == [b"a", b"b"]
     await store.close()
     await rig.store.close()
     assert not wal.exists(), "the last one to close cleans up"
@@ -96,15 +101,15 @@ async def test_it_writes_ahead(rig: Rig):
 async def test_a_busy_database_is_unavailable(rig: Rig):
     bench = await rig.log("raw")
     grown, expected = await bench.grown([b"a"])
-    rig.store._writer.set_busy_timeout(50)
+    database_of(rig)._writer.set_busy_timeout(50)
     other = apsw.Connection(str(rig.folder / "store.sqlite"))
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable):
-        await rig.store.append(grown, expected)
-    assert (await rig.store.head(bench.log_id)).size == 0, "readers do not wait for writers"
+        await rig.store.log.append(grown, expected)
+    assert (await rig.store.reads.head(bench.log_id)).size == 0, "readers do not wait for writers"
     other.execute("ROLLBACK")
     other.close()
-    await rig.store.append(grown, expected)
+    await rig.store.log.append(grown, expected)
     await audit(bench)
 
 
@@ -114,7 +119,7 @@ async def test_writers_of_two_processes_wait_for_each_other(rig: Rig):
 
     async def extend(which, through) -> None:
         for number in range(30):
-            await through.append(*await which.grown([b"%d" % number]))
+            await through.log.append(*await which.grown([b"%d" % number]))
 
     await asyncio.gather(extend(bench, rig.store), extend(other, store))
     assert len(await audit(bench)) == len(await audit(other)) == 30
@@ -124,13 +129,13 @@ async def test_a_commit_that_fails_is_an_unknown_outcome(rig: Rig):
     bench = await rig.log("raw")
     await bench.extend(b"a")
     grown, expected = await bench.grown([b"b"])
-    rig.store._writer.set_commit_hook(lambda: True)
+    database_of(rig)._writer.set_commit_hook(lambda: True)
     with pytest.raises(OutcomeUnknown):
-        await rig.store.append(grown, expected)
+        await rig.store.log.append(grown, expected)
     with pytest.raises(OutcomeUnknown):
-        await rig.store.fence(bench.log_id, expected)
-    rig.store._writer.set_commit_hook(None)
-    await rig.store.append(grown, expected)
+        await rig.store.log.fence(bench.log_id, expected)
+    database_of(rig)._writer.set_commit_hook(None)
+    await rig.store.log.append(grown, expected)
     assert await audit(bench) == [b"a", b"b"]
 
 
@@ -141,22 +146,22 @@ async def test_what_is_stored_but_cannot_be_read_back_is_an_unknown_outcome(rig:
     async def reread(*words: object) -> None:
         raise StoreUnavailable("no more descriptors")
 
-    monkeypatch.setattr(rig.store, "reread", reread)
+    monkeypatch.setattr(rig.store.reads, "reread", reread)
     with pytest.raises(OutcomeUnknown, match="stored, but not read back: no more descriptors"):
-        await rig.store.append(grown, expected, (), [Tile(0, 0, 1)])
+        await rig.store.log.append(grown, expected, (), [Tile(0, 0, 1)])
     assert await audit(bench) == [b"a"]
 
 
 async def test_a_full_disk_is_unavailable_and_writes_nothing(rig: Rig):
     bench = await rig.log("raw")
     await bench.extend(b"a")
-    pages = await rig.store._write(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-    await rig.store._write(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+    pages = await database_of(rig).write(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+    await database_of(rig).write(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
     before = await rig.dump()
     with pytest.raises(StoreUnavailable, match="full"):
         await bench.extend(*[bytes([n]) * 60_000 for n in range(10)])
     assert await rig.dump() == before
-    await rig.store._write(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
+    await database_of(rig).write(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
     await bench.extend(*[bytes([n]) * 60_000 for n in range(10)])
     assert len(await audit(bench)) == 11
 
@@ -166,9 +171,9 @@ async def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "missing" / "store.sqlite"):
         with pytest.raises(StoreUnavailable):
-            await SqliteStore.open(path)
+            await open_sqlite(path)
     with pytest.raises(Corrupt):
-        await SqliteStore.open(tmp_path / "text")
+        await open_sqlite(tmp_path / "text")
 
 
 @pytest.mark.parametrize("kept", [0, 100])
@@ -176,7 +181,7 @@ async def test_a_wal_outlives_a_database_that_cannot_be_opened(rig: Rig, tmp_pat
     """A copy was put in place of the database, and its WAL was left: it holds entries that were answered."""
     bench = await rig.log("raw")
     await bench.extend(*[b"%d" % number * 1000 for number in range(300)])
-    rig.store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database_of(rig)._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     await bench.extend(b"a")
     file, wal = tmp_path / "other.sqlite", tmp_path / "other.sqlite-wal"
     shutil.copy(rig.folder / "store.sqlite-wal", wal)  # as after a kill
@@ -185,7 +190,7 @@ async def test_a_wal_outlives_a_database_that_cannot_be_opened(rig: Rig, tmp_pat
     before = file.read_bytes(), wal.read_bytes()
     for _ in range(2):
         with pytest.raises(Corrupt, match="move the three files away together"):
-            await SqliteStore.open(file)
+            await open_sqlite(file)
         assert (file.read_bytes(), wal.read_bytes()) == before
 
 
@@ -203,8 +208,8 @@ async def test_a_damaged_page_is_unavailable_not_a_crash(rig: Rig):
 
 
 async def read_all(path: Path, log_id: int) -> None:
-    store = await SqliteStore.open(path)
+    store = await open_sqlite(path)
     try:
-        await store.leaves(log_id, 0, 100)
+        await store.reads.leaves(log_id, 0, 100)
     finally:
         await store.close()

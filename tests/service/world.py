@@ -12,8 +12,8 @@ from muniment.errors import FormatError
 from muniment.policy import LogKey, Policy
 from muniment_server.check.fsck import fsck
 from muniment_server.errors import ClockRefused, OutcomeUnknown, ReadOnly, Refused, StoreError
-from muniment_server.storage import Published
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.clock import MAX_BEHIND, Clock
 from muniment_server.write.guard import BLOCK, SLOT, Guard, Guarded, copies_of
 from muniment_server.write.observer import Unobserved
@@ -54,7 +54,7 @@ class World:
 
     async def new_writer(self) -> Writer:
         """Start another process."""
-        store = await SqliteStore.open(self.database)
+        store = await open_sqlite(self.database)
         gate, guard = Gate(store, self.rng), MoodyGuard(self.bench.guard.path)
         told = Told()
         clock = Clock(lambda: self.now / 1000)
@@ -117,7 +117,7 @@ class World:
             self.model.unknown(batch, self.now)  # the append may have been done before the refusal
             return
         except ClockRefused:
-            head = await self.rig.store.head(self.bench.log_id)
+            head = await self.rig.store.reads.head(self.bench.log_id)
             expect(head.logged_at - self.now > MAX_BEHIND, "the clock is refused for no reason")
             return
         except OutcomeUnknown:
@@ -144,7 +144,7 @@ class World:
 
     async def _leaves(self, indices: Sequence[int]) -> list[bytes]:
         low, high = min(indices), max(indices)
-        found = await self.rig.store.leaves(self.bench.log_id, low, high + 1)
+        found = await self.rig.store.reads.leaves(self.bench.log_id, low, high + 1)
         expect(len(found) == high + 1 - low, f"entry {low + len(found)} was acknowledged and is not there")
         return [found[index - low] for index in indices]
 
@@ -210,7 +210,7 @@ class World:
         if not signed or not signed.size:
             return
         store = self.rig.store
-        larger = await store.publish(self.bench.log_id, Published(signed.size, signed.note, self.now))
+        larger = await store.checkpoints.publish(self.bench.log_id, Published(signed.size, signed.note, self.now))
         expect(larger is (signed.size > self.model.published), "published what is not larger, or did not")
         self.model.published = max(self.model.published, signed.size)
 
@@ -234,8 +234,8 @@ class World:
         shutil.copy(self.database, kept)
         await self._open(self._backup)
         guarded = self.bench.guard.read()
-        head = await self.rig.store.head(self.bench.log_id)
-        leaves = await self.rig.store.leaves(self.bench.log_id, 0, head.size)
+        head = await self.rig.store.reads.head(self.bench.log_id)
+        leaves = await self.rig.store.reads.leaves(self.bench.log_id, 0, head.size)
         same = guarded.size <= head.size and Naive(leaves).root(guarded.size) == guarded.root
         before = self.model.counts["signatures"]
         writer = await self.new_writer()
@@ -254,7 +254,7 @@ class World:
 
     async def _publish_again(self, writer: Writer) -> None:
         """A copy may lack checkpoints that were published; the head that is signed now is no smaller than any of them."""
-        found = await self.rig.store.checkpoint(self.bench.log_id)
+        found = await self.rig.store.checkpoints.checkpoint(self.bench.log_id)
         before, self.model.published = self.model.published, found.size if found else 0
         expect(writer.sequencer.signed.size >= before, "the copy went on behind what was published")
         await self.publish()
@@ -269,7 +269,7 @@ class World:
             except ReadOnly:
                 continue
             raise AssertionError(f"took a batch, though {codes}")
-        await writer.store.leaves(self.bench.log_id, 0, 1)
+        await writer.store.reads.leaves(self.bench.log_id, 0, 1)
         self.model.counts[f"refused {codes[0]}"] += 1
 
     async def damage_guard(self) -> None:
@@ -328,7 +328,7 @@ class World:
     async def _open(self, source: Path) -> None:
         """Put a database in place of the closed one."""
         shutil.copy(source, self.database)
-        self.rig.store = await SqliteStore.open(self.database)
+        self.rig.store = await open_sqlite(self.database)
 
     # --- the run ---
 
@@ -357,12 +357,12 @@ class World:
 
     async def check(self) -> None:
         """Every acknowledged entry is there, and every head that was ever signed is of this one history."""
-        head = await self.rig.store.head(self.bench.log_id)
-        leaves = await self.rig.store.leaves(self.bench.log_id, 0, head.size + 1)
+        head = await self.rig.store.reads.head(self.bench.log_id)
+        leaves = await self.rig.store.reads.leaves(self.bench.log_id, 0, head.size + 1)
         expect(len(leaves) == head.size, f"{len(leaves)} entries under a head of {head.size}")
         for index, leaf in self.model.acked.items():
             expect(index < head.size and leaves[index] == leaf, f"LOST: entry {index} of {head.size}")
-        published = await self.rig.store.checkpoint(self.bench.log_id)
+        published = await self.rig.store.checkpoints.checkpoint(self.bench.log_id)
         expect((published.size if published else 0) == self.model.published, "another checkpoint is published")
 
     async def finish(self) -> None:
@@ -370,7 +370,7 @@ class World:
         while len(self.writers) > 1:
             await self._drop(self.writers[0])
         await self.restart()
-        self.now = max(self.now, (await self.rig.store.head(self.bench.log_id)).logged_at)
+        self.now = max(self.now, (await self.rig.store.reads.head(self.bench.log_id)).logged_at)
         grown = 0
         for _ in range(20):  # two appends also mend a slot of the guard that is still damaged
             size = await self._size()
@@ -385,7 +385,7 @@ class World:
         expect(not report.findings, f"fsck: {report.findings}")
 
     async def _size(self) -> int:
-        return (await self.rig.store.head(self.bench.log_id)).size
+        return (await self.rig.store.reads.head(self.bench.log_id)).size
 
     async def audit(self) -> None:
         """Recompute everything, and compare every head ever signed."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from muniment_server.access.keys import SCOPES, digest_of_key
 from muniment_server.errors import Refused, StoreError
 from muniment_server.settings import Settings
-from muniment_server.storage import ApiKeyRow, LogRow, Store
+from muniment_server.storage.catalog import ApiKeyRow, Catalog, LogRow
 from muniment_server.telemetry import get_logger
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -64,8 +64,8 @@ _ANY = Caller(ANONYMOUS, frozenset())
 class Access:
     """Decides who may do what. Keys are read again after half a second, so a revoked one is dead within a second."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._store = store
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self._catalog = catalog
         self._settings = settings
         self._keys: dict[bytes, ApiKeyRow] = {}
         self._callers: dict[tuple[bytes, int], Caller] = {}  # by header field and log, while these keys hold
@@ -136,7 +136,7 @@ class Access:
         async with self._reading:  # one read for all who wait, not one for each of a thousand connections
             if self._age() > older_than:
                 now = time.monotonic()  # a key revoked while they are read may be among them
-                rows = await self._store.api_keys()
+                rows = await self._catalog.api_keys()
                 self._keys = {row.digest: row for row in rows if row.revoked_at is None}
                 self._asked = bool(rows)
                 self._callers = {}

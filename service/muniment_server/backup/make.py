@@ -17,7 +17,8 @@ from muniment_server.backup.rows import decode_log, encode_log, encode_payloads,
 from muniment_server.backup.source import StoreSource
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts
 from muniment_server.errors import Corrupt, SetupError
-from muniment_server.storage import LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ async def backup(
 
 
 async def _head(store: Store, row: LogRow, policy: Policy, size: int | None) -> VerifiedCheckpoint:
-    published = await store.checkpoint(row.log_id, size)
+    published = await store.checkpoints.checkpoint(row.log_id, size)
     if published is None:
-        later = await store.checkpoints(row.log_id, size or 0, 1)
+        later = await store.checkpoints.checkpoints(row.log_id, size or 0, 1)
         hint = f": the next published size is {later[0].size}" if later else ""
         raise SetupError(f"log {row.name!r} has no published checkpoint" + (f" of size {size}{hint}" if size else ""))
     try:

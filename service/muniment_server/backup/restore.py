@@ -22,7 +22,9 @@ from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, 
 from muniment_server.errors import Corrupt, GuardRefused, HeadMoved, OutcomeUnknown, SetupError
 from muniment_server.instance.files import read_key, write_new
 from muniment_server.settings import Settings
-from muniment_server.storage import Grown, Head, LogRow, Store, StoredPayload, leaf_keys_of
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Grown, Head, StoredPayload, leaf_keys_of
 from muniment_server.write.guard import Guard, Guarded, TreeHead
 from muniment_server.write.raising import raise_guard
 
@@ -178,7 +180,7 @@ async def rebuild(settings: Settings, store: Store, checked: Checked, progress: 
     """
     row, head = await _begin(store, checked)
     counts = await _append_all(store, row, head, checked, progress)
-    final, size = await store.head(row.log_id), checked.tree.head.size
+    final, size = await store.reads.head(row.log_id), checked.tree.head.size
     if (final.size, final.root) != (size, checked.tree.head.root):
         raise Corrupt(
             f"the database ends at size {final.size} with another root than the backup: run `muniment-server fsck`"
@@ -199,7 +201,7 @@ async def _raise_guard(settings: Settings, store: Store, row: LogRow, head: Head
         return
     guard, new = Guard(settings.guard_file(row.name)), TreeHead(head.size, head.root)
     try:
-        await raise_guard(guard, store, row.log_id, proved.guard_id, new, {proved.head})
+        await raise_guard(guard, store.reads, row.log_id, proved.guard_id, new, {proved.head})
     except (OutcomeUnknown, GuardRefused) as error:
         raise SetupError(
             f"guard_root: the guard of log {row.name!r} no longer fits this backup ({error}): stop all writers of this log"
@@ -213,12 +215,12 @@ async def _begin(store: Store, checked: Checked) -> tuple[LogRow, Head]:
     )  # without a guard: one that nobody has
     wanted, tree = checked.row, checked.tree
     try:
-        row = await store.create_log(wanted, Head(0, EMPTY_ROOT, 0, 0, guard_id))
+        row = await store.catalog.create_log(wanted, Head(0, EMPTY_ROOT, 0, 0, guard_id))
     except HeadMoved as error:
         raise SetupError(
             f"another log has the name {wanted.name!r} or the origin {wanted.origin!r} here: {error}"
         ) from error
-    head = await store.head(row.log_id)
+    head = await store.reads.head(row.log_id)
     if row.kind != wanted.kind:
         raise SetupError(f"log {row.name!r} exists with kind {row.kind!r}")
     if checked.guarded and head.guard_id != guard_id:
@@ -233,7 +235,7 @@ async def _begin(store: Store, checked: Checked) -> tuple[LogRow, Head]:
 async def _append_all(store: Store, row: LogRow, head: Head, checked: Checked, progress: Progress) -> tuple[int, int]:
     """Append what is missing, in large commits. Return how many payloads were stored, and how many stay erased."""
     size = checked.tree.head.size
-    edge = Edge.of(head.size, await store.tiles(row.log_id, partial_tiles(head.size)))
+    edge = Edge.of(head.size, await store.reads.tiles(row.log_id, partial_tiles(head.size)))
     stored = erased = 0
     batch: list[Part] = []
     if head.size == size:
@@ -259,7 +261,7 @@ async def _append_all(store: Store, row: LogRow, head: Head, checked: Checked, p
 
 async def _append(store: Store, grown: Grown, expected: Head) -> None:
     try:
-        await store.append(grown, expected)
+        await store.log.append(grown, expected)
     except HeadMoved as error:
         raise SetupError(f"another process writes to this log: stop it and run restore again ({error})") from error
 
@@ -284,9 +286,9 @@ def _time(kind: str, part: Part) -> int:
 
 async def _publish_all(store: Store, row: LogRow, checked: Checked, progress: Progress) -> None:
     """Publish every checkpoint of the backup that the database lacks, smallest first."""
-    latest = await store.checkpoint(row.log_id)
+    latest = await store.checkpoints.checkpoint(row.log_id)
     done = latest.size if latest else 0
     for bundle in checked.tree.bundles()[done // TILE_WIDTH :]:
         if lacking := [each for each in await checked.source.published(bundle) if each.size > done]:
-            await store.publish_all(row.log_id, lacking)
+            await store.checkpoints.publish_all(row.log_id, lacking)
         progress("publishing", bundle.index * TILE_WIDTH + bundle.width, checked.tree.head.size)

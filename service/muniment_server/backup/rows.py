@@ -18,7 +18,9 @@ from muniment.event import SEED_SIZE
 from muniment.note import parse_note
 from muniment.tiles import Bundle, Tile, format_bundle, format_tile
 from muniment_server.errors import Corrupt
-from muniment_server.storage import LogRow, Published, StoredPayload
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import StoredPayload
 
 TYPE = "muniment/backup@v1"
 _MEMBERS = {"created_at", "kind", "name", "open", "origin", "payloads", "public", "typ"}

@@ -11,7 +11,9 @@ from muniment.hashing import HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Bundle, Tile, decode_bundle
 from muniment_server.backup.rows import decode_payloads, decode_published, path_of
 from muniment_server.errors import Corrupt
-from muniment_server.storage import Published, Read, StoredPayload
+from muniment_server.storage import Store
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import StoredPayload
 
 _PAGE = 1000
 
@@ -19,8 +21,9 @@ _PAGE = 1000
 class StoreSource:
     """A log in a database. Of what was stored since the chosen checkpoint it reads nothing."""
 
-    def __init__(self, store: Read, log_id: int) -> None:
-        self._store = store
+    def __init__(self, store: Store, log_id: int) -> None:
+        self._reads = store.reads
+        self._checkpoints = store.checkpoints
         self._log_id = log_id
 
     def call(self, place: Tile | Bundle) -> str:
@@ -29,7 +32,7 @@ class StoreSource:
 
     async def tiles(self, tiles: Sequence[Tile]) -> list[bytes]:
         """See Source."""
-        stored = await self._store.tiles(self._log_id, tiles)
+        stored = await self._reads.tiles(self._log_id, tiles)
         found = []
         for tile in tiles:
             data = stored.get((tile.level, tile.index), b"")[: tile.width * HASH_SIZE]
@@ -42,7 +45,7 @@ class StoreSource:
     async def leaves(self, bundle: Bundle) -> list[bytes]:
         """See Source."""
         start = bundle.index * TILE_WIDTH
-        leaves = await self._store.leaves(self._log_id, start, start + bundle.width)
+        leaves = await self._reads.leaves(self._log_id, start, start + bundle.width)
         if len(leaves) != bundle.width:
             raise Corrupt(f"an entry in [{start}, {start + bundle.width}) is missing")
         return leaves
@@ -51,7 +54,7 @@ class StoreSource:
         """See Source."""
         low, high = bundle.index * TILE_WIDTH + 1, bundle.index * TILE_WIDTH + bundle.width
         found: list[Published] = []
-        while page := await self._store.checkpoints(self._log_id, found[-1].size + 1 if found else low, _PAGE):
+        while page := await self._checkpoints.checkpoints(self._log_id, found[-1].size + 1 if found else low, _PAGE):
             found += [each for each in page if each.size <= high]
             if page[-1].size >= high:
                 break
@@ -60,7 +63,7 @@ class StoreSource:
     async def payloads(self, bundle: Bundle, events: Sequence[int]) -> list[StoredPayload]:
         """See Source."""
         start = bundle.index * TILE_WIDTH
-        found = await self._store.payloads(self._log_id, start, start + bundle.width)
+        found = await self._reads.payloads(self._log_id, start, start + bundle.width)
         if strange := {stored.index for stored in found} - set(events):
             raise Corrupt(f"entry {min(strange)} has a payload and is no event")
         return found

@@ -24,7 +24,8 @@ from muniment.tree import Edge, Growth, expand, grow, plan_root
 from muniment_server.backup import Progress
 from muniment_server.check.fsck.entries import erased_by
 from muniment_server.errors import Corrupt
-from muniment_server.storage import Published, StoredPayload
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import StoredPayload
 from muniment_server.write.admission import canonicalize, commit
 
 _GROUP = 16

@@ -22,7 +22,9 @@ from muniment_server.check.fsck.entries import Checked, check_entries
 from muniment_server.check.fsck.report import Finding
 from muniment_server.errors import StoreUnavailable
 from muniment_server.follow.follower import Follower, Retry
-from muniment_server.storage import Head, LogRow, Store, StoredPayload
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head, StoredPayload
 from muniment_server.telemetry import Metrics, get_logger
 
 _AT_ONCE = 16  # entries checked without a pause: a millisecond
@@ -39,7 +41,8 @@ class Scrub:
     """
 
     def __init__(self, store: Store, log: LogRow, metrics: Metrics, rate: float, delay: float = _RETRY_SECONDS) -> None:
-        self._store = store
+        self._reads = store.reads
+        self._inspect = store.inspect
         self._log = log
         self._metrics = metrics
         self._rate = rate
@@ -61,7 +64,7 @@ class Scrub:
         return _REST_SECONDS
 
     async def _scrub(self) -> None:
-        head = await self._store.head(self._log.log_id)
+        head = await self._reads.head(self._log.log_id)
         self._lacking, self._erased, self._last_time = [], set(), None
         if head.size < 0:
             self._report(Finding("head_size", 0, f"the head says that there are {head.size} entries"))
@@ -83,17 +86,17 @@ class Scrub:
         """Check tile 0/`index`, its entries, and every tile above that ends with it; tell whether there are entries."""
         log_id, start = self._log.log_id, index * TILE_WIDTH
         stop = min(start + TILE_WIDTH, size)
-        rows = await self._store.entry_rows(log_id, start, stop)
+        rows = await self._inspect.entry_rows(log_id, start, stop)
         if not rows:
             self._report(
                 Finding("entry_missing", start, f"the entries [{start}, {stop}) are below the head, but not stored")
             )
             return False
-        payloads = {stored.index: stored for stored in await self._store.payloads(log_id, start, stop)}
+        payloads = {stored.index: stored for stored in await self._reads.payloads(log_id, start, stop)}
         hashes = await self._entries(start, stop, rows, payloads)
         levels = [level for level in range(64) if (index + 1) % TILE_WIDTH**level == 0]
         wanted = [Tile(level, index // TILE_WIDTH**level) for level in (*levels, levels[-1] + 1)]
-        stored = await self._store.tiles(log_id, wanted)
+        stored = await self._reads.tiles(log_id, wanted)
         checked = Checked()
         compare_tile(checked, index, hashes, stored.get((0, index), b""))
         for tile in wanted[:-1]:
@@ -142,7 +145,7 @@ class Scrub:
 
     async def _edge(self, head: Head) -> None:
         """Compare the right edge with the head. A tile that has grown since is cut to its width then."""
-        stored = await self._store.tiles(self._log.log_id, [tile for tile in partial_tiles(head.size) if tile.width])
+        stored = await self._reads.tiles(self._log.log_id, [tile for tile in partial_tiles(head.size) if tile.width])
         try:
             good = Edge.of(head.size, stored).root() == head.root
         except BadProof:

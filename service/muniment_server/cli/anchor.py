@@ -121,7 +121,7 @@ def _lines(log: dict[str, Any]) -> list[str]:
 async def _logs(store: Any, settings: Settings, name: str | None) -> list[Any]:
     rows = [
         row
-        for row in await store.logs()
+        for row in await store.catalog.logs()
         if (row.name == name if name else not settings.anchor_logs or row.name in settings.anchor_logs)
     ]
     if not rows:
@@ -133,14 +133,14 @@ async def _report(store: Any, settings: Settings, row: Any, anchors: list[Any]) 
     from muniment_server.follow.anchors.byhand import open_anchors
     from muniment_server.web.handlers.anchors import anchor_value
 
-    summary = await store.anchor_summary(row.log_id, settings.anchor_held)
+    summary = await store.anchors.anchor_summary(row.log_id, settings.anchor_held)
     values = []
     for one in anchors:
-        calendars = await store.anchor_calendars(row.log_id, one.tree_size, one.tree_size + 1)
+        calendars = await store.anchors.anchor_calendars(row.log_id, one.tree_size, one.tree_size + 1)
         values.append(anchor_value(one, calendars, settings.anchor_held))
     return {
         "log": row.name,
-        "open": len(await open_anchors(store, row)),
+        "open": len(await open_anchors(store.anchors, row)),
         "confirmed": summary.states.get("confirmed", 0),
         "degraded": summary.degraded,
         "bad_attestations": summary.bad,
@@ -156,7 +156,9 @@ async def _status(settings: Settings, name: str | None, *, everything: bool) -> 
     try:
         found = []
         for row in await _logs(store, settings, name):
-            shown = await (store.anchors(row.log_id, 0, 1_000_000) if everything else open_anchors(store, row))
+            shown = await (
+                store.anchors.anchors(row.log_id, 0, 1_000_000) if everything else open_anchors(store.anchors, row)
+            )
             found.append(await _report(store, settings, row, shown))
         return found
     finally:
@@ -172,7 +174,7 @@ async def _now(settings: Settings, name: str | None) -> list[dict[str, Any]]:
     try:
         for row in await _logs(store, settings, name):
             async with open_anchorer(settings, store, row, None) as anchorer:
-                made = await anchor_now(store, row, anchorer)
+                made = await anchor_now(store.anchors, row, anchorer)
             found.append(await _report(store, settings, row, [made] if made else []))
     except AnchorRefused as error:
         fail(EXIT_GUARD, f"{error.code}: {error}")
@@ -193,7 +195,7 @@ async def _retry(settings: Settings, name: str | None) -> tuple[bool, list[dict[
         found = []
         for row in await _logs(store, settings, name):
             async with open_anchorer(settings, store, row, source) as anchorer:
-                still = await retry(store, row, anchorer)
+                still = await retry(store.anchors, row, anchorer)
             found.append(await _report(store, settings, row, still))
         return source is not None, found
     finally:

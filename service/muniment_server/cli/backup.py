@@ -96,7 +96,7 @@ async def _backup(settings: Settings, flags: dict[str, Any]) -> list[Any]:
 
     store = await open_store(settings)
     try:
-        rows = [row for row in await store.logs() if flags["log_name"] in (None, row.name)]
+        rows = [row for row in await store.catalog.logs() if flags["log_name"] in (None, row.name)]
         if not rows:
             raise SetupError(
                 f"there is no log {flags['log_name']!r}" if flags["log_name"] else "the database holds no log"

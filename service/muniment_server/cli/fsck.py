@@ -89,7 +89,7 @@ def _bar() -> Iterator[Any]:
 
 
 async def _rows(store: Any, name: str | None) -> list[Any]:
-    rows = [row for row in await store.logs() if name in (None, row.name)]
+    rows = [row for row in await store.catalog.logs() if name in (None, row.name)]
     if not rows:
         raise SetupError(f"there is no log {name!r}")
     return rows
@@ -133,7 +133,7 @@ async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any]
 
     guard, policy = Guard(settings.guard_file(row.name)), Policy.read(settings.policy)
     whole = Whole(store, row, policy, guard, flags.get("start") or 0, flags.get("stop"))
-    if flags.get("jobs") == 1 or (await store.head(row.log_id)).size < _ALONE:
+    if flags.get("jobs") == 1 or (await store.reads.head(row.log_id)).size < _ALONE:
         return await whole.run(progress, check_here)
     workers = Workers(Database(settings.sqlite, settings.database), flags.get("jobs"))
     try:

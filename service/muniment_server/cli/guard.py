@@ -166,7 +166,7 @@ async def _inspect(settings: Settings, name: str | None) -> list[Any]:
 
     store = await open_store(settings)
     try:
-        rows = [row for row in await store.logs() if name in (None, row.name)]
+        rows = [row for row in await store.catalog.logs() if name in (None, row.name)]
         if not rows:
             if name:
                 raise SetupError(f"there is no log {name!r}")
@@ -184,7 +184,7 @@ async def _take_over(settings: Settings, name: str, notes: list[str], *, fresh: 
 
     store = await open_store(settings)
     try:
-        row = next((row for row in await store.logs() if row.name == name), None)
+        row = next((row for row in await store.catalog.logs() if row.name == name), None)
         if row is None:
             raise SetupError(f"there is no log {name!r}")
         policy = Policy.read(settings.policy)

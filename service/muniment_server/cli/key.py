@@ -52,7 +52,7 @@ async def _make_key(settings: Settings, scopes: frozenset[str], log_name: str | 
 
     store = await open_store(settings)
     try:
-        return await create_api_key(store, scopes, log_name, label)
+        return await create_api_key(store.catalog, scopes, log_name, label)
     finally:
         await store.close()
 
@@ -90,7 +90,7 @@ async def _list_keys(settings: Settings) -> Any:
 
     store = await open_store(settings)
     try:
-        return await store.api_keys()
+        return await store.catalog.api_keys()
     finally:
         await store.close()
 
@@ -115,6 +115,6 @@ async def _revoke(settings: Settings, key_id: str) -> bool:
 
     store = await open_store(settings)
     try:
-        return await store.revoke_key(key_id, time.time_ns() // 1_000_000)
+        return await store.catalog.revoke_key(key_id, time.time_ns() // 1_000_000)
     finally:
         await store.close()

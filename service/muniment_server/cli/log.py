@@ -62,9 +62,9 @@ async def _list_logs(settings: Settings) -> list[dict[str, Any]]:
                 "kind": row.kind,
                 "public": row.public,
                 "open": row.open or row.kind == "raw",
-                "tree_size": (await store.head(row.log_id)).size,
+                "tree_size": (await store.reads.head(row.log_id)).size,
             }
-            for row in await store.logs()
+            for row in await store.catalog.logs()
         ]
     finally:
         await store.close()

@@ -19,9 +19,9 @@ def migrate(**flags: Any) -> None:
     if not settings.database:
         print_result(flags["as_json"], {"applied": []}, "The embedded database migrates by itself on init and serve.")
         return
-    from muniment_server.storage.postgres import append as postgres
+    from muniment_server.storage.postgres.connect import migrate as migrate_postgres
 
-    names = run(postgres.migrate(settings.database, dry_run=flags["dry_run"]))
+    names = run(migrate_postgres(settings.database, dry_run=flags["dry_run"]))
     verb = "Would apply" if flags["dry_run"] else "Applied"
     text = f"{verb}: {', '.join(names)}." if names else "Nothing to do: the schema is current."
     print_result(flags["as_json"], {"applied" if not flags["dry_run"] else "pending": names}, text)

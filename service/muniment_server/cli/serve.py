@@ -64,7 +64,7 @@ async def _check_public(settings: Settings) -> None:
             await asyncio.sleep(delay)
             delay = min(2 * delay, 2.0)
     try:
-        keys = [row for row in await store.api_keys() if row.revoked_at is None and "append" in row.scopes]
+        keys = [row for row in await store.catalog.api_keys() if row.revoked_at is None and "append" in row.scopes]
     finally:
         await store.close()
     if not keys:

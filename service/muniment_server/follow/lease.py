@@ -25,7 +25,7 @@ class Lease:
     """The lease of the follower `name` of one log, as this process may have it. `clock` gives milliseconds."""
 
     def __init__(self, store: Store, log_id: int, name: str, clock: Callable[[], int] = now) -> None:
-        self._store = store
+        self._followers = store.followers
         self._log_id = log_id
         self._name = name
         self._clock = clock
@@ -42,7 +42,7 @@ class Lease:
         now = self._clock()
         if now < self._until - LEASE + _RENEW:
             return True
-        got = await self._store.take_lease(self._log_id, self._name, self._holder, now, now + LEASE)
+        got = await self._followers.take_lease(self._log_id, self._name, self._holder, now, now + LEASE)
         self._until = now + LEASE if got else 0
         return got
 
@@ -51,4 +51,4 @@ class Lease:
         if self.held:
             now = self._clock()
             self._until = 0
-            await self._store.take_lease(self._log_id, self._name, self._holder, now, now)
+            await self._followers.take_lease(self._log_id, self._name, self._holder, now, now)

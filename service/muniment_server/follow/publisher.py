@@ -14,7 +14,9 @@ from muniment_server.errors import OtherTree
 from muniment_server.failpoints import step
 from muniment_server.follow.follower import Follower, Retry
 from muniment_server.read.heads import Heads
-from muniment_server.storage import EdgeTile, LogRow, Published, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.checkpoints import EdgeTile, Published
 from muniment_server.telemetry import Metrics
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Signed
@@ -37,7 +39,7 @@ class Publisher:
         note: Callable[..., None],
     ) -> None:
         """Make it. `interval` is the seconds within which a signed head is to be published."""
-        self._store = store
+        self._checkpoints = store.checkpoints
         self._row = row
         self._sequencer = sequencer
         self._heads = heads
@@ -67,7 +69,7 @@ class Publisher:
             return False
         one, edge = Published(signed.size, signed.note, time.time_ns() // 1_000_000), self._sequencer.edge()
         try:
-            larger = await self._store.publish(self._row.log_id, one, edge_tiles(edge) if edge else ())
+            larger = await self._checkpoints.publish(self._row.log_id, one, edge_tiles(edge) if edge else ())
         except OtherTree:
             self._heads.fell_behind()  # what was proved of the database no longer holds; nothing was published
             raise

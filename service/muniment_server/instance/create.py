@@ -23,7 +23,9 @@ from muniment_server.instance.registry import _NAME, new_sequencer
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
-from muniment_server.storage import Head, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
 from muniment_server.telemetry import Metrics
 from muniment_server.trace import Trace
 from muniment_server.write.guard import Guard, Guarded
@@ -61,7 +63,7 @@ async def _create_log(settings: Settings, store: Store, row: LogRow) -> SigningK
     read_policy(settings)  # refused before anything is made
     key, guarded = await asyncio.to_thread(_key_and_guard, settings, row.name, row.origin, exists=existing is not None)
     try:
-        row = await store.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
+        row = await store.catalog.create_log(row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
     except HeadMoved as error:
         raise SetupError(f"another log has the name {row.name!r} or the origin {row.origin!r}: {error}") from error
     await _write_genesis(settings, store, row, key)
@@ -70,7 +72,7 @@ async def _create_log(settings: Settings, store: Store, row: LogRow) -> SigningK
 
 
 async def _existing(store: Store, name: str, origin: str, kind: str) -> LogRow | None:
-    for row in await store.logs():
+    for row in await store.catalog.logs():
         if (row.name, row.origin, row.kind) == (name, origin, kind):
             return row
         if row.name == name:
@@ -143,7 +145,7 @@ async def _write_genesis(settings: Settings, store: Store, row: LogRow, key: Sig
             raise InstanceRefused(log.refusal.code, str(log.refusal))
         if not (log.sequencer and log.sequencer.signed):
             raise StoreUnavailable("the first head cannot be signed now: its guard cannot be raised")
-        if not (await store.head(row.log_id)).size:
+        if not (await store.reads.head(row.log_id)).size:
             genesis = OwnDraft("genesis@v1", {"kind": row.kind, "origin": row.origin, "vkeys": [str(key.vkey)]})
             await log.append(Submission([genesis]))
     finally:

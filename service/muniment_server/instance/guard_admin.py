@@ -15,7 +15,9 @@ from muniment.policy import Policy
 from muniment_server.errors import GuardRefused, HeadMoved, Mismatch, OutcomeUnknown, SessionLost, SetupError
 from muniment_server.instance.files import read_key
 from muniment_server.settings import Settings
-from muniment_server.storage import Head, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
 from muniment_server.write import startup
 from muniment_server.write.guard import Guard, Guarded, TreeHead
 from muniment_server.write.raising import raise_guard
@@ -58,14 +60,14 @@ async def inspect(settings: Settings, store: Store, row: LogRow, policy: Policy)
     code, detail = "good", "this database may be extended"
     try:
         guarded = await asyncio.to_thread(guard.read)  # before the head, like a start
-        head = await store.head(row.log_id)
+        head = await store.reads.head(row.log_id)
         startup.check_guard(guard.path, guarded, row.origin, _key_id(policy, row.origin), head)
-        await startup.prove(store, row.log_id, head, guarded)
+        await startup.prove(store.reads, row.log_id, head, guarded)
     except GuardRefused as error:
         code, detail = error.code, str(error)
     except Mismatch as error:
         code, detail = "database_damaged", f"{error} (from entry {error.index}): run `muniment-server fsck`"
-    return GuardReport(row.name, str(guard.path), code, detail, await store.head(row.log_id), guarded)
+    return GuardReport(row.name, str(guard.path), code, detail, await store.reads.head(row.log_id), guarded)
 
 
 def _key_id(policy: Policy, origin: str) -> bytes:
@@ -86,16 +88,16 @@ async def take(
     key = (await asyncio.to_thread(read_key, settings.key_file(row.name))).vkey
     guard = Guard(settings.guard_file(row.name))
     guarded = await asyncio.to_thread(_start_from, guard, row, key.key_id, fresh=fresh)
-    head = await store.head_to_extend(row.log_id)
+    head = await store.log.head_to_extend(row.log_id)
     if guarded.size > head.size:
         startup.check_guard(guard.path, guarded, row.origin, key.key_id, _named(head, guarded.guard_id))
-    await startup.prove(store, row.log_id, head, guarded)
+    await startup.prove(store.reads, row.log_id, head, guarded)
     policy = Policy.read(settings.policy)
-    await startup.check_seen(store, row.log_id, head, [*await _published(store, row, policy), *seen])
+    await startup.check_seen(store.reads, row.log_id, head, [*await _published(store, row, policy), *seen])
     if fresh:
         guarded = await asyncio.to_thread(guard.create_at, guarded)
     try:
-        head = await store.adopt(row.log_id, head, guarded.guard_id)  # durable: nobody else extends it now
+        head = await store.log.adopt(row.log_id, head, guarded.guard_id)  # durable: nobody else extends it now
     except (HeadMoved, SessionLost) as error:
         raise SetupError(f"another writer is at work on log {row.name!r}: stop it first ({error})") from error
     await _raise(guard, store, row, head, guarded)
@@ -105,7 +107,7 @@ async def take(
 async def _raise(guard: Guard, store: Store, row: LogRow, head: Head, proved: Guarded) -> None:
     """Raise the guard to the adopted head, from the one that it was proved to extend. Raises SetupError when others write it."""
     try:
-        await raise_guard(guard, store, row.log_id, head.guard_id, TreeHead(head.size, head.root), {proved.head})
+        await raise_guard(guard, store.reads, row.log_id, head.guard_id, TreeHead(head.size, head.root), {proved.head})
     except OutcomeUnknown as error:
         raise SetupError(
             f"the guard of log {row.name!r} cannot be raised: stop all its writers first ({error})"
@@ -131,7 +133,7 @@ def _named(head: Head, guard_id: str) -> Head:
 
 async def _published(store: Store, row: LogRow, policy: Policy) -> list[Checkpoint]:
     """Return the largest published checkpoint. Raises GuardRefused when it does not verify."""
-    found = await store.checkpoint(row.log_id)
+    found = await store.checkpoints.checkpoint(row.log_id)
     return [verified(policy, row, found.note)] if found else []
 
 

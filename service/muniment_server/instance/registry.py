@@ -21,7 +21,8 @@ from muniment_server.instance.files import read_key
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache, most_for
 from muniment_server.settings import Settings
-from muniment_server.storage import LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.trace import Trace
 from muniment_server.write.clock import Clock, boot_time
@@ -113,7 +114,7 @@ class Catalog:
     def _check_premises(self) -> None:
         """Let every log be refused when the database's files are gone or others: what is committed into them would be lost."""
         try:
-            self.store.check_premises()
+            self.store.log.check_premises()
         except Replaced as error:
             if not self._replaced:
                 get_logger().error("database files were replaced", detail=str(error))
@@ -133,9 +134,9 @@ class Catalog:
 
     async def _refresh(self, *, strict: bool) -> None:
         async with self._lock:
-            for row in await self.store.logs():
+            for row in await self.store.catalog.logs():
                 # A log without genesis is still being made, and index 0 is not for others.
-                if row.name in self._logs or not (await self.store.head(row.log_id)).size:
+                if row.name in self._logs or not (await self.store.reads.head(row.log_id)).size:
                     continue
                 try:
                     await self._open(row)

@@ -8,31 +8,32 @@ from muniment_server.errors import NotFound
 from muniment_server.read.entries import Entries
 from muniment_server.read.flow import run
 from muniment_server.read.proofs import Proofs
-from muniment_server.storage import AnchorRow, CalendarRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
 
 
 class Anchors:
     """Reads the anchors of one log."""
 
     def __init__(self, store: Store, log_id: int, proofs: Proofs, entries: Entries) -> None:
-        self._store = store
+        self._anchors = store.anchors
         self._log_id = log_id
         self._proofs = proofs
         self._entries = entries
 
     async def page(self, start: int, limit: int) -> tuple[list[AnchorRow], dict[int, list[CalendarRow]]]:
         """Return up to `limit` anchors with tree_size >= start, smallest first, and the calendars of each by size."""
-        found = await self._store.anchors(self._log_id, start, limit)
+        found = await self._anchors.anchors(self._log_id, start, limit)
         calendars: dict[int, list[CalendarRow]] = {row.tree_size: [] for row in found}
         if found:
             stop = found[-1].tree_size + 1
-            for one in await self._store.anchor_calendars(self._log_id, found[0].tree_size, stop):
+            for one in await self._anchors.anchor_calendars(self._log_id, found[0].tree_size, stop):
                 calendars.setdefault(one.tree_size, []).append(one)
         return found, calendars
 
     async def covering(self, index: int) -> AnchoredCheckpoint:
         """Return the earliest confirmed anchor that covers an entry, as a receipt has it. Raises NotFound."""
-        row = await self._store.covering_anchor(self._log_id, index)
+        row = await self._anchors.covering_anchor(self._log_id, index)
         if row is None or row.ots is None or row.height is None:
             raise NotFound(
                 "no_anchor",

@@ -11,7 +11,8 @@ from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_le
 from muniment.hashing import LeafHash, leaf_hash
 from muniment_server.errors import Corrupt, NotFound
 from muniment_server.read.heads import Heads
-from muniment_server.storage import Store, StoredPayload, leaf_key
+from muniment_server.storage import Store
+from muniment_server.storage.log import StoredPayload, leaf_key
 from muniment_server.write.admission import EventDraft, commit
 
 
@@ -19,7 +20,7 @@ class Entries:
     """Reads the entries of one log."""
 
     def __init__(self, store: Store, log_id: int, heads: Heads) -> None:
-        self._store = store
+        self._reads = store.reads
         self._log_id = log_id
         self._heads = heads
 
@@ -33,7 +34,7 @@ class Entries:
         if start >= stop:
             return [], size
         leaves = await self.leaves(start, stop)
-        payloads = await self._store.payloads(self._log_id, start, stop) if with_payload else []
+        payloads = await self._reads.payloads(self._log_id, start, stop) if with_payload else []
         by_index = {stored.index: stored for stored in payloads}
         return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
 
@@ -46,26 +47,26 @@ class Entries:
 
     async def leaves(self, start: int, stop: int) -> list[bytes]:
         """Return the leaves [start, stop), which a signed head covers. Raises Corrupt."""
-        leaves = await self._store.leaves(self._log_id, start, stop)
+        leaves = await self._reads.leaves(self._log_id, start, stop)
         if len(leaves) != stop - start:
             raise Corrupt(f"entries {start + len(leaves)} to {stop} are missing")
         return leaves
 
     async def leaf(self, index: int) -> bytes:
         """Return one leaf, which a signed head covers. Raises Corrupt."""
-        leaves = await self._store.leaves(self._log_id, index, index + 1)
+        leaves = await self._reads.leaves(self._log_id, index, index + 1)
         if not leaves:
             raise Corrupt(f"entry {index} is missing")
         return leaves[0]
 
     async def opened(self, index: int) -> EventDraft | None:
         """Return the payload of an event with what its leaf commits to; None of an entry that has none."""
-        stored = await self._store.payloads(self._log_id, index, index + 1)
+        stored = await self._reads.payloads(self._log_id, index, index + 1)
         return _open(stored[0]) if stored else None
 
     async def find(self, wanted: bytes) -> int:
         """Return the lowest index of an entry with this leaf hash. Raises NotFound."""
-        for index, leaf in await self._store.find_leaves(self._log_id, [leaf_key(wanted)]):
+        for index, leaf in await self._reads.find_leaves(self._log_id, [leaf_key(wanted)]):
             if leaf_hash(leaf) == wanted:
                 return index
         raise NotFound(

@@ -30,7 +30,7 @@ class Files:
         self._tiles = tiles
         self._entries = entries
         self._cache = cache
-        self._cold_bundles = ColdBundles(store, log_id, cache)
+        self._cold_bundles = ColdBundles(store.reads, log_id, cache)
 
     def file(
         self, wanted: Tile | Bundle, most: int = _LARGEST, turn: AbstractAsyncContextManager[None] | None = None

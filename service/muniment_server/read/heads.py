@@ -12,7 +12,9 @@ from muniment.errors import BadProof
 from muniment.note import parse_note
 from muniment.tree import Edge, partial_tiles
 from muniment_server.errors import Behind, NotFound, StoreError
-from muniment_server.storage import LogRow, Published, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.checkpoints import Published
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Signed
 
@@ -30,7 +32,8 @@ class Heads:
     def __init__(self, store: Store, row: LogRow, sequencer: Sequencer | None, fell_behind: Callable[[], None]) -> None:
         self.row = row
         self.sequencer = sequencer
-        self._store = store
+        self._reads = store.reads
+        self._checkpoints = store.checkpoints
         self.fell_behind = fell_behind
         self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
         self._looked = -_LOOK_SECONDS
@@ -61,7 +64,7 @@ class Heads:
         """Keep the head of a log that others write, with its right edge, so that reads need no database until there is a larger one."""
         if self._kept and self._kept[0].size >= signed.size:
             return
-        stored = await self._store.tiles(self.row.log_id, partial_tiles(signed.size))
+        stored = await self._reads.tiles(self.row.log_id, partial_tiles(signed.size))
         # Damaged tiles are not kept: a proof that needs them finds that out by itself, and others are as good as ever.
         with contextlib.suppress(BadProof):
             edge = Edge.of(signed.size, stored)
@@ -101,10 +104,10 @@ class Heads:
         """
         if size is None:
             return await self._largest()
-        found = await self._store.checkpoint(self.row.log_id, size)
+        found = await self._checkpoints.checkpoint(self.row.log_id, size)
         if found:
             return found
-        later = await self._store.checkpoints(self.row.log_id, size, 1)
+        later = await self._checkpoints.checkpoints(self.row.log_id, size, 1)
         hint = f"The next published size is {later[0].size}." if later else "Ask GET /checkpoint for the latest."
         raise NotFound(
             "no_checkpoint",
@@ -116,7 +119,7 @@ class Heads:
     async def _largest(self) -> Published:
         while True:
             least = self._seen
-            found = await self._store.checkpoint(self.row.log_id)
+            found = await self._checkpoints.checkpoint(self.row.log_id)
             size = found.size if found else 0
             if size < least:
                 self.fell_behind()
@@ -135,7 +138,7 @@ class Heads:
 
     async def checkpoints(self, start: int, limit: int) -> list[Published]:
         """Return up to `limit` published checkpoints with size >= start, smallest first."""
-        return await self._store.checkpoints(self.row.log_id, start, limit)
+        return await self._checkpoints.checkpoints(self.row.log_id, start, limit)
 
     async def close(self) -> None:
         """Look no more."""

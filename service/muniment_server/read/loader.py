@@ -11,7 +11,7 @@ from muniment.hashing import HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Tile
 from muniment.tree import TileRows, expand
 from muniment_server.read.cache import Cache
-from muniment_server.storage import Store
+from muniment_server.storage.log import Reads
 
 Done = Callable[[Exception | None], None]
 Tied = Callable[[int, int, TileRows], bool]
@@ -28,8 +28,8 @@ class Coalescer(ABC, Generic[T]):
     part: int
     reads: int
 
-    def __init__(self, store: Store, log_id: int, cache: Cache) -> None:
-        self._store = store
+    def __init__(self, reads: Reads, log_id: int, cache: Cache) -> None:
+        self._reads = reads
         self._log_id = log_id
         self._cache = cache
         self._asked: list[T] = []
@@ -73,8 +73,8 @@ class ColdTiles(Coalescer[_Tiles]):
         4  # beside large batches each read waits for its turns in the event loop, and a tenth of a second is soon gone
     )
 
-    def __init__(self, store: Store, log_id: int, cache: Cache, tied: Tied) -> None:
-        super().__init__(store, log_id, cache)
+    def __init__(self, reads: Reads, log_id: int, cache: Cache, tied: Tied) -> None:
+        super().__init__(reads, log_id, cache)
         self._tied = tied
 
     def proof(self, index: int, size: int, done: Done) -> None:
@@ -105,7 +105,7 @@ class ColdTiles(Coalescer[_Tiles]):
 
     async def _read(self, tiles: set[Tile]) -> dict[tuple[int, int], bytes]:
         missing = sorted(tile for tile in tiles if self._cache.data(self._log_id, tile.level, tile.index) is None)
-        return await self._store.tiles(self._log_id, missing) if missing else {}
+        return await self._reads.tiles(self._log_id, missing) if missing else {}
 
     def _keep(self, tile: Tile, stored: dict[tuple[int, int], bytes], *, proof: bool) -> bool:
         """Put a tile into the cache; return whether its inner nodes were made."""
@@ -139,7 +139,7 @@ class ColdBundles(Coalescer[_Bundle]):
 
     async def _serve(self, asked: list[_Bundle]) -> None:
         try:
-            found = await self._store.bundles(self._log_id, sorted({one.index for one in asked}))
+            found = await self._reads.bundles(self._log_id, sorted({one.index for one in asked}))
         except Exception as error:  # noqa: BLE001 - whatever it was, whoever waits is told
             for one in asked:
                 one.done(error)

@@ -22,11 +22,11 @@ class Tiles:
     """Reads tiles. `cold` brings full ones into the cache, many with one query."""
 
     def __init__(self, store: Store, log_id: int, heads: Heads, cache: Cache) -> None:
-        self._store = store
+        self._reads = store.reads
         self._log_id = log_id
         self._heads = heads
         self._cache = cache
-        self.cold = ColdTiles(store, log_id, cache, self._is_tied)
+        self.cold = ColdTiles(store.reads, log_id, cache, self._is_tied)
 
     def now(self, edge: Edge | None, level: int, index: int) -> Rows | None:
         """Return the rows of a tile of the right edge or the cache, or None."""
@@ -53,7 +53,7 @@ class Tiles:
 
     async def read(self, tiles: Sequence[Tile]) -> dict[tuple[int, int], Rows]:
         """Return the rows of tiles from the database, and keep the full ones. Raises Corrupt."""
-        stored = await self._store.tiles(self._log_id, tiles)
+        stored = await self._reads.tiles(self._log_id, tiles)
         found: dict[tuple[int, int], Rows] = {}
         for tile in sorted(tiles, reverse=True):  # those above first
             data = stored.get((tile.level, tile.index), b"")

@@ -15,7 +15,10 @@ if TYPE_CHECKING:  # a server needs the library of one database, and each takes 
     import asyncpg
 
 _LOCK = 0x6D756E69  # any number, but the same in every version
-_TABLE = "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS schema_migrations "
+    "(version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)"
+)
 _SELECT = "SELECT version, checksum FROM schema_migrations"
 
 
@@ -41,7 +44,10 @@ def available(engine: str) -> list[Migration]:
 
 
 def pending(applied: Mapping[int, str], known: Sequence[Migration]) -> list[Migration]:
-    """Return what is still to apply. Raises SchemaError when the database is newer than this version, or was changed."""
+    """Return what is still to apply.
+
+    Raises SchemaError when the database is newer than this version, or was changed.
+    """
     by_version = {migration.version: migration for migration in known}
     for version, checksum in sorted(applied.items()):
         if version not in by_version:
@@ -56,7 +62,7 @@ def pending(applied: Mapping[int, str], known: Sequence[Migration]) -> list[Migr
     return [migration for migration in known if migration.version not in applied]
 
 
-# --- SQLite -------------------------------------------------------------------------------------------------------------
+# --- SQLite ---
 
 
 def migrate_sqlite(connection: apsw.Connection) -> list[Migration]:
@@ -82,7 +88,7 @@ def migrate_sqlite(connection: apsw.Connection) -> list[Migration]:
         done.append(todo[0])
 
 
-# --- Postgres -----------------------------------------------------------------------------------------------------------
+# --- Postgres ---
 
 
 async def pending_postgres(connection: asyncpg.Connection[Any]) -> list[Migration]:
@@ -93,7 +99,10 @@ async def pending_postgres(connection: asyncpg.Connection[Any]) -> list[Migratio
 
 
 async def migrate_postgres(connection: asyncpg.Connection[Any]) -> list[Migration]:
-    """Apply what is pending and return it. Each file is one transaction; only one process at a time. Raises SchemaError."""
+    """Apply what is pending and return it. Each file is one transaction; only one process at a time.
+
+    Raises SchemaError.
+    """
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
         await connection.execute("SET client_min_messages = warning")

@@ -1,25 +1,29 @@
-"""Which of the two databases an instance has. Its library loads with it, the other one's never: each takes megabytes."""
+"""Which of the two databases an instance has.
+
+Its library loads with it, the other one's never: each takes megabytes.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from muniment_server.errors import (
-    SetupError,
-)
+from muniment_server.errors import SetupError
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 
 
 async def open_database(sqlite: Path, url: str | None) -> Store:
-    """Open the Postgres database at `url`, or else the embedded one in the file `sqlite`. Raises SchemaError or StoreUnavailable."""
+    """Open the Postgres database at `url`, or else the embedded one in the file `sqlite`.
+
+    Raises SchemaError or StoreUnavailable.
+    """
     if url:
-        from muniment_server.storage.postgres.append import PostgresStore  # noqa: PLC0415 - see above
+        from muniment_server.storage.postgres.open import open_postgres  # noqa: PLC0415 - see above
 
-        return await PostgresStore.open(url)
-    from muniment_server.storage.sqlite.append import SqliteStore  # noqa: PLC0415 - see above
+        return await open_postgres(url)
+    from muniment_server.storage.sqlite.open import open_sqlite  # noqa: PLC0415 - see above
 
-    return await SqliteStore.open(sqlite)
+    return await open_sqlite(sqlite)
 
 
 async def open_store(settings: Settings) -> Store:

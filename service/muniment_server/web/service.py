@@ -67,7 +67,7 @@ class Service:
                 get_logger().warning("waiting for the database", error=str(error), retry_seconds=delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_BACKOFF)
-        self.access = Access(self.catalog.store, self.settings)
+        self.access = Access(self.catalog.store.catalog, self.settings)
         try:
             if self._anchoring:
                 await self._anchoring.start(self.catalog.store, self.catalog.logs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from muniment_server.failpoints import step
-from muniment_server.storage import Head, Store, StoredKey, leaf_key
+from muniment_server.storage.log import Head, Reads, StoredKey, leaf_key
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.submission import Submission
 
@@ -15,15 +15,15 @@ Known = tuple[dict[bytes, int], dict[tuple[str, str], StoredKey]]
 
 @step("sequencer.look_up")
 async def look_up(
-    store: Store, log_id: int, batch: Sequence[Submission], head: Head, now: int, *, leaves_too: bool
+    reads: Reads, log_id: int, batch: Sequence[Submission], head: Head, now: int, *, leaves_too: bool
 ) -> Known | None:
     """Return known raw leaves and used Idempotency-Keys as of `head`; None when the database is ahead of it.
 
     Without `leaves_too` no leaf is looked up. `now` decides which keys have expired. Raises SessionLost, StoreError.
     """
-    leaves = await _leaves(store, log_id, batch, head) if leaves_too else {}
+    leaves = await _leaves(reads, log_id, batch, head) if leaves_too else {}
     used = [(s.caller, s.key) for s in batch if s.key is not None]
-    found = await store.find_keys(log_id, used, now, head.session) if used else ()
+    found = await reads.find_keys(log_id, used, now, head.session) if used else ()
     keys = {(k.row.caller, k.row.key): k for k in found}
     ahead = any(index >= head.size for index in leaves.values()) or any(
         k.row.first_index >= head.size for k in keys.values()
@@ -31,11 +31,11 @@ async def look_up(
     return None if ahead else (leaves, keys)
 
 
-async def _leaves(store: Store, log_id: int, batch: Sequence[Submission], head: Head) -> dict[bytes, int]:
+async def _leaves(reads: Reads, log_id: int, batch: Sequence[Submission], head: Head) -> dict[bytes, int]:
     raw = {draft.leaf: leaf_key(draft.hash) for s in batch for draft in s.drafts if isinstance(draft, RawDraft)}
     leaves: dict[bytes, int] = {}
     if raw:
-        for index, leaf in await store.find_leaves(log_id, sorted(set(raw.values())), head.session):
+        for index, leaf in await reads.find_leaves(log_id, sorted(set(raw.values())), head.session):
             if leaf in raw:  # the key is only 8 bytes of the hash; the whole leaf decides
                 leaves.setdefault(leaf, index)
     return leaves

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from muniment.hashing import LeafHash
 from muniment.tree import Edge, Growth, grow
 from muniment_server.errors import Refused
-from muniment_server.storage import StoredKey
+from muniment_server.storage.log import StoredKey
 from muniment_server.write.submission import Outcome, Round, Submission
 
 _LARGE = 250

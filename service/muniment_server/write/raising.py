@@ -12,7 +12,7 @@ from functools import partial
 
 from muniment_server.errors import GuardUnavailable, NotProved, OutcomeUnknown, StoreError
 from muniment_server.failpoints import step
-from muniment_server.storage import Store
+from muniment_server.storage.log import Reads
 from muniment_server.write import recheck
 from muniment_server.write.guard import Guard, TreeHead
 
@@ -21,7 +21,7 @@ _TRIES = 100
 
 @step("guard.raise")
 async def raise_guard(
-    guard: Guard, store: Store, log_id: int, guard_id: str, new: TreeHead, below: Iterable[TreeHead]
+    guard: Guard, reads: Reads, log_id: int, guard_id: str, new: TreeHead, below: Iterable[TreeHead]
 ) -> bool:
     """Return once `new` is durably proved to be a prefix of what the guard holds, so that it may be signed.
 
@@ -37,7 +37,7 @@ async def raise_guard(
             raise OutcomeUnknown(str(error)) from error
         if durable:
             return found.head == new
-        stored = await _tiles(store, log_id, found.head, new)  # without the lock: others may go on
+        stored = await _tiles(reads, log_id, found.head, new)  # without the lock: others may go on
         if recheck.extends(found.head, new, stored):
             proved.add(found.head)
         elif recheck.extends(new, found.head, stored):
@@ -49,9 +49,9 @@ async def raise_guard(
     raise OutcomeUnknown(f"the guard was raised by others {_TRIES} times in a row")
 
 
-async def _tiles(store: Store, log_id: int, guarded: TreeHead, new: TreeHead) -> recheck.StoredTiles:
+async def _tiles(reads: Reads, log_id: int, guarded: TreeHead, new: TreeHead) -> recheck.StoredTiles:
     try:
-        return await store.tiles(log_id, recheck.tiles_to_extend(guarded.size, new.size))
+        return await reads.tiles(log_id, recheck.tiles_to_extend(guarded.size, new.size))
     except OutcomeUnknown:
         raise
     except StoreError as error:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from muniment.note import VerifierKey
 from muniment.tree import Edge
 from muniment_server.errors import GuardRefused, GuardUnavailable, Mismatch, ReadOnly
-from muniment_server.storage import Head, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
 from muniment_server.write import recheck, startup
 from muniment_server.write.guard import Guard, TreeHead
 from muniment_server.write.observer import Observer
@@ -47,7 +49,8 @@ class Recovery:
         observer: Observer,
         note: Callable[..., None],
     ) -> None:
-        self._store = store
+        self._reads = store.reads
+        self._writes = store.log
         self._log = log
         self._vkey = vkey
         self._guard = guard
@@ -81,7 +84,7 @@ class Recovery:
         try:
             with contextlib.suppress(GuardRefused, Mismatch):
                 return await self._read()
-            await self._store.reconnect(self._log.log_id)
+            await self._writes.reconnect(self._log.log_id)
             return await self._read()
         except GuardUnavailable as error:
             raise self._refusals.refuse(ReadOnly("guard_locked", str(error), look_again=True)) from error
@@ -96,10 +99,10 @@ class Recovery:
         #          require root(edge) == h and g <= h; token = g
         # The guard before the head: so the head may only seem to run ahead, never to fall behind.
         guarded = await asyncio.to_thread(self._guard.read)
-        head = await self._store.head_to_extend(self._log.log_id)
+        head = await self._writes.head_to_extend(self._log.log_id)
         startup.check_guard(self._guard.path, guarded, self._log.origin, self._vkey.key_id, head)
-        edge = await startup.prove(self._store, self._log.log_id, head, guarded)
+        edge = await startup.prove(self._reads, self._log.log_id, head, guarded)
         if not self._asked:
-            await startup.check_seen(self._store, self._log.log_id, head, await self._witnessed())
+            await startup.check_seen(self._reads, self._log.log_id, head, await self._witnessed())
         self._asked = True
         return State(head, Edge.of(head.size, edge), edge, None, guarded.head)

@@ -27,7 +27,9 @@ from muniment_server.errors import (
     StoreError,
 )
 from muniment_server.failpoints import step
-from muniment_server.storage import Grown, Head, LogRow, Reread, Store, leaf_keys_of
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Grown, Head, Reread, leaf_keys_of
 from muniment_server.trace import Trace
 from muniment_server.write import lookup, parts, recheck, startup
 from muniment_server.write.clock import Clock
@@ -63,7 +65,8 @@ class Sequencer:
         witnessed: startup.Witnessed = startup.nobody,
     ) -> None:
         """Make it. `clock` stamps entries; the default one sees no jumps."""
-        self._store = store
+        self._reads = store.reads
+        self._writes = store.log
         self._log = log
         self._key = key
         self._guard = guard
@@ -128,7 +131,7 @@ class Sequencer:
         while state.signed is None:
             try:
                 self._state = None  # until the fence is known to be up
-                state.head = await self._store.fence(self._log.log_id, state.head)
+                state.head = await self._writes.fence(self._log.log_id, state.head)
             except (HeadMoved, SessionLost):
                 state = await self._load()
                 continue
@@ -211,7 +214,7 @@ class Sequencer:
         Raises SessionLost: then look again. Without that, the note of one database could be answered with entries and
         tiles of another.
         """
-        self._store.check_premises(state.head)
+        self._writes.check_premises(state.head)
         now, signed = await self._signed_state()
         if now is not state:
             raise SessionLost("the log was read again since its entries were looked up")
@@ -224,7 +227,7 @@ class Sequencer:
         are not.
         """
         now, careful = self.clock.now(), self._careful > 0
-        return lookup.look_up(self._store, self._log.log_id, batch, head, now, leaves_too=careful)
+        return lookup.look_up(self._reads, self._log.log_id, batch, head, now, leaves_too=careful)
 
     async def _commit(self, state: State, round_: Round) -> tuple[Signed, Growth]:
         """Store the round and sign its head.
@@ -263,7 +266,7 @@ class Sequencer:
         # Looked up before, under a head that is still the expected one: then nothing can be known now.
         absent = grown.leaf_keys if self._log.kind == "raw" and not self._careful else ()
         try:
-            reread = await self._store.append(grown, old, absent, recheck.tiles_between(old.size, grown.head.size))
+            reread = await self._writes.append(grown, old, absent, recheck.tiles_between(old.size, grown.head.size))
         except DuplicateLeaf:
             self._note("known", size=old.size)
             raise
@@ -307,7 +310,7 @@ class Sequencer:
         """
         new = TreeHead(head.size, head.root)
         try:
-            raised = await raise_guard(self._guard, self._store, self._log.log_id, head.guard_id, new, below)
+            raised = await raise_guard(self._guard, self._reads, self._log.log_id, head.guard_id, new, below)
         except GuardRefused as error:
             raise self._refuse(ReadOnly(error.code, str(error), look_again=not error.final)) from error
         # True: head = token = new.  False: head = new, token as it was.  Either way sign(new).

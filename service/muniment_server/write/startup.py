@@ -21,7 +21,7 @@ from muniment.checkpoint import Checkpoint
 from muniment.tree import partial_tiles
 from muniment_server.errors import GuardRefused, Mismatch
 from muniment_server.failpoints import step
-from muniment_server.storage import Head, Store
+from muniment_server.storage.log import Head, Reads
 from muniment_server.write import recheck
 from muniment_server.write.guard import Guarded
 
@@ -58,7 +58,7 @@ def check_guard(path: Path, guarded: Guarded, origin: str, key_id: bytes, head: 
 
 
 @step("startup.prove")
-async def prove(store: Store, log_id: int, head: Head, guarded: Guarded) -> dict[tuple[int, int], bytes]:
+async def prove(reads: Reads, log_id: int, head: Head, guarded: Guarded) -> dict[tuple[int, int], bytes]:
     """Prove that the stored tree hashes to its root, extends the guarded one, and holds what was added since.
 
     Returns its right edge. Raises GuardRefused, Mismatch or StoreError.
@@ -66,7 +66,7 @@ async def prove(store: Store, log_id: int, head: Head, guarded: Guarded) -> dict
     if head.size < 0:
         raise Mismatch(0, f"the head has size {head.size}")
     wanted = {*partial_tiles(head.size), *recheck.tiles_to_extend(guarded.size, head.size)}
-    stored = await store.tiles(log_id, sorted(wanted))
+    stored = await reads.tiles(log_id, sorted(wanted))
     recheck.check_root(head.size, head.root, stored)
     if not recheck.extends(guarded.head, (head.size, head.root), stored):
         raise GuardRefused(
@@ -76,21 +76,21 @@ async def prove(store: Store, log_id: int, head: Head, guarded: Guarded) -> dict
         )
     for start in range(guarded.size, head.size, _PAGE):
         stop = min(start + _PAGE, head.size)
-        leaves, tiles = await store.reread(log_id, start, stop, recheck.tiles_between(start, stop))
+        leaves, tiles = await reads.reread(log_id, start, stop, recheck.tiles_between(start, stop))
         recheck.check_new(start, stop, leaves, tiles)
-    await _check_end(store, log_id, head)
+    await _check_end(reads, log_id, head)
     return recheck.edge_bytes(head.size, stored)
 
 
-async def _check_end(store: Store, log_id: int, head: Head) -> None:
+async def _check_end(reads: Reads, log_id: int, head: Head) -> None:
     """Entries beyond the head belong to no history: appending would fail on them for ever, or adopt what nobody signed."""
-    if not await store.leaves(log_id, head.size, head.size + 1):
+    if not await reads.leaves(log_id, head.size, head.size + 1):
         return
-    if (await store.head(log_id)).size == head.size:  # otherwise another writer was just here
+    if (await reads.head(log_id)).size == head.size:  # otherwise another writer was just here
         raise Mismatch(head.size, "entries beyond the head are stored")
 
 
-async def check_seen(store: Store, log_id: int, head: Head, seen: Sequence[Checkpoint]) -> None:
+async def check_seen(reads: Reads, log_id: int, head: Head, seen: Sequence[Checkpoint]) -> None:
     """Check that the tree of `head` extends every checkpoint that others have seen. Raises GuardRefused, Mismatch, StoreError."""
     for checkpoint in seen:
         if checkpoint.size > head.size:
@@ -99,7 +99,7 @@ async def check_seen(store: Store, log_id: int, head: Head, seen: Sequence[Check
                 f"the database has {head.size} entries, but a signed head of {checkpoint.size} is known outside: "
                 "it is an old copy. Restore a newer one; signing now would fork the log",
             )
-        stored = await store.tiles(log_id, recheck.tiles_to_extend(checkpoint.size, head.size))
+        stored = await reads.tiles(log_id, recheck.tiles_to_extend(checkpoint.size, head.size))
         if not recheck.extends((checkpoint.size, checkpoint.root), (head.size, head.root), stored):
             raise GuardRefused(
                 "witness_root",

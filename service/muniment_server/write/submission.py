@@ -11,7 +11,7 @@ from muniment import strictjson
 from muniment.event import RESERVED_PREFIX
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
 from muniment_server.errors import Refused
-from muniment_server.storage import IdempotencyRow, StoredKey, StoredPayload
+from muniment_server.storage.log import IdempotencyRow, StoredKey, StoredPayload
 from muniment_server.write.admission import EventDraft, RawDraft
 from muniment_server.write.receipts import ReceiptBuilder
 

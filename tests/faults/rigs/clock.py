@@ -22,7 +22,7 @@ from typing import Any
 
 import asyncpg
 
-from muniment_server.storage.postgres.append import migrate
+from muniment_server.storage.postgres.connect import migrate
 from tests.faults.children import call
 from tests.faults.http_load import connection, post, told
 from tests.faults.rig import Context, Missing, Rig

@@ -26,7 +26,9 @@ from typing import Any
 from muniment.checkpoint import parse_checkpoint
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey, parse_note
-from muniment_server.storage import Head, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
 from muniment_server.write import refusal
 from muniment_server.write.guard import Guard
 from muniment_server.write.submission import Submission
@@ -70,7 +72,7 @@ class Contests:
         self.base = await self.copies.first()
         store = await self.copies.open(self.base)
         guarded = Guard(self.guard).create(ORIGIN, self.key.vkey.key_id)
-        self.row = await store.create_log(self.row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
+        self.row = await store.catalog.create_log(self.row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
         await store.close()
         self.keep()
 
@@ -239,8 +241,8 @@ class Contests:
 
     async def _check_side(self, store: Store) -> None:
         """Every checkpoint that a database holds is of its own tree, and of the history."""
-        tree = Naive(await store.leaves(self.row.log_id, 0, 10**6))
-        for one in await store.checkpoints(self.row.log_id, 0, 10**6):
+        tree = Naive(await store.reads.leaves(self.row.log_id, 0, 10**6))
+        for one in await store.checkpoints.checkpoints(self.row.log_id, 0, 10**6):
             found = parse_checkpoint(parse_note(one.note).text)
             self.checker.shown(self.row.name, found.size, found.root.hex(), "published")
             if tree.root(found.size) != found.root:

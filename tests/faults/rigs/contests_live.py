@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres.append import PostgresStore
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.guard import Guard
 from tests.faults.control import Postgres, on_sqlite
 from tests.faults.copies import SqliteCopies, backup
@@ -67,9 +67,9 @@ async def verdicts(site: Site, rng: random.Random) -> dict[Server, str]:
 
 async def holds_the_guard(site: Site, store: Store) -> bool:
     """Tell whether a database has the head that the guard says."""
-    (log_id,) = [row.log_id for row in await store.logs()]
+    (log_id,) = [row.log_id for row in await store.catalog.logs()]
     guarded = Guard(site.guard).read()
-    leaves = await store.leaves(log_id, 0, 10**7)
+    leaves = await store.reads.leaves(log_id, 0, 10**7)
     return len(leaves) >= guarded.size and Naive(leaves).root(guarded.size) == guarded.root
 
 
@@ -163,7 +163,7 @@ class Served:
         stores: dict[Place, Store] = {}
         async with AsyncExitStack() as stack:
             for place in (self.base, copy):
-                stores[place] = await PostgresStore.open(self.servers[place[0]].url(place[1]))
+                stores[place] = await open_postgres(self.servers[place[0]].url(place[1]))
                 stack.push_async_callback(stores[place].close)
             self.base = await winner(self.site, stores)
         for proxy in self.proxies:
@@ -245,7 +245,7 @@ class Copied:
         stores: dict[Path, Store] = {}
         async with AsyncExitStack() as stack:
             for folder in (self.base, copy):
-                stores[folder] = await SqliteStore.open(folder / FILE)
+                stores[folder] = await open_sqlite(folder / FILE)
                 stack.push_async_callback(stores[folder].close)
             self.base = await winner(self.site, stores)
         for server in list(self.site.servers):

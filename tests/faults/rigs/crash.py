@@ -17,9 +17,12 @@ from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment_server import failpoints
-from muniment_server.storage import Head, LogRow, Store
-from muniment_server.storage.postgres.append import PostgresStore, migrate
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
+from muniment_server.storage.postgres.connect import migrate
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.guard import Guard
 from tests.faults.chain import Chain, Point, finish, run
 from tests.faults.rig import Context, Rig
@@ -81,11 +84,11 @@ class ReceiptBuilder:
     async def _fill(self, chain: Chain, guard_id: str, size: int) -> None:
         store: Store
         if self.url:
-            store = await PostgresStore.open(self.url)
+            store = await open_postgres(self.url)
         else:
-            store = await SqliteStore.open(chain.folder / "store.sqlite")
+            store = await open_sqlite(chain.folder / "store.sqlite")
         try:
-            row = await store.create_log(chain.row, Head(0, EMPTY_ROOT, 0, 0, guard_id))
+            row = await store.catalog.create_log(chain.row, Head(0, EMPTY_ROOT, 0, 0, guard_id))
             (chain.folder / "log_id").write_text(str(row.log_id))
             database = Database(self.engine, self.url, chain.folder, store, None)  # type: ignore[arg-type]
             bench = Bench(database, row, chain.key, chain.guard)

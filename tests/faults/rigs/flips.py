@@ -28,9 +28,10 @@ from muniment_server.check.fsck import Report, fsck
 from muniment_server.check.fsck.chunk import UNREADABLE
 from muniment_server.check.fsck.guards import check_guard, read_guard
 from muniment_server.errors import StoreError
-from muniment_server.storage import Published
-from muniment_server.storage.postgres.append import PostgresStore, migrate
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.postgres.connect import migrate
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT
 from tests.faults.rig import Context, Rig
 from tests.service import rig as bench_rig
@@ -83,7 +84,7 @@ async def fill(bench: Bench, random_: random.Random, kind: str) -> None:
             await sequencer.run([raw(*(random_.randbytes(random_.randint(1, 200)) + b"%d" % n for n in numbers))])
         done += count
         if done < ENTRIES and sequencer.signed:
-            await bench.rig.store.publish(
+            await bench.rig.store.checkpoints.publish(
                 bench.log_id, Published(sequencer.signed.size, sequencer.signed.note, 1_800_000_000_000)
             )
 
@@ -101,7 +102,7 @@ async def open_bench(context: Context, seed: int, engine: str, kind: str) -> Asy
     url = context.postgres() if engine == "postgres" else None
     if url:
         await migrate(url)
-    store: Any = await (PostgresStore.open(url) if url else SqliteStore.open(folder / "store.sqlite"))
+    store: Any = await (open_postgres(url) if url else open_sqlite(folder / "store.sqlite"))
     try:
         async with bench_rig.open_rig(engine, url, folder, store) as made:
             made._made = seed  # names of logs are used once in a database
@@ -320,7 +321,7 @@ async def flip_guard(context: Context, seed: int) -> None:
     async with open_bench(context, seed, "sqlite", "event") as bench:
         path, good = bench.guard.path, bench.guard.path.read_bytes()
         assert len(good) == FILE_SIZE
-        head, policy = await bench.rig.store.head(bench.log_id), Policy((LogKey(bench.key.vkey),))
+        head, policy = await bench.rig.store.reads.head(bench.log_id), Policy((LogKey(bench.key.vkey),))
         for at in range(GUARD_BITS):
             byte, shift = divmod((seed * GUARD_BITS + at) % (32 * SLOT), 8)
             bit = (
@@ -414,11 +415,11 @@ def outside(before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[
 async def judge(image: Image, bench: Bench) -> str:
     """Return how a spoiled database came out: "found", "harmless", "outside", or "LOST"."""
     try:
-        store = await SqliteStore.open(image.path)
+        store = await open_sqlite(image.path)
     except (StoreError, apsw.Error, UnicodeDecodeError):
         return "found"  # it does not open, and says so
     try:
-        rows = {row.name: row for row in await store.logs()}
+        rows = {row.name: row for row in await store.catalog.logs()}
         if (rows[bench.row.name].origin, rows[bench.row.name].kind) != (bench.row.origin, bench.row.kind):
             return "found"  # the policy lists no such origin
         report = await fsck(store, rows[bench.row.name], Policy((LogKey(bench.key.vkey),)), bench.guard)
@@ -447,7 +448,7 @@ async def flip_pages(context: Context, seed: int) -> None:
     kind, wal = ("event", "raw")[seed % 3 == 2], seed % 2 == 1
     folder = context.folder / f"{seed}"
     folder.mkdir()
-    store = await SqliteStore.open(folder / "store.sqlite")
+    store = await open_sqlite(folder / "store.sqlite")
     try:
         async with bench_rig.open_rig("sqlite", None, folder, store) as made:
             bench = await made.log(kind, f"example.com/pages-{seed}")
@@ -508,7 +509,7 @@ async def still_there(url: str) -> dict[str, list[str]]:
 async def judge_postgres(url: str, bench: Bench, before: dict[str, list[str]]) -> str:
     """As judge, for Postgres."""
     try:
-        store = await PostgresStore.open(url)
+        store = await open_postgres(url)
     except (StoreError, asyncpg.PostgresError):
         return "found"
     try:
@@ -526,7 +527,7 @@ async def judge_postgres(url: str, bench: Bench, before: dict[str, list[str]]) -
 async def _fill_heap(url: str, folder: Path, seed: int) -> tuple[Bench, dict[str, list[str]], list[str]]:
     """Fill a log; return it, all rows, and the files that hold it, below the data folder."""
     await migrate(url)
-    store = await PostgresStore.open(url)
+    store = await open_postgres(url)
     try:
         async with bench_rig.open_rig("postgres", url, folder, store) as made:
             bench = await made.log("event", f"example.com/heap-{seed}")

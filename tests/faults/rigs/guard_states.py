@@ -21,8 +21,9 @@ from muniment_server.read.cache import Cache
 from muniment_server.read.flow import run
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
-from muniment_server.storage.postgres.append import PostgresStore, migrate
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.postgres.connect import migrate
+from muniment_server.storage.postgres.open import open_postgres
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.telemetry import Metrics
 from muniment_server.write.guard import BLOCK, FILE_SIZE, Guarded
 from muniment_server.write.observer import Observer
@@ -162,7 +163,7 @@ async def damaged_edge(bench: Bench, guarded: Guarded) -> None:
 
 async def beyond_head(bench: Bench, guarded: Guarded) -> None:
     """Rows beyond the head, put there by hand (Trillian 646)."""
-    size = (await bench.rig.store.head(bench.log_id)).size
+    size = (await bench.rig.store.reads.head(bench.log_id)).size
     values = f"({bench.log_id}, {size}, 0, {bench.rig.blob(b'orphan')})"
     await force(bench, f"INSERT INTO entries (log_id, {INDEX}, leaf_key, leaf) VALUES {values}")
 
@@ -245,7 +246,7 @@ async def judge(bench: Bench, code: str | None, sequencer: Callable[[Observer], 
     """Start as a server does: it goes, or it refuses with this code, signs nothing, and still proves."""
     before = bench.guard.path.read_bytes() if bench.guard.path.exists() else None
     log = Log(bench.rig.store, bench.row, Settings(data=bench.rig.folder), Metrics(), Cache(2**20), sequencer)
-    await bench.rig.store.publish(bench.log_id, _published(bench))
+    await bench.rig.store.checkpoints.publish(bench.log_id, _published(bench))
     await log.start()
     try:
         found = log.refusal.code if log.refusal else None
@@ -308,7 +309,7 @@ async def _appended(log: Log) -> str | None:
 
 def _published(bench: Bench):
     from muniment.checkpoint import sign_checkpoint  # noqa: PLC0415
-    from muniment_server.storage import Published  # noqa: PLC0415
+    from muniment_server.storage.checkpoints import Published  # noqa: PLC0415
 
     note = sign_checkpoint(Checkpoint(bench.row.origin, SIZE, RootHash(TREE.root(SIZE))), bench.key)
     return Published(SIZE, str(note), 0)
@@ -321,9 +322,9 @@ async def states(context: Context, engine: str, url: str | None) -> None:
     store: Store
     if url:
         await migrate(url)
-        store = await PostgresStore.open(url)
+        store = await open_postgres(url)
     else:
-        store = await SqliteStore.open(folder / "store.sqlite")
+        store = await open_sqlite(folder / "store.sqlite")
     try:
         for number, (state, code) in enumerate(FILE.items()):
             bench, guarded = await make(engine, url, folder, store, number)

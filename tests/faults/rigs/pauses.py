@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres.append import PostgresStore
+from muniment_server.storage.postgres.open import open_postgres
 from tests.faults.control import Postgres
 from tests.faults.rig import Context, Rig
 from tests.faults.rigs.contests import in_memory
@@ -110,7 +110,7 @@ class Round:
         stores: dict[Place, Store] = {}
         async with AsyncExitStack() as stack:
             for place in (self.base, copy):
-                stores[place] = await PostgresStore.open(self.servers[place[0]].url(place[1]))
+                stores[place] = await open_postgres(self.servers[place[0]].url(place[1]))
                 stack.push_async_callback(stores[place].close)
             self.base = await winner(self.site, stores)
         for proxy in self.proxies:

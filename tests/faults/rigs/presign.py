@@ -20,8 +20,9 @@ from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash
 from muniment.note import Note, SigningKey
 from muniment.tree import Edge, Growth
 from muniment_server.errors import ReadOnly, StoreError
-from muniment_server.storage import Head, LogRow, Reread
-from muniment_server.storage.sqlite.append import SqliteStore
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head, Reread
+from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write import sequencer as module
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard
@@ -83,8 +84,8 @@ class Bed:
         base = self.folder / "base"
         base.mkdir(parents=True)
         guarded = Guard(base / "guard").create(self.key.vkey.name, self.key.vkey.key_id)
-        store = await SqliteStore.open(base / "store.sqlite")
-        await store.create_log(self.row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
+        store = await open_sqlite(base / "store.sqlite")
+        await store.catalog.create_log(self.row, Head(0, EMPTY_ROOT, 0, 0, guarded.guard_id))
         sequencer = Sequencer(store, self.row, self.key, Guard(base / "guard"))
         await sequencer.start()
         await sequencer.run([raw(*self.leaves)])
@@ -101,7 +102,7 @@ class Bed:
             shutil.rmtree(folder)
 
     async def _meet(self, one: Flip, folder: Path) -> str:
-        store, guard = await SqliteStore.open(folder / "store.sqlite"), Guard(folder / "guard")
+        store, guard = await open_sqlite(folder / "store.sqlite"), Guard(folder / "guard")
         faulty = Faulty(store)
         sequencer = Sequencer(faulty, self.row, self.key, guard)  # type: ignore[arg-type]
         await sequencer.start()
@@ -144,14 +145,14 @@ def _arrange(
         drafts[one.at] = draft._replace(hash=LeafHash(flip(draft.hash, one.bit)))
         return Submission(drafts)
     if one.what == "leaf":
-        faulty_append = faulty.store.append
+        real_append = faulty.store.log.append
 
         async def append(grown: Any, *words: Any) -> Reread:
             leaves = list(grown.leaves)
             leaves[one.at] = flip(leaves[one.at], one.bit)
-            return await faulty_append(replace(grown, leaves=leaves), *words)
+            return await real_append(replace(grown, leaves=leaves), *words)
 
-        faulty.append = append  # type: ignore[attr-defined]
+        faulty.store.log.append = append  # type: ignore[method-assign]
     elif one.what == "stored leaf":
         faulty.plan("append", Fault(change=lambda found: (_spoil(found[0], one), found[1])))
     elif one.what == "stored tile":

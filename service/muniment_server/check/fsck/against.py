@@ -26,7 +26,9 @@ from muniment.tree import Node, TileRows, expand, fold, hash_in, nodes_of, place
 from muniment.wire import NoAnswer, ask_async, bounded
 from muniment_server.check.fsck.report import Finding
 from muniment_server.errors import CopyUnreachable
-from muniment_server.storage import LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Reads
 
 _TIMEOUT = 20.0
 _MAX_NOTE = 65_536
@@ -170,13 +172,13 @@ class _Side(ABC):
 
 
 class _Here(_Side):
-    def __init__(self, store: Store, log: LogRow, size: int) -> None:
+    def __init__(self, reads: Reads, log: LogRow, size: int) -> None:
         super().__init__(size)
-        self._store = store
+        self._reads = reads
         self._log = log
 
     async def _data(self, tile: Tile) -> bytes:
-        stored = await self._store.tiles(self._log.log_id, [tile])
+        stored = await self._reads.tiles(self._log.log_id, [tile])
         data = stored.get((tile.level, tile.index), b"")[: tile.width * HASH_SIZE]
         return _whole(data, tile, "database_damaged", "the database holds too little of")
 
@@ -204,10 +206,10 @@ async def compare(store: Store, logs: Sequence[LogRow], policy: Policy, copy: Co
     """
     began = time.monotonic()
     checkpoint, log = await _checkpoint(logs, policy, copy)
-    head = await store.head(log.log_id)
+    head = await store.reads.head(log.log_id)
     smaller = min(head.size, checkpoint.size)
     found = Comparison(log.name, log.origin, copy.name, head.size, checkpoint.size, smaller)
-    here, there = _Here(store, log, head.size), _There(copy, checkpoint.size)
+    here, there = _Here(store.reads, log, head.size), _There(copy, checkpoint.size)
     try:
         await _check_root(there, checkpoint.root, "copy_damaged", "the copy's tiles do not hash to its checkpoint")
         await _check_root(here, head.root, "database_damaged", "the stored tiles do not hash to the head: run fsck")

@@ -14,7 +14,9 @@ from muniment.policy import Policy
 from muniment.tree import plan_root
 from muniment_server.check.fsck.report import Report
 from muniment_server.errors import Mismatch
-from muniment_server.storage import AnchorRow, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow
+from muniment_server.storage.catalog import LogRow
 from muniment_server.write import recheck
 
 _PAGE = 100
@@ -33,9 +35,9 @@ async def check_anchors(
 
     Raises StoreError.
     """
-    size = (await store.head(log.log_id)).size
+    size = (await store.reads.head(log.log_id)).size
     start = 0
-    while page := await store.anchors(log.log_id, start, _PAGE):
+    while page := await store.anchors.anchors(log.log_id, start, _PAGE):
         for row in page:
             report.anchors += 1
             _check_frozen(row, log, policy, report)  # 1
@@ -64,7 +66,7 @@ async def _check_tree(store: Store, log: LogRow, row: AnchorRow, size: int, repo
     if row.tree_size > size:
         report.add_one("anchor_ahead", size, f"size {row.tree_size} is anchored, the log has {size} entries")
         return
-    tiles = await store.tiles(log.log_id, plan_root(row.tree_size).tiles(row.tree_size))
+    tiles = await store.reads.tiles(log.log_id, plan_root(row.tree_size).tiles(row.tree_size))
     try:
         root = recheck.root_of_nodes(row.tree_size, tiles)
     except Mismatch as error:
@@ -111,7 +113,7 @@ def _is_block_of(row: AnchorRow, check: AnchorCheck) -> bool:
 async def _check_entry(store: Store, log: LogRow, row: AnchorRow, report: Report) -> None:
     if row.logged is None:
         return
-    leaves = await store.leaves(log.log_id, row.logged, row.logged + 1)
+    leaves = await store.reads.leaves(log.log_id, row.logged, row.logged + 1)
     try:
         value = strictjson.parse(leaves[0]) if leaves else None
     except (EventRefused, FormatError):

@@ -13,7 +13,9 @@ from muniment.tree import expand
 from muniment_server.check.fsck.entries import Checked, check_entries, check_keys
 from muniment_server.check.fsck.report import Finding
 from muniment_server.errors import StoreUnavailable
-from muniment_server.storage import IdempotencyRow, LogRow, Store, StoredPayload, leaf_key
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import IdempotencyRow, StoredPayload, leaf_key
 
 _PAGE = 1000
 _REACH = 20_000  # twice the entries of the largest batch
@@ -69,8 +71,8 @@ class Chunk:
 async def check_chunk(store: Store, task: Task) -> Chunk:
     """Check one chunk. Raises StoreUnavailable when the database does not answer; pages it cannot read are findings."""
     log_id, start, stop = task.log.log_id, task.start, task.stop
-    rows = await store.entry_rows(log_id, start, stop)
-    payloads = {stored.index: stored for stored in await store.payloads(log_id, start, stop)}
+    rows = await store.inspect.entry_rows(log_id, start, stop)
+    payloads = {stored.index: stored for stored in await store.reads.payloads(log_id, start, stop)}
     checked = check_entries(task.log, start, stop, rows, payloads)
     if task.keys:
         checked.findings += await _check_keys(store, task, payloads, checked)
@@ -88,8 +90,8 @@ async def _check_keys(store: Store, task: Task, payloads: dict[int, StoredPayloa
     bad = {finding.index for finding in checked.findings}
     stop = min(max(row.first_index + row.count for row in task.keys), task.size, task.stop + _REACH)
     if stop > task.stop:
-        more = {one.index: one for one in await store.payloads(task.log.log_id, task.stop, stop)}
-        rows = await store.entry_rows(task.log.log_id, task.stop, stop)
+        more = {one.index: one for one in await store.reads.payloads(task.log.log_id, task.stop, stop)}
+        rows = await store.inspect.entry_rows(task.log.log_id, task.stop, stop)
         bad |= {finding.index for finding in check_entries(task.log, task.stop, stop, rows, more).findings}
         payloads = payloads | more
     return list(check_keys(task.log, task.size, task.keys, payloads, bad))
@@ -100,7 +102,7 @@ async def _check_checkpoints(store: Store, task: Task, chunk: Chunk) -> None:
     at = task.start + 1
     while at <= task.stop:
         try:
-            page = await store.checkpoints(task.log.log_id, at, _PAGE)
+            page = await store.checkpoints.checkpoints(task.log.log_id, at, _PAGE)
         except (StoreUnavailable, *UNREADABLE) as error:
             if not is_damage(error):
                 raise
@@ -120,7 +122,7 @@ async def _skip_unreadable(store: Store, task: Task, chunk: Chunk, at: int) -> i
     """Check the checkpoints from size `at` up to the first that cannot be read; note that one, and return the size behind it."""
     while True:
         try:
-            page = await store.checkpoints(task.log.log_id, at, 1)
+            page = await store.checkpoints.checkpoints(task.log.log_id, at, 1)
         except (StoreUnavailable, *UNREADABLE):
             break
         policy = Policy.parse(task.policy)
@@ -133,7 +135,7 @@ async def _skip_unreadable(store: Store, task: Task, chunk: Chunk, at: int) -> i
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            await store.checkpoints(task.log.log_id, middle, 1)
+            await store.checkpoints.checkpoints(task.log.log_id, middle, 1)
             high = middle
         except (StoreUnavailable, *UNREADABLE):
             low = middle
@@ -157,7 +159,7 @@ def check_note(checked: Checked, policy: Policy, origin: str, size: int, note: s
 async def _check_tiles(store: Store, task: Task, chunk: Chunk) -> None:
     """Compare the leaf hashes with the tiles of level 0, and keep what the tree above needs."""
     first, last = task.start // TILE_WIDTH, (task.stop - 1) // TILE_WIDTH
-    stored = await store.tiles(task.log.log_id, [Tile(0, index) for index in range(first, last + 1)])
+    stored = await store.reads.tiles(task.log.log_id, [Tile(0, index) for index in range(first, last + 1)])
     sizes = task.wanted | {size for size, _ in chunk.signed}
     inside = {size // TILE_WIDTH for size in sizes if size % TILE_WIDTH}
     for index in range(first, last + 1):
@@ -235,8 +237,8 @@ async def _first_unreadable(store: Store, task: Task) -> int:
 async def _readable(store: Store, task: Task, start: int, stop: int) -> bool:
     log_id = task.log.log_id
     try:
-        rows = await store.entry_rows(log_id, start, stop)
-        payloads = {stored.index: stored for stored in await store.payloads(log_id, start, stop)}
+        rows = await store.inspect.entry_rows(log_id, start, stop)
+        payloads = {stored.index: stored for stored in await store.reads.payloads(log_id, start, stop)}
         check_entries(task.log, start, stop, rows, payloads)
     except (StoreUnavailable, *UNREADABLE) as error:
         if not is_damage(error):

@@ -13,7 +13,8 @@ from muniment.errors import EventRefused, FormatError
 from muniment.event import GENESIS_TYPE, SEED_SIZE, EventLeaf, event_leaf, may_be_reserved, parse_leaf, parse_time
 from muniment_server.check.fsck.commitment import commitment_of
 from muniment_server.check.fsck.report import Finding
-from muniment_server.storage import IdempotencyRow, LogRow, StoredPayload, leaf_key
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import IdempotencyRow, StoredPayload, leaf_key
 
 ERASURE_TYPE = "muniment/erasure@v1"
 _EVENT_LEAF = 125  # bytes: see muniment.event.event_leaf

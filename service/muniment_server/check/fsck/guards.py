@@ -11,7 +11,8 @@ from muniment.hashing import RootHash
 from muniment.policy import Policy
 from muniment_server.check.fsck.report import Finding, Report
 from muniment_server.errors import GuardRefused
-from muniment_server.storage import Head, LogRow
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Head
 from muniment_server.write.guard import FILE_SIZE, Guard, Guarded, copies_of, is_first_format
 
 

@@ -18,8 +18,8 @@ import asyncpg
 from muniment.tiles import Tile
 from muniment_server.check.fsck.whole import LEAF_KEYS, Whole
 from muniment_server.errors import RepairRefused, StoreUnavailable
-from muniment_server.storage.postgres.append import connect as connect_postgres
-from muniment_server.storage.sqlite.append import connect as connect_sqlite
+from muniment_server.storage.postgres.connect import connect as connect_postgres
+from muniment_server.storage.sqlite.connect import connect as connect_sqlite
 from muniment_server.storage.sqlite.leaf_keys import rebuild
 
 Changes = Mapping[tuple[int, int], tuple[bytes, bytes]]
@@ -72,8 +72,8 @@ def _check_signed(whole: Whole) -> None:
 async def _changes(whole: Whole) -> dict[tuple[int, int], tuple[bytes, bytes]]:
     """Return old and new bytes. What a writer has added to a tile meanwhile stays."""
     wrong = whole.fold.wrong
-    stored = await whole.store.tiles(whole.log.log_id, [Tile(level, index) for level, index in wrong])
-    grown = (await whole.store.head(whole.log.log_id)).size > whole.head.size
+    stored = await whole.store.reads.tiles(whole.log.log_id, [Tile(level, index) for level, index in wrong])
+    grown = (await whole.store.reads.head(whole.log.log_id)).size > whole.head.size
     changes = {}
     for where, right in wrong.items():
         old = stored.get(where, b"")

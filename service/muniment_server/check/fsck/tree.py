@@ -22,7 +22,8 @@ from muniment.tree import (
 )
 from muniment_server.check.fsck.chunk import Chunk
 from muniment_server.check.fsck.report import Report
-from muniment_server.storage import LogRow, Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.log import Reads
 
 Wanted = dict[int, list[tuple[str, RootHash]]]
 """Which root a size must have, and who says so: head, guard or checkpoint."""
@@ -32,8 +33,8 @@ _FULL = TILE_WIDTH * HASH_SIZE
 class Fold:
     """Owns the right edge above level 0 while chunks come in, left to right. Its level l is the tree's level l + 1."""
 
-    def __init__(self, store: Store, log: LogRow, report: Report, wanted: Wanted) -> None:
-        self._store = store
+    def __init__(self, reads: Reads, log: LogRow, report: Report, wanted: Wanted) -> None:
+        self._reads = reads
         self._log = log
         self._report = report
         self._wanted = wanted
@@ -49,7 +50,7 @@ class Fold:
         self._compare_root(0, EMPTY_ROOT)
         size = start // TILE_WIDTH
         tiles = [Tile(tile.level + 1, tile.index) for tile in partial_tiles(size) if tile.width]
-        stored = await self._store.tiles(self._log.log_id, tiles) if tiles else {}
+        stored = await self._reads.tiles(self._log.log_id, tiles) if tiles else {}
         self._edge = Edge.of(size, {(level - 1, index): data for (level, index), data in stored.items()})
 
     async def add(self, chunk: Chunk) -> None:
@@ -119,7 +120,7 @@ class Fold:
     async def _compare(self, tiles: Sequence[TileGrowth]) -> None:
         if not tiles:
             return
-        stored = await self._store.tiles(self._log.log_id, [Tile(tile.level + 1, tile.index) for tile in tiles])
+        stored = await self._reads.tiles(self._log.log_id, [Tile(tile.level + 1, tile.index) for tile in tiles])
         for tile in tiles:
             self._report.tiles += 1
             level, data = tile.level + 1, stored.get((tile.level + 1, tile.index), b"")
@@ -145,13 +146,13 @@ class Fold:
                 return
 
 
-async def tie(store: Store, log: LogRow, report: Report, index: int, size: int, root: RootHash) -> None:
+async def tie(reads: Reads, log: LogRow, report: Report, index: int, size: int, root: RootHash) -> None:
     """Check by stored tiles alone that the tile of entry `index` leads to `root`, the root of `size`."""
     plan = plan_root(size)
     wanted = {(tile.level, tile.index): tile for tile in plan.tiles(size)}
     for level in range(1, len(partial_tiles(size))):
         wanted.setdefault((level, index >> 8 * (level + 1)), Tile(level, index >> 8 * (level + 1)))
-    stored = await store.tiles(log.log_id, list(wanted.values()))
+    stored = await reads.tiles(log.log_id, list(wanted.values()))
     rows = {where: expand(data) for where, data in stored.items()}
     for level in range(1, len(partial_tiles(size)) - 1):
         child, position = index >> 8 * (level + 1), (index >> 8 * (level + 1)) % TILE_WIDTH

@@ -20,7 +20,10 @@ from muniment_server.check.fsck.report import Report
 from muniment_server.check.fsck.tree import Fold, Wanted, tie
 from muniment_server.check.fsck.workers import check_here
 from muniment_server.errors import StoreUnavailable
-from muniment_server.storage import Head, IdempotencyRow, LogRow, Published, Store
+from muniment_server.storage import Store
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.log import Head, IdempotencyRow
 from muniment_server.write.guard import Guard
 
 _STEP = 8 * TILE_WIDTH
@@ -91,7 +94,7 @@ class Whole:
         report = self.report
         guarded = await asyncio.to_thread(read_guard, report, self.guard) if self.guard else None
         keys = await self._keys()  # before the head: those of later appends are left out
-        self.head = head = await self.store.head(self.log.log_id)
+        self.head = head = await self.store.reads.head(self.log.log_id)
         report.size = head.size
         if head.size < 0:
             report.add_one("head_size", 0, f"the head says that there are {head.size} entries")
@@ -101,7 +104,7 @@ class Whole:
             for size, root in check_guard(report, self.log, self.policy, guarded, head).items():
                 wanted.setdefault(size, []).append(("guard", root))
         self._clip()
-        self.fold = Fold(self.store, self.log, report, wanted)
+        self.fold = Fold(self.store.reads, self.log, report, wanted)
         looked_for = head.size if self._complete and self.log.kind == "raw" else 0
         with contextlib.closing(LeafKeys(looked_for)) as self._leaf_keys:
             pages = asyncio.create_task(self._integrity())  # meanwhile
@@ -146,7 +149,7 @@ class Whole:
             self._broken = True
         async for chunk in check(self.store, self._tasks(keys, wanted)):
             await self._take(chunk)
-            if chunk.empty and await self.store.beyond(self.log.log_id, chunk.stop) is None:
+            if chunk.empty and await self.store.inspect.beyond(self.log.log_id, chunk.stop) is None:
                 self._broken = True  # the head says far more than there is: do not walk on through nothing
                 break
             report.entries += chunk.stop - chunk.start
@@ -176,7 +179,7 @@ class Whole:
         """Return all idempotency rows by first index."""
         found: list[IdempotencyRow] = []
         after = ("", "")
-        while page := await self.store.key_rows(self.log.log_id, after, _PAGE):
+        while page := await self.store.inspect.key_rows(self.log.log_id, after, _PAGE):
             found += page
             after = (page[-1].caller, page[-1].key)
         found.sort(key=lambda row: (row.first_index, row.count))
@@ -192,9 +195,9 @@ class Whole:
     async def _integrity(self) -> None:
         if self.start or self.stop is not None:
             return
-        for said in await self.store.integrity():
+        for said in await self.store.inspect.integrity():
             self.report.add_one("database_pages", None, f"the database's own check: {said}")
-        for said in await self.store.leaf_key_damage():
+        for said in await self.store.inspect.leaf_key_damage():
             self.leaf_keys_wrong = True  # also when this finding is one too many to be kept
             self.report.add_one(LEAF_KEYS, None, said)
 
@@ -206,7 +209,7 @@ class Whole:
                 report.add_one("payload_missing", index, f"event {index} has no payload, and no entry erases it")
         if not self._complete:
             if report.stop and not self._broken:
-                await tie(self.store, self.log, report, report.stop - 1, head.size, head.root)
+                await tie(self.store.reads, self.log, report, report.stop - 1, head.size, head.root)
             return
         if self._last_time and self.log.kind == "event" and parse_time(self._last_time) != head.logged_at:
             report.add_one("head_time", max(head.size - 1, 0), "the head's time is not that of the last entry")
@@ -218,12 +221,12 @@ class Whole:
     async def _check_checkpoints(self) -> None:
         """Check the checkpoints no chunk has, and that the head row names the largest one."""
         at = self.head.size + 1
-        while page := await self.store.checkpoints(self.log.log_id, at, _PAGE):
+        while page := await self.store.checkpoints.checkpoints(self.log.log_id, at, _PAGE):
             await self._check_later(page)
             at = page[-1].size + 1
         await self._check_earlier()
         largest = max((size for size, _ in self.fold.checkpoints()), default=0)
-        latest = await self.store.checkpoint(self.log.log_id)
+        latest = await self.store.checkpoints.checkpoint(self.log.log_id)
         if (latest.size if latest else 0) < largest:
             self.report.add_one(
                 "published_size", largest, "the head row does not name the largest published checkpoint"
@@ -232,7 +235,7 @@ class Whole:
     async def _check_earlier(self) -> None:
         """Check the checkpoints before the first entry, of which only one of size 0 can be right."""
         checked, at = Checked(), _LEAST
-        while page := await self.store.checkpoints(self.log.log_id, at, 1):
+        while page := await self.store.checkpoints.checkpoints(self.log.log_id, at, 1):
             if page[0].size > 0:
                 break
             check_note(checked, self.policy, self.log.origin, page[0].size, page[0].note)
@@ -245,15 +248,15 @@ class Whole:
         for published in page:
             check_note(checked, self.policy, self.log.origin, published.size, published.note)
         self.report.add(*checked.findings)
-        now = (await self.store.head(self.log.log_id)).size
+        now = (await self.store.reads.head(self.log.log_id)).size
         if page[-1].size > now:
             self.report.add_one("checkpoint_beyond_head", now, f"size {page[-1].size} was published, the head is {now}")
 
     async def _check_strays(self) -> None:
         """Look for entries, payloads and tiles that no head covers; a head that moved meanwhile covers more."""
-        beyond = await self.store.beyond(self.log.log_id, self.head.size)
+        beyond = await self.store.inspect.beyond(self.log.log_id, self.head.size)
         strays = await self._stray_tiles(self.head.size)
-        size = (await self.store.head(self.log.log_id)).size
+        size = (await self.store.reads.head(self.log.log_id)).size
         if beyond is not None and size == self.head.size:
             self.report.add_one("entry_beyond_head", beyond, "an entry or payload beyond the head is stored")
         for level, index, data in strays:
@@ -264,7 +267,7 @@ class Whole:
     async def _stray_tiles(self, size: int) -> list[tuple[int, int, int]]:
         found: list[tuple[int, int, int]] = []
         after = (-1, 0)
-        while page := await self.store.tile_rows(self.log.log_id, after, _PAGE * 10):
+        while page := await self.store.inspect.tile_rows(self.log.log_id, after, _PAGE * 10):
             found += [row for row in page if row[2] > 32 * width_at(row[0], row[1], size)]
             after = page[-1][:2]
         return found
@@ -276,7 +279,7 @@ class Whole:
 
     async def _compare_leaves(self, keys: Sequence[int]) -> None:
         seen: dict[bytes, int] = {}
-        for index, leaf in await self.store.find_leaves(self.log.log_id, keys):
+        for index, leaf in await self.store.reads.find_leaves(self.log.log_id, keys):
             first = seen.setdefault(leaf, index)
             if first != index and index < self.head.size:
                 self.report.add_one("leaf_twice", index, f"entry {index} is the same leaf as entry {first}")

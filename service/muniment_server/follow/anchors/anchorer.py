@@ -32,7 +32,9 @@ from muniment_server.follow.anchors.schedule import (
     Triggers,
 )
 from muniment_server.follow.anchors.watcher import Watcher
-from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
+from muniment_server.storage.catalog import LogRow
 from muniment_server.telemetry import get_logger
 
 _AT_ONCE = 100
@@ -77,6 +79,7 @@ class Anchorer:
         hang.
         """
         self._store = store
+        self._anchors = store.anchors
         self._log = log
         self.calendars = calendars
         self.freezer = Freezer(store, log, [one.url for one in calendars], options.triggers, watcher, clock, rng)
@@ -104,14 +107,14 @@ class Anchorer:
                 await self._poll(calendar, due)
 
     async def _due(self, url: str, *, queued: bool) -> list[CalendarRow]:
-        return await self._store.due_calendars(self._log.log_id, url, self._clock(), _AT_ONCE, queued=queued)
+        return await self._anchors.due_calendars(self._log.log_id, url, self._clock(), _AT_ONCE, queued=queued)
 
     async def ask_all(self) -> None:
         """Give every calendar its round, all at once. Raises StoreError."""
         await asyncio.gather(*map(self.round, self.calendars))
 
     async def _submit(self, calendar: Calendar, due: CalendarRow) -> None:
-        row = await self._store.anchor(self._log.log_id, due.tree_size)
+        row = await self._anchors.anchor(self._log.log_id, due.tree_size)
         if row is None or row.state == "superseded":
             return
         try:
@@ -176,7 +179,7 @@ class Anchorer:
     async def _not_yet(self, calendar: Calendar, due: CalendarRow, error: NotYet) -> None:
         now = self._clock()
         self._good(calendar, "pending")
-        row = await self._store.anchor(self._log.log_id, due.tree_size)
+        row = await self._anchors.anchor(self._log.log_id, due.tree_size)
         young = row is not None and now - row.created_at < 2 * DAY
         if error.lost and young and now - (due.submitted_at or now) >= HOUR:
             get_logger().error("a calendar lost an anchor", calendar=calendar.url, tree_size=due.tree_size)
@@ -206,7 +209,7 @@ class Anchorer:
 
     async def watch(self) -> None:
         """Tell the watcher how things are. Raises StoreError."""
-        self._watcher.summary(await self._store.anchor_summary(self._log.log_id, self._options.held))
+        self._watcher.summary(await self._anchors.anchor_summary(self._log.log_id, self._options.held))
 
     async def _change(self, due: CalendarRow, make: Change) -> CalendarRow | None:
         return await change(self._store, self._log.log_id, due, make)

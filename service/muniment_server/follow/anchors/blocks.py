@@ -13,7 +13,9 @@ from muniment.anchor.sources import HeaderSource
 from muniment.errors import AnchorMismatch
 from muniment_server.follow.anchors import rows
 from muniment_server.follow.anchors.changes import ROUNDS, save
-from muniment_server.storage import AnchorRow, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow
+from muniment_server.storage.catalog import LogRow
 from muniment_server.telemetry import get_logger
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ class Blocks:
         Not the loop's own: the guard needs them, and a source may hang.
         """
         self._store = store
+        self._anchors = store.anchors
         self._log = log
         self._source = source
         self._clock = clock
@@ -42,7 +45,7 @@ class Blocks:
         """Look at the blocks of anchors again: deep enough by now, or gone in a reorganisation? Raises StoreError."""
         if self._source is None:
             return
-        for row in await self._store.due_anchors(self._log.log_id, self._clock(), _AT_ONCE):
+        for row in await self._anchors.due_anchors(self._log.log_id, self._clock(), _AT_ONCE):
             await self.settle(row.tree_size)
 
     async def settle(self, size: int) -> None:
@@ -50,11 +53,11 @@ class Blocks:
         if self._source is None:
             return
         for _ in range(ROUNDS):
-            row = await self._store.anchor(self._log.log_id, size)
+            row = await self._anchors.anchor(self._log.log_id, size)
             if row is None or row.ots is None:
                 return
             check = await self._in_thread(check_anchor, row.checkpoint, row.ots, self._source, rows.MIN_DEPTH)
-            calendars = await self._store.anchor_calendars(self._log.log_id, size, size + 1)
+            calendars = await self._anchors.anchor_calendars(self._log.log_id, size, size + 1)
             new, changed = rows.settled(row, calendars, check, self._clock())
             if await save(self._store, self._log.log_id, new, changed):
                 self._say(row, new, check)

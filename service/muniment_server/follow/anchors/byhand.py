@@ -15,7 +15,9 @@ from muniment_server.follow.anchors.calendar import new_client
 from muniment_server.follow.anchors.running import calendars_of, options_of
 from muniment_server.follow.anchors.states import OPEN
 from muniment_server.settings import Settings
-from muniment_server.storage import AnchorRow, AnchorSummary, CalendarRow, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, Anchors, AnchorSummary, CalendarRow
+from muniment_server.storage.catalog import LogRow
 
 _PAGE = 100
 _ASKED = ("queued", "pending", "bad_attestation", "given_up")
@@ -49,46 +51,46 @@ async def open_anchorer(
             yield Anchorer(store, log, calendars, source, options, Nobody(), clock, SystemRandom(), threads)
 
 
-async def anchor_now(store: Store, log: LogRow, anchorer: Anchorer) -> AnchorRow | None:
+async def anchor_now(anchors: Anchors, log: LogRow, anchorer: Anchorer) -> AnchorRow | None:
     """Anchor the published checkpoint, and return its row; None when nothing was published yet.
 
     Raises AnchorRefused, StoreError.
     """
     await anchorer.freezer.freeze()
-    row = await store.anchor(log.log_id)
+    row = await anchors.anchor(log.log_id)
     if row is None:
         return None
-    await _hurry(store, log, row)
+    await _hurry(anchors, log, row)
     await anchorer.ask_all()
     await anchorer.freezer.supersede()
-    return await store.anchor(log.log_id, row.tree_size)
+    return await anchors.anchor(log.log_id, row.tree_size)
 
 
-async def retry(store: Store, log: LogRow, anchorer: Anchorer) -> list[AnchorRow]:
+async def retry(anchors: Anchors, log: LogRow, anchorer: Anchorer) -> list[AnchorRow]:
     """Ask every calendar now about every anchor that is open, look at their blocks, and return those still open.
 
     Raises StoreError.
     """
-    for row in await open_anchors(store, log):
-        await _hurry(store, log, row)
+    for row in await open_anchors(anchors, log):
+        await _hurry(anchors, log, row)
     await anchorer.ask_all()
     await anchorer.blocks.settle_due()
-    return await open_anchors(store, log)
+    return await open_anchors(anchors, log)
 
 
-async def open_anchors(store: Store, log: LogRow) -> list[AnchorRow]:
+async def open_anchors(anchors: Anchors, log: LogRow) -> list[AnchorRow]:
     """Return every anchor that is neither confirmed nor superseded. Raises StoreError."""
     found: list[AnchorRow] = []
-    while page := await store.anchors(log.log_id, found[-1].tree_size + 1 if found else 0, _PAGE, OPEN):
+    while page := await anchors.anchors(log.log_id, found[-1].tree_size + 1 if found else 0, _PAGE, OPEN):
         found += page
     return found
 
 
-async def _hurry(store: Store, log: LogRow, row: AnchorRow) -> None:
+async def _hurry(anchors: Anchors, log: LogRow, row: AnchorRow) -> None:
     """Make what is to be asked about an anchor due now."""
-    calendars = await store.anchor_calendars(log.log_id, row.tree_size, row.tree_size + 1)
+    calendars = await anchors.anchor_calendars(log.log_id, row.tree_size, row.tree_size + 1)
     due = [_due(one) for one in calendars if one.state in _ASKED]
-    await store.save_anchor(log.log_id, replace(row, next_at=0 if row.ots else None), due)
+    await anchors.save_anchor(log.log_id, replace(row, next_at=0 if row.ots else None), due)
 
 
 def _due(row: CalendarRow) -> CalendarRow:

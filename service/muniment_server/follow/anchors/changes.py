@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from muniment_server.failpoints import step
-from muniment_server.storage import AnchorRow, CalendarRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
 
 ROUNDS = 10
 """How often a change is tried again when another task or process was quicker."""
@@ -20,8 +21,8 @@ async def change(store: Store, log_id: int, due: CalendarRow, make: Change) -> C
     """
     size = due.tree_size
     for _ in range(ROUNDS):
-        row = await store.anchor(log_id, size)
-        found = await store.anchor_calendars(log_id, size, size + 1)
+        row = await store.anchors.anchor(log_id, size)
+        found = await store.anchors.anchor_calendars(log_id, size, size + 1)
         calendar = next((one for one in found if one.url == due.url), None)
         new = row and calendar and make(row, calendar)
         if not new:
@@ -37,4 +38,4 @@ async def save(store: Store, log_id: int, row: AnchorRow, calendars: Sequence[Ca
 
     Raises StoreError.
     """
-    return await store.save_anchor(log_id, row, calendars)
+    return await store.anchors.save_anchor(log_id, row, calendars)

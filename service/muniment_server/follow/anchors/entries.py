@@ -14,7 +14,9 @@ from muniment.errors import FormatError
 from muniment.event import OwnLeaf, parse_leaf
 from muniment_server.errors import ReadOnly, Refused
 from muniment_server.failpoints import step
-from muniment_server.storage import AnchorRow, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow
+from muniment_server.storage.catalog import LogRow
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Outcome, OwnDraft, Signed, Submission
 
@@ -50,7 +52,8 @@ class Entries:
     """Writes the entries of one log's anchors. One task calls it."""
 
     def __init__(self, store: Store, log: Appendable) -> None:
-        self._store = store
+        self._reads = store.reads
+        self._anchors = store.anchors
         self._log = log
         self._doubt: Signed | None = None  # the last signed head before an append whose outcome nobody knows
 
@@ -62,14 +65,14 @@ class Entries:
         if self._doubt is sequencer.signed:
             return  # an append may still be under way: only a head signed after it shows that it is not
         self._doubt = None
-        for row in await self._store.unlogged_anchors(self._log.row.log_id, _AT_ONCE):
+        for row in await self._anchors.unlogged_anchors(self._log.row.log_id, _AT_ONCE):
             await self._log_one(row, sequencer.signed)
 
     async def _log_one(self, row: AnchorRow, signed: Signed) -> None:
         log_id = self._log.row.log_id
         if row.logged_from is None:
             # Durable before the append: after a crash this is where to look whether it happened.
-            head = await self._store.head(log_id)
+            head = await self._reads.head(log_id)
             row = replace(row, logged_from=head.size)
             if not await self._save(row):
                 return
@@ -94,7 +97,7 @@ class Entries:
     async def _find(self, row: AnchorRow) -> int | None:
         """Return the index of this anchor's entry, if it is in the log."""
         log_id, start = self._log.row.log_id, row.logged_from or 0
-        while leaves := await self._store.leaves(log_id, start, start + _PAGE):
+        while leaves := await self._reads.leaves(log_id, start, start + _PAGE):
             for at, leaf in enumerate(leaves):
                 if leaf.startswith(_PREFIX) and _is_of(leaf, row):
                     return start + at
@@ -103,7 +106,7 @@ class Entries:
 
     @step("anchorer.entry_save")
     async def _save(self, row: AnchorRow) -> bool:
-        return await self._store.save_anchor(self._log.row.log_id, row)
+        return await self._anchors.save_anchor(self._log.row.log_id, row)
 
 
 def _is_of(leaf: bytes, row: AnchorRow) -> bool:

@@ -16,7 +16,10 @@ from muniment_server.follow.anchors import rows
 from muniment_server.follow.anchors.changes import save
 from muniment_server.follow.anchors.schedule import START_JITTER, Triggers
 from muniment_server.follow.anchors.watcher import Watcher
-from muniment_server.storage import AnchorRow, CalendarRow, LogRow, Published, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
+from muniment_server.storage.catalog import LogRow
+from muniment_server.storage.checkpoints import Published
 from muniment_server.telemetry import get_logger
 from muniment_server.write import recheck
 
@@ -39,6 +42,9 @@ class Freezer:
     ) -> None:
         """Make it. `rng` only spreads requests."""
         self._store = store
+        self._reads = store.reads
+        self._checkpoints = store.checkpoints
+        self._anchors = store.anchors
         self._log = log
         self._urls = urls
         self._triggers = triggers
@@ -49,8 +55,8 @@ class Freezer:
 
     async def freeze_due(self) -> AnchorRow | None:
         """Freeze the published checkpoint, if one is due; set `refusal` if it must not be. Raises StoreError."""
-        last = await self._store.anchor(self._log.log_id)
-        published = await self._store.checkpoint(self._log.log_id)
+        last = await self._anchors.anchor(self._log.log_id)
+        published = await self._checkpoints.checkpoint(self._log.log_id)
         if published is None:
             return None
         try:
@@ -60,7 +66,7 @@ class Freezer:
             return None
         self._refuse(None)
         start, since = (last.tree_size, last.created_at) if last else (0, self._log.created_at)
-        new = published.size - start - (await self._store.own_entries(self._log.log_id, start) if last else 0)
+        new = published.size - start - (await self._anchors.own_entries(self._log.log_id, start) if last else 0)
         if not self._triggers.due(new, self._clock() - since):
             return None
         return await self.freeze()
@@ -70,8 +76,8 @@ class Freezer:
 
         Raises AnchorRefused when an anchor says that the log was larger, or another one, and StoreError.
         """
-        last, now = await self._store.anchor(self._log.log_id), self._clock()
-        published = await self._store.checkpoint(self._log.log_id)
+        last, now = await self._anchors.anchor(self._log.log_id), self._clock()
+        published = await self._checkpoints.checkpoint(self._log.log_id)
         if published is None or (last and last.tree_size == published.size):
             return None
         await self._check_extends(last, published)
@@ -80,7 +86,7 @@ class Freezer:
         nonce = secrets.token_bytes(NONCE_SIZE)
         row = AnchorRow(published.size, root, note, sha256(note).digest(), nonce, now)
         asked = [CalendarRow(row.tree_size, url, next_at=now + self._rng.randrange(START_JITTER)) for url in self._urls]
-        if not await self._store.add_anchor(self._log.log_id, row, asked):
+        if not await self._anchors.add_anchor(self._log.log_id, row, asked):
             return None
         get_logger().info("checkpoint frozen for anchoring", log=self._log.name, tree_size=row.tree_size)
         return row
@@ -96,7 +102,7 @@ class Freezer:
                 f"size {last.tree_size} is anchored, and the log has {size}: the database is an old copy, or lost "
                 "entries. Restore a newer one; nothing is anchored until then",
             )
-        tiles = await self._store.tiles(self._log.log_id, recheck.tiles_to_extend(last.tree_size, size))
+        tiles = await self._reads.tiles(self._log.log_id, recheck.tiles_to_extend(last.tree_size, size))
         if not recheck.extends((last.tree_size, RootHash(last.root)), (size, _root_of(published)), tiles):
             raise AnchorRefused(
                 "anchor_root",
@@ -115,12 +121,12 @@ class Freezer:
 
         Raises StoreError.
         """
-        queued = await self._store.anchors(self._log.log_id, 0, _AT_ONCE, ("queued",))
-        last = await self._store.anchor(self._log.log_id)
+        queued = await self._anchors.anchors(self._log.log_id, 0, _AT_ONCE, ("queued",))
+        last = await self._anchors.anchor(self._log.log_id)
         for row in queued:
             if last and row.tree_size < last.tree_size:
                 size = row.tree_size
-                calendars = await self._store.anchor_calendars(self._log.log_id, size, size + 1)
+                calendars = await self._anchors.anchor_calendars(self._log.log_id, size, size + 1)
                 await save(self._store, self._log.log_id, *rows.superseded(row, calendars))
 
 

@@ -22,7 +22,7 @@ from muniment.anchor.proof import Pending, merge_submission, merge_upgrade, repl
 from muniment.anchor.uri import origin_of
 from muniment.errors import BadTimestamp
 from muniment_server.follow.anchors.schedule import MAX_ATTEMPTS, block_delay, poll_delay, retry_delay
-from muniment_server.storage import AnchorRow, CalendarRow
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
 
 MIN_DEPTH = 6
 

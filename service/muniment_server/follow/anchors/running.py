@@ -23,7 +23,9 @@ from muniment_server.follow.anchors.schedule import MINUTE, Triggers
 from muniment_server.follow.follower import Follower, Retry, Work
 from muniment_server.follow.lease import Lease, now
 from muniment_server.settings import Settings
-from muniment_server.storage import AnchorSummary, LogRow, Store
+from muniment_server.storage import Store
+from muniment_server.storage.anchors import AnchorSummary
+from muniment_server.storage.catalog import LogRow
 from muniment_server.telemetry import Metrics, get_logger
 
 TICK_SECONDS = 5.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from muniment_server.storage import HELD, AnchorRow, CalendarRow
+from muniment_server.storage.anchors import HELD, AnchorRow, CalendarRow
 
 OPEN = ("queued", "pending", "complete")
 EXPLANATIONS = {

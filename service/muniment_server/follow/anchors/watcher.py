@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from muniment_server.storage import AnchorSummary
+from muniment_server.storage.anchors import AnchorSummary
 
 
 class Watcher(Protocol):

@@ -1,4 +1,4 @@
-"""Logs, API keys and what expires, in Postgres: the part of the store that :mod:`muniment_server.storage.postgres.append` inherits."""
+"""Logs, API keys and what expires, in Postgres."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from typing import Any
 import asyncpg
 
 from muniment_server.errors import HeadMoved, StoreUnavailable
-from muniment_server.storage import ApiKeyRow, Head, LogRow
-from muniment_server.storage.postgres.base import FAILED, PostgresBase
+from muniment_server.storage.catalog import ApiKeyRow, LogRow
+from muniment_server.storage.log import Head
+from muniment_server.storage.postgres.connect import FAILED
+from muniment_server.storage.postgres.pool import Pool
 
 _LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
 _KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
 
 
-class PostgresCatalog(PostgresBase):
-    """See storage.Catalog."""
+class PostgresCatalog:
+    """See :class:`muniment_server.storage.catalog.Catalog`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
     async def logs(self) -> list[LogRow]:
-        """See storage.Catalog."""
-        return [LogRow(*row) for row in await self._all(f"{_LOG} ORDER BY log_id")]
+        """See Catalog."""
+        return [LogRow(*row) for row in await self._pool.all(f"{_LOG} ORDER BY log_id")]
 
     async def create_log(self, row: LogRow, head: Head) -> LogRow:
-        """See storage.Catalog."""
+        """See Catalog."""
         sql = (
-            "WITH made AS (INSERT INTO logs (name, origin, kind, public, open, created_at) VALUES ($1, $2, $3, $4, $5, $6) "
-            "RETURNING log_id) INSERT INTO heads SELECT log_id, $7, $8, $9, $10, $11, 0 FROM made"
+            "WITH made AS (INSERT INTO logs (name, origin, kind, public, open, created_at) "
+            "VALUES ($1, $2, $3, $4, $5, $6) RETURNING log_id) "
+            "INSERT INTO heads SELECT log_id, $7, $8, $9, $10, $11, 0 FROM made"
         )
-        found = await self._one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
+        found = await self._pool.one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
         if found is None:
             values = (row.name, row.origin, row.kind, row.public, row.open, row.created_at)
             try:
@@ -38,35 +44,35 @@ class PostgresCatalog(PostgresBase):
                 raise StoreUnavailable(f"Postgres: {error}") from error
             else:
                 clash = None
-            # Also after a clash: it may have been with somebody who made this very log.
-            found = await self._one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
+            # Also after a clash: it may have been with a process that made this very log.
+            found = await self._pool.one(f"{_LOG} WHERE name = $1 AND origin = $2", row.name, row.origin)
             if found is None:
                 raise HeadMoved(f"name or origin belongs to another log: {clash}") from clash
         return LogRow(*found)
 
     async def api_keys(self) -> list[ApiKeyRow]:
-        """See storage.Catalog."""
-        return [_key(row) for row in await self._all(f"{_KEY} ORDER BY created_at, key_id")]
+        """See Catalog."""
+        return [_key(row) for row in await self._pool.all(f"{_KEY} ORDER BY created_at, key_id")]
 
     async def create_key(self, row: ApiKeyRow) -> None:
-        """See storage.Catalog."""
+        """See Catalog."""
         sql = "INSERT INTO api_keys VALUES ($1, $2, $3, $4, $5, $6, NULL)"
         scopes = " ".join(sorted(row.scopes))
-        await self._all(sql, row.key_id, row.digest, scopes, row.log_name, row.label, row.created_at)
+        await self._pool.all(sql, row.key_id, row.digest, scopes, row.log_name, row.label, row.created_at)
 
     async def revoke_key(self, key_id: str, now: int) -> bool:
-        """See storage.Catalog."""
+        """See Catalog."""
         sql = "UPDATE api_keys SET revoked_at = $2 WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id"
-        return await self._one(sql, key_id, now) is not None
+        return await self._pool.one(sql, key_id, now) is not None
 
     async def find_key(self, digest: bytes) -> ApiKeyRow | None:
-        """See storage.Catalog."""
-        row = await self._one(f"{_KEY} WHERE digest = $1", digest)
+        """See Catalog."""
+        row = await self._pool.one(f"{_KEY} WHERE digest = $1", digest)
         return _key(row) if row else None
 
     async def forget_expired(self, now: int) -> int:
-        """See storage.Catalog."""
-        rows = await self._all("DELETE FROM idempotency WHERE expires_at <= $1 RETURNING 1", now)
+        """See Catalog."""
+        rows = await self._pool.all("DELETE FROM idempotency WHERE expires_at <= $1 RETURNING 1", now)
         return len(rows)
 
 

@@ -1,4 +1,4 @@
-"""Logs, API keys and what expires, in SQLite: the part of the store that :mod:`muniment_server.storage.sqlite.append` inherits."""
+"""Logs, API keys and what expires, in SQLite."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from typing import Any
 
 import apsw
 
-from muniment_server.storage import ApiKeyRow, Head, LogRow
-from muniment_server.storage.sqlite.base import SqliteBase
+from muniment_server.storage.catalog import ApiKeyRow, LogRow
+from muniment_server.storage.log import Head
+from muniment_server.storage.sqlite.database import Database
 
 _LOG = "SELECT log_id, name, origin, kind, public, open, created_at FROM logs"
 _KEY = "SELECT key_id, digest, scopes, log_name, label, created_at, revoked_at FROM api_keys"
 
 
-class SqliteCatalog(SqliteBase):
-    """See storage.Catalog."""
+class SqliteCatalog:
+    """See :class:`muniment_server.storage.catalog.Catalog`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def logs(self) -> list[LogRow]:
-        """See storage.Catalog."""
-        return [_log(row) for row in await self._all(f"{_LOG} ORDER BY log_id", ())]
+        """See Catalog."""
+        return [_log(row) for row in await self._database.all(f"{_LOG} ORDER BY log_id", ())]
 
     async def create_log(self, row: LogRow, head: Head) -> LogRow:
-        """See storage.Catalog."""
+        """See Catalog."""
 
         def work(connection: apsw.Connection) -> LogRow:
             found = connection.execute(f"{_LOG} WHERE name = ? AND origin = ?", (row.name, row.origin)).fetchone()
@@ -38,14 +42,14 @@ class SqliteCatalog(SqliteBase):
                 raise AssertionError("a log that was just inserted is not there")
             return _log(found)
 
-        return await self._write(work)
+        return await self._database.write(work)
 
     async def api_keys(self) -> list[ApiKeyRow]:
-        """See storage.Catalog."""
-        return [_key(row) for row in await self._all(f"{_KEY} ORDER BY created_at, key_id", ())]
+        """See Catalog."""
+        return [_key(row) for row in await self._database.all(f"{_KEY} ORDER BY created_at, key_id", ())]
 
     async def create_key(self, row: ApiKeyRow) -> None:
-        """See storage.Catalog."""
+        """See Catalog."""
         values = (
             row.key_id,
             row.digest,
@@ -55,10 +59,10 @@ class SqliteCatalog(SqliteBase):
             row.created_at,
             None,
         )
-        await self._write(lambda db: db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", values))
+        await self._database.write(lambda db: db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", values))
 
     async def revoke_key(self, key_id: str, now: int) -> bool:
-        """See storage.Catalog."""
+        """See Catalog."""
 
         def work(connection: apsw.Connection) -> bool:
             connection.execute(
@@ -66,21 +70,21 @@ class SqliteCatalog(SqliteBase):
             )
             return bool(connection.changes())
 
-        return await self._write(work)
+        return await self._database.write(work)
 
     async def find_key(self, digest: bytes) -> ApiKeyRow | None:
-        """See storage.Catalog."""
-        row = await self._one(f"{_KEY} WHERE digest = ?", (digest,))
+        """See Catalog."""
+        row = await self._database.one(f"{_KEY} WHERE digest = ?", (digest,))
         return _key(row) if row else None
 
     async def forget_expired(self, now: int) -> int:
-        """See storage.Catalog."""
+        """See Catalog."""
 
         def work(connection: apsw.Connection) -> int:
             connection.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,))
             return connection.changes()
 
-        return await self._write(work)
+        return await self._database.write(work)
 
 
 def _log(row: tuple[Any, ...]) -> LogRow:

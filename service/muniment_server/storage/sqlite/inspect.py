@@ -1,4 +1,4 @@
-"""What fsck reads in SQLite: the part of the store that :mod:`muniment_server.storage.sqlite.append` inherits."""
+"""What fsck reads in SQLite."""
 
 from __future__ import annotations
 
@@ -7,53 +7,57 @@ from typing import Any
 
 import apsw
 
-from muniment_server.storage import IdempotencyRow
+from muniment_server.storage.log import IdempotencyRow
 from muniment_server.storage.migrate import migrate_sqlite
 from muniment_server.storage.row_ids import MOST, row_ids
 from muniment_server.storage.sqlite import leaf_keys
-from muniment_server.storage.sqlite.base import SqliteBase
+from muniment_server.storage.sqlite.database import Database
 
 
-class SqliteInspect(SqliteBase):
-    """See storage.Inspect."""
+class SqliteInspect:
+    """See :class:`muniment_server.storage.inspect.Inspect`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def entry_rows(self, log_id: int, start: int, stop: int) -> Sequence[Sequence[Any]]:
-        """See storage.Inspect."""
+        """See Inspect."""
         sql = 'SELECT "index", leaf, leaf_key FROM entries WHERE id >= ? AND id < ? ORDER BY id'
-        return await self._all(sql, row_ids(log_id, start, stop))
+        return await self._database.all(sql, row_ids(log_id, start, stop))
 
     async def tile_rows(self, log_id: int, after: tuple[int, int], limit: int) -> list[tuple[int, int, int]]:
-        """See storage.Inspect."""
+        """See Inspect."""
         sql = (
             'SELECT level, "index", length(data) FROM tiles WHERE log_id = ? AND (level, "index") > (?, ?) '
             'ORDER BY level, "index" LIMIT ?'
         )
-        return [(level, index, width) for level, index, width in await self._all(sql, (log_id, *after, limit))]
+        return [(level, index, width) for level, index, width in await self._database.all(sql, (log_id, *after, limit))]
 
     async def key_rows(self, log_id: int, after: tuple[str, str], limit: int) -> list[IdempotencyRow]:
-        """See storage.Inspect."""
+        """See Inspect."""
         sql = (
             "SELECT caller, key, fingerprint, first_index, count, expires_at FROM idempotency "
             "WHERE log_id = ? AND (caller, key) > (?, ?) ORDER BY caller, key LIMIT ?"
         )
-        return [IdempotencyRow(*row) for row in await self._all(sql, (log_id, *after, limit))]
+        return [IdempotencyRow(*row) for row in await self._database.all(sql, (log_id, *after, limit))]
 
     async def beyond(self, log_id: int, size: int) -> int | None:
-        """See storage.Inspect."""
+        """See Inspect."""
         sql = (
-            'SELECT min(i) FROM (SELECT "index" AS i FROM entries WHERE id = (SELECT min(id) FROM entries WHERE id >= ?3 AND id < ?4) '
+            'SELECT min(i) FROM (SELECT "index" AS i FROM entries '
+            "WHERE id = (SELECT min(id) FROM entries WHERE id >= ?3 AND id < ?4) "
             'UNION ALL SELECT min("index") FROM payloads WHERE log_id = ?1 AND "index" >= ?2)'
         )
-        row = await self._one(sql, (log_id, size, *row_ids(log_id, size, MOST)))
+        row = await self._database.one(sql, (log_id, size, *row_ids(log_id, size, MOST)))
         return None if row is None else row[0]
 
     async def integrity(self) -> list[str]:
-        """See storage.Inspect."""
-        return await self._read(_integrity)
+        """See Inspect."""
+        return await self._database.read(_integrity)
 
     async def leaf_key_damage(self) -> list[str]:
-        """See storage.Inspect."""
-        return await self._read(leaf_keys.damage)
+        """See Inspect."""
+        return await self._database.read(leaf_keys.damage)
 
 
 def _integrity(connection: apsw.Connection) -> list[str]:

@@ -1,6 +1,7 @@
 """The table of leaf keys in SQLite, and the entries it does not hold yet.
 
-What writes, and what an append asks, runs in the transaction of the append. The other reads need none: see :func:`find`.
+What writes, and what an append asks, runs in the transaction of the append. The other reads need none: see
+:func:`find`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _ANY = "SELECT 1 FROM json_each(?2) CROSS JOIN leaf_keys WHERE log_id = ?1 AND l
 _SPAN = f"({{row}}.leaf_key >> 58 & {SPANS - 1})"
 _CARRIED = f"CASE WHEN steps > {_SPAN} THEN (steps - (steps - 1 - {_SPAN}) % {SPANS}) * {STEP} ELSE 0 END"
 _WRONG = (
-    'SELECT k.log_id, k."index" FROM leaf_keys k LEFT JOIN leaf_keys_carried c ON c.log_id = k.log_id '  # noqa: S608 - composed of constants
+    'SELECT k.log_id, k."index" FROM leaf_keys k '  # noqa: S608 - composed of constants
+    "LEFT JOIN leaf_keys_carried c ON c.log_id = k.log_id "
     'LEFT JOIN entries e ON e.id = (k.log_id << 40) + k."index" '
     f'WHERE e.leaf_key IS NOT k.leaf_key OR k."index" >= coalesce({_CARRIED.format(row="k")}, 0) LIMIT 20'
 )
@@ -35,21 +37,34 @@ _CARRIED_ENTRIES = (
     "leaf_keys_carried c CROSS JOIN entries e ON e.id >= c.log_id << 40 AND e.id < (c.log_id + 1) << 40 "
     f'AND e."index" < {_CARRIED.format(row="e")}'
 )
-_COUNTS = f"SELECT (SELECT count(*) FROM leaf_keys) <> (SELECT count(*) FROM {_CARRIED_ENTRIES})"  # noqa: S608 - composed of constants
+_COUNTS = (
+    "SELECT (SELECT count(*) FROM leaf_keys) "  # noqa: S608 - likewise
+    f"<> (SELECT count(*) FROM {_CARRIED_ENTRIES})"
+)
 _LACKING = (
-    f'SELECT e.log_id, e."index" FROM {_CARRIED_ENTRIES} WHERE NOT EXISTS (SELECT 1 FROM leaf_keys k '  # noqa: S608 - composed of constants
+    f'SELECT e.log_id, e."index" FROM {_CARRIED_ENTRIES} '  # noqa: S608 - likewise
+    "WHERE NOT EXISTS (SELECT 1 FROM leaf_keys k "
     'WHERE k.log_id = e.log_id AND k.leaf_key = e.leaf_key AND k."index" = e."index") LIMIT 20'
 )
 _REBUILD = (
     "DELETE FROM leaf_keys",
     "DELETE FROM leaf_keys_carried",
-    f"INSERT INTO leaf_keys_carried SELECT log_id, size / {STEP} FROM heads WHERE size >= {STEP}",  # noqa: S608 - composed of constants
-    f'INSERT INTO leaf_keys SELECT e.log_id, e.leaf_key, e."index" FROM {_CARRIED_ENTRIES} ORDER BY 1, 2, 3',  # noqa: S608 - likewise
+    (
+        f"INSERT INTO leaf_keys_carried SELECT log_id, size / {STEP} FROM heads "  # noqa: S608 - likewise
+        f"WHERE size >= {STEP}"
+    ),
+    (
+        'INSERT INTO leaf_keys SELECT e.log_id, e.leaf_key, e."index" '  # noqa: S608 - likewise
+        f"FROM {_CARRIED_ENTRIES} ORDER BY 1, 2, 3"
+    ),
 )
 
 
 def load(connection: apsw.Connection, log_id: int, size: int, recent: Recent | None) -> Recent:
-    """Return the last leaf keys of the entries below `size`. What `recent` lacks, others wrote, or it was before our time."""
+    """Return the last leaf keys of the entries below `size`.
+
+    What `recent` lacks, others wrote, or it was before our time.
+    """
     if recent is None or recent.size != size:
         steps = _steps(connection, log_id)
         if recent is None or recent.steps != steps or recent.size > size:
@@ -69,7 +84,7 @@ def is_any_known(connection: apsw.Connection, log_id: int, keys: Sequence[int], 
 
 @step("sqlite.leaf_keys")
 def carry_over(connection: apsw.Connection, log_id: int, recent: Recent) -> None:
-    """Write the rows that are due: those of each :data:`~muniment_server.storage.sqlite.recent_leaf_keys.STEP` entries the log has grown by."""
+    """Write the rows that are due: those of each STEP entries that the log has grown by."""
     if recent.size // STEP > recent.steps:
         rows = [(log_id, *row) for row in recent.due()]
         connection.executemany("INSERT INTO leaf_keys VALUES (?, ?, ?)", rows)
@@ -81,8 +96,8 @@ def find(
 ) -> Callable[[apsw.Connection], list[tuple[int, bytes]]]:
     """Return what reads (index, leaf) of every entry with one of these leaf keys, lowest index first.
 
-    Call it before the read begins: what is carried over in between is then found in the table, and what is added is found among the
-    entries themselves.
+    Call it before the read begins: what is carried over in between is then found in the table, and what is added is
+    found among the entries themselves.
     """
     stop = recent.size if recent else None
     indices = list(recent.find(keys)) if recent else []

@@ -1,10 +1,11 @@
 """The index of leaf keys in SQLite, written behind the entries.
 
-Leaf keys are random, so in a large index each entry belongs on another page, and a commit writes whole pages. Entries therefore wait
-in memory until there are some for the same pages. The keys are divided into :data:`SPANS` equal spans. Each time the log has grown by
-:data:`STEP` entries one span, in turn, is carried over into ``leaf_keys``, in the same commit as an append. So about
-``SPANS * STEP`` entries at the end of the log are not in the table yet, or only those of some spans. ``leaf_keys_carried`` counts the
-steps, and the entries themselves say the rest: after a crash the keys of the last ones are read again.
+Leaf keys are random, so in a large index each entry belongs on another page, and a commit writes whole pages. Entries
+therefore wait in memory until there are some for the same pages. The keys are divided into :data:`SPANS` equal spans.
+Each time the log has grown by :data:`STEP` entries one span, in turn, is carried over into ``leaf_keys``, in the same
+commit as an append. So about ``SPANS * STEP`` entries at the end of the log are not in the table yet, or only those of
+some spans. ``leaf_keys_carried`` counts the steps, and the entries themselves say the rest: after a crash the keys of
+the last ones are read again.
 """
 
 from __future__ import annotations
@@ -29,15 +30,19 @@ def span_of(key: int) -> int:
 
 
 def floor_of(steps: int) -> int:
-    """Return the index below which every entry is in the table after so many steps: what the span carried longest ago holds."""
+    """Return the index below which every entry is in the table after so many steps.
+
+    It is what the span that was carried longest ago holds.
+    """
     return max(0, steps - SPANS + 1) * STEP
 
 
 class Recent:
     """The leaf keys of the last entries of one log: all that are not in the table, and some that are.
 
-    Made for the entries from :func:`floor_of` `steps` on, of which :meth:`add` has to be told in order. Only the writer changes it,
-    after a commit; others may look up at any time. There can be 65,536 rows: as bytes they take a megabyte, as objects six.
+    Made for the entries from :func:`floor_of` `steps` on, of which :meth:`add` has to be told in order. Only the writer
+    changes it, after a commit; others may look up at any time. There can be 65,536 rows: as bytes they take a megabyte,
+    as objects six.
     """
 
     def __init__(self, steps: int) -> None:
@@ -52,7 +57,7 @@ class Recent:
         index, buckets, pack = self.size, self._buckets, _ROW.pack
         for index, key in enumerate(keys, self.size):
             buckets[key >> 52 & 4095] += pack(key, index)
-            self.size = index + 1  # last: whoever reads a size finds all entries below it
+            self.size = index + 1  # last: a reader of a size finds all entries below it
 
     def holds(self, keys: Sequence[int]) -> bool:
         """Tell whether an entry here has one of these keys."""
@@ -72,7 +77,10 @@ class Recent:
                 at = bucket.find(wanted, at + 1)
 
     def due(self) -> list[Row]:
-        """Return the rows, in the order of the table, that are to be carried over now: of every step that the log has grown by."""
+        """Return the rows that are to be carried over now, of every step that the log has grown by.
+
+        They are in the order of the table.
+        """
         rows: list[Row] = []
         for step in range(self.steps, self.size // STEP):
             stop = (step + 1) * STEP

@@ -13,7 +13,7 @@ from muniment_server.access.callers import Caller
 from muniment_server.errors import NotFound
 from muniment_server.follow.anchors.states import EXPLANATIONS, is_degraded
 from muniment_server.log import Log
-from muniment_server.storage import AnchorRow, CalendarRow
+from muniment_server.storage.anchors import AnchorRow, CalendarRow
 from muniment_server.web.handlers.read import for_good, json_answer, tagged
 from muniment_server.web.messages import OCTETS, TEXT, Answer, Request
 from muniment_server.web.request import Query

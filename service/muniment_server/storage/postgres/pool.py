@@ -1,0 +1,81 @@
+"""The connections that any read may use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from muniment_server.errors import StoreUnavailable
+from muniment_server.storage.postgres.connect import COMMAND_SECONDS, CONNECT_SECONDS, FAILED, PLANS
+
+_SIZE = 8
+# What a connection says that died while it lay in the pool.
+# InternalClientError: it died between two steps of asyncpg's own.
+_GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.AdminShutdownError,
+    ConnectionError,
+)
+
+
+async def _leave_as_is(_: asyncpg.Connection[Any]) -> None:
+    """Do nothing to a connection that returns to the pool.
+
+    Nothing here changes a session: each statement stands alone. What asyncpg would otherwise send is a second round
+    trip for every read.
+    """
+
+
+class Pool:
+    """Some connections. Make it with :meth:`open`. The parts of a store share it."""
+
+    def __init__(self, connections: asyncpg.Pool[Any]) -> None:
+        self._connections = connections
+
+    @classmethod
+    async def open(cls, url: str) -> Pool:
+        """Connect. Raises StoreUnavailable."""
+        try:
+            connections = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=_SIZE,
+                timeout=CONNECT_SECONDS,
+                command_timeout=COMMAND_SECONDS,
+                server_settings=PLANS,
+                reset=_leave_as_is,
+            )
+        except FAILED as error:
+            raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
+        return cls(connections)
+
+    async def all(self, sql: str, *values: Any) -> list[Any]:
+        """Run one statement on any connection. Raises StoreUnavailable."""
+        try:
+            try:
+                return list(await self._connections.fetch(sql, *values))
+            except _GONE:  # the server was restarted, and every connection of the pool would say so once
+                await self._connections.expire_connections()
+                return list(await self._connections.fetch(sql, *values))
+        except FAILED as error:
+            raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
+
+    async def one(self, sql: str, *values: Any) -> Any:
+        """Run one statement on any connection, and return its first row or None. Raises StoreUnavailable."""
+        rows = await self.all(sql, *values)
+        return rows[0] if rows else None
+
+    async def execute(self, sql: str, *values: Any) -> None:
+        """Run one statement that writes, once, on any connection. Raises what asyncpg does."""
+        await self._connections.execute(sql, *values)
+
+    async def expire(self) -> None:
+        """Let no connection that there is now be used again."""
+        await self._connections.expire_connections()
+
+    async def close(self) -> None:
+        """Wait for the reads in flight and release every connection."""
+        await self._connections.close()
