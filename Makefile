@@ -54,10 +54,10 @@ bench: $(READY) ## Measure throughput and latency against a raw ASGI echo, on bo
 	$(BIN)/python -m tests.bench
 
 faults: $(READY) ## Run fault rigs to their full count: all, or RIG=name SEEDS=a..b; adds to REPORT
-	$(BIN)/python -m tests.faults $(if $(RIG),--rig $(RIG)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(REPORT),--report $(REPORT))
+	$(BIN)/python -m tests.rigs $(if $(RIG),--rig $(RIG)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(REPORT),--report $(REPORT))
 
 faults-quick: $(READY) ## Run the quick lane of every fault rig (at most 20 minutes)
-	$(BIN)/python -m tests.faults --quick $(if $(REPORT),--report $(REPORT))
+	$(BIN)/python -m tests.rigs --quick $(if $(REPORT),--report $(REPORT))
 
 rig-tools: ## Install what fault rigs need beside Python (Debian and Ubuntu, as root)
 	$(APT) update -qq
