@@ -73,10 +73,10 @@ class Context:
         self.points += points
         self.counts.update(counts)
 
-    def postgres(self) -> str:
-        """URL of a Postgres server of this worker alone, with real fsync, started on first use."""
+    def postgres(self, folder: Path | None = None) -> str:
+        """URL of a Postgres of this worker alone, with real fsync, started on first use. Its data is in `folder`, if given."""
         if self._postgres is None:
-            self._postgres = self.stack.enter_context(postgres_server(self.folder))
+            self._postgres = self.stack.enter_context(postgres_server(folder or self.folder))
         return self._postgres
 
 

@@ -1,8 +1,8 @@
 """The fuzz targets as a rig: whatever bytes come in, only the declared errors come out, and what is accepted has one spelling.
 
 A seed is a fixed number of inputs of one target, so that the same seed is the same work on every machine. The numbers are those that
-two busy cores do in about 15 seconds for the parsers of formats that others rely on, and in about 4 for the rest. An input that broke an oracle is seen
-again with ``python -m tests.fuzz --replay``, which the failure spells out.
+two busy cores do in about 8 seconds for the parsers of formats that others rely on, and in about 2 for the rest. An input
+that broke an oracle is seen again with ``python -m tests.fuzz --replay``, which the failure spells out.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from tests.fuzz.runner import Failure, run_one
 from tests.rigs.rig import Context, Rig
 
 INPUTS = {
-    # the formats: about 15 seconds
-    "note": 250_000, "checkpoint": 450_000, "vkey": 400_000, "tile-path": 700_000, "bundle": 500_000, "proof": 30_000, "tlog-proof": 150_000,
-    "receipt": 100_000, "json": 350_000, "event": 300_000, "policy": 90_000, "query": 200_000, "encoding": 400_000,
-    # the rest: about 4 seconds
-    "signing-key": 80_000, "leaf": 90_000, "disclosure": 50_000, "state": 35_000, "answer": 45_000, "guard-slot": 80_000,
-    "settings-file": 15_000, "settings-env": 35_000, "headers": 28_000, "admission": 30_000, "raw-batch": 120_000, "event-batch": 30_000,
-    # proofs: about 20 seconds, and more than 100,000 files and replies in a full run
-    "ots": 12_000, "ots-submission": 12_000, "ots-upgrade": 12_000, "anchor": 30_000,
+    # the formats: about 8 seconds
+    "note": 125_000, "checkpoint": 225_000, "vkey": 200_000, "tile-path": 350_000, "bundle": 250_000, "proof": 15_000, "tlog-proof": 75_000,
+    "receipt": 50_000, "json": 175_000, "event": 150_000, "policy": 45_000, "query": 100_000, "encoding": 200_000,
+    # the rest: about 2 seconds
+    "signing-key": 40_000, "leaf": 45_000, "disclosure": 25_000, "state": 17_500, "answer": 22_500, "guard-slot": 40_000,
+    "settings-file": 7_500, "settings-env": 17_500, "headers": 14_000, "admission": 15_000, "raw-batch": 60_000, "event-batch": 15_000,
+    # proofs: about 10 seconds, and more than 100,000 files and replies in a full run
+    "ots": 6_000, "ots-submission": 6_000, "ots-upgrade": 6_000, "anchor": 15_000,
 }  # fmt: skip
-ROUNDS = 3
+ROUNDS = 6
 """Rounds through all targets in a full run: more than 10,000,000 inputs."""
 
 
