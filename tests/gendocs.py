@@ -18,7 +18,7 @@ from muniment_server.cli import main as server_main
 from muniment_server.settings import PREFIX, Settings
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES, Route
-from tests.faults import report
+from tests.rigs import report
 
 LOG_ROUTES = [route for route in ROUTES if route.on == "log"]
 

@@ -32,6 +32,7 @@ from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.telemetry import Metrics, Timings
 from muniment_server.web.problems import CODES
+from tests import shared
 from tests.live import PATIENCE, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -440,12 +441,13 @@ def test_passwords_go_from_files_into_the_database(tmp_path: Path, new_database:
         "POSTGRES_DB": parsed.path.removeprefix("/"),
         "SECRETS": str(tmp_path),
     }
-    for words in (
-        ["psql", "--dbname", url, "--file", str(DEPLOY / "postgres-roles.sql")],
-        ["sh", "-eu", str(DEPLOY / "postgres-passwords.sh")],
-    ):
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        assert done.returncode == 0, done.stderr
+    with shared.alone("roles"):
+        for words in (
+            ["psql", "--dbname", url, "--file", str(DEPLOY / "postgres-roles.sql")],
+            ["sh", "-eu", str(DEPLOY / "postgres-passwords.sh")],
+        ):
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+            assert done.returncode == 0, done.stderr
 
     async def passwords() -> list[str]:
         connection = await asyncpg.connect(url)

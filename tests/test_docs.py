@@ -23,8 +23,8 @@ from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
 from tests import gendocs
 from tests.bitcoin.calendar import append, pending
-from tests.faults.__main__ import all_rigs
 from tests.live import PATIENCE, LiveServer, init, run
+from tests.rigs.__main__ import all_rigs
 
 LOG_ROUTES = [route for route in ROUTES if route.on == "log"]
 

@@ -10,8 +10,8 @@ import pytest
 from muniment.errors import VerificationError
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
-from tests.faults.judge import judge_entries, judge_heads
-from tests.faults.recorder import Recorder
+from tests.rigs.judge import judge_entries, judge_heads
+from tests.rigs.recorder import Recorder
 from tests.unit.samples import Logged, SampleLog
 
 ORIGIN = "example.com/raw"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.planted.runner import ROOT, Defect, all_defects
+from tests.rigs.planted.runner import ROOT, Defect, all_defects
 
 
 @pytest.mark.parametrize("defect", all_defects(), ids=lambda defect: defect.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests import shared
 from tests.live import PATIENCE, LiveServer, init, run
 
 ROLES = (Path(__file__).parents[1] / "deploy" / "postgres-roles.sql").read_text("utf-8")
@@ -63,18 +65,24 @@ def new_owned(new_database: Callable[[], str]) -> Iterator[Callable[[], str]]:
 
     def make() -> str:
         made.append(new_database())
-        script(made[-1], ROLES)
+        with shared.alone("roles"):
+            script(made[-1], ROLES)
         return made[-1]
 
     yield make
-    for url in made:
+    if made:
+        with shared.alone("roles"):
+            drop_roles(made)
+
+
+def drop_roles(urls: list[str]) -> None:
+    """Drop what the roles own in these databases, and the roles, unless another test on this server uses them."""
+    for url in urls:
         for name in NAMES:
             execute(url, f"DROP OWNED BY {name} CASCADE")
-    for name in NAMES if made else ():
-        try:
-            execute(made[0], f"DROP ROLE {name}")
-        except asyncpg.DependentObjectsStillExistError:
-            break  # another test on this server uses them at the moment
+    with contextlib.suppress(asyncpg.DependentObjectsStillExistError):
+        for name in NAMES:
+            execute(urls[0], f"DROP ROLE {name}")
 
 
 @pytest.fixture
@@ -153,8 +161,9 @@ def test_roles_take_over_a_database_that_one_role_owned(
     new_owned()  # so that the roles go away at the end
     url = new_database()
     init(tmp_path / "data", url)
-    script(url, ROLES)
-    script(url, ROLES)
+    with shared.alone("roles"):
+        script(url, ROLES)
+        script(url, ROLES)
     owners = execute(url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")[0]
     assert owners == [("muniment_owner",)]
     with LiveServer(tmp_path / "data", database=as_role(url, "muniment_app")) as server:

@@ -94,6 +94,7 @@ def test_the_plot_is_a_picture() -> None:
     assert any(len(one.get("points", "").split()) == 3 for one in lines)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("rate", [0.0, 400.0])
 def test_an_open_loop_counts_from_when_a_request_is_due(rate: float) -> None:
     """A server that stands still for 0.2 s makes all requests of that time late; in a closed loop, one for each connection."""

@@ -23,6 +23,7 @@ _NUMBERS = {"rate", "p50_ms", "p99_ms", "server_us", "postgres_us", "server_core
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.timeout(_SECONDS + 60)
+@pytest.mark.timed
 def test_quick_bench_of_sqlite(tmp_path: Path) -> None:
     where = tmp_path / "bench.json"
     words = ["--quick", "--stores", "sqlite", "--seconds", "0.1", "--preload", "1000", "--generator", "own", "--json"]

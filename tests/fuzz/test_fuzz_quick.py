@@ -1,4 +1,4 @@
-"""A third of a second of each fuzz target, always the same inputs; and that the fuzzer would find something."""
+"""A few inputs for each fuzz target, always the same; and that the fuzzer would find something. Many more: rig `fuzz`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_oracle_breaks(name: str) -> None:
-    result = run_for(TARGETS[name], seconds=0.3, seed=1, least=300)
-    assert result.inputs >= 300
+    result = run_for(TARGETS[name], seconds=0, seed=1, least=500)
+    assert result.inputs >= 500
     assert 0 < result.accepted < result.inputs
 
 

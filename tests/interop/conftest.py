@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from muniment.policy import Policy
+from tests import shared
 from tests.interop import golang
 from tests.interop.sample import Sample, fill
 from tests.live import ORIGIN, LiveServer, init, run
@@ -45,6 +46,8 @@ def sample(request: pytest.FixtureRequest, samples: Callable[[str], Sample]) -> 
 
 
 @pytest.fixture(scope="session")
-def goverify(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Go verifier, built."""
-    return golang.build(tmp_path_factory.mktemp("go"))
+def goverify() -> Path:
+    """The Go verifier, built once in a run."""
+    with shared.alone("goverify"):
+        built = shared.folder() / "go" / "goverify" / "verify"
+        return built if built.exists() else golang.build(shared.folder() / "go")

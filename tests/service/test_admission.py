@@ -1,4 +1,7 @@
-"""Admission: the fast way to a canonical event is the strict way, byte for byte; and what no log takes."""
+"""Admission: the fast way to a canonical event is the strict way, byte for byte; and what no log takes.
+
+Many more events than here are those of the rig `fuzz`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Any
 import orjson
 import pytest
 import rfc8785
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muniment import event as definition
@@ -33,7 +36,6 @@ from tests.service.http_check import bundle, ndjson
 from tests.unit import strategies as json_strategies
 
 SEED = bytes(range(32))
-MANY = settings(max_examples=400)
 
 
 def strictly(body: bytes) -> Any:
@@ -102,19 +104,16 @@ plain_values = st.recursive(
 )
 
 
-@MANY
 @given(json_strategies.events, SPELLINGS)
 def test_any_event_in_any_spelling(value: dict[str, Any], spell: Any):
     check(spell(value).encode())
 
 
-@MANY
 @given(json_strategies.values, SPELLINGS)
 def test_any_value_that_may_be_no_event(value: Any, spell: Any):
     check(spell(value).encode())
 
 
-@MANY
 @given(st.dictionaries(plain_texts, plain_values, max_size=5))
 def test_plain_events_the_way_clients_send_them(value: dict[str, Any]):
     check(json.dumps(value).encode())
@@ -130,7 +129,6 @@ TOKENS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=600)
 @given(json_strategies.events | st.dictionaries(plain_texts, plain_values, max_size=4), SPELLINGS, st.data())
 def test_bytes_that_were_changed_on_the_way(value: dict[str, Any], spell: Any, data: st.DataObject):
     body = bytearray(spell(value).encode())
@@ -141,7 +139,6 @@ def test_bytes_that_were_changed_on_the_way(value: dict[str, Any], spell: Any, d
     check(bytes(body))
 
 
-@MANY
 @given(st.binary(max_size=40))
 @example(b"")
 @example(b"{}")
@@ -220,7 +217,6 @@ def test_any_text_is_escaped_as_in_canonical_form():
         assert orjson.dumps(text) == rfc8785.dumps(text)
 
 
-@MANY
 @given(st.dictionaries(plain_texts, json_strategies.values, max_size=5), st.text(max_size=3))
 def test_a_commitment_to_any_text(value: dict[str, Any], name: str):
     with contextlib.suppress(EventRefused):

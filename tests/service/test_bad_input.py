@@ -20,8 +20,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from muniment_server.errors import Refused
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
+from muniment_server.write.admission import draft_event
 from tests.bench.machine import cpu_seconds
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit, fsck
@@ -191,7 +193,26 @@ EVENTS += [(GOOD_EVENT[: len(GOOD_EVENT) * part // 16], "invalid_json", "") for 
 
 
 @pytest.mark.parametrize(("body", "code", "pointer"), EVENTS, ids=named)
-def test_json_that_is_no_event(
+def test_json_that_is_no_event(body: bytes, code: str, pointer: str | None) -> None:
+    with pytest.raises(Refused) as caught:
+        draft_event(body)
+    assert caught.value.code == code
+    if pointer is not None:
+        assert caught.value.extra["pointer"] == pointer
+
+
+def over_http() -> list[tuple[bytes, str, str | None]]:
+    """What a server is asked too: of each code the first event, and the longest."""
+    chosen = []
+    for code in dict.fromkeys(code for _, code, _ in EVENTS):
+        same = [case for case in EVENTS if case[1] == code]
+        longest = max(same, key=lambda case: len(case[0]))
+        chosen += [same[0]] if same[0] is longest else [same[0], longest]
+    return chosen
+
+
+@pytest.mark.parametrize(("body", "code", "pointer"), over_http(), ids=named)
+def test_the_same_over_http(
     server: LiveServer, http: httpx.Client, body: bytes, code: str, pointer: str | None
 ) -> None:
     with nothing_written(http):
@@ -202,7 +223,7 @@ def test_json_that_is_no_event(
         assert "line" not in found
 
 
-@pytest.mark.parametrize(("body", "code", "pointer"), [case for case in EVENTS if b"\n" not in case[0]], ids=named)
+@pytest.mark.parametrize(("body", "code", "pointer"), [case for case in over_http() if b"\n" not in case[0]], ids=named)
 def test_the_same_as_one_line_of_a_batch(http: httpx.Client, body: bytes, code: str, pointer: str | None) -> None:
     with nothing_written(http):
         batch = b'{"first":1}\n' + body + b'\n{"last":1}\n'

@@ -28,13 +28,9 @@ from tests.service.http_raw import Answer, Connection
 from tests.service.http_world import DEFAULT, Instance, LogSpec, instance_on
 
 RAW = LogSpec("raw", "raw")
-PROOFS = 50_000
+PROOFS = 12_500
 APPENDERS, READERS = 64, 8
-ROUNDS, SINGLES, BATCH = (
-    4,
-    40,
-    140,
-)  # of each appender: POST /entries 40 times, then a batch with its 140 receipts, four times
+SINGLES, BATCH = 40, 140  # of each appender: POST /entries 40 times, then a batch with its 140 receipts
 
 
 @pytest.fixture
@@ -158,18 +154,17 @@ class Crowd:
 
 async def _append(crowd: Crowd, url: str, who: int) -> None:
     async with await Connection.open(url) as connection:
-        for round_ in range(ROUNDS):
-            for number in range(SINGLES):
-                event = {"client": who, "round": round_, "number": number, "action": "invoice.approve"}
-                answer = await connection.request("POST", "/entries", orjson.dumps(event), JSON)
-                assert answer.status == 201, answer
-                crowd.took("single receipts", crowd.verifier.quick_receipt(orjson.loads(answer.body)), event)
-            events = [{"client": who, "round": round_, "batch": number} for number in range(BATCH)]
-            answer = await connection.request("POST", "/entries/batch?receipts=true", ndjson(*events), NDJSON)
+        for number in range(SINGLES):
+            event = {"client": who, "number": number, "action": "invoice.approve"}
+            answer = await connection.request("POST", "/entries", orjson.dumps(event), JSON)
             assert answer.status == 201, answer
-            receipts = orjson.loads(answer.body)["receipts"]
-            for event, receipt in zip(events, receipts, strict=True):
-                crowd.took("batch receipts", crowd.verifier.quick_receipt(receipt), event)
+            crowd.took("single receipts", crowd.verifier.quick_receipt(orjson.loads(answer.body)), event)
+        events = [{"client": who, "batch": number} for number in range(BATCH)]
+        answer = await connection.request("POST", "/entries/batch?receipts=true", ndjson(*events), NDJSON)
+        assert answer.status == 201, answer
+        receipts = orjson.loads(answer.body)["receipts"]
+        for event, receipt in zip(events, receipts, strict=True):
+            crowd.took("batch receipts", crowd.verifier.quick_receipt(receipt), event)
 
 
 async def _read(crowd: Crowd, url: str, who: int) -> None:
@@ -235,7 +230,7 @@ async def _crowd(crowd: Crowd, url: str) -> None:
 
 
 def test_64_clients_append_while_8_read(instance: Instance) -> None:
-    """Each of 50,000 proofs verifies against the checkpoint served with it, and all of them belong to one log."""
+    """Each of 12,500 proofs verifies against the checkpoint served with it, and all of them belong to one log."""
     crowd = Crowd(Verifier(instance.policy))
     with instance.server() as server:
         started = time.monotonic()
@@ -243,11 +238,11 @@ def test_64_clients_append_while_8_read(instance: Instance) -> None:
         took = time.monotonic() - started
         leaves = audit_all(instance, server, crowd.verifier, "", DEFAULT)
         assert free_of_tracebacks(server.stderr())
-    appended = APPENDERS * ROUNDS * (SINGLES + BATCH)
+    appended = APPENDERS * (SINGLES + BATCH)
     assert sorted(crowd.leaves) == list(range(1, appended + 1)), "a gap"
     assert [crowd.leaves[index] for index in range(1, appended + 1)] == leaves[1:]
     assert crowd.verifier.proofs >= PROOFS
-    assert crowd.kinds["single receipts"] >= 10_000
+    assert crowd.kinds["single receipts"] >= 2_500
     heads = len(crowd.verifier.roots)
     print(f"{crowd.verifier.proofs} proofs in {took:.1f} s under {heads} heads: {dict(crowd.kinds)}")
     fsck(instance, command=True)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import LiveServer, init, run
+from tests.live import ORIGIN, LiveServer, run
 
 
 class Moved:
@@ -18,7 +18,7 @@ class Moved:
 
     def __init__(self, data: Path, database: str | None) -> None:
         self.data, self.database = data, database
-        init(data, database)
+        run("init", "--data", data, "--origin", ORIGIN, database=database)
         self.append(3)
         self.kept = data.with_name("kept")
         self.kept.write_text(self.checkpoint)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults.hostile import sender
-from tests.faults.hostile.case import Case, World
-from tests.faults.hostile.paths import tile_exists
-from tests.faults.hostile.sender import Tally, judge
-from tests.faults.rigs.hostile_http import MIX, Deck
+from tests.rigs.hostile import sender
+from tests.rigs.hostile.case import Case, World
+from tests.rigs.hostile.paths import tile_exists
+from tests.rigs.hostile.sender import Tally, judge
+from tests.rigs.suite.hostile_http import MIX, Deck
 from tests.service.http_audit import tile_paths
 from tests.service.http_raw import Answer
 

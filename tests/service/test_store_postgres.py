@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
@@ -19,6 +20,8 @@ from muniment_server.storage.postgres import connect as connect_module
 from muniment_server.storage.postgres import pool, sessions
 from muniment_server.storage.postgres.connect import connect, migrate
 from muniment_server.storage.postgres.open import open_postgres
+from tests import shared
+from tests.databases import databases
 from tests.live import PATIENCE
 from tests.service.audit import audit
 from tests.service.proxy import proxy_before
@@ -350,19 +353,26 @@ async def test_a_database_that_hides_damage_is_refused(rig: Rig):
         await migrate(rig.database)
 
 
+@pytest.fixture
+def own_postgres() -> Iterator[str]:
+    """URL of a migrated database on a server whose settings one test at a time may change."""
+    with shared.alone("changes of settings"), databases(shared.postgres("changed")) as made:
+        yield made.migrated()
+
+
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
-async def test_a_server_that_may_lose_commits_is_refused(rig: Rig, setting: str):
-    connection = await asyncpg.connect(rig.database)
+async def test_a_server_that_may_lose_commits_is_refused(own_postgres: str, setting: str):
+    connection = await asyncpg.connect(own_postgres)
     try:
         await connection.execute(f"ALTER SYSTEM SET {setting} = off")
         await _reload(connection, setting, "off")
         with pytest.raises(SchemaError, match=f"{setting} = off"):
-            await rig.open()
+            await open_postgres(own_postgres)
     finally:
         await connection.execute(f"ALTER SYSTEM RESET {setting}")
         await _reload(connection, setting, "on")
         await connection.close()
-    await rig.open()
+    await (await open_postgres(own_postgres)).close()
 
 
 async def _reload(connection: asyncpg.Connection, setting: str, expected: str) -> None:

@@ -9,7 +9,7 @@ from muniment._flows.tilereader import TileReader
 from muniment.checkpoint import Checkpoint
 from muniment.errors import BadProof, FormatError
 from muniment.hashing import RootHash
-from tests.faults.rigs.mutations import Mirror
+from tests.rigs.suite.mutations import Mirror
 from tests.unit.samples import Logged, SampleLog
 
 SIZE = 600
