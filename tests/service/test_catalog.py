@@ -19,6 +19,7 @@ from muniment.note import SigningKey
 from muniment.policy import Policy
 from muniment_server.access.keys import create_api_key, digest_of_key
 from muniment_server.errors import Refused, SetupError, StoreUnavailable
+from muniment_server.instance import create as creation
 from muniment_server.instance import registry as module
 from muniment_server.instance.create import create_log
 from muniment_server.instance.files import read_key
@@ -203,8 +204,8 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch, Faulty], None]] = {
     "genesis stored, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=False),
     "genesis guarded, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=True),
     "signed, not published": lambda patch, store: store.plan("publish", *[Fault(StoreUnavailable("test"))] * 9),
-    "published, no policy": lambda patch, store: _crash_in(patch, module, "add_to_policy", after=False),
-    "all done but the answer": lambda patch, store: _crash_in(patch, module, "add_to_policy", after=True),
+    "published, no policy": lambda patch, store: _crash_in(patch, creation, "add_to_policy", after=False),
+    "all done but the answer": lambda patch, store: _crash_in(patch, creation, "add_to_policy", after=True),
 }
 
 
