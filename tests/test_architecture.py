@@ -24,6 +24,7 @@ ORDER = {
         "errors",
         "encoding",
         "hashing",
+        "proofs",
         "tiles",
         "tree",
         "note",

@@ -20,7 +20,7 @@ from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
 from muniment.members import expect
 from muniment.note import parse_note
 from muniment.policy import Policy
-from muniment.tree import MAX_PROOF, verify_inclusion
+from muniment.proofs import MAX_PROOF, verify_inclusion
 
 RECEIPT_TYPE = "muniment/receipt@v1"
 TLOG_PROOF_HEADER = "c2sp.org/tlog-proof@v1"

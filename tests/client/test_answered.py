@@ -20,8 +20,8 @@ from muniment.encoding import b64url, parse_b64url
 from muniment.errors import BadProof, FormatError, MunimentError
 from muniment.event import Commitment, event_leaf, format_time, parse_leaf
 from muniment.hashing import LeafHash
+from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import verify_inclusion
 from tests.client.fake_log import NOON, FakeLog
 from tests.unit.strategies import events
 

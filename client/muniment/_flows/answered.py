@@ -18,8 +18,8 @@ from muniment.errors import EventRefused, NotWhatWasSent
 from muniment.event import EventLeaf, may_be_reserved, parse_leaf
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash, node_hash
 from muniment.policy import Policy
+from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import verify_inclusion
 
 _HEAD = 32
 """Characters of a disclosure that spell ``["`` and a salt of 22 characters: 24 bytes, so that what follows is spelled by itself."""
@@ -93,7 +93,7 @@ class Paths:
         self._way: list[bytes] = []  # from that leaf up: by height, the nodes that are complete
 
     def verify(self, index: int, leaf: LeafHash, proof: tuple[bytes, ...]) -> None:
-        """Check that `leaf` is leaf `index`. Raises BadProof exactly when :func:`muniment.tree.verify_inclusion` does."""
+        """Check that `leaf` is leaf `index`. Raises BadProof exactly when :func:`muniment.proofs.verify_inclusion` does."""
         height = (index ^ self._index).bit_length()  # of the lowest node above both leaves
         way = _climb(index, leaf, proof[:height]) if self._meets(index, leaf, proof, height) else []
         if way and way[height] == self._way[height]:

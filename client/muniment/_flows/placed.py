@@ -23,8 +23,8 @@ from muniment.encoding import parse_b64
 from muniment.errors import BadProof, FormatError, NotWhatWasSent, Refused
 from muniment.event import EventLeaf, parse_leaf
 from muniment.hashing import LeafHash, leaf_hash
+from muniment.proofs import root_from_range, verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import root_from_range, verify_inclusion
 
 _RANGES = 4
 """Runs of neighbours that a batch may be in, each of which takes two proofs."""

@@ -16,9 +16,9 @@ from muniment.errors import FormatError, NotWhatWasSent, PolicyNotMet
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash
 from muniment.note import MAX_NOTE, VerifierKey
 from muniment.policy import LogKey, Policy, VerifiedCheckpoint
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt, Verified
 from muniment.tiles import TILE_WIDTH
-from muniment.tree import verify_consistency, verify_inclusion
 
 PAGE_TILES = 3
 """Tiles per page of entries: 768 entries, within the server's limit of 1,000, and no tile is split between pages."""

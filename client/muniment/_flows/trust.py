@@ -29,9 +29,10 @@ from muniment.errors import (
 from muniment.hashing import RootHash
 from muniment.note import parse_note, verify_note
 from muniment.policy import Policy, VerifiedCheckpoint
+from muniment.proofs import verify_consistency
 from muniment.receipt import Receipt
 from muniment.state import State
-from muniment.tree import fold, plan_inclusion, verify_consistency
+from muniment.tree import fold, plan_inclusion
 
 ACCEPTED = 1024
 """Accepted checkpoints kept in memory, so that a stale one is proved only once."""

@@ -18,8 +18,8 @@ from muniment.anchor.proof import BitcoinAttestation, Proof, parse_ots
 from muniment.anchored import AnchoredCheckpoint
 from muniment.errors import AnchorMismatch, BadProof, BadTimestamp, Inconsistent, NoHeader, SourceUnavailable
 from muniment.policy import Policy
+from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import verify_inclusion
 
 if TYPE_CHECKING:
     from muniment.anchor.sources import Found, HeaderSource

@@ -15,21 +15,10 @@ from muniment.errors import BadProof
 from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash, leaf_hash
 from muniment.note import parse_note
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, Tile, encode_bundle, width_at
-from muniment.tree import (
-    Edge,
-    Node,
-    Plan,
-    TileRows,
-    expand,
-    place,
-    plan_consistency,
-    plan_inclusion,
-    plan_root,
-    verify_consistency,
-    verify_inclusion,
-)
+from muniment.tree import Edge, Node, Plan, TileRows, expand, place, plan_consistency, plan_inclusion, plan_root
 from muniment_server.errors import Corrupt, NotFound, Refused
 from muniment_server.read.cache import Cache, Rows
 from muniment_server.read.heads import Heads
