@@ -28,6 +28,9 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def node_hashes(hashes: memoryview) -> bytes:
-    """Return the node hash over each pair of neighbouring 32-byte hashes. Requires whole pairs: a multiple of 64 bytes."""
+    """Return the node hash over each pair of neighbouring 32-byte hashes.
+
+    Requires whole pairs: a multiple of 64 bytes.
+    """
     # To walk through the pairs is faster than to cut them out.
     return b"".join([sha256(b"\x01" + pair).digest() for (pair,) in _PAIR.iter_unpack(hashes)])

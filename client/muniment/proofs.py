@@ -25,7 +25,8 @@ def _check_hashes(*hashes: bytes) -> None:
 def root_from_inclusion(index: int, size: int, leaf: LeafHash, proof: Sequence[bytes]) -> RootHash:
     """Return the root that an inclusion proof implies (RFC 9162 section 2.1.3.2). Compare it with a signed one.
 
-    Requires 0 <= index < size <= 2**63 - 1 and 32-byte hashes. Raises BadProof, also when the proof has the wrong length.
+    Requires 0 <= index < size <= 2**63 - 1 and 32-byte hashes. Raises BadProof, also when the proof has the wrong
+    length.
     """
     if not 0 <= index < size <= MAX_SIZE:
         raise BadProof(f"no leaf {index} in a tree of size {size}")
@@ -58,10 +59,10 @@ def root_from_range(
 ) -> RootHash:
     """Return the root of the tree of `size` in which neighbouring leaves have these hashes, the first at index `first`.
 
-    `before` is the inclusion proof of the first of them, `after` that of the last: what is left of the range comes from the one, and
-    what is right of it from the other; nothing else in them counts. Compare the root with a signed one: then every leaf is proved, for
-    one hash each. Requires 0 <= first, one leaf or more, first + len(leaves) <= size <= 2**63 - 1 and 32-byte hashes. Raises BadProof,
-    also when a proof has the wrong length.
+    `before` is the inclusion proof of the first of them, `after` that of the last: what is left of the range comes from
+    the one, and what is right of it from the other; nothing else in them counts. Compare the root with a signed one:
+    then every leaf is proved, for one hash each. Requires 0 <= first, one leaf or more, first + len(leaves) <= size <=
+    2**63 - 1 and 32-byte hashes. Raises BadProof, also when a proof has the wrong length.
     """
     low, high, end = first, first + len(leaves) - 1, size - 1
     if not 0 <= low <= high <= end < MAX_SIZE:
@@ -88,8 +89,8 @@ def root_from_range(
 def verify_consistency(first: int, second: int, root1: RootHash, root2: RootHash, proof: Sequence[bytes]) -> None:
     """Check that the tree of `second` with `root2` extends that of `first` with `root1` (RFC 9162 section 2.1.4.2).
 
-    Requires 1 <= first <= second <= 2**63 - 1, or first == second == 0. A proof from the empty tree says nothing, so 0 < second
-    with first == 0 is refused; a caller that knows the empty root needs no proof. Raises BadProof.
+    Requires 1 <= first <= second <= 2**63 - 1, or first == second == 0. A proof from the empty tree says nothing, so 0
+    < second with first == 0 is refused; a caller that knows the empty root needs no proof. Raises BadProof.
     """
     if not 0 <= first <= second <= MAX_SIZE:
         raise BadProof(f"no consistency from size {first} to {second}")

@@ -33,12 +33,15 @@ class Node(NamedTuple):
 
 
 TileRows = list[bytearray]
-"""A tile with the inner nodes that are complete: row h holds its nodes of height h within the tile, 32 bytes each, h in [0, 8]."""
+"""A tile with the inner nodes that are complete.
+
+Row h, for h in [0, 8], holds its nodes of height h within the tile, 32 bytes each.
+"""
 
 Lookup = Callable[[Node], bytes]
 
 
-# --- plan ---------------------------------------------------------------------------------------------------------------
+# --- plan -------------------------------------------------------------------------------------------------------------
 
 
 def nodes_of(low: int, high: int) -> list[Node]:
@@ -81,7 +84,10 @@ def plan_root(size: int) -> Plan:
 
 
 def plan_inclusion(index: int, size: int) -> Plan:
-    """Plan PATH(index, D[0:size]) of RFC 6962 section 2.1.1. Requires 0 <= index < size <= 2**63 - 1, else ValueError."""
+    """Plan PATH(index, D[0:size]) of RFC 6962 section 2.1.1.
+
+    Requires 0 <= index < size <= 2**63 - 1, else ValueError.
+    """
     if not 0 <= index < size <= MAX_SIZE:
         raise ValueError(f"no leaf {index} in a tree of size {size}")
     low, high = 0, size
@@ -98,7 +104,10 @@ def plan_inclusion(index: int, size: int) -> Plan:
 
 
 def plan_consistency(first: int, second: int) -> Plan:
-    """Plan PROOF(first, D[0:second]) of RFC 6962 section 2.1.2. Requires 1 <= first <= second <= 2**63 - 1, else ValueError."""
+    """Plan PROOF(first, D[0:second]) of RFC 6962 section 2.1.2.
+
+    Requires 1 <= first <= second <= 2**63 - 1, else ValueError.
+    """
     if not 1 <= first <= second <= MAX_SIZE:
         raise ValueError(f"no consistency proof from size {first} to {second}")
     low, high = 0, second
@@ -116,7 +125,7 @@ def plan_consistency(first: int, second: int) -> Plan:
     return Plan(tuple(reversed(parts)))
 
 
-# --- fetch and fold -----------------------------------------------------------------------------------------------------
+# --- fetch and fold ---------------------------------------------------------------------------------------------------
 
 
 def place(node: Node) -> tuple[int, int, int, int]:
@@ -127,7 +136,10 @@ def place(node: Node) -> tuple[int, int, int, int]:
 
 
 def hash_in(rows: Sequence[bytes | bytearray], row: int, position: int) -> bytes:
-    """Return one 32-byte hash of a tile. Raises AssertionError when the tile is too narrow: the plan was for another size."""
+    """Return one 32-byte hash of a tile.
+
+    Raises AssertionError when the tile is too narrow: the plan was for another size.
+    """
     found = bytes(rows[row][position * HASH_SIZE : (position + 1) * HASH_SIZE])
     if len(found) != HASH_SIZE:
         raise AssertionError(
@@ -154,11 +166,14 @@ def expand(data: bytes) -> TileRows:
     return rows
 
 
-# --- grow ---------------------------------------------------------------------------------------------------------------
+# --- grow -------------------------------------------------------------------------------------------------------------
 
 
 class TileGrowth(NamedTuple):
-    """A tile as an append leaves it: `data` is its first `len(data) // 32` hashes, of which `old_width` were there before."""
+    """A tile as an append leaves it.
+
+    `data` is its first `len(data) // 32` hashes, of which `old_width` were there before.
+    """
 
     level: int
     index: int  # type: ignore[assignment]  # the specification's word; tuple.index is not used
@@ -167,9 +182,9 @@ class TileGrowth(NamedTuple):
 
 
 class Edge:
-    """The right edge of a tree of `size`: for each level, the rows of the tile that is not yet full. Never changed in place.
+    """The right edge of a tree of `size`: for each level, the rows of the tile that is not yet full.
 
-    `levels[l]` has ``(size >> 8*l) % 256`` hashes in row 0.
+    Never changed in place. `levels[l]` has ``(size >> 8*l) % 256`` hashes in row 0.
     """
 
     __slots__ = ("_tails", "levels", "size")
@@ -200,7 +215,10 @@ class Edge:
 
     @property
     def tails(self) -> list[bytes]:
-        """The root over the last ``size % 2**h`` leaves, for each height h in [0, bit length of size]; empty where there are none."""
+        """The root over the last ``size % 2**h`` leaves, for each height h in [0, bit length of size].
+
+        Empty where there are none.
+        """
         if self._tails is None:
             value = b""
             self._tails = [value]
@@ -217,7 +235,10 @@ class Edge:
 
 
 def partial_tiles(size: int) -> list[Tile]:
-    """Return, for each level of the tree of `size`, the tile the next hash goes to; its width is in [0, 255]. Requires size >= 0, else ValueError."""
+    """Return, for each level of the tree of `size`, the tile the next hash goes to; its width is in [0, 255].
+
+    Requires size >= 0, else ValueError.
+    """
     if size < 0:
         raise ValueError(f"no tree has size {size}")
     tiles: list[Tile] = []
@@ -234,7 +255,10 @@ def _new_rows() -> TileRows:
 
 
 class Growth(NamedTuple):
-    """What :func:`grow` made: the new edge, the tiles to store, and the rows of every tile touched, by (level, index)."""
+    """What :func:`grow` made: the new edge, the tiles to store, and the rows of every tile touched.
+
+    `rows` is keyed by (level, index).
+    """
 
     edge: Edge
     tiles: list[TileGrowth]

@@ -1,7 +1,8 @@
-"""Batches whose receipts nobody keeps: where their entries are, each proved to be there as it was sent.
+"""Batches whose receipts the caller does not keep: where their entries are, each proved to be there as it was sent.
 
-Leaves that are neighbours in the log are proved together, by the inclusion proofs of the first and the last: a hash for each leaf
-instead of a way to the root. Where that cannot be done, :mod:`muniment._flows.writes` checks every receipt by itself, and decides.
+Leaves that are neighbours in the log are proved together, by the inclusion proofs of the first and the last: a hash
+for each leaf instead of a way to the root. Where that cannot be done, :mod:`muniment._flows.writes` checks every
+receipt by itself, and decides.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def send_to_place(session: Session, drafts: Sequence[Draft], key: str) -> Flow[R
 
 
 def check_placed(session: Session, drafts: Sequence[Draft], answer: Response) -> Flow[Placed]:
-    """Return where the entries of a batch are, verified. Raises what :func:`muniment._flows.writes.check_batch` raises."""
+    """Return where the entries of a batch are, verified.
+
+    Raises what :func:`muniment._flows.writes.check_batch` raises.
+    """
     value = json_of(answer)
     ranges = writes.ranges_of(value, len(drafts))
     is_event = drafts[0].is_event
@@ -69,7 +73,7 @@ def _of(*receipts: Receipt) -> Placed:
     return Placed([receipt.index for receipt in receipts], max(receipt.tree_size for receipt in receipts))
 
 
-# --- raw leaves ---------------------------------------------------------------------------------------------------------
+# --- raw leaves -------------------------------------------------------------------------------------------------------
 
 
 def _raw(
@@ -92,7 +96,7 @@ def _proof(session: Session, index: int, size: int) -> Flow[_Proof]:
     return fields.proof(json_of((yield from send(request, session.retries))))
 
 
-# --- events -------------------------------------------------------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------------------------------------
 
 
 def _events(
@@ -115,7 +119,10 @@ def _events(
 
 
 def _event_leaves(drafts: Sequence[Draft], receipts: Sequence[dict[str, Any]]) -> list[bytes]:
-    """Return the leaf in each receipt, when it surely commits to the event that was sent; none when one does not. Raises FormatError."""
+    """Return the leaf in each receipt, when it surely commits to the event that was sent; none when one does not.
+
+    Raises FormatError.
+    """
     leaves = []
     for draft, receipt in zip(drafts, receipts, strict=False):
         leaf = parse_b64(members.text(receipt, "leaf"), "leaf")
@@ -127,7 +134,7 @@ def _event_leaves(drafts: Sequence[Draft], receipts: Sequence[dict[str, Any]]) -
     return leaves if len(leaves) == len(drafts) == len(receipts) else []
 
 
-# --- both ---------------------------------------------------------------------------------------------------------------
+# --- both -------------------------------------------------------------------------------------------------------------
 
 
 def _head(session: Session, answer: dict[str, Any]) -> Checkpoint:
@@ -152,7 +159,8 @@ def _prove(
 
 def _are_there(head: Checkpoint, indices: range, hashes: Sequence[LeafHash], before: _Proof, after: _Proof) -> bool:
     try:
-        # What the range leaves out of the first proof is to be right as well: a client reads the tree before it from there.
+        # What the range leaves out of the first proof is to be right as well: a client reads the
+        # tree before it from there.
         verify_inclusion(indices[0], head.size, hashes[0], before, head.root)
         return root_from_range(indices[0], head.size, hashes, before, after) == head.root
     except BadProof:

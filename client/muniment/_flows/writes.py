@@ -47,7 +47,7 @@ def _as_dict(entry: Any) -> Any:
 
 
 def new_key() -> str:
-    """Return an Idempotency-Key that nobody has used."""
+    """Return an Idempotency-Key that no client has used."""
     return str(uuid4())
 
 
@@ -72,7 +72,7 @@ def append(session: Session, draft: Draft, key: str) -> Flow[Receipt]:
     return receipt
 
 
-# --- batches ------------------------------------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -103,15 +103,19 @@ class Batcher:
 
 
 def append_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[list[Receipt]]:
-    """Append entries, all or none, and return their receipts in the order sent. Requires at least one, all of one kind."""
+    """Append entries, all or none, and return their receipts in the order sent.
+
+    Requires at least one, all of one kind.
+    """
     answer = yield from send_batch(session, drafts, key)
     return (yield from check_batch(session, drafts, answer))
 
 
 def send_batch(session: Session, drafts: Sequence[Draft], key: str, *, receipts: bool = True) -> Flow[Response]:
-    """Send a batch until the log answers that it holds it, and return the answer, which proves nothing until it is checked.
+    """Send a batch until the log answers that it holds it, and return the answer.
 
-    Without `receipts` the answer has the indices and the checkpoint alone.
+    The answer proves nothing until it is checked. Without `receipts` the answer has the indices and the checkpoint
+    alone.
     """
     bodies = [draft.body for draft in drafts]
     if drafts[0].is_event:

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 )
 @log_options
 def command(target: Target, file: str, form: str | None, assume: str | None) -> None:
-    """Append every row of FILE, each proof verified. Run it again after a crash or Ctrl-C: nothing is lost or logged twice.
+    """Append every row of FILE, each proof verified.
 
-    An event log takes JSONL (one event a line) or CSV (a header, then one event a row, all values strings); a raw log takes one leaf
-    a line, without its newline. Blank lines are skipped. FILE.muniment-import beside the input remembers how far the import came;
-    when rows were added to FILE since, only those are imported. Stdin (-) cannot be resumed.
+    Run it again after a crash or Ctrl-C: nothing is lost or logged twice. An event log takes JSONL (one event a line)
+    or CSV (a header, then one event a row, all values strings); a raw log takes one leaf a line, without its newline.
+    Blank lines are skipped. FILE.muniment-import beside the input remembers how far the import came; when rows were
+    added to FILE since, only those are imported. Stdin (-) cannot be resumed.
 
     \b
     Examples:

@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 1000
 MAX_BYTES = 2 * 1024 * 1024
 SETTLED = 10.0
-"""Seconds after which a batch that the last run had under way when it ended is surely either logged and published, or lost."""
+"""Seconds after which a batch that was under way when the last run ended is surely logged and published, or lost."""
 
 _REFUSED_FOR_GOOD = {400, 413, 415, 422}
 """Answers to the content of a batch: every earlier attempt at the same bytes was refused too."""
 
 
 def fingerprint(api_key: str | None) -> str:
-    """Return what tells API keys apart without being of use to a thief; "" for none. Idempotency-Keys are scoped to the caller."""
+    """Return what tells API keys apart without being of use to a thief; "" for none.
+
+    Idempotency-Keys are scoped to the caller.
+    """
     return sha256(f"muniment import\n{api_key}".encode()).hexdigest()[:16] if api_key else ""
 
 
 @dataclass(slots=True)
 class Importer:
-    """Imports one file. `state` and `tree_size` are changed by this class alone; `state` is what the file beside the input says."""
+    """Imports one file.
+
+    `state` and `tree_size` are changed by this class alone; `state` is what the file beside the input says.
+    """
 
     client: Client
     info: LogInfo
@@ -107,10 +113,12 @@ class Importer:
         save(self.path, state)
         self.state = state
 
-    # --- batches that were cut off --------------------------------------------------------------------------------------
+    # --- batches that were cut off ------------------------------------------------------------------------------------
 
     def _settle(self, rows: Iterator[Row]) -> list[Row]:
-        """Find out about the batches under way when the last run ended; return the rows read that turn out not to be in the log.
+        """Find out about the batches under way when the last run ended.
+
+        Returns the rows read that turn out not to be in the log.
 
         1. Their bytes are those that were sent.
         2. A raw leaf that is there already is found again by its content; an event by its key, while the key holds.
@@ -158,9 +166,12 @@ class Importer:
                 raise CliError(
                     EXIT_USAGE,
                     "outcome_unknown",
-                    f"rows {self.state.rows + 1} to {self.state.rows + sum(batch.rows for batch in self.state.pending)}, which were"
-                    f" cut off, may or may not be in the log, and entry {entry.index} cannot be read to find out",
-                    "Use an API key with scope read, or say what you know: --cut-off-batch lost (they are logged again).",
+                    f"rows {self.state.rows + 1}"
+                    f" to {self.state.rows + sum(batch.rows for batch in self.state.pending)},"
+                    " which were cut off, may or may not be in the log,"
+                    f" and entry {entry.index} cannot be read to find out",
+                    "Use an API key with scope read, or say what you know:"
+                    " --cut-off-batch lost (they are logged again).",
                 )
             yield None if entry.event is None else strictjson.canonical(entry.event)
 

@@ -59,7 +59,10 @@ class Source:
         return CliError(EXIT_USAGE, code, f"line {max(1, self._line)}: {problem}", line=max(1, self._line))
 
     def rows(self, header: list[str] | None = None) -> Iterator[Row]:
-        """Yield the rows from here on. `header` are the column names of a CSV file that was read past its first line."""
+        """Yield the rows from here on.
+
+        `header` are the column names of a CSV file that was read past its first line.
+        """
         for draft in self._csv(header) if self._form == "csv" else self._plain():
             yield Row(draft, self._end, self._hash.hexdigest())
 

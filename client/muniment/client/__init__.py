@@ -1,7 +1,7 @@
 """The HTTP clients of a log: :class:`Client` blocks, :class:`AsyncClient` is for asyncio. Both believe nothing.
 
-Each method runs a flow of :mod:`muniment._flows` and returns only what that verified. The two classes differ in how a step is
-performed, and in nothing else.
+Each method runs a flow of :mod:`muniment._flows` and returns only what that verified. The two classes differ in how a
+step is performed, and in nothing else.
 """
 
 from muniment._flows.anchors import AnchorFiles, AnchorInfo

@@ -1,8 +1,9 @@
 """Batches in order, the next on its way while the answer to the last is checked.
 
-A batch is sent only once the log has answered the one before, so the log holds them in the order they were read, whatever is lost or
-sent again. Checking an answer is as much work as making it: done while the log is busy with the next batch, it costs no time. At any
-moment there is at most one answer being checked, one batch on its way, and one that was read and waits.
+A batch is sent only once the log has answered the one before, so the log holds them in the order they were read,
+whatever is lost or sent again. Checking an answer is as much work as making it: done while the log is busy with the
+next batch, it costs no time. At any moment there is at most one answer being checked, one batch on its way, and one
+that was read and waits.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ def in_order(
     send: Callable[[list[Draft], str], Response],
     check: Callable[[list[Draft], Response], T],
 ) -> Iterator[T]:
-    """Yield what `check` makes of the answer to each batch. `send` runs in a thread; `batches` is read and `check` runs in that of the caller.
+    """Yield what `check` makes of the answer to each batch.
 
-    An error in reading comes after what was read before is checked. Once an answer fails its check nothing more is read.
+    `send` runs in a thread; `batches` is read and `check` runs in that of the caller. An error in reading comes after
+    what was read before is checked. Once an answer fails its check nothing more is read.
     """
     source = iter(batches)
     under_way: _OnItsWay | None = None
@@ -55,8 +57,8 @@ def _next(source: Iterator[Batch]) -> Batch | Exception | None:
 class _OnItsWay:
     """A batch that a thread is sending.
 
-    A daemon that nobody waits for unless they want the answer: Ctrl-C must not wait for a server that is down. What it leaves
-    behind is what a kill leaves behind, a batch that may or may not be logged.
+    A daemon that the caller waits for only when it wants the answer: Ctrl-C must not wait for a server that is down.
+    What it leaves behind is what a kill leaves behind, a batch that may or may not be logged.
     """
 
     def __init__(self, batch: Batch, send: Callable[[list[Draft], str], Response]) -> None:
@@ -80,7 +82,7 @@ class _OnItsWay:
         raise self._outcome or AssertionError("a thread ended without an outcome")
 
 
-# --- for asyncio --------------------------------------------------------------------------------------------------------
+# --- for asyncio ------------------------------------------------------------------------------------------------------
 
 _UNDER_WAY = 2
 """Batches that were sent and whose receipts were not all taken: one being checked and one on its way."""
@@ -93,7 +95,10 @@ async def in_order_async(
     send: Callable[[list[Draft]], Awaitable[Response]],
     check: Callable[[list[Draft], Response], Awaitable[list[Receipt]]],
 ) -> AsyncGenerator[list[Receipt], None]:
-    """Yield the receipts of each batch as soon as they are checked, also while the source has nothing more. Closes `batches`."""
+    """Yield the receipts of each batch as soon as they are checked, also while the source has nothing more.
+
+    Closes `batches`.
+    """
     answers: asyncio.Queue[_Answered | Exception | None] = asyncio.Queue()
     turns = asyncio.Semaphore(_UNDER_WAY)
     sender = asyncio.create_task(_send_all(batches, send, turns, answers))

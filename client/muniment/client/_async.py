@@ -46,7 +46,7 @@ class AsyncClient(Base):
         async with cls(url, transport=transport, **options) as client:
             return await client._run(reads.first_use(where, client._retries))
 
-    # --- performing steps -----------------------------------------------------------------------------------------------
+    # --- performing steps ---------------------------------------------------------------------------------------------
 
     async def _run(self, flow: Flow[T], call: Deadline | None = None) -> T:
         call = call or self._deadline()
@@ -96,7 +96,7 @@ class AsyncClient(Base):
     ) -> None:
         await self.aclose()
 
-    # --- appending ------------------------------------------------------------------------------------------------------
+    # --- appending ----------------------------------------------------------------------------------------------------
 
     async def append(self, entry: Entryish, *, idempotency_key: str | None = None) -> Receipt:
         """Append an entry and return its verified receipt: see :meth:`Client.append`."""
@@ -111,8 +111,8 @@ class AsyncClient(Base):
     ) -> AsyncIterator[Receipt]:
         """Append entries in batches and yield their receipts, in order: see :meth:`Client.append_many`.
 
-        An asynchronous source is read while a batch is on its way, at most `batch_entries` ahead. A slow one is not waited for: the
-        next batch is what has arrived since the last was answered.
+        An asynchronous source is read while a batch is on its way, at most `batch_entries` ahead. A slow one is not
+        waited for: the next batch is what has arrived since the last was answered.
         """
         batcher = Batcher(batch_entries, batch_bytes)
         source = arriving(entries, batcher) if isinstance(entries, AsyncIterable) else lift(entries, batcher)
@@ -131,7 +131,7 @@ class AsyncClient(Base):
         """Append one batch of drafts, all or none: see :meth:`Client.append_batch`."""
         return await self._run(writes.append_batch(self._session, drafts, idempotency_key or writes.new_key()))
 
-    # --- reading --------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     async def entry(self, index: int) -> Entry:
         """Return the entry at `index`: see :meth:`Client.entry`."""
@@ -174,7 +174,10 @@ class AsyncClient(Base):
         return await self._run(reads.inclusion(self._session, index, leaf_hash, tree_size))
 
     async def consistency(self, since: VerifiedCheckpoint | Receipt | str) -> ConsistencyProof:
-        """Return the proof that the published checkpoint and `since` are of one tree: see :meth:`Client.consistency`."""
+        """Return the proof that the published checkpoint and `since` are of one tree.
+
+        See :meth:`Client.consistency`.
+        """
         return await self._run(reads.consistency(self._session, since))
 
     async def checkpoint(self) -> VerifiedCheckpoint:
@@ -215,7 +218,7 @@ async def _held(lock: asyncio.Lock | asyncio.Semaphore, call: Deadline) -> Async
         lock.release()
 
 
-# --- sources of batches -------------------------------------------------------------------------------------------------
+# --- sources of batches -----------------------------------------------------------------------------------------------
 
 
 async def lift(entries: Iterable[Entryish], batcher: Batcher) -> AsyncGenerator[list[Draft], None]:
