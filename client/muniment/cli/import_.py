@@ -122,12 +122,12 @@ def _stream(target: Target, client: Client, info: LogInfo, form: str) -> None:
 
     rows = Source(sys.stdin.buffer, form).rows()
     first, last, count = None, None, 0
-    keyed = (([row.draft for row in batch], new_key()) for batch in batches(rows, *limits(info)))
+    keyed = (([row.entry for row in batch], new_key()) for batch in batches(rows, *limits(info)))
     try:
-        for placed in client.place_batches(keyed):
-            first = min(*placed.indices, placed.indices[0] if first is None else first)
-            last = max(*placed.indices, placed.indices[0] if last is None else last)
-            count += len(placed.indices)
+        for appended in client.append_without_receipts(keyed):
+            first = min(*appended.indices, appended.indices[0] if first is None else first)
+            last = max(*appended.indices, appended.indices[0] if last is None else last)
+            count += len(appended.indices)
     except CliError as error:
         error.hint = f"{error.hint}\nThe {count} rows before it are in the log.".lstrip()
         raise

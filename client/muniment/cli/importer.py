@@ -85,9 +85,9 @@ class Importer:
     def _append(self, noted: Iterable[Batch]) -> None:
         """Send batches that are in the state, and take each out of it once it is verified."""
         try:
-            for placed in self.client.place_batches(noted):
-                self.tree_size = max(self.tree_size, placed.tree_size)
-                self._done(placed.indices)
+            for appended in self.client.append_without_receipts(noted):
+                self.tree_size = max(self.tree_size, appended.tree_size)
+                self._done(appended.indices)
         except Refused as refused:
             # What was verified is not under way any more, and what follows a refused batch is not sent.
             if refused.status in _REFUSED_FOR_GOOD and refused.code != "idempotency_mismatch":
@@ -102,7 +102,7 @@ class Importer:
             end, key = batch[-1], new_key()
             pending = Pending(end.end, end.digest, len(batch), key, self.tree_size, _now(), self.caller)
             self._save(self.state.begun(pending))
-            yield [row.draft for row in batch], key
+            yield [row.entry for row in batch], key
 
     def _done(self, indices: Sequence[int]) -> None:
         before = self.state.offset
@@ -130,7 +130,7 @@ class Importer:
             if not batch or (batch[-1].end, batch[-1].digest) != (pending.end, pending.digest):  # 1
                 raise self._changed()
             if self.info.kind == "raw" or self._holds(pending):  # 2
-                self._append([([row.draft for row in batch], pending.key)])
+                self._append([([row.entry for row in batch], pending.key)])
             elif (indices := self._find(batch, pending)) is not None:  # 3
                 self._done(indices)
             else:
@@ -151,7 +151,7 @@ class Importer:
         time.sleep(
             SETTLED
         )  # however long ago it was noted: it may have been sent, or sent again, just before the last run ended
-        wanted = [row.draft.body for row in batch]
+        wanted = [row.entry.body for row in batch]
         # Behind what is accounted for: the batch before it may have the same content.
         start = pending.tree_size if self.state.last is None else max(pending.tree_size, self.state.last + 1)
         found = _find_run(wanted, self._bodies(start), start)
@@ -201,7 +201,7 @@ def batches(rows: Iterable[Row], max_entries: int, max_bytes: int) -> Iterator[l
     size = 0
     try:
         for row in rows:
-            length = len(row.draft.body) + 2  # at most: a newline, or the length of a raw leaf
+            length = len(row.entry.body) + 2  # at most: a newline, or the length of a raw leaf
             if batch and (len(batch) == max_entries or size + length > max_bytes):
                 yield batch
                 batch, size = [], 0

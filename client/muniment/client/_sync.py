@@ -11,12 +11,12 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from muniment._flows import anchors, placed, reads, writes
+from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
-from muniment._flows.placed import Placed
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
-from muniment._flows.writes import Batcher, Draft, Entryish
+from muniment._flows.without_receipts import Appended
+from muniment._flows.writes import Batcher, Entryish, PreparedEntry
 from muniment.client._ahead import Batch, in_order
 from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Options, in_vain, log_url, lost
 from muniment.errors import MunimentError
@@ -110,8 +110,8 @@ class Client(Base):
         if idle:
             self._http.close()
 
-    def _send_batch(self, drafts: list[Draft], key: str) -> Response:
-        return self._send(writes.send_batch(self._session, drafts, key))
+    def _send_batch(self, entries: list[PreparedEntry], key: str) -> Response:
+        return self._send(writes.send_batch(self._session, entries, key))
 
     def _send(self, flow: Flow[Response]) -> Response:
         """Send a batch, in a thread of its own.
@@ -129,8 +129,8 @@ class Client(Base):
             if last:
                 self._http.close()
 
-    def _check_batch(self, drafts: list[Draft], answer: Response) -> list[Receipt]:
-        return self._run(writes.check_batch(self._session, drafts, answer))
+    def _check_batch(self, entries: list[PreparedEntry], answer: Response) -> list[Receipt]:
+        return self._run(writes.check_batch(self._session, entries, answer))
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +152,7 @@ class Client(Base):
         Raises EventRefused when the event has no canonical form, NotWhatWasSent when the answer is a
         proof of something else.
         """
-        return self._run(writes.append(self._session, Draft.of(entry), idempotency_key or writes.new_key()))
+        return self._run(writes.append(self._session, PreparedEntry.of(entry), idempotency_key or writes.new_key()))
 
     def append_many(
         self, entries: Iterable[Entryish], *, batch_entries: int = BATCH_ENTRIES, batch_bytes: int = BATCH_BYTES
@@ -165,8 +165,8 @@ class Client(Base):
         error. A caller that takes no more receipts, or gets an answer that is not proved, leaves at most one batch that
         may be logged and is not accounted for.
         """
-        drafts = writes.batches(entries, Batcher(batch_entries, batch_bytes))
-        for receipts in self.append_batches((batch, writes.new_key()) for batch in drafts):
+        batches = writes.batches(entries, Batcher(batch_entries, batch_bytes))
+        for receipts in self.append_batches((batch, writes.new_key()) for batch in batches):
             yield from receipts
 
     def append_batches(self, batches: Iterable[Batch]) -> Iterator[list[Receipt]]:
@@ -177,7 +177,7 @@ class Client(Base):
         """
         return in_order(batches, self._send_batch, self._check_batch)
 
-    def place_batches(self, batches: Iterable[Batch]) -> Iterator[Placed]:
+    def append_without_receipts(self, batches: Iterable[Batch]) -> Iterator[Appended]:
         """As :meth:`append_batches`, for callers that keep no receipts: yield where the entries of each batch are.
 
         They are proved all the same. Neighbours are proved together, and raw leaves need no receipts: that takes a
@@ -185,13 +185,13 @@ class Client(Base):
         """
         return in_order(
             batches,
-            lambda drafts, key: self._send(placed.send_to_place(self._session, drafts, key)),
-            lambda drafts, answer: self._run(placed.check_placed(self._session, drafts, answer)),
+            lambda entries, key: self._send(without_receipts.send_without_receipts(self._session, entries, key)),
+            lambda entries, answer: self._run(without_receipts.check_appended(self._session, entries, answer)),
         )
 
-    def append_batch(self, drafts: list[Draft], *, idempotency_key: str | None = None) -> list[Receipt]:
-        """Append one batch of drafts, all or none, and return their receipts in order. One key covers the batch."""
-        return self._run(writes.append_batch(self._session, drafts, idempotency_key or writes.new_key()))
+    def append_batch(self, entries: list[PreparedEntry], *, idempotency_key: str | None = None) -> list[Receipt]:
+        """Append one batch, all or none, and return its receipts in order. One Idempotency-Key covers the batch."""
+        return self._run(writes.append_batch(self._session, entries, idempotency_key or writes.new_key()))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
