@@ -573,7 +573,8 @@ def test_manual_names_every_metric_and_every_refusal_of_the_guard() -> None:
     for name in {re.sub(r"_(bucket|count|sum)$", "", series) for series in _series()}:
         assert f"`{name}`" in OPERATING
     sources = [
-        ROOT / "service" / "muniment_server" / f"{name}.py" for name in ("guard", "startup", "sequencer", "custody")
+        ROOT / "service" / "muniment_server" / f"{name}.py"
+        for name in ("write/guard", "write/startup", "write/sequencer", "instance/guard_admin")
     ]
     codes = set()
     for source in sources:

@@ -1,6 +1,7 @@
-"""The `anchors` of a receipt: checkpoints that were stamped, and the entry's place in them. Specified in docs/spec/receipt.md section 7.
+"""The `anchors` of a receipt: checkpoints that were stamped, and the entry's place in them.
 
-Only the shape is checked here, without any library; :mod:`muniment.anchor.check` says what an anchor proves.
+They are specified in docs/spec/receipt.md section 7. Only the shape is checked here, without any library;
+:mod:`muniment.anchor.check` says what an anchor proves.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ HEADER_SIZE = 80
 class AnchoredCheckpoint:
     """One member of `anchors` as it stands, nothing verified.
 
-    `checkpoint` is the note whose bytes were stamped, `proof` leads from the receipt's leaf to its root at `tree_size`, `ots` is the
-    detached OpenTimestamps file (at most 65,536 bytes), `height` the block it is said to be anchored in, in [0, 2**28), and `header`
-    the 80 bytes of that block's header or None.
+    `checkpoint` is the note whose bytes were stamped, `proof` leads from the receipt's leaf to its root at `tree_size`,
+    `ots` is the detached OpenTimestamps file (at most 65,536 bytes), `height` the block it is said to be anchored in,
+    in [0, 2**28), and `header` the 80 bytes of that block's header or None.
     """
 
     checkpoint: str

@@ -27,7 +27,10 @@ class Checkpoint:
 
 
 def check_origin(origin: str) -> str:
-    """Return `origin` when one of our logs may be called so: a key name of at most 255 UTF-8 bytes. Raises FormatError."""
+    """Return `origin` when one of our logs may be called so: a key name of at most 255 UTF-8 bytes.
+
+    Raises FormatError.
+    """
     if not is_key_name(origin) or len(origin.encode()) > MAX_ORIGIN:
         raise FormatError(f"an origin is 1 to {MAX_ORIGIN} bytes without white space and plus signs: {origin[:80]!r}")
     return origin

@@ -1,7 +1,7 @@
 """Text forms of numbers and bytes, each with exactly one spelling.
 
-Python's own decoders accept many spellings of one value (``int("1_0")``, ``b64decode("QR==")``). Two spellings of one signed
-value are how verifiers are fooled, so everything here parses by round trip: ``decode(x)`` succeeds only if
+Python's own decoders accept many spellings of one value (``int("1_0")``, ``b64decode("QR==")``). Two spellings of one
+signed value are how verifiers are fooled, so everything here parses by round trip: ``decode(x)`` succeeds only if
 ``encode(decode(x)) == x``.
 """
 

@@ -45,8 +45,8 @@ class FormatError(MunimentError):
 class EventRefused(FormatError):
     """JSON that cannot be an event.
 
-    `code` is stable and machine readable; `pointer` is the RFC 6901 JSON pointer of the offending place ("" is the whole
-    document).
+    `code` is stable and machine readable; `pointer` is the RFC 6901 JSON pointer of the offending place
+    ("" is the whole document).
     """
 
     def __init__(self, code: str, detail: str, pointer: str = "") -> None:
@@ -91,7 +91,8 @@ class Inconsistent(VerificationError):
 class Unproven(VerificationError):
     """The server did not prove two signed checkpoints of one origin consistent. `notes` holds both, older first.
 
-    Not evidence of a fork: a replica that lags, or a log restored from a backup, looks the same. Only the log can tell, by a proof.
+    Not evidence of a fork: a replica that lags, or a log restored from a backup, looks the same. Only the
+    log can tell, by a proof.
     """
 
     def __init__(self, detail: str, notes: tuple[str, str]) -> None:
@@ -112,7 +113,10 @@ class NoHeader(MunimentError):
 
 
 class SourceUnavailable(MunimentError):
-    """A source of Bitcoin headers is not reachable, answers nonsense, or explorers disagree. Says nothing about the anchor."""
+    """A source of Bitcoin headers is not reachable, answers nonsense, or explorers disagree.
+
+    Says nothing about the anchor.
+    """
 
 
 class BadTimestamp(FormatError):

@@ -1,8 +1,9 @@
 """Events: JSON objects whose members can be opened or erased one by one. Specified in docs/spec/event.md.
 
-Each top-level member becomes a *disclosure* (as in RFC 9901): base64url of the canonical JSON array [salt, name, value]. The
-*commitment object* maps each name to the digest of its disclosure, and the *leaf* holds one hash of the commitment object and the
-time of logging. So a leaf is small, says nothing but the time, and the tree survives the erasure of anything it commits to.
+Each top-level member becomes a *disclosure* (as in RFC 9901): base64url of the canonical JSON array [salt, name,
+value]. The *commitment object* maps each name to the digest of its disclosure, and the *leaf* holds one hash of the
+commitment object and the time of logging. So a leaf is small, says nothing but the time, and the tree survives the
+erasure of anything it commits to.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ _STARTS = b"{ \t\r\n\xef\x00\xfe\xff"
 
 
 def parse_event(data: bytes) -> dict[str, Any]:
-    """Return the event in `data`: a non-empty JSON object of at most 256 members, strict I-JSON. Raises EventRefused."""
+    """Return the event in `data`: a non-empty JSON object of at most 256 members, strict I-JSON.
+
+    Raises EventRefused.
+    """
     return check_event(strictjson.parse(data))
 
 
@@ -75,7 +79,7 @@ def canonical_text(data: bytes) -> bytes:
     return form
 
 
-# --- disclosures and commitment -----------------------------------------------------------------------------------------
+# --- disclosures and commitment ---------------------------------------------------------------------------------------
 
 
 def salt_of(seed: bytes, name: str) -> str:
@@ -165,7 +169,7 @@ class Commitment:
         return opened
 
 
-# --- leaves -------------------------------------------------------------------------------------------------------------
+# --- leaves -----------------------------------------------------------------------------------------------------------
 
 
 def format_time(milliseconds: int) -> str:
@@ -200,9 +204,10 @@ def genesis_leaf(origin: str, kind: str, vkeys: list[str], logged_at: str) -> by
 
 
 def anchor_leaf(tree_size: int, digest: bytes, block: dict[str, Any], logged_at: str) -> bytes:
-    """Return the leaf that records a confirmed anchor: the SHA-256 `digest` of the stamped checkpoint of `tree_size`, and its block.
+    """Return the leaf that records a confirmed anchor: its checkpoint, and its block.
 
-    `block` has the members ``hash`` (hex, as people see it), ``height`` and ``time`` (Unix seconds, by the header).
+    `digest` is the SHA-256 of the stamped checkpoint, which is of `tree_size`. `block` has the members ``hash`` (hex,
+    as people see it), ``height`` and ``time`` (Unix seconds, by the header).
     """
     anchor = {"block": block, "checkpoint_sha256": digest.hex(), "tree_size": tree_size}
     return strictjson.canonical({"anchor": anchor, "logged_at": logged_at, "typ": ANCHOR_TYPE})
@@ -257,9 +262,9 @@ def may_be_reserved(leaf: bytes) -> bool:
 
 
 def may_any_be_reserved(leaves: Iterable[bytes]) -> bool:
-    """Tell whether :func:`may_be_reserved` is True for one of these leaves, with a call only for those that look like JSON.
+    """Tell whether :func:`may_be_reserved` is True for one of these leaves.
 
-    Requires leaves of one byte or more.
+    It is called only for those that look like JSON. Requires leaves of one byte or more.
     """
     return any([leaf[0] in _STARTS and may_be_reserved(leaf) for leaf in leaves])
 
@@ -267,7 +272,8 @@ def may_any_be_reserved(leaves: Iterable[bytes]) -> bool:
 def claims_reserved_type(leaf: bytes) -> bool:
     """Tell whether a JSON reader, however lenient, could take `leaf` for one of the log's own entries.
 
-    Used to refuse submissions: a `typ`, in capitals too, that starts with ``muniment/`` anywhere among duplicate names counts.
+    Used to refuse submissions: a `typ`, in capitals too, that starts with ``muniment/`` anywhere
+    among duplicate names counts.
     """
     if not may_be_reserved(leaf):
         return False

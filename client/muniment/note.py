@@ -1,7 +1,7 @@
 """C2SP signed-note: texts with Ed25519 signature lines, and the keys that make and check them.
 
-A note is a text that ends in a newline, an empty line, and one or more signature lines ``— <name> <base64(key id || signature)>``.
-What is signed is the text with its final newline and without the empty line.
+A note is a text that ends in a newline, an empty line, and one or more signature lines ``— <name> <base64(key id ||
+signature)>``. What is signed is the text with its final newline and without the empty line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _KEY_NAME = re.compile(r"[^\s+\x00-\x1f\ud800-\udfff]+")
 _BAD_CHARACTER = re.compile("[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 
 _P = 2**255 - 19
-# The eight points whose order divides 8, as y coordinates: with such a "key" anyone can sign (RFC 8032 section 5.1.7, note).
+# The eight points whose order divides 8, as y coordinates: with such a "key" anyone can sign (RFC
+# 8032 section 5.1.7, note).
 _Y8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
 _SMALL_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
@@ -122,7 +123,7 @@ class VerifierKey:
             raise FormatError(f"not a key name: {self.name[:80]!r}")
         if len(self.public_key) != 32:
             raise FormatError(f"an Ed25519 key has 32 bytes, not {len(self.public_key)}")
-        # A key of small order accepts signatures nobody made; one with y >= p has a second spelling.
+        # A key of small order accepts signatures that no signer made; one with y >= p has a second spelling.
         if _is_weak(self.public_key):
             raise FormatError("Ed25519 key is of small order or not canonical")
 
@@ -158,7 +159,10 @@ class VerifierKey:
 
 
 class SigningKey:
-    """An Ed25519 private key with its name: ``PRIVATE+KEY+<name>+<key id>+<base64(type || seed)>``. Never prints itself."""
+    """An Ed25519 private key with its name: ``PRIVATE+KEY+<name>+<key id>+<base64(type || seed)>``.
+
+    Never prints itself.
+    """
 
     __slots__ = ("_private", "_seed", "vkey")
 
@@ -174,7 +178,10 @@ class SigningKey:
 
     @classmethod
     def parse(cls, text: str) -> SigningKey:
-        """Return the key in the text of a key file, without its final newline. Raises FormatError, never quoting the key."""
+        """Return the key in the text of a key file, without its final newline.
+
+        Raises FormatError, never quoting the key.
+        """
         parts = text.split("+", 4)
         if len(parts) != 5 or parts[:2] != ["PRIVATE", "KEY"]:
             raise FormatError("not a signing key (PRIVATE+KEY+name+id+key)")

@@ -113,7 +113,10 @@ class Policy:
 
 @lru_cache(64)
 def _verify(policy: Policy, note: str | bytes) -> VerifiedCheckpoint:
-    """See :meth:`Policy.verify`. The receipts of a batch hold one and the same note, and a signature costs ten proofs to check."""
+    """See :meth:`Policy.verify`.
+
+    The receipts of a batch hold one and the same note, and a signature costs ten proofs to check.
+    """
     parsed = parse_note(note)
     checkpoint = parse_checkpoint(parsed.text)
     keys = [log.vkey for log in policy.logs if log.vkey.name == checkpoint.origin]

@@ -1,6 +1,7 @@
 """Receipts: what proves one entry by itself, offline. Specified in docs/spec/receipt.md.
 
-Two forms: JSON ``muniment/receipt@v1`` with everything, and C2SP ``tlog-proof@v1`` text with the leaf as its extra data.
+Two forms: JSON ``muniment/receipt@v1`` with everything, and C2SP ``tlog-proof@v1`` text with the leaf as its extra
+data.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
 from muniment.members import expect
 from muniment.note import parse_note
 from muniment.policy import Policy
-from muniment.tree import MAX_PROOF, verify_inclusion
+from muniment.proofs import MAX_PROOF, verify_inclusion
 
 RECEIPT_TYPE = "muniment/receipt@v1"
 TLOG_PROOF_HEADER = "c2sp.org/tlog-proof@v1"
@@ -30,8 +31,8 @@ TLOG_PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 class Verified:
     """What a receipt proved: the leaf at `index` of `checkpoint`'s log, and what of an event was opened.
 
-    `entry` is an EventLeaf, an OwnLeaf, or None for a raw leaf. `hidden` names the members that the receipt does not open; an
-    event receipt is complete when there are none.
+    `entry` is an EventLeaf, an OwnLeaf, or None for a raw leaf. `hidden` names the members that the receipt does not
+    open; an event receipt is complete when there are none.
     """
 
     checkpoint: Checkpoint
@@ -98,7 +99,7 @@ class Receipt:
         opened = self.commitment.open(list(self.disclosures or ()))
         return opened, tuple(sorted(set(self.commitment.members) - set(opened)))
 
-    # --- JSON -----------------------------------------------------------------------------------------------------------
+    # --- JSON ---------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``muniment/receipt@v1`` value."""
@@ -157,7 +158,7 @@ class Receipt:
             anchors=tuple(map(AnchoredCheckpoint.from_json, anchors)),
         )
 
-    # --- C2SP tlog-proof ------------------------------------------------------------------------------------------------
+    # --- C2SP tlog-proof ----------------------------------------------------------------------------------------------
 
     def to_tlog_proof(self) -> str:
         """Return C2SP tlog-proof text; commitment and disclosures have no place in it."""

@@ -1,7 +1,7 @@
 """The last checkpoint seen of each log: what lets a client notice that a log was rewritten between two visits.
 
-A state holds one note per origin and replaces it only by compare and swap, so that two clients that share it never lose what one
-of them saw. Damage to the memory raises :class:`~muniment.errors.StateError`: it says nothing about any log.
+A state holds one note per origin and replaces it only by compare and swap, so that two clients that share it never lose
+what one of them saw. Damage to the memory raises :class:`~muniment.errors.StateError`: it says nothing about any log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class State(Protocol):
     def swap(self, origin: str, expected: str | None, note: str) -> bool:
         """Make `note` the one of `origin` if the present one is still `expected`; tell whether it was.
 
-        When it returns True, every later get of any client of this state sees `note`, also after a crash. Raises StateError.
+        When it returns True, every later get of any client of this state sees `note`, also after a
+        crash. Raises StateError.
         """
         ...
 
@@ -66,8 +67,8 @@ class MemoryState:
 class FileState:
     """Remembers in a JSON file, shared by the processes that name it.
 
-    The file is replaced as a whole (written beside, fsynced, renamed, folder fsynced) under a lock on ``<path>.lock``: a crash
-    leaves the old content or the new, and two processes never overwrite each other.
+    The file is replaced as a whole (written beside, fsynced, renamed, folder fsynced) under a lock on ``<path>.lock``:
+    a crash leaves the old content or the new, and two processes never overwrite each other.
     """
 
     blocking: ClassVar[bool] = True
@@ -94,7 +95,7 @@ class FileState:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # A lock file of its own: the state file is replaced, and a lock on a replaced file holds nobody back.
+        # A lock file of its own: the state file is replaced, and a lock on a replaced file holds no other process back.
         with open(f"{self.path}.lock", "w") as lock:  # noqa: PTH123 - a name derived by suffix
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -110,7 +111,8 @@ class FileState:
         notes = _parse(data)
         if notes is None:
             raise StateError(
-                f"{self.path} is damaged; this says nothing about any log. Move the file away to start with an empty memory"
+                f"{self.path} is damaged; this says nothing about any log."
+                " Move the file away to start with an empty memory"
             )
         return notes
 

@@ -1,10 +1,12 @@
 """Strict I-JSON (RFC 7493) in, RFC 8785 canonical JSON out.
 
-``json.loads`` keeps the last of two equal names, takes NaN, turns 1e400 into infinity and lets lone surrogates through. Whatever
-is hashed must mean one thing to everybody, so all of that is refused here, with a JSON pointer to the place.
+``json.loads`` keeps the last of two equal names, takes NaN, turns 1e400 into infinity and lets lone
+surrogates through. Whatever is hashed must mean one thing to every reader, so all of that is refused here,
+with a JSON pointer to the place.
 
-Both directions have a short way for what is plain: names in ASCII, no numbers with a point. The standard library's encoder then writes
-the RFC 8785 form, and a text that equals what it writes has no surprises. Tests hold the two ways together.
+Both directions have a short way for what is plain: names in ASCII, no numbers with a point. The standard
+library's encoder then writes the RFC 8785 form, and a text that equals what it writes has no surprises. Tests
+hold the two ways together.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ _LENIENT = _decoder(strict=False)
 def parse(data: bytes) -> Any:
     """Return the JSON value in `data`. Raises EventRefused with a code and the JSON pointer of what is wrong.
 
-    Codes: invalid_utf8, invalid_json, duplicate_name, invalid_number, number_range, lone_surrogate, noncharacter, too_deep.
+    Codes: invalid_utf8, invalid_json, duplicate_name, invalid_number, number_range, lone_surrogate, noncharacter,
+    too_deep.
     """
     plain = _parse_plain(data, _AS_OTHERS_WRITE)
     return _parse_strictly(data) if plain is None else plain[0]
@@ -104,7 +107,10 @@ def _parse_strictly(data: bytes) -> Any:
 
 
 def parse_canonical(data: bytes) -> Any:
-    """Return the JSON value in `data`, whose RFC 8785 form `data` must be. Raises EventRefused as :func:`parse`, and FormatError."""
+    """Return the JSON value in `data`, whose RFC 8785 form `data` must be.
+
+    Raises EventRefused as :func:`parse`, and FormatError.
+    """
     plain = _parse_plain(data)
     if plain is not None:
         return plain[0]
@@ -193,7 +199,8 @@ def _number(value: _Number, pointer: str) -> int | float:
     if not is_float and len(literal) <= 15:
         return int(literal)
     double = float(literal)  # infinite when out of range, never an error
-    # Next to the limit a literal beyond it may round to the limit. Comparing is exact; abs() would round to the caller's context.
+    # Next to the limit a literal beyond it may round to the limit. Comparing is exact; abs() would round
+    # to the caller's context.
     if abs(double) > MAX_NUMBER or (abs(double) == MAX_NUMBER and Decimal(literal).copy_abs() > MAX_NUMBER):
         raise EventRefused(
             "number_range",
@@ -215,8 +222,9 @@ def escape(name: str) -> str:
 def canonical(value: Any) -> bytes:
     """Return the RFC 8785 form of a value.
 
-    Raises EventRefused when it has none (a set, NaN, an integer beyond 2^53-1, a name that is no string). The limits of
-    :func:`parse` are not repeated here: values that did not come from it go through it afterwards, as in `canonical_event`.
+    Raises EventRefused when it has none (a set, NaN, an integer beyond 2^53-1, a name that is no string). The
+    limits of :func:`parse` are not repeated here: values that did not come from it go through it afterwards,
+    as in `canonical_event`.
     """
     try:
         return _PLAIN.encode(value).encode() if _is_plain(value, 1) else rfc8785.dumps(value)
@@ -227,7 +235,10 @@ def canonical(value: Any) -> bytes:
 
 
 def canonical_plain(value: Any) -> bytes | None:
-    """Return the RFC 8785 form of a value that is plain and all in ASCII, so that :func:`parse` takes it; None for any other."""
+    """Return the RFC 8785 form of a value that is plain and all in ASCII; None for any other.
+
+    :func:`parse` takes what it returns.
+    """
     try:
         text = _PLAIN.encode(value) if _is_plain(value, 1) else "\x80"
     except RecursionError:  # a nesting without end
@@ -238,8 +249,9 @@ def canonical_plain(value: Any) -> bytes | None:
 def lenient_members(data: bytes) -> list[tuple[str, Any]]:
     """Return the top-level (name, value) pairs of a JSON object, duplicates included; none for another JSON value.
 
-    As lenient as common readers are (a byte order mark, UTF-16, NaN, big numbers, control characters, anything after the
-    object): for recognising, never for accepting. Raises EventRefused: invalid_json, or too_deep, where other readers may see more.
+    As lenient as common readers are (a byte order mark, UTF-16, NaN, big numbers, control characters, anything
+    after the object): for recognising, never for accepting. Raises EventRefused: invalid_json, or too_deep, where
+    other readers may see more.
     """
     try:
         value, _ = _LENIENT.raw_decode(data.decode(json.detect_encoding(data), "replace").strip())

@@ -1,6 +1,7 @@
 """C2SP tlog-tiles: tile coordinates, their one canonical path, and entry bundles.
 
-A tile is 256 hashes wide. Hash i of tile n at level l is the root of the leaves [(n*256+i) * 256**l, (n*256+i+1) * 256**l).
+A tile is 256 hashes wide. Hash i of tile n at level l is the root of the leaves [(n*256+i) * 256**l, (n*256+i+1) *
+256**l).
 """
 
 from __future__ import annotations
@@ -31,14 +32,20 @@ class Tile(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """Coordinates of an entry bundle: index >= 0, width in [1, 256]. It holds the leaves of the level 0 tile of that index."""
+    """Coordinates of an entry bundle: index >= 0, width in [1, 256].
+
+    It holds the leaves of the level 0 tile of that index.
+    """
 
     index: int  # type: ignore[assignment]  # the specification's word; tuple.index is not used
     width: int = TILE_WIDTH
 
 
 def width_at(level: int, index: int, size: int) -> int:
-    """Return how many hashes the tile (level, index) has in the tree of `size`: in [0, 256]; 0 means it does not exist."""
+    """Return how many hashes the tile (level, index) has in the tree of `size`, in [0, 256].
+
+    0 means that it does not exist.
+    """
     return max(0, min(TILE_WIDTH, (size >> (8 * level)) - index * TILE_WIDTH))
 
 
@@ -91,7 +98,10 @@ def _format(parsed: Tile | Bundle) -> str:
 
 
 def encode_bundle(leaves: Sequence[bytes]) -> bytes:
-    """Return the concatenation of uint16 big-endian length || leaf. Raises FormatError when a leaf is longer than 65,535 bytes."""
+    """Return the concatenation of uint16 big-endian length || leaf.
+
+    Raises FormatError when a leaf is longer than 65,535 bytes.
+    """
     parts: list[bytes] = []
     for leaf in leaves:
         if len(leaf) > MAX_ENTRY:
@@ -106,7 +116,10 @@ def decode_bundle(data: bytes) -> list[bytes]:
 
 
 def iter_bundle(data: bytes) -> Iterator[bytes]:
-    """Yield the leaves of a bundle. Raises FormatError, after the leaves before, when the bytes do not end exactly after a leaf."""
+    """Yield the leaves of a bundle.
+
+    Raises FormatError, after the leaves before, when the bytes do not end exactly after a leaf.
+    """
     size = len(data)
     at = count = 0
     while at < size:

@@ -1,7 +1,7 @@
 """Offline verification, told to people and machines: what a receipt proves, and what it does not.
 
-:meth:`muniment.receipt.Receipt.verify` decides; this module says in words what its decision means. It needs a receipt and a policy
-and nothing else: no network, no clock, no server.
+:meth:`muniment.receipt.Receipt.verify` decides; this module says in words what its decision means. It needs a receipt
+and a policy and nothing else: no network, no clock, no server.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a receipt proved under a policy. Made by :func:`verify_receipt` alone, so holding one means the checks passed.
+    """What a receipt proved under a policy.
 
-    `signers` are ``name+keyid`` of the policy's keys that signed the checkpoint. `typ` is the type of the leaf, or "raw".
-    `logged_at` is in milliseconds since 1970 UTC, by the log's own clock; None for a raw leaf. `anchors` is what the receipt's anchors
-    showed, in their order; None when they were not checked.
+    Made by :func:`verify_receipt` alone, so holding one means the checks passed. `signers` are ``name+keyid`` of the
+    policy's keys that signed the checkpoint. `typ` is the type of the leaf, or "raw". `logged_at` is in milliseconds
+    since 1970 UTC, by the log's own clock; None for a raw leaf. `anchors` is what the receipt's anchors showed, in
+    their order; None when they were not checked.
     """
 
     verified: Verified
@@ -108,8 +109,8 @@ def limits_text(limits: Iterable[Limit]) -> str:
 def verify_receipt(receipt: Receipt, policy: Policy, anchors: Sequence[AnchorCheck] | None = None) -> Report:
     """Return what `receipt` proves when `policy` alone is trusted.
 
-    `anchors` is what :mod:`muniment.anchor.check` found of the receipt's anchors, when they were checked. Raises FormatError,
-    BadSignature, PolicyNotMet, BadProof or BadDisclosure.
+    `anchors` is what :mod:`muniment.anchor.check` found of the receipt's anchors, when they were checked. Raises
+    FormatError, BadSignature, PolicyNotMet, BadProof or BadDisclosure.
     """
     verified = receipt.verify(policy)
     typ, logged_at = _describe(verified.entry)
@@ -124,7 +125,10 @@ def failure_json(error: MunimentError) -> dict[str, Any]:
 
 
 def code_of(error: MunimentError) -> str:
-    """Return the stable, machine-readable code of an error: its own, the server's, or the name of its class in snake_case."""
+    """Return the stable, machine-readable code of an error.
+
+    Its own, the server's, or the name of its class in snake_case.
+    """
     if isinstance(error, EventRefused | Refused | Unavailable) and error.code:
         return error.code
     name = type(error).__name__
@@ -179,9 +183,9 @@ def _limits(verified: Verified) -> list[Limit]:
     limits = [
         Limit(
             "unpublished",
-            "that anybody else was shown this tree: no witness cosigned the checkpoint, and a receipt cannot tell whether it was"
-            " published. It is the operator's signed promise until a consistency proof ties it to a published, cosigned or"
-            " anchored checkpoint (muniment consistency --since RECEIPT).",
+            "that anybody else was shown this tree: no witness cosigned the checkpoint, and a receipt cannot tell"
+            " whether it was published. It is the operator's signed promise until a consistency proof ties it to a"
+            " published, cosigned or anchored checkpoint (muniment consistency --since RECEIPT).",
         )
     ]
     if verified.hidden:
@@ -206,8 +210,8 @@ def _time_limits(verified: Verified, receipt: Receipt, anchors: tuple[AnchorChec
         limits.append(
             Limit(
                 "anchored",
-                "when the entry was made, or that this tree is the only one. An anchor shows that both existed by a time; an"
-                " operator can have two trees anchored.",
+                "when the entry was made, or that this tree is the only one. An anchor shows that both existed by a"
+                " time; an operator can have two trees anchored.",
             )
         )
     return limits

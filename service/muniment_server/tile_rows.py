@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from muniment.hashing import HASH_SIZE, node_hash
-from muniment.tree import MAX_PROOF, hash_in
+from muniment.proofs import MAX_PROOF
+from muniment.tree import hash_in
 
 CachedRows = tuple[bytes, bytes]
 """Rows 4 and 6 of a full tile: 640 bytes that spare most of the 247 hashes it takes to prove one of its hashes."""

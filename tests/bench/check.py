@@ -15,9 +15,9 @@ import httpx
 from muniment import strictjson
 from muniment.hashing import HASH_SIZE, RootHash, leaf_hash
 from muniment.policy import Policy
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt
 from muniment.tiles import TILE_WIDTH, decode_bundle
-from muniment.tree import verify_consistency, verify_inclusion
 from tests.bench.plan import Workload
 from tests.live import command, environment
 

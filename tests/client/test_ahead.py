@@ -11,7 +11,7 @@ import pytest
 
 from muniment import Client
 from muniment._flows.steps import Response
-from muniment._flows.writes import Draft
+from muniment._flows.writes import PreparedEntry
 from muniment.client._ahead import Batch, in_order
 from tests.client.colours import QUICK
 from tests.client.fake_log import URL, FakeLog
@@ -37,16 +37,16 @@ class Diary:
     def source(self, count: int) -> Iterator[Batch]:
         for n in range(count):
             self.note(f"read {n}")
-            yield [Draft(b"%d" % n, is_event=False)], str(n)
+            yield [PreparedEntry(b"%d" % n, is_event=False)], str(n)
         self.note("end")
 
-    def send(self, drafts: list[Draft], key: str) -> Response:
+    def send(self, drafts: list[PreparedEntry], key: str) -> Response:
         assert drafts[0].body == key.encode()
         self.note(f"send {key}")
         self.note(f"answered {key}")
         return OK
 
-    def check(self, drafts: list[Draft], answer: Response) -> list[Any]:
+    def check(self, drafts: list[PreparedEntry], answer: Response) -> list[Any]:
         assert answer is OK
         self.note(f"check {drafts[0].body.decode()}")
         return [drafts[0].body]
@@ -74,12 +74,12 @@ def test_each_batch_is_sent_after_the_answer_to_the_one_before() -> None:
 def test_the_next_is_on_its_way_while_an_answer_is_checked() -> None:
     diary, sent = Diary(), threading.Event()
 
-    def send(drafts: list[Draft], key: str) -> Response:
+    def send(drafts: list[PreparedEntry], key: str) -> Response:
         if key == "1":
             sent.set()
         return diary.send(drafts, key)
 
-    def check(drafts: list[Draft], answer: Response) -> list[Any]:
+    def check(drafts: list[PreparedEntry], answer: Response) -> list[Any]:
         assert sent.wait(PATIENCE), "the second batch is sent while the first is checked"
         return diary.check(drafts, answer)
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from muniment import event, strictjson
 from muniment._flows import answered
 from muniment._flows.answered import Paths, Receipts, check_sent, opened_digest
-from muniment._flows.writes import Draft
+from muniment._flows.writes import PreparedEntry
 from muniment.encoding import b64url, parse_b64url
 from muniment.errors import BadProof, FormatError, MunimentError
 from muniment.event import Commitment, event_leaf, format_time, parse_leaf
 from muniment.hashing import LeafHash
+from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import verify_inclusion
 from tests.client.fake_log import NOON, FakeLog
 from tests.unit.strategies import events
 
@@ -140,7 +140,7 @@ def assert_alike(log: FakeLog, receipts: Receipts, body: bytes, receipt: Receipt
 @given(st.lists(events, min_size=2, max_size=3))
 def test_any_event_and_any_lie_about_it(sent: list[dict[str, Any]]) -> None:
     log = FakeLog()
-    bodies = [Draft.of(value).body for value in sent]
+    bodies = [PreparedEntry.of(value).body for value in sent]
     indices = log.add_events([strictjson.parse(body) for body in bodies])
     receipts = Receipts(log.policy)
     found = [log.receipt(index) for index in indices]

@@ -18,7 +18,7 @@ import pytest
 
 from muniment import AsyncClient, Client
 from muniment._flows.steps import Exclusive, Flow, Request, Retries
-from muniment._flows.writes import Draft
+from muniment._flows.writes import PreparedEntry
 from muniment.client._http import CONNECTIONS
 from muniment.errors import MunimentError, Unavailable, Unreachable
 from tests.client.cli_runner import Cli
@@ -72,7 +72,7 @@ def test_a_large_request_that_is_not_read_or_slowly(colours: Colours, at_a_time:
         while part := peer.socket.recv(65_536):  # the client hung up behind all that it sent
             read.append(len(part))
 
-    drafts = [Draft(bytes([n]) * 60_000, is_event=False) for n in range(240)]
+    drafts = [PreparedEntry(bytes([n]) * 60_000, is_event=False) for n in range(240)]
     little = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 262_144)]  # so that there is room for more of it again and again
     with hostile(script, tls=tls, window=262_144) as server, soon():
         transport = tls_transport(colours, socket_options=little)
@@ -352,7 +352,7 @@ def test_a_large_request_that_is_read_slowly_arrives(colours: Colours, tls: bool
     def script(peer: Peer) -> None:
         whole(Slow(peer.socket, peer._over))
 
-    drafts = [Draft(bytes([n]) * 60_000, is_event=False) for n in range(100)]
+    drafts = [PreparedEntry(bytes([n]) * 60_000, is_event=False) for n in range(100)]
     with hostile(script, tls=tls, window=65_536) as server:
         transport = tls_transport(colours) if tls else None
         client = colours.client(policy=log.policy, url=server.url, timeout=PATIENCE, transport=transport)

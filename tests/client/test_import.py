@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 import muniment.client._sync
-from muniment._flows import placed
+from muniment._flows import without_receipts
 from muniment.cli import importer
 from muniment.cli.import_state import state_path
 from tests.client.cli_runner import Cli
@@ -124,8 +124,10 @@ class Points:
         self._crashed = False
         self._lock = threading.Lock()
         monkeypatch.setattr(importer, "save", self._around(importer.save))
-        monkeypatch.setattr(placed, "send_to_place", self._around_flow(placed.send_to_place))
-        monkeypatch.setattr(placed, "check_placed", self._around_flow(placed.check_placed))
+        monkeypatch.setattr(
+            without_receipts, "send_without_receipts", self._around_flow(without_receipts.send_without_receipts)
+        )
+        monkeypatch.setattr(without_receipts, "check_appended", self._around_flow(without_receipts.check_appended))
 
     def arm(self, left: int) -> None:
         """Crash at the point with `left` others before it; never when negative. Whatever a crash left running has ended then."""
@@ -222,7 +224,7 @@ def test_a_server_that_goes_away(cli: Cli, log: FakeLog, here: Path, fault: Any)
 
 def test_ctrl_c(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(here / "rows.jsonl")
-    real, calls = placed.check_placed, 0
+    real, calls = without_receipts.check_appended, 0
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -232,7 +234,7 @@ def test_ctrl_c(cli: Cli, log: FakeLog, here: Path, monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(placed, "check_placed", interrupted)
+    monkeypatch.setattr(without_receipts, "check_appended", interrupted)
     done = cli("import", "rows.jsonl", "--json")
     assert (done.code, done.error["rows"]) == (130, 5)
     assert cli("import", "rows.jsonl").code == 0
@@ -269,7 +271,7 @@ def test_a_process_killed_again_and_again(log: FakeLog, here: Path, sig: signal.
 def crash_with_two_under_way(cli: Cli, monkeypatch: pytest.MonkeyPatch, happened: int) -> None:
     """Import, and crash with the second and third batch under way, of which the first `happened` are in the log."""
     sent, checked, third_sent = 0, 0, threading.Event()
-    real_send, real_check = placed.send_to_place, placed.check_placed
+    real_send, real_check = without_receipts.send_without_receipts, without_receipts.check_appended
 
     def send(*args: Any) -> Any:
         nonlocal sent
@@ -292,8 +294,8 @@ def crash_with_two_under_way(cli: Cli, monkeypatch: pytest.MonkeyPatch, happened
         return (yield from real_check(*args))
 
     with monkeypatch.context() as patched:
-        patched.setattr(placed, "send_to_place", send)
-        patched.setattr(placed, "check_placed", check)
+        patched.setattr(without_receipts, "send_without_receipts", send)
+        patched.setattr(without_receipts, "check_appended", check)
         with pytest.raises(Crash):
             cli("import", "rows.jsonl")
 

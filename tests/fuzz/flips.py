@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from muniment.errors import BadProof
-from muniment.tree import verify_consistency, verify_inclusion
+from muniment.proofs import verify_consistency, verify_inclusion
 from tests.fuzz.target import Broken
 from tests.oracle import byte_tree, flip
 

@@ -25,9 +25,9 @@ from muniment.event import (
 )
 from muniment.note import SigningKey, VerifierKey, parse_note, verify_note
 from muniment.policy import Policy
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt
 from muniment.tiles import Tile, decode_bundle, encode_bundle, format_bundle, format_tile, parse_tile_path
-from muniment.tree import verify_consistency, verify_inclusion
 from tests.fuzz.target import TARGETS, Target, expect, fuzzed
 from tests.oracle import Consistency, Inclusion, byte_tree, spoil_consistency, spoil_inclusion
 from tests.unit.samples import KEY, ORIGIN, POLICY, event_log, policy_of, raw_log

@@ -15,8 +15,8 @@ from muniment.checkpoint import Checkpoint
 from muniment.event import EventLeaf, parse_leaf
 from muniment.hashing import RootHash, leaf_hash
 from muniment.policy import Policy
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt, Verified
-from muniment.tree import verify_consistency, verify_inclusion
 from muniment_server.web import openapi
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES

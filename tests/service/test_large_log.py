@@ -10,8 +10,8 @@ import pytest
 
 from muniment.hashing import LeafHash, RootHash
 from muniment.policy import LogKey, Policy
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.tiles import Bundle, Tile, decode_bundle, tiles_at
-from muniment.tree import verify_consistency, verify_inclusion
 from muniment_server.log import Log
 from muniment_server.read import heads
 from muniment_server.read.cache import Cache

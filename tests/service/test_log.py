@@ -16,8 +16,9 @@ import pytest
 from muniment.event import parse_leaf
 from muniment.hashing import LeafHash, RootHash, leaf_hash
 from muniment.policy import LogKey, Policy
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.tiles import Bundle, Tile, decode_bundle
-from muniment.tree import TileRows, expand, hash_in, verify_consistency, verify_inclusion
+from muniment.tree import TileRows, expand, hash_in
 from muniment_server.errors import Corrupt, NotFound, OutcomeUnknown, Refused, StoreError, StoreUnavailable
 from muniment_server.follow import follower, publisher
 from muniment_server.log import Log

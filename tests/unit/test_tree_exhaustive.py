@@ -9,18 +9,8 @@ import pytest
 
 from muniment.errors import BadProof
 from muniment.hashing import EMPTY_ROOT, leaf_hash, node_hash
-from muniment.tree import (
-    MAX_PROOF,
-    Edge,
-    grow,
-    plan_consistency,
-    plan_inclusion,
-    plan_root,
-    root_from_inclusion,
-    root_from_range,
-    verify_consistency,
-    verify_inclusion,
-)
+from muniment.proofs import MAX_PROOF, root_from_inclusion, root_from_range, verify_consistency, verify_inclusion
+from muniment.tree import Edge, grow, plan_consistency, plan_inclusion, plan_root
 from tests.oracle import ACCUMULATED, CT_LEAVES, CT_ROOTS, Tree, accumulate, byte_tree, flip
 from tests.unit.tilestore import TileStore
 

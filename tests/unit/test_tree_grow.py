@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from muniment.errors import BadProof
 from muniment.hashing import leaf_hash, node_hash
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.tiles import Tile, tiles_at, width_at
 from muniment.tree import (
     Edge,
@@ -27,8 +28,6 @@ from muniment.tree import (
     plan_consistency,
     plan_inclusion,
     plan_root,
-    verify_consistency,
-    verify_inclusion,
 )
 from tests.oracle import Tree
 from tests.unit.tilestore import TileStore

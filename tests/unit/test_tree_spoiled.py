@@ -9,7 +9,7 @@ import pytest
 
 from muniment.errors import BadProof
 from muniment.hashing import leaf_hash
-from muniment.tree import verify_consistency, verify_inclusion
+from muniment.proofs import verify_consistency, verify_inclusion
 from tests.oracle import Consistency, Inclusion, byte_tree, spoil_consistency, spoil_inclusion
 
 SIZES = [*range(1, 34), 63, 64, 65, 127, 128, 129, 255, 256, 257, 300]

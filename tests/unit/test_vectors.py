@@ -14,7 +14,7 @@ import pytest
 from muniment import strictjson
 from muniment.errors import BadProof, BadSignature, EventRefused, FormatError
 from muniment.note import VerifierKey
-from muniment.tree import verify_consistency, verify_inclusion
+from muniment.proofs import verify_consistency, verify_inclusion
 from tests.oracle import Consistency, Inclusion
 from tests.vectors import vectors
 

@@ -1,4 +1,4 @@
-"""Flows that read anchors. What the server says of an anchor's state is its word; the files it hands out are for checking."""
+"""Flows that read anchors. An anchor's state is the server's word; the files it hands out are for checking."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class AnchorCalendar:
 
 @dataclass(frozen=True, slots=True)
 class AnchorInfo:
-    """What the server says of the anchor at `tree_size`. Nothing here is verified: :meth:`Client.anchor_files` is for that.
+    """What the server says of the anchor at `tree_size`.
 
-    `state` is queued, pending, complete, confirmed or superseded, and `explanation` says what that means. Times are as the server
-    spells them.
+    Nothing here is verified: :meth:`Client.anchor_files` is for that. `state` is queued, pending, complete, confirmed
+    or superseded, and `explanation` says what that means. Times are as the server spells them.
     """
 
     tree_size: int
@@ -142,8 +142,8 @@ def anchor(session: Session, size: int) -> Flow[AnchorInfo]:
 def anchor_files(session: Session, size: int) -> Flow[AnchorFiles]:
     """Return the files of the anchor at `size`.
 
-    1. A log key of the policy signed the checkpoint, and its origin is that of the log. (Witnesses may have signed after it was
-       frozen: the quorum is not asked of it.)
+    1. A log key of the policy signed the checkpoint, and its origin is that of the log. (Witnesses may have signed
+       after it was frozen: the quorum is not asked of it.)
     2. It has the size that was asked for.
     3. It is of the tree of the largest checkpoint known.
     """

@@ -18,11 +18,11 @@ from muniment.errors import EventRefused, NotWhatWasSent
 from muniment.event import EventLeaf, may_be_reserved, parse_leaf
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash, node_hash
 from muniment.policy import Policy
+from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import verify_inclusion
 
 _HEAD = 32
-"""Characters of a disclosure that spell ``["`` and a salt of 22 characters: 24 bytes, so that what follows is spelled by itself."""
+"""Characters of a disclosure that spell ``["`` and a salt of 22 characters: 24 bytes, so the rest spells itself."""
 _HEADS = re.compile(rb'(?:\["[A-Za-z0-9_-]{22})+')
 
 
@@ -75,14 +75,15 @@ class Receipts:
         return found
 
 
-# --- inclusion ----------------------------------------------------------------------------------------------------------
+# --- inclusion --------------------------------------------------------------------------------------------------------
 
 
 class Paths:
     """Checks inclusion proofs in one tree.
 
-    From a node on, the way to the root is fixed by the node's place and hash and by the rest of the proof. So when the proof before
-    this one came by the same place with the same hash and the same rest, and led to the root, this one leads there too.
+    From a node on, the way to the root is fixed by the node's place and hash and by the rest of the proof. So when
+    the proof before this one came by the same place with the same hash and the same rest, and led to the root,
+    this one leads there too.
     """
 
     def __init__(self, size: int, root: RootHash) -> None:
@@ -93,7 +94,7 @@ class Paths:
         self._way: list[bytes] = []  # from that leaf up: by height, the nodes that are complete
 
     def verify(self, index: int, leaf: LeafHash, proof: tuple[bytes, ...]) -> None:
-        """Check that `leaf` is leaf `index`. Raises BadProof exactly when :func:`muniment.tree.verify_inclusion` does."""
+        """Check that `leaf` is leaf `index`. Raises BadProof exactly when :func:`verify_inclusion` does."""
         height = (index ^ self._index).bit_length()  # of the lowest node above both leaves
         way = _climb(index, leaf, proof[:height]) if self._meets(index, leaf, proof, height) else []
         if way and way[height] == self._way[height]:
@@ -104,14 +105,20 @@ class Paths:
         self._index, self._proof = index, proof
 
     def _meets(self, index: int, leaf: LeafHash, proof: tuple[bytes, ...], height: int) -> bool:
-        """Tell whether the proof goes on from `height` as the last one did, below a complete node. Its hashes are not looked at."""
+        """Tell whether the proof goes on from `height` as the last one did, below a complete node.
+
+        Its hashes are not looked at.
+        """
         # A leaf of another length could be made up for by its sibling: what is hashed has no mark between the two.
         whole = index >= 0 and len(leaf) == HASH_SIZE and len(proof) == len(self._proof)
         return whole and height < len(self._way) and proof[height:] == self._proof[height:]
 
 
 def _complete(index: int, size: int) -> int:
-    """Return the height of the largest complete subtree that leaf `index` of a tree of `size` is in. Requires index < size."""
+    """Return the height of the largest complete subtree of the tree of `size` that leaf `index` is in.
+
+    Requires index < size.
+    """
     height = 0
     while ((index >> height + 1) + 1) << height + 1 <= size:
         height += 1
@@ -119,7 +126,7 @@ def _complete(index: int, size: int) -> int:
 
 
 def _climb(index: int, leaf: bytes, siblings: Sequence[bytes]) -> list[bytes]:
-    """Return the nodes from a leaf up to the height of a complete subtree, given their siblings; the leaf is the first."""
+    """Return the nodes from a leaf up to the height of a complete subtree, the leaf first, given their siblings."""
     way = [leaf]
     for sibling in siblings:
         leaf = node_hash(sibling, leaf) if index & 1 else node_hash(leaf, sibling)
@@ -128,16 +135,18 @@ def _climb(index: int, leaf: bytes, siblings: Sequence[bytes]) -> list[bytes]:
     return way
 
 
-# --- disclosures --------------------------------------------------------------------------------------------------------
+# --- disclosures ------------------------------------------------------------------------------------------------------
 
 
 def opened_digest(disclosures: Sequence[str], members: dict[str, str] | None, body: bytes) -> str:
-    """Return the digest of the commitment object when disclosures open each member, and these are the event with canonical form `body`.
+    """Return the digest of the commitment object when disclosures open each member of an event, else the empty text.
 
-    `members` are those of the commitment object, which have to be the same; None when nobody wants it.
+    The opened members are the event with the canonical form `body`. `members` are those of the commitment object, which
+    have to be the same; None when the caller does not compare them.
 
-    What is known of a disclosure beforehand is everything but its salt. So each is compared with what it must be, instead of being
-    taken apart. The empty text also means that this cannot be told: a salt of another form, names that are not ASCII, another order.
+    What is known of a disclosure beforehand is everything but its salt. So each is compared with what it must be,
+    instead of being taken apart. The empty text also means that this cannot be told: a salt of another form, names that
+    are not ASCII, another order.
     """
     parts = _parts(body)
     if not 0 < len(parts) == len(disclosures) or not _are_heads(disclosures):

@@ -7,7 +7,7 @@ from typing import Any
 from muniment.encoding import MAX_SIZE, parse_hex
 from muniment.errors import FormatError
 from muniment.hashing import HASH_SIZE
-from muniment.tree import MAX_PROOF
+from muniment.proofs import MAX_PROOF
 
 
 def text(value: dict[str, Any], name: str) -> str:

@@ -16,9 +16,9 @@ from muniment.errors import FormatError, NotWhatWasSent, PolicyNotMet
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash
 from muniment.note import MAX_NOTE, VerifierKey
 from muniment.policy import LogKey, Policy, VerifiedCheckpoint
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt, Verified
 from muniment.tiles import TILE_WIDTH
-from muniment.tree import verify_consistency, verify_inclusion
 
 PAGE_TILES = 3
 """Tiles per page of entries: 768 entries, within the server's limit of 1,000, and no tile is split between pages."""
@@ -42,7 +42,7 @@ def _json(
     return json_of((yield from send(request, session.retries)))
 
 
-# --- heads --------------------------------------------------------------------------------------------------------------
+# --- heads ------------------------------------------------------------------------------------------------------------
 
 
 def checkpoint(session: Session) -> Flow[VerifiedCheckpoint]:
@@ -113,7 +113,7 @@ class CheckpointPages:
                 raise contradiction(signed, known)
 
 
-# --- entries ------------------------------------------------------------------------------------------------------------
+# --- entries ----------------------------------------------------------------------------------------------------------
 
 
 def verified_receipt(session: Session, index: int, tree_size: int | None) -> Flow[tuple[Receipt, Verified]]:
@@ -124,8 +124,8 @@ def verified_receipt(session: Session, index: int, tree_size: int | None) -> Flo
     verified = found.verify(session.trust.policy)
     if found.index != index or tree_size not in (None, found.tree_size):
         raise NotWhatWasSent(
-            f"asked for the receipt of entry {index}{'' if tree_size is None else f' at size {tree_size}'}, got that of entry"
-            f" {found.index} at size {found.tree_size}"
+            f"asked for the receipt of entry {index}{'' if tree_size is None else f' at size {tree_size}'},"
+            f" got that of entry {found.index} at size {found.tree_size}"
         )
     yield from session.trust.observe(found.checkpoint, [found])
     return found, verified
@@ -144,7 +144,10 @@ def entry(session: Session, index: int) -> Flow[Entry]:
 
 
 class EntryPages:
-    """The entries [start, stop) of the largest tree known, page by page, each leaf compared with the authenticated tiles."""
+    """The entries [start, stop) of the largest tree known, page by page.
+
+    Each leaf is compared with the authenticated tiles.
+    """
 
     def __init__(self, session: Session, start: int, stop: int | None) -> None:
         self._session = session
@@ -191,7 +194,7 @@ class EntryPages:
         return found[(low - skip) * HASH_SIZE : (high - skip) * HASH_SIZE]
 
 
-# --- proofs and tiles ---------------------------------------------------------------------------------------------------
+# --- proofs and tiles -------------------------------------------------------------------------------------------------
 
 
 def inclusion(
@@ -246,7 +249,7 @@ def bundle(session: Session, index: int) -> Flow[list[bytes]]:
     return (yield from session.tiles.leaves(known.checkpoint, index))
 
 
-# --- the server about itself --------------------------------------------------------------------------------------------
+# --- the server about itself ------------------------------------------------------------------------------------------
 
 
 def log_info(session: Session) -> Flow[LogInfo]:
@@ -260,7 +263,10 @@ def log_info(session: Session) -> Flow[LogInfo]:
 
 
 def first_use(url: str, retries: Retries) -> Flow[Policy]:
-    """Return a policy that trusts the Ed25519 keys the server itself names. Trust on first use, and no better than that."""
+    """Return a policy that trusts the Ed25519 keys the server itself names.
+
+    Trust on first use, and no better than that.
+    """
     answer = json_of((yield from send(Request("GET", "/log"), retries)))
     origin = fields.text(answer, "origin")
     keys = [key for key in map(_ed25519, fields.texts(answer, "vkeys")) if key is not None and key.name == origin]

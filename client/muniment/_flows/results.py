@@ -18,9 +18,9 @@ from muniment.receipt import Verified
 class Entry:
     """An entry that the signed tree holds at `index`.
 
-    `content` is an EventLeaf, an OwnLeaf, or None for a raw leaf. `event` holds the members that the log opened to this caller and
-    that match the leaf's commitment; None when the entry is not an event. `hidden` names the members that stayed closed, or is
-    ("*",) when the log did not even give their names.
+    `content` is an EventLeaf, an OwnLeaf, or None for a raw leaf. `event` holds the members that the log opened to this
+    caller and that match the leaf's commitment; None when the entry is not an event. `hidden` names the members that
+    stayed closed, or is ("*",) when the log did not even give their names.
     """
 
     index: int
@@ -88,7 +88,10 @@ class InclusionProof:
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyProof:
-    """The proof that the tree of `newer` extends that of `older`; no hashes when their sizes are equal or `older` is empty."""
+    """The proof that the tree of `newer` extends that of `older`.
+
+    It has no hashes when their sizes are equal or `older` is empty.
+    """
 
     older: VerifiedCheckpoint
     newer: VerifiedCheckpoint
@@ -108,9 +111,10 @@ class ConsistencyProof:
 
 @dataclass(frozen=True, slots=True)
 class LogInfo:
-    """What a server says about itself. Only `origin` and `vkeys` are checked, against the policy; the rest is information.
+    """What a server says about itself.
 
-    `kind` is "event" or "raw"; `limits` are in entries and bytes; the two times are in seconds.
+    Only `origin` and `vkeys` are checked, against the policy; the rest is information. `kind` is "event" or "raw";
+    `limits` are in entries and bytes; the two times are in seconds.
     """
 
     origin: str

@@ -1,7 +1,7 @@
 """The steps a flow is made of, and the one way in which a request is sent and sent again.
 
-A *flow* is a generator: it yields a step, gets the step's outcome back, and returns its result. It never waits itself, so the same
-flow serves a blocking client and an event loop; each has one short driver that performs steps.
+A *flow* is a generator: it yields a step, gets the step's outcome back, and returns its result. It never waits itself,
+so the same flow serves a blocking client and an event loop; each has one short driver that performs steps.
 """
 
 from __future__ import annotations
@@ -63,14 +63,20 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A step: call this function, which may block on a disk or compute for long. Its outcome is what it returns or raises."""
+    """A step: call this function, which may block on a disk or compute for long.
+
+    Its outcome is what the function returns or raises.
+    """
 
     function: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Exclusive:
-    """A step: run this flow while no other exclusive flow of the same client runs. Flows in it must not nest another."""
+    """A step: run this flow while no other exclusive flow of the same client runs.
+
+    Flows in it must not nest another.
+    """
 
     flow: Flow[Any]
 
@@ -83,10 +89,10 @@ Flow = Generator[Step, Any, T]
 class Retries:
     """How often, and how patiently, a request is sent again.
 
-    A request is sent at most `tries` times. Waits start at about `first_delay` seconds and double up to `longest_delay`, each
-    shortened at random by up to half so that clients do not return in step. A server that asks for more (Retry-After) gets it, up to
-    `patience` seconds. Beyond that, or when the whole call has no time for it, the error is raised at once and carries
-    `retry_after`.
+    A request is sent at most `tries` times. Waits start at about `first_delay` seconds and double up to
+    `longest_delay`, each shortened at random by up to half so that clients do not return in step. A server that asks
+    for more (Retry-After) gets it, up to `patience` seconds. Beyond that, or when the whole call has no time for it,
+    the error is raised at once and carries `retry_after`.
     """
 
     tries: int = 6
@@ -105,8 +111,8 @@ class Retries:
 def send(request: Request, retries: Retries) -> Flow[Response]:
     """Return the first answer with a status in [200, 299].
 
-    Every request of this package can be repeated without harm: reads are reads, and writes carry an Idempotency-Key or are of a raw
-    log, where an equal leaf is the same entry. So whatever may have been bad luck is tried again.
+    Every request of this package can be repeated without harm: reads are reads, and writes carry an Idempotency-Key or
+    are of a raw log, where an equal leaf is the same entry. So whatever may have been bad luck is tried again.
 
     Raises Unreachable, Unavailable or Refused.
     """
@@ -171,9 +177,10 @@ def _retry_after(text: str) -> float | None:
 
 
 def json_of(response: Response) -> dict[str, Any]:
-    """Return the JSON object an answer holds. Raises Unreachable when it is something else entirely, FormatError when damaged.
+    """Return the JSON object an answer holds.
 
-    Nothing in an answer counts until it is verified, so how strictly the wrapping is read does not matter.
+    Raises Unreachable when it is something else entirely, and FormatError when it is damaged. Nothing in an answer
+    counts until it is verified, so how strictly the wrapping is read does not matter.
     """
     kind = response.headers.get("content-type", "no content type").split(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):

@@ -1,7 +1,8 @@
-"""Reads tiles and entry bundles of one log, each authenticated by the root of a checkpoint before anybody sees it.
+"""Reads tiles and entry bundles of one log, each authenticated by the root of a checkpoint before a caller sees it.
 
-The right edge (the tiles that are not full) folds to the root, so it is checked as a whole. A full tile is checked against its own
-hash in the tile above it, and so on up to the edge. Tiles that passed are kept: a tree that only grows never changes a full tile.
+The right edge (the tiles that are not full) folds to the root, so it is checked as a whole. A full tile is checked
+against its own hash in the tile above it, and so on up to the edge. Tiles that passed are kept: a tree that only grows
+never changes a full tile.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ KEPT = 64
 
 
 class TileReader:
-    """Authenticated reads below any of several checkpoints that are consistent with one another. The caller vouches for that."""
+    """Authenticated reads below any of several checkpoints.
+
+    These are consistent with one another: the caller vouches for that.
+    """
 
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
@@ -124,7 +128,10 @@ class TileReader:
         return data[: tile.width * HASH_SIZE]
 
     def _fetch(self, path: str, full: str, limit: int) -> Flow[bytes]:
-        """Return a tile or bundle; a server may have dropped a partial one once the full one exists (C2SP tlog-tiles)."""
+        """Return a tile or bundle.
+
+        A server may have dropped a partial one once the full one exists (C2SP tlog-tiles).
+        """
         try:
             response = yield from send(Request("GET", f"/tile/{path}", limit=limit), self._retries)
         except Refused as refused:
@@ -135,7 +142,10 @@ class TileReader:
 
 
 def check_leaves(leaves: Sequence[bytes], hashes: bytes, start: int) -> None:
-    """Check that leaf `start` + i has the i-th of the authenticated `hashes`, neither more nor fewer. Raises BadProof."""
+    """Check that leaf `start` + i has the i-th of the authenticated `hashes`, neither more nor fewer.
+
+    Raises BadProof.
+    """
     if len(leaves) * HASH_SIZE != len(hashes):
         raise BadProof(f"{len(leaves)} leaves from index {start}, not {len(hashes) // HASH_SIZE}")
     for at, leaf in enumerate(leaves):

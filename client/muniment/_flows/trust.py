@@ -1,8 +1,8 @@
 """Which checkpoints a client accepts: those its policy vouches for, and that it knows to belong to one growing tree.
 
-Every checkpoint that arrives is compared with the remembered one of its origin. Of the same size, it must have the same root. Of
-another size, the log must prove that the larger tree extends the smaller. The larger of the two is what is remembered, so a smaller
-one is merely stale. Only what contradicts a signed root is called inconsistent.
+Every checkpoint that arrives is compared with the remembered one of its origin. Of the same size, it must have the same
+root. Of another size, the log must prove that the larger tree extends the smaller. The larger of the two is what is
+remembered, so a smaller one is merely stale. Only what contradicts a signed root is called inconsistent.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from muniment.errors import (
 from muniment.hashing import RootHash
 from muniment.note import parse_note, verify_note
 from muniment.policy import Policy, VerifiedCheckpoint
+from muniment.proofs import verify_consistency
 from muniment.receipt import Receipt
 from muniment.state import State
-from muniment.tree import fold, plan_inclusion, verify_consistency
+from muniment.tree import fold, plan_inclusion
 
 ACCEPTED = 1024
 """Accepted checkpoints kept in memory, so that a stale one is proved only once."""
@@ -40,9 +41,9 @@ ACCEPTED = 1024
 class Trust:
     """What one client believes of one log.
 
-    `origin` is the log's name once it is known: given, the one the policy lists for this URL, the only one it lists, or that of the
-    first checkpoint accepted.
-    `largest` is the largest checkpoint accepted so far. Anyone may read these; nobody but this class changes them.
+    `origin` is the log's name once it is known: given, the one the policy lists for this URL, the only one it lists, or
+    that of the first checkpoint accepted. `largest` is the largest checkpoint accepted so far. Any caller may
+    read these; this class alone changes them.
     """
 
     def __init__(self, policy: Policy, state: State, url: str, origin: str | None, retries: Retries) -> None:
@@ -61,8 +62,8 @@ class Trust:
     def observe(self, note: str, receipts: Sequence[Receipt] = ()) -> Flow[VerifiedCheckpoint]:
         """Return the checkpoint in `note`, accepted: signed as the policy asks, and consistent with what is remembered.
 
-        `receipts` are verified ones at this checkpoint. When one is of the entry right after the remembered tree, its inclusion
-        proof holds the hashes that prove consistency, and no request is needed.
+        `receipts` are verified ones at this checkpoint. When one is of the entry right after the remembered tree, its
+        inclusion proof holds the hashes that prove consistency, and no request is needed.
 
         Raises FormatError, BadSignature, PolicyNotMet, Inconsistent, Unproven, StateError, or what sending raises.
         """
@@ -92,7 +93,7 @@ class Trust:
                 yield from self._compare(known, seen, receipts)
             if known is not None and seen.checkpoint.size <= known.checkpoint.size:
                 break
-            # When somebody who shares the state was faster, compare again, with what they saw.
+            # When another client that shares the state was faster, compare again, with what it saw.
             settled = yield from self._swap(note, seen)
         self._accept(seen)
 
@@ -107,7 +108,7 @@ class Trust:
         else:
             yield from self.prove(seen, known)
 
-    # --- the state ------------------------------------------------------------------------------------------------------
+    # --- the state ----------------------------------------------------------------------------------------------------
 
     def _recall(self, origin: str) -> Flow[str | None]:
         if not self._state.blocking:
@@ -118,8 +119,8 @@ class Trust:
     def _remembered(self, origin: str, note: str) -> VerifiedCheckpoint | None:
         """Return the checkpoint in a remembered note, which may have been damaged, and then must not accuse the log.
 
-        None when only keys signed it that this policy does not list: it is of another log that had the same name, say one made
-        again for a trial. Nothing it says can contradict this one.
+        None when only keys signed it that this policy does not list: it is of another log that had the same name, say
+        one made again for a trial. Nothing it says can contradict this one.
         """
         keys = {(key.name, key.key_id): key for key in (log.vkey for log in self.policy.logs) if key.name == origin}
         try:
@@ -143,7 +144,7 @@ class Trust:
         swapped: bool = yield Call(lambda: self._state.swap(origin, expected, seen.note))
         return swapped
 
-    # --- consistency ----------------------------------------------------------------------------------------------------
+    # --- consistency --------------------------------------------------------------------------------------------------
 
     def prove(self, older: VerifiedCheckpoint, newer: VerifiedCheckpoint) -> Flow[tuple[bytes, ...]]:
         """Return a checked consistency proof between two signed checkpoints of one log, older.size <= newer.size.
@@ -176,7 +177,8 @@ class Trust:
     ) -> Flow[tuple[bytes, ...]]:
         """Decide from the tiles, which the larger root authenticates: they prove consistency or the contradiction.
 
-        A server without proof routes (a static mirror) is served by this; a bad proof alone accuses nobody.
+        A server without proof routes (a static mirror) is served by this; a bad proof alone is no
+        evidence against the log.
         """
         reader = TileReader(self._retries)  # its own: these tiles belong to a checkpoint that is not accepted yet
         size = older.checkpoint.size
@@ -194,9 +196,10 @@ class Trust:
 
 
 def prefix_root(index: int, size: int, proof: Sequence[bytes]) -> RootHash:
-    """Return the root of the leaves [0, index), read from the inclusion proof of leaf `index` > 0 in the tree of `size`.
+    """Return the root of the leaves [0, index), read from the inclusion proof of leaf `index` > 0 at `size`.
 
-    The left siblings on the way up are exactly the complete subtrees of those leaves, smallest first. Requires a verified proof.
+    The left siblings on the way up are exactly the complete subtrees of those leaves, smallest first.
+    Requires a verified proof.
     """
     parts = plan_inclusion(index, size).parts
     left = [value for part, value in zip(parts, proof, strict=True) if part[0].index << part[0].height < index]
@@ -214,8 +217,9 @@ def contradiction(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> Inconsi
     older, newer = sorted((one, other), key=lambda signed: signed.checkpoint.size)
     first, second = older.checkpoint, newer.checkpoint
     return Inconsistent(
-        f"the log {first.origin} signed two trees that contradict each other, of size {first.size} with root {first.root.hex()} and"
-        f" of size {second.size} with root {second.root.hex()}: keep both checkpoints, they are the evidence",
+        f"the log {first.origin} signed two trees that contradict each other,"
+        f" of size {first.size} with root {first.root.hex()}"
+        f" and of size {second.size} with root {second.root.hex()}: keep both checkpoints, they are the evidence",
         (older.note, newer.note),
     )
 

@@ -26,15 +26,15 @@ _KEY = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PreparedEntry:
     """An entry ready to be sent: the canonical form of an event, or the bytes of a raw leaf."""
 
     body: bytes
     is_event: bool
 
     @classmethod
-    def of(cls, entry: Entryish) -> Draft:
-        """Return the draft of `entry`. Raises EventRefused, or FormatError for a raw leaf of a wrong length."""
+    def of(cls, entry: Entryish) -> PreparedEntry:
+        """Return `entry` prepared. Raises EventRefused, or FormatError for a raw leaf of a wrong length."""
         if not isinstance(entry, bytes | bytearray | memoryview):
             return cls(canonical_event(_as_dict(entry)), is_event=True)
         if not 1 <= len(entry) <= MAX_ENTRY:
@@ -47,7 +47,7 @@ def _as_dict(entry: Any) -> Any:
 
 
 def new_key() -> str:
-    """Return an Idempotency-Key that nobody has used."""
+    """Return an Idempotency-Key that no client has used."""
     return str(uuid4())
 
 
@@ -60,86 +60,92 @@ def _headers(content_type: str, key: str | None) -> dict[str, str]:
     return headers
 
 
-def append(session: Session, draft: Draft, key: str) -> Flow[Receipt]:
+def append(session: Session, entry: PreparedEntry, key: str) -> Flow[Receipt]:
     """Append one entry and return its receipt, verified and of exactly what was sent."""
     # A raw leaf needs no key: an equal leaf is the same entry.
-    headers = _headers("application/json", key) if draft.is_event else _headers("application/octet-stream", None)
-    limit = MEBIBYTE + 8 * len(draft.body)
-    request = Request("POST", "/entries", body=draft.body, headers=headers, limit=limit)
+    headers = _headers("application/json", key) if entry.is_event else _headers("application/octet-stream", None)
+    limit = MEBIBYTE + 8 * len(entry.body)
+    request = Request("POST", "/entries", body=entry.body, headers=headers, limit=limit)
     receipt = Receipt.from_json(json_of((yield from send(request, session.retries))))
-    check_sent(session.trust.policy, draft.body, receipt, is_event=draft.is_event)
+    check_sent(session.trust.policy, entry.body, receipt, is_event=entry.is_event)
     yield from session.trust.observe(receipt.checkpoint, [receipt])
     return receipt
 
 
-# --- batches ------------------------------------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Batcher:
-    """Collects drafts into batches of at most `max_entries` entries and `max_bytes` bytes of body."""
+    """Collects prepared entries into batches of at most `max_entries` entries and `max_bytes` bytes of body."""
 
     max_entries: int
     max_bytes: int
-    _drafts: list[Draft] = field(default_factory=list)
+    _entries: list[PreparedEntry] = field(default_factory=list)
     _size: int = 0
 
-    def add(self, draft: Draft) -> Iterator[list[Draft]]:
-        """Take a draft; yield the batch that became full, if one did."""
-        if self._drafts and draft.is_event != self._drafts[0].is_event:
+    def add(self, entry: PreparedEntry) -> Iterator[list[PreparedEntry]]:
+        """Take an entry; yield the batch that became full, if one did."""
+        if self._entries and entry.is_event != self._entries[0].is_event:
             raise FormatError("a log takes either events (mappings) or raw leaves (bytes), not both")
-        size = len(draft.body) + 2  # at most: a newline, or the length of a raw leaf
-        if self._drafts and self._size + size > self.max_bytes:
+        size = len(entry.body) + 2  # at most: a newline, or the length of a raw leaf
+        if self._entries and self._size + size > self.max_bytes:
             yield self.take()
-        self._drafts.append(draft)
+        self._entries.append(entry)
         self._size += size
-        if len(self._drafts) >= self.max_entries:
+        if len(self._entries) >= self.max_entries:
             yield self.take()
 
-    def take(self) -> list[Draft]:
+    def take(self) -> list[PreparedEntry]:
         """Return what has been collected, perhaps nothing, and start anew."""
-        drafts, self._drafts, self._size = self._drafts, [], 0
-        return drafts
+        entries, self._entries, self._size = self._entries, [], 0
+        return entries
 
 
-def append_batch(session: Session, drafts: Sequence[Draft], key: str) -> Flow[list[Receipt]]:
-    """Append entries, all or none, and return their receipts in the order sent. Requires at least one, all of one kind."""
-    answer = yield from send_batch(session, drafts, key)
-    return (yield from check_batch(session, drafts, answer))
+def append_batch(session: Session, entries: Sequence[PreparedEntry], key: str) -> Flow[list[Receipt]]:
+    """Append entries, all or none, and return their receipts in the order sent.
 
-
-def send_batch(session: Session, drafts: Sequence[Draft], key: str, *, receipts: bool = True) -> Flow[Response]:
-    """Send a batch until the log answers that it holds it, and return the answer, which proves nothing until it is checked.
-
-    Without `receipts` the answer has the indices and the checkpoint alone.
+    Requires at least one, all of one kind.
     """
-    bodies = [draft.body for draft in drafts]
-    if drafts[0].is_event:
+    answer = yield from send_batch(session, entries, key)
+    return (yield from check_batch(session, entries, answer))
+
+
+def send_batch(
+    session: Session, entries: Sequence[PreparedEntry], key: str, *, receipts: bool = True
+) -> Flow[Response]:
+    """Send a batch until the log answers that it holds it, and return the answer.
+
+    The answer proves nothing until it is checked. Without `receipts` the answer has the indices and the checkpoint
+    alone.
+    """
+    bodies = [entry.body for entry in entries]
+    if entries[0].is_event:
         body, headers = b"".join(part + b"\n" for part in bodies), _headers("application/x-ndjson", key)
     else:
         body, headers = encode_bundle(bodies), _headers("application/octet-stream", None)
-    limit = MEBIBYTE + 8 * len(body) + 64 * 1024 * len(drafts)
+    limit = MEBIBYTE + 8 * len(body) + 64 * 1024 * len(entries)
     request = Request("POST", "/entries/batch", {"receipts": "true"} if receipts else {}, body, headers, limit)
     return (yield from send(request, session.retries))
 
 
-def check_batch(session: Session, drafts: Sequence[Draft], answer: Response) -> Flow[list[Receipt]]:
+def check_batch(session: Session, entries: Sequence[PreparedEntry], answer: Response) -> Flow[list[Receipt]]:
     """Return the receipts in the answer to a batch, each verified and of exactly what was sent."""
     # As a call, so that an event loop goes on meanwhile: this is as much work as the log's own.
-    receipts: list[Receipt] = yield Call(lambda: _checked(session, drafts, answer))
+    receipts: list[Receipt] = yield Call(lambda: _checked(session, entries, answer))
     for note in dict.fromkeys(receipt.checkpoint for receipt in receipts):
         yield from session.trust.observe(note, receipts)
     return receipts
 
 
-def _checked(session: Session, drafts: Sequence[Draft], answer: Response) -> list[Receipt]:
+def _checked(session: Session, entries: Sequence[PreparedEntry], answer: Response) -> list[Receipt]:
     value = json_of(answer)
     receipts = [Receipt.from_json(item) for item in fields.objects(value, "receipts")]
-    if [receipt.index for receipt in receipts] != list(chain(*ranges_of(value, len(drafts)))):
+    if [receipt.index for receipt in receipts] != list(chain(*ranges_of(value, len(entries)))):
         raise NotWhatWasSent("the receipts of a batch are not of the indices the log assigned to it")
     answered = Receipts(session.trust.policy)
-    for draft, receipt in zip(drafts, receipts, strict=True):
-        answered.check_sent(draft.body, receipt, is_event=draft.is_event)
+    for entry, receipt in zip(entries, receipts, strict=True):
+        answered.check_sent(entry.body, receipt, is_event=entry.is_event)
     return receipts
 
 
@@ -158,14 +164,14 @@ def _is_range(value: Any) -> bool:
     return whole and 0 <= value[0] < value[1] <= MAX_SIZE
 
 
-def batches(entries: Iterable[Entryish], batcher: Batcher) -> Iterator[list[Draft]]:
+def batches(entries: Iterable[Entryish], batcher: Batcher) -> Iterator[list[PreparedEntry]]:
     """Yield the batches of an iterable, reading no further than the batch at hand.
 
     When an entry cannot be logged, or the iterable fails, what came before is yielded before the error is raised.
     """
     try:
         for entry in entries:
-            yield from batcher.add(Draft.of(entry))
+            yield from batcher.add(PreparedEntry.of(entry))
     except Exception:
         if rest := batcher.take():
             yield rest

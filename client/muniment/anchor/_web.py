@@ -62,7 +62,10 @@ def ask(
     deadline: float = DEADLINE,
     trust_env: bool = False,
 ) -> T:
-    """Return the answer to a question, within `deadline` seconds in all. Raises SourceUnavailable. Must not run in an event loop."""
+    """Return the answer to a question, within `deadline` seconds in all.
+
+    Raises SourceUnavailable. Must not run in an event loop.
+    """
     import httpx  # noqa: PLC0415 - see above
 
     from muniment.wire import bounded  # noqa: PLC0415 - see above

@@ -1,7 +1,7 @@
 """The rules of the header chain, from genesis: what makes a file of headers more than a list of numbers.
 
-Checked are links, proof of work, difficulty, times, pinned blocks and total work; not transactions. Who forges a header has to do the
-work of all blocks after it again. :mod:`muniment.anchor.headerfile` keeps such chains on disk.
+Checked are links, proof of work, difficulty, times, pinned blocks and total work; not transactions. Who forges a header
+has to do the work of all blocks after it again. :mod:`muniment.anchor.headerfile` keeps such chains on disk.
 """
 
 from __future__ import annotations
@@ -91,16 +91,23 @@ class HeaderChain:
     def copy(self) -> HeaderChain:
         """Return a chain that can go on without this one."""
         return HeaderChain(
-            self.network, self.count, self.work, self.tip, self.bits, self.times, self.interval_start, [*self.milestones]
-        )  # fmt: skip
+            self.network,
+            self.count,
+            self.work,
+            self.tip,
+            self.bits,
+            self.times,
+            self.interval_start,
+            [*self.milestones],
+        )
 
     def extend(self, data: bytes) -> None:
-        """Check the headers in `data`, 80 bytes each, as the next ones. Raises BadHeaderChain, and then nothing has changed.
+        """Check the headers in `data`, 80 bytes each, as the next ones.
 
-        The rules, for a header at height h:
+        Raises BadHeaderChain, and then nothing has changed. The rules, for a header at height h:
 
         1. Its previous hash is the hash of header h-1 (zeros at genesis).
-        2. Its bits are those of h-1, or at multiples of the interval those that the times of the last interval call for.
+        2. Its bits are those of h-1; at multiples of the interval, those that the times of the last interval call for.
         3. Its hash is not above the target.
         4. Its time is later than the median of the up to 11 headers before.
         5. Where a hash is pinned for h, it has that hash.
@@ -149,14 +156,15 @@ class HeaderChain:
         """Raise BadHeaderChain when the whole chain has less work than its network must have by now."""
         if not self.count or self.work < self.network.minimum_work:
             raise BadHeaderChain(
-                f"{self.count:,} headers with 2^{self.work.bit_length()} hashes of work are too little to be the chain of"
-                f" {self.network.name}: at least 2^{self.network.minimum_work.bit_length()} are known"
+                f"{self.count:,} headers with 2^{self.work.bit_length()} hashes of work are too little to be the chain"
+                f" of {self.network.name}: at least 2^{self.network.minimum_work.bit_length()} are known"
             )
 
     def proven(self, height: int, data: bytes) -> Header:
-        """Return the header at `height`, 0 <= height < count, when `data` (from it up to `stop_of(height)`) leads to a known hash.
+        """Return the header at `height`, 0 <= height < count, when `data` leads to a known hash.
 
-        Raises BadHeaderChain when it does not: these are not the headers that were checked.
+        `data` are the headers from it up to `stop_of(height)`. Raises BadHeaderChain when they do not: these are not
+        the headers that were checked.
         """
         stop = self.stop_of(height)
         known = self.tip if stop == self.count else self.milestones[stop // MILESTONE - 1]
@@ -172,13 +180,19 @@ class HeaderChain:
 
 
 def _difficulty(bits: int) -> tuple[bytes, bytes, int]:
-    """Return bits as they stand in a header, their target as 32 bytes that compare as numbers do, and the work of a header."""
+    """Return bits as they stand in a header, their target, and the work of a header.
+
+    The target is 32 bytes, which compare as numbers do.
+    """
     target = target_of(bits)
     return bits.to_bytes(4, "little"), target.to_bytes(32, "big"), work_of(target)
 
 
 def _milestones(data: bytes, first: int, tip: bytes) -> Iterator[bytes]:
-    """Yield the hashes of the headers just below multiples of MILESTONE, of which `data` has those from height `first` on."""
+    """Yield the hashes of the headers just below multiples of MILESTONE.
+
+    `data` has the headers from height `first` on.
+    """
     count = len(data) // HEADER_SIZE
     for height in range(-(-(first + 1) // MILESTONE) * MILESTONE, first + count + 1, MILESTONE):
         at = (height - first) * HEADER_SIZE

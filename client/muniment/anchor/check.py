@@ -1,8 +1,8 @@
 """What an anchor proves: that bytes existed before a block of Bitcoin, as far as a source of headers can be believed.
 
-An attestation in a proof is a claim, whoever made it. It counts when its message is the Merkle root of a header whose proof of work
-was checked, at the height it names, according to a source that holds more than that one header. Specified in docs/spec/anchor.md
-sections 4 and 5.
+An attestation in a proof is a claim, of a calendar or of a forger. It counts when its message is the Merkle root of a
+header whose proof of work was checked, at the height it names, according to a source that holds more than that one
+header. Specified in docs/spec/anchor.md sections 4 and 5.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from muniment.anchor.proof import BitcoinAttestation, Proof, parse_ots
 from muniment.anchored import AnchoredCheckpoint
 from muniment.errors import AnchorMismatch, BadProof, BadTimestamp, Inconsistent, NoHeader, SourceUnavailable
 from muniment.policy import Policy
+from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import verify_inclusion
 
 if TYPE_CHECKING:
     from muniment.anchor.sources import Found, HeaderSource
@@ -42,9 +42,9 @@ class AnchorCheck:
     - mismatch: there are attestations, and none holds.
     - pending: there are promises of calendars alone.
 
-    `found` is the earliest block whose attestation holds, in the first two states. `mismatches` say in words which earlier ones do
-    not; `reasons` why others could not be looked up; `calendars` are the URIs of promises; `weak` names the hash operations besides
-    sha256 that lead to `found`.
+    `found` is the earliest block whose attestation holds, in the first two states. `mismatches` say in words which
+    earlier ones do not; `reasons` why others could not be looked up; `calendars` are the URIs of promises; `weak` names
+    the hash operations besides sha256 that lead to `found`.
     """
 
     state: State
@@ -91,8 +91,8 @@ class AnchorCheck:
 
 def _claim(found: Found) -> str:
     return (
-        f"existed before block {found.height}, mined about {about(found.header)}, depth {found.depth}, according to {found.source}"
-        " (Bitcoin block times are good to a couple of hours)"
+        f"existed before block {found.height}, mined about {about(found.header)}, depth {found.depth},"
+        f" according to {found.source} (Bitcoin block times are good to a couple of hours)"
     )
 
 
@@ -115,7 +115,8 @@ def look_up(attestation: BitcoinAttestation, source: HeaderSource) -> Found:
         raise SourceUnavailable(f"{source.name} answers about block {found.height}, not {attestation.height}")
     if found.header.merkle_root != attestation.message:
         raise AnchorMismatch(
-            f"block {attestation.height} does not have the Merkle root that the proof leads to ({attestation.message[::-1].hex()})"
+            f"block {attestation.height} does not have the Merkle root that the proof leads to"
+            f" ({attestation.message[::-1].hex()})"
         )
     return found
 
@@ -130,9 +131,10 @@ def check_anchor(
 ) -> AnchorCheck:
     """Return what the proof `ots` shows about the stamped bytes of a checkpoint `note`.
 
-    Whoever runs the log is the suspect: only sha256 counts, of the file and on the way to a block. With a collision in another hash
-    one checkpoint could be stamped and another shown. The signature of the note is not looked at. `no_source` says in words why there
-    is none. Raises BadTimestamp, and AnchorMismatch when the proof is of other bytes.
+    The operator of the log is the suspect: only sha256 counts, of the file and on the way to a block. With a
+    collision in another hash one checkpoint could be stamped and another shown. The signature of the note is not
+    looked at. `no_source` says in words why there is none. Raises BadTimestamp, and AnchorMismatch when the
+    proof is of other bytes.
     """
     proof = parse_ots(ots)
     if proof.file_hash != "sha256" or proof.digest != hashlib.sha256(note).digest():
@@ -143,9 +145,9 @@ def check_anchor(
 def check_file(
     file: BufferedReader | BytesIO, ots: bytes, source: HeaderSource | None, min_depth: int = MIN_DEPTH
 ) -> AnchorCheck:
-    """Return what the proof `ots` shows about any file, with whatever hash operations: weak ones are named, not refused.
+    """Return what the proof `ots` shows about any file, with any hash operations.
 
-    Raises BadTimestamp, and AnchorMismatch when the proof is of other bytes.
+    Weak ones are named, not refused. Raises BadTimestamp, and AnchorMismatch when the proof is of other bytes.
     """
     proof = parse_ots(ots)
     try:

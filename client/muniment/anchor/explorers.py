@@ -63,7 +63,10 @@ class ExplorerSource:
         return self.at(height).header.hash
 
     def headers(self, start: int, count: int) -> bytes:
-        """Return up to `count` raw headers from height `start` on; a few only, for explorers are asked header by header."""
+        """Return up to `count` raw headers from height `start` on.
+
+        A few only, for explorers are asked header by header.
+        """
         heights = range(start, start + min(count, _AT_ONCE))
 
         async def question(web: Web) -> list[list[Answer]]:

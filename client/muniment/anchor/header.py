@@ -1,7 +1,8 @@
 """Bitcoin block headers: 80 bytes, their proof of work, and the compact form of targets.
 
-A header is version (4 bytes), hash of the previous block (32), Merkle root (32), time (4), bits (4), nonce (4); integers are
-little-endian. Hashes here are in internal order, the order of the bytes in a header; people see them reversed, in hex.
+A header is version (4 bytes), hash of the previous block (32), Merkle root (32), time (4), bits (4), nonce
+(4); integers are little-endian. Hashes here are in internal order, the order of the bytes in a header; people
+see them reversed, in hex.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Header:
 
     @property
     def merkle_root(self) -> bytes:
-        """The Merkle root of the block's transactions, 32 bytes in internal order: what an attestation's message equals."""
+        """The Merkle root of the block's transactions, 32 bytes in internal order: an attestation's message."""
         return self.raw[36:68]
 
     @property
@@ -80,9 +81,10 @@ def display(internal: bytes) -> str:
 
 
 def target_of(bits: int) -> int:
-    """Return the target, 0 < target < 2**256, that `bits` stand for. Raises BadHeader unless they are in canonical form.
+    """Return the target, 0 < target < 2**256, that `bits` stand for.
 
-    Compact form is a length in bytes (the high byte) and the first three bytes of a signed big-endian number.
+    Raises BadHeader unless they are in canonical form. Compact form is a length in bytes (the high byte) and the first
+    three bytes of a signed big-endian number.
     """
     length, word = bits >> 24, bits & 0xFFFFFF
     target = word << 8 * (length - 3) if length > 3 else word >> 8 * (3 - length)
@@ -92,7 +94,10 @@ def target_of(bits: int) -> int:
 
 
 def bits_of(target: int) -> int:
-    """Return the compact form of `target`, 0 < target < 2**256. All but the first three bytes are lost: it rounds down."""
+    """Return the compact form of `target`, 0 < target < 2**256.
+
+    All but the first three bytes are lost: it rounds down.
+    """
     length = (target.bit_length() + 7) // 8
     word = target >> 8 * (length - 3) if length > 3 else target << 8 * (3 - length)
     if word > 0x7FFFFF:  # the highest bit would be a sign

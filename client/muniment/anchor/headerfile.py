@@ -1,7 +1,9 @@
-"""The header file: all headers of a chain from genesis, 80 bytes each, and nothing else. Its form is in docs/spec/headers.md.
+"""The header file: all headers of a chain from genesis, 80 bytes each, and nothing else.
 
-A file is replaced as a whole, so a crash leaves the old chain or the new one. Who reads it checks it from genesis once, and later only
-what was added.
+Its form is in docs/spec/headers.md.
+
+A file is replaced as a whole, so a crash leaves the old chain or the new one. Who reads it checks it from genesis once,
+and later only what was added.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ Signature = tuple[int, int, int]
 class HeaderFile:
     """A header file, checked from genesis. A file that does not exist yet is a chain without headers.
 
-    Safe to share between threads. Making one and every method raise BadHeaderChain when the file breaks a rule of its network, and
-    SourceUnavailable when it cannot be read. `advance` is called with the number of headers after each stretch that was checked.
+    Safe to share between threads. Making one and every method raise BadHeaderChain when the file breaks a rule of its
+    network, and SourceUnavailable when it cannot be read. `advance` is called with the number of headers after each
+    stretch that was checked.
     """
 
     def __init__(self, path: str | Path, network: Network, advance: Callable[[int], object] | None = None) -> None:
@@ -66,10 +69,10 @@ class HeaderFile:
             raise SourceUnavailable(f"cannot read {self.path}: {error.strerror}") from error
 
     def replace(self, keep: int, tail: bytes) -> HeaderChain:
-        """Make the chain the first `keep` headers (0 <= keep <= count) and then those in `tail`. Durable when it returns.
+        """Make the chain the first `keep` headers, 0 <= keep <= count, and then those in `tail`.
 
-        Raises BadHeaderChain, and leaves the file as it is, when `tail` breaks a rule, or takes headers away without having more
-        work than they had.
+        Durable when it returns. Raises BadHeaderChain, and leaves the file as it is, when `tail` breaks a rule, or
+        takes headers away without having more work than they had.
         """
         with self._guard, self._locked():
             self._refresh(None)
@@ -106,7 +109,7 @@ class HeaderFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # A lock file of its own: a lock on a file that is replaced holds nobody back.
+        # A lock file of its own: a lock on a file that is replaced holds no other process back.
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(f"{self.path}.lock", "w") as lock:  # noqa: PTH123 - a name derived by suffix

@@ -1,8 +1,9 @@
-"""OpenTimestamps proofs: read, and grown by what calendars answer. The one module that needs the ``opentimestamps`` library.
+"""OpenTimestamps proofs: read, and grown by what calendars answer.
 
-Bytes in, bytes out: what is stored is what was checked. Every input passes :mod:`muniment.anchor.scan` first, so that the library
-meets nothing large, deep or ambiguous; afterwards its result is written again and compared. Whatever the library raises becomes
-BadTimestamp. Specified in docs/spec/anchor.md section 3.
+This is the one module that needs the ``opentimestamps`` library. Bytes in, bytes out: what is stored is what was
+checked. Every input passes :mod:`muniment.anchor.scan` first, so that the library meets nothing large, deep or
+ambiguous; afterwards its result is written again and compared. Whatever the library raises becomes BadTimestamp.
+Specified in docs/spec/anchor.md section 3.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, order=True)
 class BitcoinAttestation:
-    """A claim that `message` is the Merkle root, in internal byte order, of the block at `height`. Nothing is checked yet.
+    """A claim that `message` is the Merkle root, in internal byte order, of the block at `height`.
 
-    `height` is in [0, 2**28); `message` has any size, and only one of 32 bytes can be a Merkle root. `weak` names the hash
-    operations other than sha256 on its path, that of the file first.
+    Nothing is checked yet. `height` is in [0, 2**28); `message` has any size, and only one of 32 bytes can be a Merkle
+    root. `weak` names the hash operations other than sha256 on its path, that of the file first.
     """
 
     height: int
@@ -90,8 +91,8 @@ class Reply:
 class Proof:
     """A proof file: what it is about, and its attestations in order of URI and of height.
 
-    `file_hash` is "sha256", "sha1" or "ripemd160", and `digest` the file's. `unknown` counts attestations of other kinds: they are
-    kept, and prove nothing here.
+    `file_hash` is "sha256", "sha1" or "ripemd160", and `digest` the file's. `unknown` counts attestations of other
+    kinds: they are kept, and prove nothing here.
     """
 
     file_hash: str
@@ -104,8 +105,9 @@ class Proof:
 def parse_ots(data: bytes, *, own: bool = False) -> Proof:
     """Return what a detached proof file says.
 
-    With `own`, a file such as we make: of a sha256 digest, with append, prepend and sha256 alone, and the same bytes when written
-    again. Without, anybody's: items may stand in any order, but none may be lost in writing. Raises BadTimestamp.
+    With `own`, a file such as we make: of a sha256 digest, with append, prepend and sha256 alone, and the same
+    bytes when written again. Without, a file of any client: items may stand in any order, but none may be lost in
+    writing. Raises BadTimestamp.
     """
     file = _parse_file(data, own=own)
     name = str(file.file_hash_op)
@@ -114,9 +116,9 @@ def parse_ots(data: bytes, *, own: bool = False) -> Proof:
 
 
 def submission(digest: bytes, nonce: bytes) -> bytes:
-    """Return the 32-byte message to post for `digest` (32 bytes): SHA-256(digest || nonce), so that calendars learn nothing of it.
+    """Return the 32-byte message to post for `digest` (32 bytes): SHA-256(digest || nonce).
 
-    `nonce` is 16 random bytes. Raises BadTimestamp on other sizes.
+    So calendars learn nothing of the digest. `nonce` is 16 random bytes. Raises BadTimestamp on other sizes.
     """
     if (len(digest), len(nonce)) != (32, NONCE_SIZE):
         raise BadTimestamp(f"a digest has 32 bytes and a nonce {NONCE_SIZE}")
@@ -132,9 +134,10 @@ def reply_attestations(start: bytes, reply: bytes) -> Reply:
 
 
 def merge_submission(ots: bytes | None, digest: bytes, nonce: bytes, reply: bytes) -> bytes:
-    """Return the proof of `digest` with the reply to a posted :func:`submission`; `ots` is the proof so far, None at first.
+    """Return the proof of `digest` with the reply to a posted :func:`submission`.
 
-    Nothing that `ots` holds is lost. Raises BadTimestamp, also when `ots` is of another digest.
+    `ots` is the proof so far, None at first. Nothing that `ots` holds is lost. Raises BadTimestamp, also when
+    `ots` is of another digest.
     """
     message = submission(digest, nonce)
     tree = _parse_reply(message, reply)
@@ -147,8 +150,8 @@ def merge_submission(ots: bytes | None, digest: bytes, nonce: bytes, reply: byte
 def merge_upgrade(ots: bytes, commitment: bytes, reply: bytes) -> bytes:
     """Return the proof `ots` with the reply about `commitment`, a message for which it holds a pending attestation.
 
-    Nothing that `ots` holds is lost, the pending attestation included: a reorganisation may make it wanted again. Raises
-    BadTimestamp, also when `ots` has no such pending attestation.
+    Nothing that `ots` holds is lost, the pending attestation included: a reorganisation may make it wanted again.
+    Raises BadTimestamp, also when `ots` has no such pending attestation.
     """
     file = _parse_file(ots, own=True)
     places = (
@@ -162,12 +165,15 @@ def merge_upgrade(ots: bytes, commitment: bytes, reply: bytes) -> bytes:
     return _merged(file, node, _parse_reply(commitment, reply))
 
 
-# --- behind the bounds --------------------------------------------------------------------------------------------------
+# --- behind the bounds ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _edge() -> Iterator[None]:
-    """Turn whatever the library raises into BadTimestamp: it has errors of many types, and hashlib may lack ripemd160."""
+    """Turn whatever the library raises into BadTimestamp.
+
+    It has errors of many types, and hashlib may lack ripemd160.
+    """
     try:
         yield
     except BadTimestamp:
@@ -206,7 +212,10 @@ def _serialised(what: DetachedTimestampFile | Timestamp) -> bytes:
 
 @contextmanager
 def _reversing(scan: Scan) -> Iterator[None]:
-    """Keep the library from warning of its `reverse` operation, which is in old files. Only then: filters are global to threads."""
+    """Keep the library from warning of its `reverse` operation, which is in old files.
+
+    Only then: filters are global to threads.
+    """
     if REVERSE not in scan.ops:
         yield
         return

@@ -1,7 +1,8 @@
 """A first look at an OpenTimestamps proof, before any library sees it: well-formed, and small enough to be parsed.
 
-Pure and iterative: neither recursion nor hashing, and no message is built. Only lengths are followed, so that a proof which would
-expand to gigabytes is refused while it is still a few kilobytes. Specified in docs/spec/anchor.md section 3.
+Pure and iterative: neither recursion nor hashing, and no message is built. Only lengths are followed, so that a
+proof which would expand to gigabytes is refused while it is still a few kilobytes. Specified in
+docs/spec/anchor.md section 3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ MAX_FILE = MAX_OTS
 MAX_REPLY = 10_000
 """Bytes of a calendar's reply."""
 MAX_NODES = 1_000
-"""Nodes of the tree: its root, and one for each operation. Real proofs have fewer than 200; the library takes 10 to 20 us for each."""
+"""Nodes of the tree: its root, and one for each operation.
+
+Real proofs have fewer than 200; the library takes 10 to 20 us for each.
+"""
 MAX_REPLY_NODES = 500
 """Nodes of a calendar's reply, its root included. Real ones have fewer than 100."""
 MAX_DEPTH = 200
@@ -54,8 +58,8 @@ _MORE, _ATTESTATION = 0xFF, 0x00
 class Scan:
     """What a tree consists of.
 
-    `items` are (depth, bytes) of every operation and attestation, sorted: equal for two spellings of one tree that differ in the
-    order of items alone. `ops` are the tags of its operations.
+    `items` are (depth, bytes) of every operation and attestation, sorted: equal for two spellings of one tree that
+    differ in the order of items alone. `ops` are the tags of its operations.
     """
 
     items: tuple[tuple[int, bytes], ...]
@@ -63,7 +67,10 @@ class Scan:
 
 
 def scan_file(data: bytes, ops: AbstractSet[int] = ALL_OPS) -> Scan:
-    """Return what a proof file consists of. Raises BadTimestamp unless it is one, whole, within all bounds, and of `ops` only."""
+    """Return what a proof file consists of.
+
+    Raises BadTimestamp unless it is one, whole, within all bounds, and of `ops` only.
+    """
     _within(len(data) <= MAX_FILE, f"a proof has at most {MAX_FILE} bytes, this one {len(data)}")
     reader = _Reader(data)
     _within(reader.take(len(MAGIC)) == MAGIC, "not an OpenTimestamps proof")
@@ -77,7 +84,10 @@ def scan_file(data: bytes, ops: AbstractSet[int] = ALL_OPS) -> Scan:
 
 
 def scan_reply(data: bytes, start: int) -> Scan:
-    """Return what a calendar's reply about a message of `start` bytes consists of. Raises BadTimestamp, as :func:`scan_file`."""
+    """Return what a calendar's reply about a message of `start` bytes consists of.
+
+    Raises BadTimestamp, as :func:`scan_file`.
+    """
     _within(len(data) <= MAX_REPLY, f"a reply has at most {MAX_REPLY} bytes, this one {len(data)}")
     _within(0 < start <= MAX_MESSAGE, f"a message has 1 to {MAX_MESSAGE} bytes")
     return _Scanner(_Reader(data), OWN_OPS, MAX_REPLY_NODES).run(start)
@@ -162,7 +172,7 @@ class _Scanner:
     def _node(self, size: int, depth: int) -> _Node:
         self._nodes += 1
         self._messages += size
-        # Not by _within: for each of a thousand nodes it would be handed texts that nobody reads.
+        # Not by _within: for each of a thousand nodes it would be handed texts that no caller reads.
         if size > MAX_MESSAGE:
             raise BadTimestamp(f"a message of {size} bytes; {MAX_MESSAGE} are the most")
         if depth > MAX_DEPTH:

@@ -38,8 +38,8 @@ class HeaderSource(Protocol):
     def at(self, height: int) -> Found:
         """Return the header at `height`, with its proof of work checked. Blocks: an event loop calls it in a thread.
 
-        Raises NoHeader when the chain is not so high yet, and SourceUnavailable when the source cannot be reached, contradicts itself
-        or others, or answers nonsense.
+        Raises NoHeader when the chain is not so high yet, and SourceUnavailable when the source cannot be reached,
+        contradicts itself or others, or answers nonsense.
         """
         ...
 
@@ -47,8 +47,8 @@ class HeaderSource(Protocol):
 class FileSource:
     """A local header file, checked from genesis. Follows the file when it grows or is replaced.
 
-    Making one raises BadHeaderChain when the file breaks a rule of the chain or has too little work, and SourceUnavailable when there
-    is no such file.
+    Making one raises BadHeaderChain when the file breaks a rule of the chain or has too little work, and
+    SourceUnavailable when there is no such file.
     """
 
     def __init__(self, path: str | Path, network: Network = MAIN) -> None:
@@ -71,9 +71,10 @@ class FileSource:
 
 
 def believed(raw: bytes, network: Network, hash_: bytes | None = None) -> Header:
-    """Return a header that somebody gave us.
+    """Return a header that came from a peer.
 
-    Raises SourceUnavailable unless its proof of work holds, is not easier than `network` allows, and it has the hash asked for.
+    Raises SourceUnavailable unless its proof of work holds, is not easier than `network` allows, and
+    it has the hash asked for.
     """
     try:
         header = parse_header(raw)

@@ -1,7 +1,7 @@
 """Brings a header file up to a source: plan from heights and hashes, fetch, check, replace.
 
-Any source will do: it can withhold headers, but what it gives is checked from genesis, and a chain of ours gives way only to one with
-more work.
+Any source will do: it can withhold headers, but what it gives is checked from genesis, and a chain of ours gives way
+only to one with more work.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ class Synced:
 
 
 def sync(file: HeaderFile, feed: HeaderFeed, advance: Callable[[int], object] = lambda _: None) -> Synced:
-    """Bring `file` up to `feed`, and return what changed. Safe to interrupt: what was saved stays, and the next sync goes on from it.
+    """Bring `file` up to `feed`, and return what changed.
 
-    `advance` is told how many headers have come. Raises BadHeaderChain when the feed's headers break a rule, or fork from ours without
-    having more work; SourceUnavailable when the feed fails.
+    Safe to interrupt: what was saved stays, and the next sync goes on from it. `advance` is told how many headers have
+    come. Raises BadHeaderChain when the feed's headers break a rule, or fork from ours without having more work;
+    SourceUnavailable when the feed fails.
     """
     before, last = file.refresh(), feed.tip()
     keep = _common(file, feed, last)

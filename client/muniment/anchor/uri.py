@@ -1,4 +1,7 @@
-"""Calendar URLs, compared exactly. A pending attestation names any URI it likes; only an exact match with a configured one counts."""
+"""Calendar URLs, compared exactly.
+
+A pending attestation names any URI it likes; only an exact match with a configured one counts.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import re
 
 from muniment.errors import BadTimestamp
 
-# One spelling only: lowercase scheme and host, no user, no port with leading zeros, no empty or dot segments, no escapes, no query.
+# One spelling only: lowercase scheme and host, no user, no port with leading zeros, no empty or dot
+# segments, no escapes, no query.
 _URL = re.compile(r"(https?)://([a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?((?:/[A-Za-z0-9._-]+)*)/?")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -17,9 +21,9 @@ _DEFAULT_PORT = {"https": 443, "http": 80}
 def origin_of(uri: str) -> str:
     """Return the one spelling of a calendar's URL, ``scheme://host[:port][/path]`` without a final slash.
 
-    Two URIs are of one calendar exactly when their results are equal. `uri` is https, or http on loopback, in lowercase up to the
-    path; one final slash and the default port may stand there or not. Raises BadTimestamp on everything else: user names, escapes,
-    queries, empty and dot segments, capitals in the host, IPv6.
+    Two URIs are of one calendar exactly when their results are equal. `uri` is https, or http on loopback, in lowercase
+    up to the path; one final slash and the default port may stand there or not. Raises BadTimestamp on everything else:
+    user names, escapes, queries, empty and dot segments, capitals in the host, IPv6.
     """
     found = _URL.fullmatch(uri) if len(uri) <= 1000 else None
     if found is None or not _HOST.fullmatch(found[2]):

@@ -29,7 +29,10 @@ _COMMANDS = {
 
 
 class _Lazy(click.Group):
-    """A group that imports a command when it is named. The modules import the HTTP client later still, when they need it."""
+    """A group that imports a command when it is named.
+
+    The modules import the HTTP client later still, when they need it.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, in the order in which a newcomer meets them."""
@@ -57,9 +60,8 @@ def cli() -> None:
       muniment verify receipt.json
       muniment consistency
 
-    \b
-    Environment: MUNIMENT_URL, MUNIMENT_LOG, MUNIMENT_POLICY (as the options --url, --log, --policy) and MUNIMENT_API_KEY.
-    Checkpoints seen are remembered in $XDG_STATE_HOME/muniment (~/.local/state/muniment).
+    \b Environment: MUNIMENT_URL, MUNIMENT_LOG, MUNIMENT_POLICY (as the options --url, --log, --policy) and
+    MUNIMENT_API_KEY. Checkpoints seen are remembered in $XDG_STATE_HOME/muniment (~/.local/state/muniment).
 
     \b
     Exit codes: 0 good, 1 a verification failed, 2 usage, 3 not yet, 4 a needed source was not reachable,
@@ -81,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return report(CliError(EXIT_INTERRUPTED, "interrupted", "interrupted"), as_json)
     except BrokenPipeError:
-        # Whoever read our output has gone: nobody is left to tell, and the interpreter must not try at exit.
+        # The reader of our output has gone: no one is left to tell, and the interpreter must not try at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort of a program

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 @click.group("anchor", short_help="List, show and check Bitcoin anchors.")
 def command() -> None:
-    """Bitcoin anchors: proofs that a checkpoint of the log existed before a block was mined, whatever the operator's clock.
+    """Bitcoin anchors: proofs that a checkpoint of the log existed before a block was mined.
 
-    A checkpoint is stamped through OpenTimestamps calendars; hours later their answers lead to a Bitcoin block. `list` and `show` print
-    what the server says of it. `verify` believes nothing: it checks the proof against block headers from a source that you choose.
+    They hold whatever the operator's clock says. A checkpoint is stamped through OpenTimestamps calendars; hours later
+    their answers lead to a Bitcoin block. `list` and `show` print what the server says of it. `verify` believes
+    nothing: it checks the proof against block headers from a source that you choose.
 
     \b
     Examples:
@@ -64,7 +65,8 @@ def list_(target: Target, start: int) -> None:
         found = list(client.anchors(start))
     lines = [f"{'size':>12}  {'state':<11} {'block':>8}  explanation"]
     lines += [
-        f"{one.tree_size:>12}  {printable(one.state):<11} {one.block.height if one.block else '-':>8}  {printable(one.explanation)}"
+        f"{one.tree_size:>12}  {printable(one.state):<11} {one.block.height if one.block else '-':>8}"
+        f"  {printable(one.explanation)}"
         for one in found
     ]
     text = "\n".join(lines) if found else "No anchors yet."
@@ -83,7 +85,8 @@ def list_(target: Target, start: int) -> None:
 def show(target: Target, size: int, output: Path | None) -> None:
     """Show what the server says of the anchor of the checkpoint of SIZE.
 
-    With -o it writes the pair of files that stock tools read: `ots verify FILE.ots` needs a Bitcoin node, and nothing of this log.
+    With -o it writes the pair of files that stock tools read: `ots verify FILE.ots` needs a Bitcoin node,
+    and nothing of this log.
 
     \b
     Examples:
@@ -155,8 +158,9 @@ def verify(
 ) -> int:
     """Check an anchor against Bitcoin block headers, and say exactly what it shows.
 
-    SIZE is that of an anchored checkpoint: it and its proof are fetched, and it must be of the log's tree. With --checkpoint or --file
-    nothing is fetched from the log. The claim is the earliest block whose Merkle root the proof leads to.
+    SIZE is that of an anchored checkpoint: it and its proof are fetched, and it must be of the log's tree.
+    With --checkpoint or --file nothing is fetched from the log. The claim is the earliest block whose Merkle
+    root the proof leads to.
 
     \b
     Examples:
@@ -164,8 +168,8 @@ def verify(
       muniment anchor verify --checkpoint checkpoint-1000 --bitcoin-rest http://127.0.0.1:8332
       muniment anchor verify --file contract.pdf --headers headers.bin
 
-    Exit code 0 when it holds with 6 confirmations or more, 1 when it does not hold, 3 when there are only promises or too few
-    confirmations, 4 without a source of headers that answers.
+    Exit code 0 when it holds with 6 confirmations or more, 1 when it does not hold, 3 when there are only promises or
+    too few confirmations, 4 without a source of headers that answers.
     """
     if sum(given is not None for given in (size, checkpoint, any_file)) != 1:
         raise click.UsageError("give one of SIZE, --checkpoint FILE and --file FILE")

@@ -34,8 +34,8 @@ MAX_INPUT = 16 * 1024 * 1024
 def command(target: Target, entry: tuple[str, ...], receipt_file: Path | None, idempotency_key: str | None) -> None:
     """Append one entry, verify the proof that comes back, and say where the entry is.
 
-    ENTRY of an event log is name=value pairs (values are strings; name:=value is JSON), or a JSON object, or @FILE, or - for stdin.
-    ENTRY of a raw log is the text of the leaf, or @FILE or - for its exact bytes.
+    ENTRY of an event log is name=value pairs (values are strings; name:=value is JSON), or a JSON object, or @FILE, or
+    - for stdin. ENTRY of a raw log is the text of the leaf, or @FILE or - for its exact bytes.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def _policy(target: Target) -> str:
     return f" --policy {target.policy_file}" if " --policy " in target.flags else ""
 
 
-# --- what to append -----------------------------------------------------------------------------------------------------
+# --- what to append ---------------------------------------------------------------------------------------------------
 
 
 def _raw(entry: tuple[str, ...]) -> bytes:

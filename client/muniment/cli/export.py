@@ -36,8 +36,8 @@ _FIXED = ("index", "leaf_hash", "logged_at")
 def command(target: Target, output: Path | None, form: str | None, start: int, stop: int | None) -> None:
     """Write entries as rows, every one compared with the signed tree before it is written.
 
-    JSONL rows are {"index", "leaf_hash", "logged_at", "event"}; the log's own entries have "own", raw leaves "leaf" (base64).
-    CSV has a column per member of the events; values that are not strings are JSON.
+    JSONL rows are {"index", "leaf_hash", "logged_at", "event"}; the log's own entries have "own", raw leaves "leaf"
+    (base64). CSV has a column per member of the events; values that are not strings are JSON.
 
     \b
     Examples:
@@ -56,8 +56,8 @@ def command(target: Target, output: Path | None, form: str | None, start: int, s
         note(json.dumps(summary | {"file": str(output) if output else None}))
     else:
         note(
-            f"Exported {count} entries [{start}, {start + count}) of {head.origin}, each proved to be in the tree of size"
-            f" {head.size} with root {head.root.hex()}{f': {output}' if output else ''}"
+            f"Exported {count} entries [{start}, {start + count}) of {head.origin}, each proved to be in the tree"
+            f" of size {head.size} with root {head.root.hex()}{f': {output}' if output else ''}"
         )
 
 
@@ -93,7 +93,10 @@ def _write_jsonl(file: IO[str], rows: Iterable[dict[str, Any]]) -> int:
 
 
 def _write_csv(file: IO[str], rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows with a column for each member that occurs; which ones do is known only at the end, so rows wait on disk."""
+    """Write rows with a column for each member that occurs.
+
+    Which ones do is known only at the end, so rows wait on disk.
+    """
     columns: dict[str, None] = {}
     count = 0
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:

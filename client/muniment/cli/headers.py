@@ -66,7 +66,8 @@ def command() -> None:
 def sync_command(file: Path, quorum: int, network: str, as_json: bool, **named: Any) -> None:
     """Bring FILE up to a source, making it if need be. Can be interrupted, and goes on where it was.
 
-    What comes is checked like a file from a stranger. Headers that FILE has already are given up only for a chain with more work.
+    What comes is checked like a file from a stranger. Headers that FILE has already are given up only
+    for a chain with more work.
 
     \b
     Examples:

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 )
 @log_options
 def command(target: Target, file: str, form: str | None, assume: str | None) -> None:
-    """Append every row of FILE, each proof verified. Run it again after a crash or Ctrl-C: nothing is lost or logged twice.
+    """Append every row of FILE, each proof verified.
 
-    An event log takes JSONL (one event a line) or CSV (a header, then one event a row, all values strings); a raw log takes one leaf
-    a line, without its newline. Blank lines are skipped. FILE.muniment-import beside the input remembers how far the import came;
-    when rows were added to FILE since, only those are imported. Stdin (-) cannot be resumed.
+    Run it again after a crash or Ctrl-C: nothing is lost or logged twice. An event log takes JSONL (one event a line)
+    or CSV (a header, then one event a row, all values strings); a raw log takes one leaf a line, without its newline.
+    Blank lines are skipped. FILE.muniment-import beside the input remembers how far the import came; when rows were
+    added to FILE since, only those are imported. Stdin (-) cannot be resumed.
 
     \b
     Examples:
@@ -121,12 +122,12 @@ def _stream(target: Target, client: Client, info: LogInfo, form: str) -> None:
 
     rows = Source(sys.stdin.buffer, form).rows()
     first, last, count = None, None, 0
-    keyed = (([row.draft for row in batch], new_key()) for batch in batches(rows, *limits(info)))
+    keyed = (([row.entry for row in batch], new_key()) for batch in batches(rows, *limits(info)))
     try:
-        for placed in client.place_batches(keyed):
-            first = min(*placed.indices, placed.indices[0] if first is None else first)
-            last = max(*placed.indices, placed.indices[0] if last is None else last)
-            count += len(placed.indices)
+        for appended in client.append_without_receipts(keyed):
+            first = min(*appended.indices, appended.indices[0] if first is None else first)
+            last = max(*appended.indices, appended.indices[0] if last is None else last)
+            count += len(appended.indices)
     except CliError as error:
         error.hint = f"{error.hint}\nThe {count} rows before it are in the log.".lstrip()
         raise

@@ -1,9 +1,9 @@
 """How far an import has come: a small file beside the input, written before every batch and durable before it is sent.
 
-It names the bytes that are logged for sure, and the batches under way, each with its Idempotency-Key: one whose answer is awaited or
-being verified, and the next. After a crash they are sent again under the same keys, so they are logged once, and in order, because a
-batch is sent only once the log has answered the one before. A key holds only for a time and for one API key; beyond that the log
-itself is searched.
+It names the bytes that are logged for sure, and the batches under way, each with its Idempotency-Key: one whose answer
+is awaited or being verified, and the next. After a crash they are sent again under the same keys, so they are logged
+once, and in order, because a batch is sent only once the log has answered the one before. A key holds only for a time
+and for one API key; beyond that the log itself is searched.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ IMPORT_TYPE = "muniment/import@v1"
 class Pending:
     """A batch that may or may not be in the log.
 
-    It ends at byte `end` of the input, whose bytes before that have the SHA-256 `digest` (hex), and has `rows` rows. It was first
-    sent at `sent_at` (milliseconds since 1970), under `key`, when the log had `tree_size` entries or more, by the API key whose
-    fingerprint is `caller`.
+    It ends at byte `end` of the input, whose bytes before that have the SHA-256 `digest` (hex), and has `rows` rows. It
+    was first sent at `sent_at` (milliseconds since 1970), under `key`, when the log had `tree_size` entries or more, by
+    the API key whose fingerprint is `caller`.
     """
 
     end: int
@@ -39,10 +39,11 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class ImportState:
-    """What of an input is in the log `origin`: the bytes before `offset`, with SHA-256 `digest` (hex), as `rows` entries.
+    """What of an input is in the log `origin`: the bytes before `offset`, as `rows` entries.
 
-    `first` and `last` are the lowest index and the highest, or None before the first batch. `pending` are the batches under way, in
-    the order of the input, from `offset` on; none was sent before the log answered the one before it.
+    `digest` is the SHA-256 of these bytes, in hex. `first` and `last` are the lowest index and the highest, or None
+    before the first batch. `pending` are the batches under way, in the order of the input, from `offset` on; none was
+    sent before the log answered the one before it.
     """
 
     origin: str

@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 1000
 MAX_BYTES = 2 * 1024 * 1024
 SETTLED = 10.0
-"""Seconds after which a batch that the last run had under way when it ended is surely either logged and published, or lost."""
+"""Seconds after which a batch that was under way when the last run ended is surely logged and published, or lost."""
 
 _REFUSED_FOR_GOOD = {400, 413, 415, 422}
 """Answers to the content of a batch: every earlier attempt at the same bytes was refused too."""
 
 
 def fingerprint(api_key: str | None) -> str:
-    """Return what tells API keys apart without being of use to a thief; "" for none. Idempotency-Keys are scoped to the caller."""
+    """Return what tells API keys apart without being of use to a thief; "" for none.
+
+    Idempotency-Keys are scoped to the caller.
+    """
     return sha256(f"muniment import\n{api_key}".encode()).hexdigest()[:16] if api_key else ""
 
 
 @dataclass(slots=True)
 class Importer:
-    """Imports one file. `state` and `tree_size` are changed by this class alone; `state` is what the file beside the input says."""
+    """Imports one file.
+
+    `state` and `tree_size` are changed by this class alone; `state` is what the file beside the input says.
+    """
 
     client: Client
     info: LogInfo
@@ -79,9 +85,9 @@ class Importer:
     def _append(self, noted: Iterable[Batch]) -> None:
         """Send batches that are in the state, and take each out of it once it is verified."""
         try:
-            for placed in self.client.place_batches(noted):
-                self.tree_size = max(self.tree_size, placed.tree_size)
-                self._done(placed.indices)
+            for appended in self.client.append_without_receipts(noted):
+                self.tree_size = max(self.tree_size, appended.tree_size)
+                self._done(appended.indices)
         except Refused as refused:
             # What was verified is not under way any more, and what follows a refused batch is not sent.
             if refused.status in _REFUSED_FOR_GOOD and refused.code != "idempotency_mismatch":
@@ -96,7 +102,7 @@ class Importer:
             end, key = batch[-1], new_key()
             pending = Pending(end.end, end.digest, len(batch), key, self.tree_size, _now(), self.caller)
             self._save(self.state.begun(pending))
-            yield [row.draft for row in batch], key
+            yield [row.entry for row in batch], key
 
     def _done(self, indices: Sequence[int]) -> None:
         before = self.state.offset
@@ -107,10 +113,12 @@ class Importer:
         save(self.path, state)
         self.state = state
 
-    # --- batches that were cut off --------------------------------------------------------------------------------------
+    # --- batches that were cut off ------------------------------------------------------------------------------------
 
     def _settle(self, rows: Iterator[Row]) -> list[Row]:
-        """Find out about the batches under way when the last run ended; return the rows read that turn out not to be in the log.
+        """Find out about the batches under way when the last run ended.
+
+        Returns the rows read that turn out not to be in the log.
 
         1. Their bytes are those that were sent.
         2. A raw leaf that is there already is found again by its content; an event by its key, while the key holds.
@@ -122,7 +130,7 @@ class Importer:
             if not batch or (batch[-1].end, batch[-1].digest) != (pending.end, pending.digest):  # 1
                 raise self._changed()
             if self.info.kind == "raw" or self._holds(pending):  # 2
-                self._append([([row.draft for row in batch], pending.key)])
+                self._append([([row.entry for row in batch], pending.key)])
             elif (indices := self._find(batch, pending)) is not None:  # 3
                 self._done(indices)
             else:
@@ -143,7 +151,7 @@ class Importer:
         time.sleep(
             SETTLED
         )  # however long ago it was noted: it may have been sent, or sent again, just before the last run ended
-        wanted = [row.draft.body for row in batch]
+        wanted = [row.entry.body for row in batch]
         # Behind what is accounted for: the batch before it may have the same content.
         start = pending.tree_size if self.state.last is None else max(pending.tree_size, self.state.last + 1)
         found = _find_run(wanted, self._bodies(start), start)
@@ -158,9 +166,12 @@ class Importer:
                 raise CliError(
                     EXIT_USAGE,
                     "outcome_unknown",
-                    f"rows {self.state.rows + 1} to {self.state.rows + sum(batch.rows for batch in self.state.pending)}, which were"
-                    f" cut off, may or may not be in the log, and entry {entry.index} cannot be read to find out",
-                    "Use an API key with scope read, or say what you know: --cut-off-batch lost (they are logged again).",
+                    f"rows {self.state.rows + 1}"
+                    f" to {self.state.rows + sum(batch.rows for batch in self.state.pending)},"
+                    " which were cut off, may or may not be in the log,"
+                    f" and entry {entry.index} cannot be read to find out",
+                    "Use an API key with scope read, or say what you know:"
+                    " --cut-off-batch lost (they are logged again).",
                 )
             yield None if entry.event is None else strictjson.canonical(entry.event)
 
@@ -190,7 +201,7 @@ def batches(rows: Iterable[Row], max_entries: int, max_bytes: int) -> Iterator[l
     size = 0
     try:
         for row in rows:
-            length = len(row.draft.body) + 2  # at most: a newline, or the length of a raw leaf
+            length = len(row.entry.body) + 2  # at most: a newline, or the length of a raw leaf
             if batch and (len(batch) == max_entries or size + length > max_bytes):
                 yield batch
                 batch, size = [], 0

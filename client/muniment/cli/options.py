@@ -26,8 +26,9 @@ P = ParamSpec("P")
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 _NO_POLICY = (
-    "Give --policy FILE or set MUNIMENT_POLICY. `muniment-server init --data DIR` wrote one, DIR/policy; of a log of others, ask its"
-    " operator for the vkey. To start without: --trust-on-first-use pins and prints the key that the server names."
+    "Give --policy FILE or set MUNIMENT_POLICY. `muniment-server init --data DIR` wrote one, DIR/policy;"
+    " of a log of others, ask its operator for the vkey."
+    " To start without: --trust-on-first-use pins and prints the key that the server names."
 )
 
 
@@ -94,7 +95,10 @@ class Target:
         note(f"Pinned in {path}. Compare the key with what the operator publishes; from now on give --policy {path}")
 
     def api_key(self) -> str | None:
-        """Return the API key, from the file or from MUNIMENT_API_KEY. Never from the command line: others can read that."""
+        """Return the API key, from the file or from MUNIMENT_API_KEY.
+
+        Never from the command line: others can read that.
+        """
         if self.api_key_file is None:
             return os.environ.get("MUNIMENT_API_KEY", "").strip() or None
         try:
@@ -105,7 +109,7 @@ class Target:
     def open(self, *, long: bool = False) -> Client:
         """Return a client of the log that remembers checkpoints in the user's state folder.
 
-        A person waits for most commands, so by default they give up after a second or two where nobody answers. Long
+        A person waits for most commands, so by default they give up after a second or two where no server answers. Long
         ones try more often, and wait longer for an answer: they move megabytes, perhaps over a slow line.
         """
         from muniment.client import Client, Retries

@@ -1,6 +1,7 @@
 """What the commands print, and the one table from an error to an exit code.
 
-Results go to stdout, everything else to stderr. With --json both are JSON, errors as {"error": {"code", "message", "hint"}}.
+Results go to stdout, everything else to stderr. With --json both are JSON, errors as {"error":
+{"code", "message", "hint"}}.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, when somebody watches."""
+"""A progress bar on stderr, when a person watches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Yield a function that moves the bar on by so many of `total`; without a terminal, or when `quiet`, it does nothing."""
+    """Yield a function that moves the bar on by so many of `total`.
+
+    Without a terminal, or when `quiet`, it does nothing.
+    """
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return

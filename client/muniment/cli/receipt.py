@@ -23,10 +23,11 @@ from muniment.cli.options import Number, Target, log_options, write_output
 def command(
     target: Target, index: int, output: Path | None, tlog_proof: bool, tree_size: int | None, anchored: bool
 ) -> None:
-    """Fetch the receipt of an entry, verified: the proof that works without this server, for as long as the key is trusted.
+    """Fetch the receipt of an entry, verified.
 
-    An entry is covered by a published checkpoint about a second after it was logged; this waits for it. A Bitcoin anchor covers
-    it hours later: until then --anchored ends with exit code 3. What the anchor shows, `muniment verify --check-anchors` says.
+    A receipt is the proof that works without this server, for as long as the key is trusted. An entry is covered by a
+    published checkpoint about a second after it was logged; this waits for it. A Bitcoin anchor covers it hours later:
+    until then --anchored ends with exit code 3. What the anchor shows, `muniment verify --check-anchors` says.
 
     \b
     Examples:

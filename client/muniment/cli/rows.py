@@ -12,7 +12,7 @@ from muniment.errors import EventRefused, FormatError
 from muniment.event import canonical_text
 
 if TYPE_CHECKING:
-    from muniment.client import Draft
+    from muniment.client import PreparedEntry
 
 FORMATS = ("jsonl", "csv", "lines")
 """One JSON event a line; one event a row, named by the header; one raw leaf a line."""
@@ -22,7 +22,7 @@ MAX_LINE = 16 * 1024 * 1024
 class Row(NamedTuple):
     """A row: its entry, the offset after it, and the SHA-256 (hex) of all bytes before that offset."""
 
-    draft: Draft
+    entry: PreparedEntry
     end: int
     digest: str
 
@@ -59,28 +59,31 @@ class Source:
         return CliError(EXIT_USAGE, code, f"line {max(1, self._line)}: {problem}", line=max(1, self._line))
 
     def rows(self, header: list[str] | None = None) -> Iterator[Row]:
-        """Yield the rows from here on. `header` are the column names of a CSV file that was read past its first line."""
-        for draft in self._csv(header) if self._form == "csv" else self._plain():
-            yield Row(draft, self._end, self._hash.hexdigest())
+        """Yield the rows from here on.
 
-    def _plain(self) -> Iterator[Draft]:
+        `header` are the column names of a CSV file that was read past its first line.
+        """
+        for entry in self._csv(header) if self._form == "csv" else self._plain():
+            yield Row(entry, self._end, self._hash.hexdigest())
+
+    def _plain(self) -> Iterator[PreparedEntry]:
         for line in self._lines():
             content = line.removesuffix(b"\n")
             if content.strip():
-                yield self._draft(content)
+                yield self._prepare(content)
 
-    def _draft(self, entry: bytes | dict[str, Any]) -> Draft:
-        """Return the draft of a line, or of a row of CSV."""
-        from muniment.client import Draft
+    def _prepare(self, entry: bytes | dict[str, Any]) -> PreparedEntry:
+        """Return the entry of a line, or of a row of CSV."""
+        from muniment.client import PreparedEntry
 
         try:
             if self._form == "jsonl" and isinstance(entry, bytes):
-                return Draft(canonical_text(entry), is_event=True)
-            return Draft.of(entry)
+                return PreparedEntry(canonical_text(entry), is_event=True)
+            return PreparedEntry.of(entry)
         except FormatError as error:
             raise self._error(error.code if isinstance(error, EventRefused) else "bad_row", str(error)) from error
 
-    def _csv(self, header: list[str] | None) -> Iterator[Draft]:
+    def _csv(self, header: list[str] | None) -> Iterator[PreparedEntry]:
         rows = csv.reader((self._text(line) for line in self._lines()), strict=True)
         try:
             for row in rows:
@@ -91,7 +94,7 @@ class Source:
                 elif len(row) != len(header):
                     raise self._error("bad_row", f"{len(row)} values for {len(header)} columns")
                 else:
-                    yield self._draft(dict(zip(header, row, strict=True)))
+                    yield self._prepare(dict(zip(header, row, strict=True)))
         except csv.Error as error:
             raise self._error("bad_row", str(error)) from error
 

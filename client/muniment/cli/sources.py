@@ -23,7 +23,10 @@ R = TypeVar("R")
 
 RPC_ENV = "MUNIMENT_BITCOIN_RPC"
 
-NO_SOURCE = "Give a source of Bitcoin headers: --headers FILE, --bitcoin-rpc URL, --bitcoin-rest URL, or --explorer URL three times."
+NO_SOURCE = (
+    "Give a source of Bitcoin headers: --headers FILE, --bitcoin-rpc URL, --bitcoin-rest URL,"
+    " or --explorer URL three times."
+)
 _EXIT_CODES = {
     "confirmed": 0,
     "mismatch": EXIT_FAILED,
@@ -50,7 +53,10 @@ class SourceOptions:
         return bool(self.headers or self.rpc or self.rest or self.explorers)
 
     def open(self) -> HeaderSource | None:
-        """Return the source, or None when none was named, here or in the environment. Raises CliError or SourceUnavailable."""
+        """Return the source, or None when none was named, here or in the environment.
+
+        Raises CliError or SourceUnavailable.
+        """
         try:
             return self._open()
         except BadHeaderChain as error:
@@ -121,7 +127,8 @@ _OPTIONS = (
         "--headers",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="A file of all block headers, checked from genesis: works offline (muniment anchor headers sync makes one).",
+        help="A file of all block headers, checked from genesis: works offline"
+        " (muniment anchor headers sync makes one).",
     ),
     click.option(
         "--bitcoin-rpc",
@@ -142,7 +149,8 @@ _OPTIONS = (
         "explorers",
         multiple=True,
         metavar="URL",
-        help="API of an Esplora explorer: https://host/api. Give three: two must agree. They learn which blocks you look at.",
+        help="API of an Esplora explorer: https://host/api. Give three: two must agree."
+        " They learn which blocks you look at.",
     ),
     click.option(
         "--network",

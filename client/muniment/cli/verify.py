@@ -31,7 +31,10 @@ Outcome = Report | FormatError | VerificationError
 
 @dataclass(frozen=True, slots=True)
 class _Trust:
-    """What receipts are held to. `anchors` tells whether theirs are checked, and `headers` against what, if anything."""
+    """What receipts are held to.
+
+    `anchors` tells whether theirs are checked, and `headers` against what, if anything.
+    """
 
     policy: Policy
     anchors: bool = False
@@ -49,11 +52,12 @@ def command(
 ) -> int:
     """Check receipts offline, and say what they prove and what they do not.
 
-    FILES are receipts in JSON or C2SP tlog-proof text; - is stdin. Nothing is trusted but the policy; no network is used.
+    FILES are receipts in JSON or C2SP tlog-proof text; - is stdin. Nothing is trusted but the
+    policy; no network is used.
 
-    With --check-anchors, say too before which Bitcoin block the entry existed, mined when, how deep, according to which source of
-    block headers. With --headers FILE this is offline as well; the other sources are asked over the network. A receipt gets its
-    anchor from `muniment receipt INDEX --anchored`, some hours after the entry was logged.
+    With --check-anchors, say too before which Bitcoin block the entry existed, mined when, how deep, according to which
+    source of block headers. With --headers FILE this is offline as well; the other sources are asked over the network.
+    A receipt gets its anchor from `muniment receipt INDEX --anchored`, some hours after the entry was logged.
 
     \b
     Examples:
@@ -62,8 +66,8 @@ def command(
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
       muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
-    Exit code 0 when every receipt holds, 1 when one does not. With --check-anchors also 1 when an anchor does not hold, 3 when one is
-    missing, only promised or not deep enough, 4 when no source of headers answers.
+    Exit code 0 when every receipt holds, 1 when one does not. With --check-anchors also 1 when an anchor does not hold,
+    3 when one is missing, only promised or not deep enough, 4 when no source of headers answers.
     """
     if source.given and not check_anchors:
         raise click.UsageError("a source of headers is for --check-anchors")
@@ -131,7 +135,10 @@ def _check(data: bytes, trust: _Trust) -> Outcome:
 
 
 def _anchors(receipt: Receipt, trust: _Trust) -> list[AnchorCheck]:
-    """Return what the anchors of a receipt that holds show; one that is malformed or of something else is a mismatch."""
+    """Return what the anchors of a receipt that holds show.
+
+    One that is malformed or of something else is a mismatch.
+    """
     from muniment.anchor.check import AnchorCheck, check_receipt_anchor
 
     found = []

@@ -1,13 +1,13 @@
 """The HTTP clients of a log: :class:`Client` blocks, :class:`AsyncClient` is for asyncio. Both believe nothing.
 
-Each method runs a flow of :mod:`muniment._flows` and returns only what that verified. The two classes differ in how a step is
-performed, and in nothing else.
+Each method runs a flow of :mod:`muniment._flows` and returns only what that verified. The two classes differ in how a
+step is performed, and in nothing else.
 """
 
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Retries
-from muniment._flows.writes import Draft, Entryish
+from muniment._flows.writes import Entryish, PreparedEntry
 from muniment.client._ahead import Batch
 from muniment.client._async import AsyncClient
 from muniment.client._http import Options
@@ -20,11 +20,11 @@ __all__ = [
     "Batch",
     "Client",
     "ConsistencyProof",
-    "Draft",
     "Entry",
     "Entryish",
     "InclusionProof",
     "LogInfo",
     "Options",
+    "PreparedEntry",
     "Retries",
 ]

@@ -1,8 +1,9 @@
 """Batches in order, the next on its way while the answer to the last is checked.
 
-A batch is sent only once the log has answered the one before, so the log holds them in the order they were read, whatever is lost or
-sent again. Checking an answer is as much work as making it: done while the log is busy with the next batch, it costs no time. At any
-moment there is at most one answer being checked, one batch on its way, and one that was read and waits.
+A batch is sent only once the log has answered the one before, so the log holds them in the order they were read,
+whatever is lost or sent again. Checking an answer is as much work as making it: done while the log is busy with the
+next batch, it costs no time. At any moment there is at most one answer being checked, one batch on its way, and one
+that was read and waits.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from muniment._flows.steps import Response
-from muniment._flows.writes import Draft
+from muniment._flows.writes import PreparedEntry
 from muniment.receipt import Receipt
 
 T = TypeVar("T")
-Batch = tuple[list[Draft], str]
-"""Drafts, and the Idempotency-Key they are sent under."""
+Batch = tuple[list[PreparedEntry], str]
+"""Entries, and the Idempotency-Key they are sent under."""
 
 
 def in_order(
     batches: Iterable[Batch],
-    send: Callable[[list[Draft], str], Response],
-    check: Callable[[list[Draft], Response], T],
+    send: Callable[[list[PreparedEntry], str], Response],
+    check: Callable[[list[PreparedEntry], Response], T],
 ) -> Iterator[T]:
-    """Yield what `check` makes of the answer to each batch. `send` runs in a thread; `batches` is read and `check` runs in that of the caller.
+    """Yield what `check` makes of the answer to each batch.
 
-    An error in reading comes after what was read before is checked. Once an answer fails its check nothing more is read.
+    `send` runs in a thread; `batches` is read and `check` runs in that of the caller. An error in reading comes after
+    what was read before is checked. Once an answer fails its check nothing more is read.
     """
     source = iter(batches)
     under_way: _OnItsWay | None = None
@@ -38,7 +40,7 @@ def in_order(
         before, answer = under_way, under_way.answer() if under_way else None
         under_way = _OnItsWay(following, send) if isinstance(following, tuple) else None
         if before and answer:
-            yield check(before.drafts, answer)
+            yield check(before.entries, answer)
         if isinstance(following, Exception):
             raise following
         if following is None:
@@ -55,12 +57,12 @@ def _next(source: Iterator[Batch]) -> Batch | Exception | None:
 class _OnItsWay:
     """A batch that a thread is sending.
 
-    A daemon that nobody waits for unless they want the answer: Ctrl-C must not wait for a server that is down. What it leaves
-    behind is what a kill leaves behind, a batch that may or may not be logged.
+    A daemon that the caller waits for only when it wants the answer: Ctrl-C must not wait for a server that is down.
+    What it leaves behind is what a kill leaves behind, a batch that may or may not be logged.
     """
 
-    def __init__(self, batch: Batch, send: Callable[[list[Draft], str], Response]) -> None:
-        self.drafts, self._key = batch
+    def __init__(self, batch: Batch, send: Callable[[list[PreparedEntry], str], Response]) -> None:
+        self.entries, self._key = batch
         self._send = send
         self._outcome: Response | BaseException | None = None  # the thread's until it has ended
         self._thread = threading.Thread(target=self._run, name="muniment-send", daemon=True)
@@ -68,7 +70,7 @@ class _OnItsWay:
 
     def _run(self) -> None:
         try:
-            self._outcome = self._send(self.drafts, self._key)
+            self._outcome = self._send(self.entries, self._key)
         except BaseException as error:  # noqa: BLE001 - raised again where the answer is wanted
             self._outcome = error
 
@@ -80,20 +82,23 @@ class _OnItsWay:
         raise self._outcome or AssertionError("a thread ended without an outcome")
 
 
-# --- for asyncio --------------------------------------------------------------------------------------------------------
+# --- for asyncio ------------------------------------------------------------------------------------------------------
 
 _UNDER_WAY = 2
 """Batches that were sent and whose receipts were not all taken: one being checked and one on its way."""
 
-_Answered = tuple[list[Draft], Response]
+_Answered = tuple[list[PreparedEntry], Response]
 
 
 async def in_order_async(
-    batches: AsyncGenerator[list[Draft], None],
-    send: Callable[[list[Draft]], Awaitable[Response]],
-    check: Callable[[list[Draft], Response], Awaitable[list[Receipt]]],
+    batches: AsyncGenerator[list[PreparedEntry], None],
+    send: Callable[[list[PreparedEntry]], Awaitable[Response]],
+    check: Callable[[list[PreparedEntry], Response], Awaitable[list[Receipt]]],
 ) -> AsyncGenerator[list[Receipt], None]:
-    """Yield the receipts of each batch as soon as they are checked, also while the source has nothing more. Closes `batches`."""
+    """Yield the receipts of each batch as soon as they are checked, also while the source has nothing more.
+
+    Closes `batches`.
+    """
     answers: asyncio.Queue[_Answered | Exception | None] = asyncio.Queue()
     turns = asyncio.Semaphore(_UNDER_WAY)
     sender = asyncio.create_task(_send_all(batches, send, turns, answers))
@@ -107,16 +112,16 @@ async def in_order_async(
 
 
 async def _send_all(
-    batches: AsyncGenerator[list[Draft], None],
-    send: Callable[[list[Draft]], Awaitable[Response]],
+    batches: AsyncGenerator[list[PreparedEntry], None],
+    send: Callable[[list[PreparedEntry]], Awaitable[Response]],
     turns: asyncio.Semaphore,
     answers: asyncio.Queue[_Answered | Exception | None],
 ) -> None:
     try:
         async with aclosing(batches):
             await turns.acquire()  # before reading, so that a batch is all that has arrived by its turn
-            async for drafts in batches:
-                answers.put_nowait((drafts, await send(drafts)))
+            async for entries in batches:
+                answers.put_nowait((entries, await send(entries)))
                 await turns.acquire()
     except Exception as error:  # noqa: BLE001 - raised again by the consumer, after what came before it was checked
         answers.put_nowait(error)

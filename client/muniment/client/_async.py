@@ -14,7 +14,7 @@ from muniment._flows import anchors, reads, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
-from muniment._flows.writes import Batcher, Draft, Entryish
+from muniment._flows.writes import Batcher, Entryish, PreparedEntry
 from muniment.client._ahead import in_order_async, unwrap
 from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Options, in_vain, log_url, lost
 from muniment.errors import MunimentError
@@ -46,7 +46,7 @@ class AsyncClient(Base):
         async with cls(url, transport=transport, **options) as client:
             return await client._run(reads.first_use(where, client._retries))
 
-    # --- performing steps -----------------------------------------------------------------------------------------------
+    # --- performing steps ---------------------------------------------------------------------------------------------
 
     async def _run(self, flow: Flow[T], call: Deadline | None = None) -> T:
         call = call or self._deadline()
@@ -96,11 +96,13 @@ class AsyncClient(Base):
     ) -> None:
         await self.aclose()
 
-    # --- appending ------------------------------------------------------------------------------------------------------
+    # --- appending ----------------------------------------------------------------------------------------------------
 
     async def append(self, entry: Entryish, *, idempotency_key: str | None = None) -> Receipt:
         """Append an entry and return its verified receipt: see :meth:`Client.append`."""
-        return await self._run(writes.append(self._session, Draft.of(entry), idempotency_key or writes.new_key()))
+        return await self._run(
+            writes.append(self._session, PreparedEntry.of(entry), idempotency_key or writes.new_key())
+        )
 
     async def append_many(
         self,
@@ -111,8 +113,8 @@ class AsyncClient(Base):
     ) -> AsyncIterator[Receipt]:
         """Append entries in batches and yield their receipts, in order: see :meth:`Client.append_many`.
 
-        An asynchronous source is read while a batch is on its way, at most `batch_entries` ahead. A slow one is not waited for: the
-        next batch is what has arrived since the last was answered.
+        An asynchronous source is read while a batch is on its way, at most `batch_entries` ahead. A slow one is not
+        waited for: the next batch is what has arrived since the last was answered.
         """
         batcher = Batcher(batch_entries, batch_bytes)
         source = arriving(entries, batcher) if isinstance(entries, AsyncIterable) else lift(entries, batcher)
@@ -121,17 +123,17 @@ class AsyncClient(Base):
                 for receipt in receipts:
                     yield receipt
 
-    async def _send_batch(self, drafts: list[Draft]) -> Response:
-        return await self._run(writes.send_batch(self._session, drafts, writes.new_key()))
+    async def _send_batch(self, entries: list[PreparedEntry]) -> Response:
+        return await self._run(writes.send_batch(self._session, entries, writes.new_key()))
 
-    async def _check_batch(self, drafts: list[Draft], answer: Response) -> list[Receipt]:
-        return await self._run(writes.check_batch(self._session, drafts, answer))
+    async def _check_batch(self, entries: list[PreparedEntry], answer: Response) -> list[Receipt]:
+        return await self._run(writes.check_batch(self._session, entries, answer))
 
-    async def append_batch(self, drafts: list[Draft], *, idempotency_key: str | None = None) -> list[Receipt]:
-        """Append one batch of drafts, all or none: see :meth:`Client.append_batch`."""
-        return await self._run(writes.append_batch(self._session, drafts, idempotency_key or writes.new_key()))
+    async def append_batch(self, entries: list[PreparedEntry], *, idempotency_key: str | None = None) -> list[Receipt]:
+        """Append one batch of prepared entries, all or none: see :meth:`Client.append_batch`."""
+        return await self._run(writes.append_batch(self._session, entries, idempotency_key or writes.new_key()))
 
-    # --- reading --------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     async def entry(self, index: int) -> Entry:
         """Return the entry at `index`: see :meth:`Client.entry`."""
@@ -174,7 +176,10 @@ class AsyncClient(Base):
         return await self._run(reads.inclusion(self._session, index, leaf_hash, tree_size))
 
     async def consistency(self, since: VerifiedCheckpoint | Receipt | str) -> ConsistencyProof:
-        """Return the proof that the published checkpoint and `since` are of one tree: see :meth:`Client.consistency`."""
+        """Return the proof that the published checkpoint and `since` are of one tree.
+
+        See :meth:`Client.consistency`.
+        """
         return await self._run(reads.consistency(self._session, since))
 
     async def checkpoint(self) -> VerifiedCheckpoint:
@@ -215,17 +220,17 @@ async def _held(lock: asyncio.Lock | asyncio.Semaphore, call: Deadline) -> Async
         lock.release()
 
 
-# --- sources of batches -------------------------------------------------------------------------------------------------
+# --- sources of batches -----------------------------------------------------------------------------------------------
 
 
-async def lift(entries: Iterable[Entryish], batcher: Batcher) -> AsyncGenerator[list[Draft], None]:
-    for drafts in writes.batches(entries, batcher):
-        yield drafts
+async def lift(entries: Iterable[Entryish], batcher: Batcher) -> AsyncGenerator[list[PreparedEntry], None]:
+    for batch in writes.batches(entries, batcher):
+        yield batch
 
 
-async def arriving(entries: AsyncIterable[Entryish], batcher: Batcher) -> AsyncGenerator[list[Draft], None]:
+async def arriving(entries: AsyncIterable[Entryish], batcher: Batcher) -> AsyncGenerator[list[PreparedEntry], None]:
     """Yield what has arrived since the last batch, as batches; wait only when nothing has."""
-    queue: asyncio.Queue[Draft | Exception | None] = asyncio.Queue(batcher.max_entries)
+    queue: asyncio.Queue[PreparedEntry | Exception | None] = asyncio.Queue(batcher.max_entries)
     reader = asyncio.create_task(_read(entries, queue))
     try:
         while (item := unwrap(await queue.get())) is not None:
@@ -244,10 +249,10 @@ async def arriving(entries: AsyncIterable[Entryish], batcher: Batcher) -> AsyncG
         yield rest
 
 
-async def _read(entries: AsyncIterable[Entryish], queue: asyncio.Queue[Draft | Exception | None]) -> None:
+async def _read(entries: AsyncIterable[Entryish], queue: asyncio.Queue[PreparedEntry | Exception | None]) -> None:
     try:
         async for entry in entries:
-            await queue.put(Draft.of(entry))
+            await queue.put(PreparedEntry.of(entry))
     except Exception as error:  # noqa: BLE001 - raised again by the consumer, after what came before it was sent
         await queue.put(error)
     else:

@@ -23,7 +23,10 @@ CALL = 10
 """How many timeouts a call has for all that it sends, sends again and waits for."""
 MAX_TIMEOUT = 86_400.0
 CONNECTIONS = 32
-"""Requests under way at a time. httpcore's pool walks all connections for every waiting request, so waiting is done before it."""
+"""Requests under way at a time.
+
+httpcore's pool walks all connections for every waiting request, so waiting is done before it.
+"""
 
 _LOG_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -36,7 +39,10 @@ class Options(TypedDict, total=False):
     log: str | None
     """Name of one of several logs of the server; by default the default log."""
     origin: str | None
-    """Which log of the policy this must be. By default the one with this URL, or the only one, or else the first that answers."""
+    """Which log of the policy this must be.
+
+    By default the one with this URL, or the only one, or else the first that answers.
+    """
     api_key: str | None
     """Sent as a bearer token."""
     state: State | None
@@ -63,8 +69,8 @@ class Base:
             raise FormatError(f"a timeout is more than 0 and at most {MAX_TIMEOUT:.0f} seconds")
         if policy is None:
             raise PolicyNotMet(
-                "a client needs a policy, the file that says which keys to trust: policy=Policy.read(path). To start without one,"
-                " trust_on_first_use(url) pins the keys that the server names"
+                "a client needs a policy, the file that says which keys to trust: policy=Policy.read(path)."
+                " To start without one, trust_on_first_use(url) pins the keys that the server names"
             )
         self.url = log_url(url, options.get("log"))
         self.policy = policy

@@ -11,12 +11,12 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from muniment._flows import anchors, placed, reads, writes
+from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
-from muniment._flows.placed import Placed
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
-from muniment._flows.writes import Batcher, Draft, Entryish
+from muniment._flows.without_receipts import Appended
+from muniment._flows.writes import Batcher, Entryish, PreparedEntry
 from muniment.client._ahead import Batch, in_order
 from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Options, in_vain, log_url, lost
 from muniment.errors import MunimentError
@@ -32,11 +32,12 @@ class Client(Base):
 
     What it takes besides the URL is in :class:`~muniment.client.Options`; `policy` is required.
 
-    Every method raises Unreachable, Unavailable or Refused when no answer came, FormatError or VerificationError when the answer is
-    not proved, Inconsistent when the log contradicts a checkpoint it signed before, and StateError when the state fails.
+    Every method raises Unreachable, Unavailable or Refused when no answer came, FormatError or VerificationError
+    when the answer is not proved, Inconsistent when the log contradicts a checkpoint it signed before, and
+    StateError when the state fails.
 
-    "The tree" is that of the largest checkpoint this client has accepted: the published one, or a newer one that an append of its own
-    was answered with.
+    "The tree" is that of the largest checkpoint this client has accepted: the published one, or a newer one that an
+    append of its own was answered with.
     """
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None, **options: Unpack[Options]) -> None:
@@ -52,16 +53,17 @@ class Client(Base):
     def trust_on_first_use(
         cls, url: str, *, transport: httpx.BaseTransport | None = None, **options: Unpack[Options]
     ) -> Policy:
-        """Return a policy that pins the keys the server at `url` names. Save it, and compare it with what the operator publishes.
+        """Return a policy that pins the keys the server at `url` names.
 
-        This proves nothing about today's server; it makes sure that later answers come from the same log.
+        Save it, and compare it with what the operator publishes. This proves nothing about today's server; it makes
+        sure that later answers come from the same log.
         """
         where = log_url(url, options.get("log"))
         options["policy"] = Policy(())  # vouches for nothing, and nothing is asked of it
         with cls(url, transport=transport, **options) as client:
             return client._run(reads.first_use(where, client._retries))
 
-    # --- performing steps -----------------------------------------------------------------------------------------------
+    # --- performing steps ---------------------------------------------------------------------------------------------
 
     def _run(self, flow: Flow[T], call: Deadline | None = None) -> T:
         call = call or self._deadline()
@@ -108,11 +110,14 @@ class Client(Base):
         if idle:
             self._http.close()
 
-    def _send_batch(self, drafts: list[Draft], key: str) -> Response:
-        return self._send(writes.send_batch(self._session, drafts, key))
+    def _send_batch(self, entries: list[PreparedEntry], key: str) -> Response:
+        return self._send(writes.send_batch(self._session, entries, key))
 
     def _send(self, flow: Flow[Response]) -> Response:
-        """Send a batch, in a thread of its own. Nobody closes its connection meanwhile: it would go on reading from whatever is opened next."""
+        """Send a batch, in a thread of its own.
+
+        The client keeps its connection open meanwhile: closed, it would go on reading from whatever is opened next.
+        """
         with self._counting:
             self._sending += 1
         try:
@@ -124,8 +129,8 @@ class Client(Base):
             if last:
                 self._http.close()
 
-    def _check_batch(self, drafts: list[Draft], answer: Response) -> list[Receipt]:
-        return self._run(writes.check_batch(self._session, drafts, answer))
+    def _check_batch(self, entries: list[PreparedEntry], answer: Response) -> list[Receipt]:
+        return self._run(writes.check_batch(self._session, entries, answer))
 
     def __enter__(self) -> Self:
         return self
@@ -135,56 +140,60 @@ class Client(Base):
     ) -> None:
         self.close()
 
-    # --- appending ------------------------------------------------------------------------------------------------------
+    # --- appending ----------------------------------------------------------------------------------------------------
 
     def append(self, entry: Entryish, *, idempotency_key: str | None = None) -> Receipt:
         """Append an event (a mapping) or a raw leaf (bytes) and return its receipt, once it is durable and verified.
 
-        The same append sent twice is logged once: retries repeat the Idempotency-Key, and equal raw leaves are one entry. Give a key
-        of your own to be able to repeat the call itself after an error; it holds as long as the log says (``GET /log``).
+        The same append sent twice is logged once: retries repeat the Idempotency-Key, and equal raw leaves are one
+        entry. Give a key of your own to be able to repeat the call itself after an error; it holds as long as the
+        log says (``GET /log``).
 
-        Raises EventRefused when the event has no canonical form, NotWhatWasSent when the answer is a proof of something else.
+        Raises EventRefused when the event has no canonical form, NotWhatWasSent when the answer is a
+        proof of something else.
         """
-        return self._run(writes.append(self._session, Draft.of(entry), idempotency_key or writes.new_key()))
+        return self._run(writes.append(self._session, PreparedEntry.of(entry), idempotency_key or writes.new_key()))
 
     def append_many(
         self, entries: Iterable[Entryish], *, batch_entries: int = BATCH_ENTRIES, batch_bytes: int = BATCH_BYTES
     ) -> Iterator[Receipt]:
         """Append entries in batches and yield their receipts, in order.
 
-        While a batch is on its way, `entries` is read for the next and the answer to the one before is verified; no more than that is
-        held in memory. A batch is logged as a whole or not at all, and is sent once the log has answered the one before. When an entry
-        cannot be logged, those before it are, and their receipts come before the error. Whoever takes no more receipts, or gets an
-        answer that is not proved, leaves at most one batch that may be logged and is not accounted for.
+        While a batch is on its way, `entries` is read for the next and the answer to the one before is verified; no
+        more than that is held in memory. A batch is logged as a whole or not at all, and is sent once the log has
+        answered the one before. When an entry cannot be logged, those before it are, and their receipts come before the
+        error. A caller that takes no more receipts, or gets an answer that is not proved, leaves at most one batch that
+        may be logged and is not accounted for.
         """
-        drafts = writes.batches(entries, Batcher(batch_entries, batch_bytes))
-        for receipts in self.append_batches((batch, writes.new_key()) for batch in drafts):
+        batches = writes.batches(entries, Batcher(batch_entries, batch_bytes))
+        for receipts in self.append_batches((batch, writes.new_key()) for batch in batches):
             yield from receipts
 
     def append_batches(self, batches: Iterable[Batch]) -> Iterator[list[Receipt]]:
         """Append batches, each under its Idempotency-Key, and yield the receipts of each: see :meth:`append_many`.
 
-        Each is read from `batches` while the one before is on its way. So when the log refuses a batch, the next was read, but not
-        sent; and all before it were verified.
+        Each is read from `batches` while the one before is on its way. So when the log refuses a batch, the next was
+        read, but not sent; and all before it were verified.
         """
         return in_order(batches, self._send_batch, self._check_batch)
 
-    def place_batches(self, batches: Iterable[Batch]) -> Iterator[Placed]:
-        """As :meth:`append_batches`, for those who keep no receipts: yield where the entries of each batch are, proved all the same.
+    def append_without_receipts(self, batches: Iterable[Batch]) -> Iterator[Appended]:
+        """As :meth:`append_batches`, for callers that keep no receipts: yield where the entries of each batch are.
 
-        Neighbours are proved together, and raw leaves need no receipts: that takes a fraction of the work. Raises as the other appends.
+        They are proved all the same. Neighbours are proved together, and raw leaves need no receipts: that takes a
+        fraction of the work. Raises as the other appends.
         """
         return in_order(
             batches,
-            lambda drafts, key: self._send(placed.send_to_place(self._session, drafts, key)),
-            lambda drafts, answer: self._run(placed.check_placed(self._session, drafts, answer)),
+            lambda entries, key: self._send(without_receipts.send_without_receipts(self._session, entries, key)),
+            lambda entries, answer: self._run(without_receipts.check_appended(self._session, entries, answer)),
         )
 
-    def append_batch(self, drafts: list[Draft], *, idempotency_key: str | None = None) -> list[Receipt]:
-        """Append one batch of drafts, all or none, and return their receipts in order. One key covers the batch."""
-        return self._run(writes.append_batch(self._session, drafts, idempotency_key or writes.new_key()))
+    def append_batch(self, entries: list[PreparedEntry], *, idempotency_key: str | None = None) -> list[Receipt]:
+        """Append one batch, all or none, and return its receipts in order. One Idempotency-Key covers the batch."""
+        return self._run(writes.append_batch(self._session, entries, idempotency_key or writes.new_key()))
 
-    # --- reading --------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def entry(self, index: int) -> Entry:
         """Return the entry at `index`, opened as far as the log opens it to this caller."""
@@ -204,9 +213,10 @@ class Client(Base):
         return self._run(reads.receipt(self._session, index, tree_size))
 
     def anchored_receipt(self, index: int) -> Receipt:
-        """Return the receipt of entry `index` with the earliest confirmed anchor that covers it; Refused (``no_anchor``) before.
+        """Return the receipt of entry `index` with the earliest confirmed anchor that covers it.
 
-        What the anchor shows, :func:`muniment.anchor.check.check_receipt_anchor` says.
+        Raises Refused (``no_anchor``) before there is one. What the anchor shows,
+        :func:`muniment.anchor.check.check_receipt_anchor` says.
         """
         return self._run(anchors.anchored_receipt(self._session, index))
 
@@ -227,11 +237,14 @@ class Client(Base):
     def inclusion(
         self, index: int | None = None, *, leaf_hash: bytes | None = None, tree_size: int | None = None
     ) -> InclusionProof:
-        """Return the inclusion proof of the leaf at `index`, or with `leaf_hash`, in the latest tree or that of `tree_size`."""
+        """Return the inclusion proof of the leaf at `index` or with `leaf_hash`, by default in the latest tree."""
         return self._run(reads.inclusion(self._session, index, leaf_hash, tree_size))
 
     def consistency(self, since: VerifiedCheckpoint | Receipt | str) -> ConsistencyProof:
-        """Return the proof that the published checkpoint and `since` (a checkpoint, its note, or a receipt) are of one tree."""
+        """Return the proof that the published checkpoint and `since` are of one tree.
+
+        `since` is a checkpoint, its note, or a receipt.
+        """
         return self._run(reads.consistency(self._session, since))
 
     def checkpoint(self) -> VerifiedCheckpoint:
@@ -256,7 +269,10 @@ class Client(Base):
         return self._run(reads.bundle(self._session, index))
 
     def log_info(self) -> LogInfo:
-        """Return what the server says about the log. Its origin and keys are compared with the policy; the rest is its word."""
+        """Return what the server says about the log.
+
+        Its origin and keys are compared with the policy; the rest is the server's word.
+        """
         return self._run(reads.log_info(self._session))
 
 

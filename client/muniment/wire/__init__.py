@@ -1,7 +1,7 @@
-"""Exchanges over HTTP with a peer that nobody trusts: one deadline for the whole of each, bounds on what may arrive.
+"""Exchanges over HTTP with a peer that is not trusted: one deadline for the whole of each, bounds on what may arrive.
 
 httpx limits each wait for a socket, and nothing limits their number: a peer that sends a byte now and then, or one more
-1xx answer, is waited for without end. So this is the one way in which this project asks anybody over HTTP.
+1xx answer, is waited for without end. So this is the one way in which this project asks a peer over HTTP.
 
 exchange (what one may take) < streams, astreams (which keep to it) < here
 """

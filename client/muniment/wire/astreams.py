@@ -67,7 +67,7 @@ class AsyncStream(httpcore.AsyncNetworkStream):
         """Return the connection with TLS on top, its handshake done."""
         try:
             return AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-        except BaseException:  # httpcore forgets a connection whose handshake is cancelled, and nobody closes it
+        except BaseException:  # httpcore forgets a connection whose handshake is cancelled: without this it stays open
             await self.aclose()
             raise
 

@@ -14,25 +14,16 @@ from struct import Struct
 
 from muniment.errors import BadProof
 from muniment.hashing import EMPTY_ROOT, HASH_SIZE, RootHash
+from muniment.proofs import verify_consistency
 from muniment.tiles import TILE_WIDTH, Tile, width_at
-from muniment.tree import (
-    Lookup,
-    Node,
-    expand,
-    hash_in,
-    partial_tiles,
-    place,
-    plan_consistency,
-    plan_root,
-    verify_consistency,
-)
+from muniment.tree import Lookup, Node, expand, hash_in, partial_tiles, place, plan_consistency, plan_root
 from muniment_server.errors import Mismatch
 
 StoredTiles = Mapping[tuple[int, int], bytes]
 """Bytes of tiles by (level, index), as wide as they are stored by now: 32 to 8,192 bytes."""
 
 FULL = TILE_WIDTH * HASH_SIZE
-_PAIR = Struct(f"{2 * HASH_SIZE}s")  # not shared with muniment.tree: a mistake there must not be made here as well
+_PAIR = Struct(f"{2 * HASH_SIZE}s")  # not shared with muniment.hashing: a mistake there must not be made here as well
 
 
 def tiles_between(old: int, size: int) -> list[Tile]:

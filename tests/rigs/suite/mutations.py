@@ -28,9 +28,9 @@ from muniment.errors import FormatError, VerificationError
 from muniment.hashing import RootHash
 from muniment.note import Note, SigningKey, parse_note
 from muniment.policy import LogKey, Policy, Witness
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt
 from muniment.tiles import Bundle, Tile, format_bundle, format_tile, parse_tile_path, width_at
-from muniment.tree import verify_consistency, verify_inclusion
 from tests.oracle import NUMBERS, Consistency, Inclusion
 from tests.rigs.forest import any_index, any_size, bundle_bytes, bundle_of, events, raws, tile_bytes
 from tests.rigs.rig import Context, Rig

@@ -1,7 +1,8 @@
-"""Batches whose receipts nobody keeps: where their entries are, each proved to be there as it was sent.
+"""Batches whose receipts the caller does not keep: where their entries are, each proved to be there as it was sent.
 
-Leaves that are neighbours in the log are proved together, by the inclusion proofs of the first and the last: a hash for each leaf
-instead of a way to the root. Where that cannot be done, :mod:`muniment._flows.writes` checks every receipt by itself, and decides.
+Leaves that are neighbours in the log are proved together, by the inclusion proofs of the first and the last: a hash
+for each leaf instead of a way to the root. Where that cannot be done, :mod:`muniment._flows.writes` checks every
+receipt by itself, and decides.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from muniment._flows import fields, writes
 from muniment._flows.answered import opened_digest
 from muniment._flows.reads import Session
 from muniment._flows.steps import Call, Flow, Request, Response, json_of, send
-from muniment._flows.writes import Draft
+from muniment._flows.writes import PreparedEntry
 from muniment.checkpoint import Checkpoint
 from muniment.encoding import parse_b64
 from muniment.errors import BadProof, FormatError, NotWhatWasSent, Refused
 from muniment.event import EventLeaf, parse_leaf
 from muniment.hashing import LeafHash, leaf_hash
+from muniment.proofs import root_from_range, verify_inclusion
 from muniment.receipt import Receipt
-from muniment.tree import root_from_range, verify_inclusion
 
 _RANGES = 4
 """Runs of neighbours that a batch may be in, each of which takes two proofs."""
@@ -35,55 +36,58 @@ _Ends = tuple[_Proof, _Proof]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Appended:
     """Where the entries of a batch are, in the order sent, in the tree of `tree_size`."""
 
     indices: Sequence[int]
     tree_size: int
 
 
-def send_to_place(session: Session, drafts: Sequence[Draft], key: str) -> Flow[Response]:
-    """Send a batch as :func:`muniment._flows.writes.send_batch`, and return the answer for :func:`check_placed`."""
+def send_without_receipts(session: Session, entries: Sequence[PreparedEntry], key: str) -> Flow[Response]:
+    """Send a batch as :func:`muniment._flows.writes.send_batch`, and return the answer for :func:`check_appended`."""
     # An event needs its receipt, which opens what its leaf commits to. A raw leaf is known.
-    return (yield from writes.send_batch(session, drafts, key, receipts=drafts[0].is_event))
+    return (yield from writes.send_batch(session, entries, key, receipts=entries[0].is_event))
 
 
-def check_placed(session: Session, drafts: Sequence[Draft], answer: Response) -> Flow[Placed]:
-    """Return where the entries of a batch are, verified. Raises what :func:`muniment._flows.writes.check_batch` raises."""
+def check_appended(session: Session, entries: Sequence[PreparedEntry], answer: Response) -> Flow[Appended]:
+    """Return where the entries of a batch are, verified.
+
+    Raises what :func:`muniment._flows.writes.check_batch` raises.
+    """
     value = json_of(answer)
-    ranges = writes.ranges_of(value, len(drafts))
-    is_event = drafts[0].is_event
-    placed: Placed | None = None
+    ranges = writes.ranges_of(value, len(entries))
+    is_event = entries[0].is_event
+    appended: Appended | None = None
     if len(ranges) <= _RANGES:  # otherwise they are scattered, as equal raw leaves may be
         # Refused are proofs to a key that may only append to a private log, or by a replica that is behind.
         with suppress(Refused):
-            placed = yield from (_events if is_event else _raw)(session, drafts, value, ranges)
-    if placed is not None:
-        return placed
+            appended = yield from (_events if is_event else _raw)(session, entries, value, ranges)
+    if appended is not None:
+        return appended
     if is_event:
-        return _of(*(yield from writes.check_batch(session, drafts, answer)))
-    return _of(*(yield from writes.append_batch(session, drafts, writes.new_key())))
+        return _of(*(yield from writes.check_batch(session, entries, answer)))
+    return _of(*(yield from writes.append_batch(session, entries, writes.new_key())))
 
 
-def _of(*receipts: Receipt) -> Placed:
-    return Placed([receipt.index for receipt in receipts], max(receipt.tree_size for receipt in receipts))
+def _of(*receipts: Receipt) -> Appended:
+    return Appended([receipt.index for receipt in receipts], max(receipt.tree_size for receipt in receipts))
 
 
-# --- raw leaves ---------------------------------------------------------------------------------------------------------
+# --- raw leaves -------------------------------------------------------------------------------------------------------
 
 
 def _raw(
-    session: Session, drafts: Sequence[Draft], answer: dict[str, Any], ranges: Sequence[range]
-) -> Flow[Placed | None]:
+    session: Session, entries: Sequence[PreparedEntry], answer: dict[str, Any], ranges: Sequence[range]
+) -> Flow[Appended | None]:
     head, ends = _head(session, answer), list[_Ends]()
     for indices in ranges:
         before = yield from _proof(session, indices[0], head.size)
         after = before if len(indices) == 1 else (yield from _proof(session, indices[-1], head.size))
         ends.append((before, after))
-    placed = yield from _prove(session, answer, ranges, [draft.body for draft in drafts], ends)
-    if placed is None:
+    appended = yield from _prove(session, answer, ranges, [entry.body for entry in entries], ends)
+    if appended is None:
         raise NotWhatWasSent("the log does not prove that the entries of a batch are the leaves that were sent")
-    return placed
+    return appended
 
 
 def _proof(session: Session, index: int, size: int) -> Flow[_Proof]:
@@ -92,15 +96,15 @@ def _proof(session: Session, index: int, size: int) -> Flow[_Proof]:
     return fields.proof(json_of((yield from send(request, session.retries))))
 
 
-# --- events -------------------------------------------------------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------------------------------------
 
 
 def _events(
-    session: Session, drafts: Sequence[Draft], answer: dict[str, Any], ranges: Sequence[range]
-) -> Flow[Placed | None]:
+    session: Session, entries: Sequence[PreparedEntry], answer: dict[str, Any], ranges: Sequence[range]
+) -> Flow[Appended | None]:
     try:
         receipts = fields.objects(answer, "receipts")
-        leaves = yield Call(lambda: _event_leaves(drafts, receipts))
+        leaves = yield Call(lambda: _event_leaves(entries, receipts))
         if not leaves:
             return None
         ends, at = list[_Ends](), 0
@@ -114,20 +118,23 @@ def _events(
     return (yield from _prove(session, answer, ranges, leaves, ends))
 
 
-def _event_leaves(drafts: Sequence[Draft], receipts: Sequence[dict[str, Any]]) -> list[bytes]:
-    """Return the leaf in each receipt, when it surely commits to the event that was sent; none when one does not. Raises FormatError."""
+def _event_leaves(entries: Sequence[PreparedEntry], receipts: Sequence[dict[str, Any]]) -> list[bytes]:
+    """Return the leaf in each receipt, when it surely commits to the event that was sent; none when one does not.
+
+    Raises FormatError.
+    """
     leaves = []
-    for draft, receipt in zip(drafts, receipts, strict=False):
+    for sent, receipt in zip(entries, receipts, strict=False):
         leaf = parse_b64(members.text(receipt, "leaf"), "leaf")
         entry = parse_leaf(leaf)
-        opened = opened_digest(fields.texts(receipt, "disclosures"), None, draft.body)
+        opened = opened_digest(fields.texts(receipt, "disclosures"), None, sent.body)
         if not isinstance(entry, EventLeaf) or opened != entry.commitment:
             return []
         leaves.append(leaf)
-    return leaves if len(leaves) == len(drafts) == len(receipts) else []
+    return leaves if len(leaves) == len(entries) == len(receipts) else []
 
 
-# --- both ---------------------------------------------------------------------------------------------------------------
+# --- both -------------------------------------------------------------------------------------------------------------
 
 
 def _head(session: Session, answer: dict[str, Any]) -> Checkpoint:
@@ -136,7 +143,7 @@ def _head(session: Session, answer: dict[str, Any]) -> Checkpoint:
 
 def _prove(
     session: Session, answer: dict[str, Any], ranges: Sequence[range], leaves: Sequence[bytes], ends: Sequence[_Ends]
-) -> Flow[Placed | None]:
+) -> Flow[Appended | None]:
     """Return where the leaves are, or None when the ends of one of the ranges do not prove it."""
     head, note = _head(session, answer), fields.text(answer, "checkpoint")
     hashes: list[LeafHash] = yield Call(lambda: list(map(leaf_hash, leaves)))
@@ -147,12 +154,13 @@ def _prove(
         receipts.append(Receipt(head.origin, indices[0], leaves[done], head.size, before, note))
         done += len(indices)
     yield from session.trust.observe(note, receipts)
-    return Placed(list(chain(*ranges)), head.size)
+    return Appended(list(chain(*ranges)), head.size)
 
 
 def _are_there(head: Checkpoint, indices: range, hashes: Sequence[LeafHash], before: _Proof, after: _Proof) -> bool:
     try:
-        # What the range leaves out of the first proof is to be right as well: a client reads the tree before it from there.
+        # What the range leaves out of the first proof is to be right as well: a client reads the
+        # tree before it from there.
         verify_inclusion(indices[0], head.size, hashes[0], before, head.root)
         return root_from_range(indices[0], head.size, hashes, before, after) == head.root
     except BadProof:

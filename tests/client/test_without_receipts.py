@@ -11,8 +11,8 @@ import pytest
 
 import muniment.client._sync
 from muniment._flows import writes
-from muniment._flows.placed import Placed
-from muniment._flows.writes import Draft, new_key
+from muniment._flows.without_receipts import Appended
+from muniment._flows.writes import PreparedEntry, new_key
 from muniment.client import Client
 from muniment.encoding import b64, b64url
 from muniment.errors import FormatError, Inconsistent, MunimentError, VerificationError
@@ -34,10 +34,10 @@ def log_of(*leaves: bytes) -> FakeLog:
     return log
 
 
-def place(log: FakeLog, *batches: list[Any]) -> list[Placed]:
-    drafts = (([Draft.of(entry) for entry in batch], new_key()) for batch in batches)
+def place(log: FakeLog, *batches: list[Any]) -> list[Appended]:
+    drafts = (([PreparedEntry.of(entry) for entry in batch], new_key()) for batch in batches)
     with Client("https://log.example", policy=log.policy, transport=log.transport()) as client:
-        return list(client.place_batches(drafts))
+        return list(client.append_without_receipts(drafts))
 
 
 def asked_for_receipts(log: FakeLog) -> list[bool]:
@@ -47,7 +47,7 @@ def asked_for_receipts(log: FakeLog) -> list[bool]:
 
 def test_neighbours_take_two_proofs() -> None:
     log = log_of(b"before")
-    assert place(log, LEAVES) == [Placed(list(range(2, 15)), 15)]
+    assert place(log, LEAVES) == [Appended(list(range(2, 15)), 15)]
     assert log.leaves[2:] == LEAVES
     assert [path.partition("?")[0] for path in log.paths()] == [
         "/entries/batch",
@@ -59,19 +59,19 @@ def test_neighbours_take_two_proofs() -> None:
 def test_every_batch_in_its_order() -> None:
     log = log_of()
     found = place(log, LEAVES[:5], LEAVES[5:6], LEAVES[6:])
-    assert [list(placed.indices) for placed in found] == [[1, 2, 3, 4, 5], [6], list(range(7, 14))]
-    assert [placed.tree_size for placed in found] == [6, 7, 14]
+    assert [list(appended.indices) for appended in found] == [[1, 2, 3, 4, 5], [6], list(range(7, 14))]
+    assert [appended.tree_size for appended in found] == [6, 7, 14]
 
 
 def test_known_leaves_are_where_they_were() -> None:
     log = log_of(*LEAVES[:4])
     found = place(log, [LEAVES[9], *LEAVES[:4], LEAVES[8]])
-    assert found == [Placed([5, 1, 2, 3, 4, 6], 7)]
+    assert found == [Appended([5, 1, 2, 3, 4, 6], 7)]
 
 
 def test_scattered_leaves_are_proved_by_their_receipts() -> None:
     log = log_of(*LEAVES)
-    assert place(log, LEAVES[::-1]) == [Placed(list(range(13, 0, -1)), 14)]
+    assert place(log, LEAVES[::-1]) == [Appended(list(range(13, 0, -1)), 14)]
     assert asked_for_receipts(log) == [False, True]
 
 
@@ -81,14 +81,14 @@ EVENTS = [{"n": n, "who": f"user {n}", "more": {"a": [n, None]}} for n in range(
 def test_events_are_opened_by_their_receipts_and_proved_together(monkeypatch: pytest.MonkeyPatch) -> None:
     log = FakeLog("event")
     monkeypatch.setattr(writes, "check_batch", None)
-    assert place(log, EVENTS[:1], EVENTS[1:]) == [Placed([1], 2), Placed(list(range(2, 14)), 14)]
+    assert place(log, EVENTS[:1], EVENTS[1:]) == [Appended([1], 2), Appended(list(range(2, 14)), 14)]
     assert asked_for_receipts(log) == [True, True]
 
 
 @pytest.mark.parametrize("event", [{"n": 1.5, "\u00e9": 1}, {"z\U0001f600": 1, "z\uff00": 2}])
 def test_events_that_need_a_closer_look_get_it(event: dict[str, Any]) -> None:
     log = FakeLog("event")
-    assert place(log, [*EVENTS, event]) == [Placed(list(range(1, 15)), 15)]
+    assert place(log, [*EVENTS, event]) == [Appended(list(range(1, 15)), 15)]
 
 
 def _of_each(change: Callable[[Any], Any], at: int) -> Callable[[Any], Any]:
@@ -158,7 +158,7 @@ def test_another_event_than_the_one_sent() -> None:
 def test_receipts_where_proofs_are_refused() -> None:
     log = log_of()
     log.faults = [fine, answering(403, "forbidden")]
-    assert place(log, LEAVES) == [Placed(list(range(1, 14)), 14)]
+    assert place(log, LEAVES) == [Appended(list(range(1, 14)), 14)]
     assert asked_for_receipts(log) == [False, True]
 
 
@@ -207,12 +207,12 @@ def test_a_log_that_forks() -> None:
     log = log_of(*LEAVES)
     other = log.fork()
     with Client("https://log.example", policy=log.policy, transport=log.transport()) as client:
-        list(client.place_batches([([Draft.of(b"here")], "")]))
+        list(client.append_without_receipts([([PreparedEntry.of(b"here")], "")]))
         other.add_raw([b"there"])
         other.publish()
         log.faults = [lambda request, _: other.handle(request)] * 9
         with pytest.raises(Inconsistent):
-            list(client.place_batches([([Draft.of(b"there too")], "")]))
+            list(client.append_without_receipts([([PreparedEntry.of(b"there too")], "")]))
 
 
 def test_errors_are_those_of_every_append() -> None:
