@@ -32,8 +32,8 @@ The tree, tested as such::
     ├── CalendarFailed            a calendar gave no usable answer
     └── NotYet                    a calendar has no proof
 
-The core raises what happened. What that is in HTTP only :mod:`muniment_server.web.problems` knows, and the exit code of a command
-only :mod:`muniment_server.cli.common`.
+The core raises what happened. What that is in HTTP only :mod:`muniment_server.web.problems` knows, and the exit code
+of a command only :mod:`muniment_server.cli.common`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class ClockRefused(ServerError):
 class GuardRefused(ServerError):
     """Signing this head could fork the log. `code` is stable; the message says what was found and what to do.
 
-    `final` says that what was written may be lost, and that trying again would not tell: the kernel reports such an error once.
+    `final` says that what was written may be lost, and that trying again would not tell: the kernel reports such an
+    error once.
     """
 
     def __init__(self, code: str, detail: str, *, final: bool = False) -> None:
@@ -151,7 +152,10 @@ class DuplicateLeaf(StoreError):
 
 
 class SessionLost(StoreError):
-    """The database was reached anew since the head was read: perhaps another one. Nothing was written; read the head again."""
+    """The database was reached anew since the head was read: perhaps another one.
+
+    Nothing was written; read the head again.
+    """
 
 
 class OutcomeUnknown(StoreError):
@@ -163,7 +167,10 @@ class NotProved(OutcomeUnknown):
 
 
 class Replaced(StoreError):
-    """The database's files were removed or replaced under this process. Nothing that it says counts any more: restart."""
+    """The database's files were removed or replaced under this process.
+
+    Nothing that the database says counts any more: restart.
+    """
 
 
 class OtherTree(StoreError):
@@ -171,7 +178,10 @@ class OtherTree(StoreError):
 
 
 class Corrupt(StoreError):
-    """The database, or a backup, lacks or contradicts something a signed head covers. The message names the file or the index."""
+    """The database, or a backup, lacks or contradicts something a signed head covers.
+
+    The message names the file or the index.
+    """
 
 
 class Behind(StoreError):
@@ -203,5 +213,8 @@ class NotYet(ServerError):
 
     @property
     def lost(self) -> bool:
-        """Tell whether it does not know the commitment at all; within an hour of the submission that may be a false answer."""
+        """Tell whether it does not know the commitment at all.
+
+        Within an hour of the submission that may be a false answer.
+        """
         return str(self) == "Not found"

@@ -1,8 +1,9 @@
-"""Named steps of the write path and of recovery, where a test can make things go wrong. Nothing at all unless switched on.
+"""Named steps of the write path and of recovery, where a test can make things go wrong.
 
-A step is a function or coroutine function marked with :func:`step`. Without ``MUNIMENT_FAILPOINTS`` in the environment when this
-module is imported the mark returns the function itself, so that production runs the very code that was written. With it (its
-value may be empty) each call asks whether something was armed for this step::
+They do nothing at all unless they are switched on. A step is a function or coroutine function marked with
+:func:`step`. Without ``MUNIMENT_FAILPOINTS`` in the environment when this module is imported the mark returns the
+function itself, so that production runs the very code that was written. With it (its value may be empty) each call
+asks whether something was armed for this step::
 
     MUNIMENT_FAILPOINTS="append=fail-after;guard.swap=kill-before@3"
 
@@ -40,7 +41,10 @@ class Injected(OSError):
 
 @dataclass(slots=True)
 class Armed:
-    """What happens at a step: `action` at `moment`, from call `nth` (counted from 1) on, `times` times (None: always)."""
+    """What happens at a step: `action` at `moment`, from call `nth` on, `times` times.
+
+    Calls are counted from 1. `times` is None for always.
+    """
 
     action: str
     moment: str

@@ -1,4 +1,7 @@
-"""Every setting of the server, read once. The descriptions below are the manual; docs/operating.md is made from them."""
+"""Every setting of the server, read once.
+
+The descriptions below are the manual; docs/operating.md is made from them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 class Settings(BaseModel):
-    """Defaults < DATA/muniment.toml < environment (MUNIMENT_SERVER_*) < command-line flags. Never changes after it was read."""
+    """Defaults < DATA/muniment.toml < environment (MUNIMENT_SERVER_*) < command-line flags.
+
+    Never changes after it was read.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,14 +40,17 @@ class Settings(BaseModel):
         None,
         min_length=1,  # an empty variable is a mistake, and must not mean the embedded database
         description=(
-            "URL of a Postgres database, postgresql://user@host/name. Unset: the embedded SQLite in the data folder. Put the password in "
-            "PGPASSWORD or PGPASSFILE, or set this in the environment, never on a command line."
+            "URL of a Postgres database, postgresql://user@host/name. Unset: the embedded SQLite in the data folder. "
+            "Put the password in PGPASSWORD or PGPASSFILE, or set this in the environment, never on a command line."
         ),
         repr=False,
     )
     guard_dir: Path | None = Field(
         None,
-        description="Folder of the guard files. Unset: DATA/guard. In production a volume that is not restored with the database.",
+        description=(
+            "Folder of the guard files. Unset: DATA/guard. "
+            "In production a volume that is not restored with the database."
+        ),
     )
     host: str = Field("127.0.0.1", min_length=1, description="Address to serve on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to serve on; 0 takes a free one and prints it.")
@@ -76,9 +85,9 @@ class Settings(BaseModel):
         None,
         ge=2**20,
         description=(
-            "Most memory for full tiles and entry bundles, in bytes. They take 40 bytes an entry, which is nearly all tiles, or 38 MiB "
-            "where that is more, and never more than this. Unset: a sixteenth of the memory of the machine or of its control "
-            "group, but at least 38 MiB and at most 512 MiB."
+            "Most memory for full tiles and entry bundles, in bytes. They take 40 bytes an entry, which is nearly all "
+            "tiles, or 38 MiB where that is more, and never more than this. Unset: a sixteenth of the memory of the "
+            "machine or of its control group, but at least 38 MiB and at most 512 MiB."
         ),
     )
     max_connections: int = Field(
@@ -88,8 +97,9 @@ class Settings(BaseModel):
         1024,
         ge=1,
         description=(
-            "Open HTTP connections from one IPv4 address or one IPv6 /64 network, at the most. Connections from this machine do not "
-            "count. Behind a proxy on another host all come from the proxy: then set it to max_connections."
+            "Open HTTP connections from one IPv4 address or one IPv6 /64 network, at the most. Connections from this "
+            "machine do not count. Behind a proxy on another host all come from the proxy: then set it to "
+            "max_connections."
         ),
     )
     client_seconds: float = Field(
@@ -97,8 +107,9 @@ class Settings(BaseModel):
         gt=0,
         le=600,
         description=(
-            "Seconds a client has to send the header of a request, and the longest pause in sending a body or reading an answer. After "
-            "them it must keep up 8 KiB a second. Who is slower is answered 408 where possible, and cut off."
+            "Seconds a client has to send the header of a request, and the longest pause in sending a body or reading "
+            "an answer. After them it must keep up 8 KiB a second. Who is slower is answered 408 where possible, and "
+            "cut off."
         ),
     )
     keep_alive_seconds: float = Field(
@@ -111,7 +122,10 @@ class Settings(BaseModel):
         1_000.0,
         ge=0,
         le=100_000,
-        description="Entries of each log that are recomputed every second, all the time, to find damage at rest; 0 turns it off.",
+        description=(
+            "Entries of each log that are recomputed every second, all the time, to find damage at rest; "
+            "0 turns it off."
+        ),
     )
     shutdown_seconds: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds to answer accepted requests after SIGTERM."
@@ -121,14 +135,15 @@ class Settings(BaseModel):
         ge=0,
         lt=100,
         description=(
-            "Free space, in percent of the volumes of data folder and guard, below which appends get 503 disk_low; 4 GiB are always enough. "
-            "0 turns this off."
+            "Free space, in percent of the volumes of data folder and guard, below which appends get 503 disk_low; "
+            "4 GiB are always enough. 0 turns this off."
         ),
     )
     anchor: bool = Field(
         default=False,
         description=(
-            "Anchor the logs in Bitcoin. Off by default: it makes this server talk to the calendars below. See docs/operating.md."
+            "Anchor the logs in Bitcoin. Off by default: it makes this server talk to the calendars below. "
+            "See docs/operating.md."
         ),
     )
     anchor_logs: Words = Field((), description="Names of the logs to anchor, separated by commas. Unset: all.")
@@ -137,7 +152,9 @@ class Settings(BaseModel):
         60.0,
         ge=10,
         allow_inf_nan=False,
-        description="Minutes after which a log that has any new entry is anchored. Never more often than every 10 minutes.",
+        description=(
+            "Minutes after which a log that has any new entry is anchored. Never more often than every 10 minutes."
+        ),
     )
     anchor_calendars: Words = Field(
         (
@@ -147,8 +164,9 @@ class Settings(BaseModel):
         ),
         min_length=1,
         description=(
-            "URLs of the OpenTimestamps calendars that get each anchor, separated by commas; also the only ones that are asked for "
-            "proofs. Keep one listed until its anchors are complete. The first two defaults have one operator."
+            "URLs of the OpenTimestamps calendars that get each anchor, separated by commas; also the only ones that "
+            "are asked for proofs. Keep one listed until its anchors are complete. The first two defaults have one "
+            "operator."
         ),
     )
     anchor_held_by: int = Field(
@@ -160,14 +178,17 @@ class Settings(BaseModel):
     anchor_header_file: Path | None = Field(
         None,
         description=(
-            "File of Bitcoin block headers against which anchors are checked, kept current with `muniment anchor headers sync`. Without "
-            "one source of headers, no anchor is ever confirmed."
+            "File of Bitcoin block headers against which anchors are checked, kept current with "
+            "`muniment anchor headers sync`. Without one source of headers, no anchor is ever confirmed."
         ),
     )
     anchor_node: str | None = Field(
         None,
         min_length=1,
-        description="URL of a Bitcoin Core node (JSON-RPC), instead of a header file. A password may stand in it only in the environment.",
+        description=(
+            "URL of a Bitcoin Core node (JSON-RPC), instead of a header file. "
+            "A password may stand in it only in the environment."
+        ),
         repr=False,
     )
     anchor_node_cookie: Path | None = Field(None, description="Cookie file of that node.")
@@ -177,8 +198,8 @@ class Settings(BaseModel):
     anchor_explorers: Words = Field(
         (),
         description=(
-            "API URLs of Esplora block explorers of different operators, separated by commas, instead of a header file: two of them must "
-            "agree."
+            "API URLs of Esplora block explorers of different operators, separated by commas, instead of a header "
+            "file: two of them must agree."
         ),
     )
     anchor_network: Literal["main", "regtest"] = Field(
@@ -186,7 +207,9 @@ class Settings(BaseModel):
     )
     trace: Path | None = Field(
         None,
-        description="File to which every step of the write path is written, for tests. Unset: none. It grows without bound.",
+        description=(
+            "File to which every step of the write path is written, for tests. Unset: none. It grows without bound."
+        ),
     )
     log_format: Literal["json", "console"] = Field("console", description="Form of the server's own log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -27,7 +27,10 @@ class Timing:
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one. Several times faster than prometheus_client's own, which takes two locks: this is called for each request."""
+        """Count one.
+
+        Several times faster than prometheus_client's own, which takes two locks: this is called for each request.
+        """
         self._counts[bisect_left(_SECONDS, seconds)] += 1
         self._sum += seconds
 

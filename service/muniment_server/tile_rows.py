@@ -1,6 +1,7 @@
 """Full tiles as they are kept in memory, and inclusion proofs made from them. Pure.
 
-The definition of an inclusion proof is :func:`muniment.tree.plan_inclusion`: what is here is many times faster, and tested against it.
+The definition of an inclusion proof is :func:`muniment.tree.plan_inclusion`: what is here is many times faster, and
+tested against it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ CachedRows = tuple[bytes, bytes]
 
 
 def compact(rows: Sequence[bytes | bytearray]) -> tuple[list[bytes], CachedRows]:
-    """Return the rows of a full tile without those that are quickly made again, 10 kB instead of 16, and its top, which is part of them."""
+    """Return the rows of a full tile without those that are quickly made again, and its top, which is part of them.
+
+    The rows take 10 kB instead of 16.
+    """
     top = bytes(rows[4]), bytes(rows[6])
     kept = with_top(bytes(rows[0]), top)
     kept[3] = bytes(rows[3])
@@ -30,7 +34,10 @@ def with_top(hashes: bytes, top: CachedRows) -> list[bytes]:
 
 
 def heap(rows: Sequence[bytes | bytearray]) -> list[bytes]:
-    """Return the 511 hashes of a full tile, each an object of its own: that of row r at (256 >> r) + position. Takes 38 kB."""
+    """Return the 511 hashes of a full tile, each an object of its own.
+
+    That of row r is at (256 >> r) + position. Takes 38 kB.
+    """
     hashes = [b""]
     for row in range(8, -1, -1):
         data = bytes(rows[row])
@@ -73,9 +80,9 @@ def path(
 ) -> list[bytes]:
     """Return PATH(index, D[0:size]) of RFC 6962 section 2.1.1: what :func:`plan_inclusion` folds to, many times faster.
 
-    `tails` is that of the :class:`Edge` of `size`; `rows_of(level, index)` gives the rows of a tile. The sibling at each height lies
-    in the same tile as the node itself; only the one at the right end may be incomplete, and is a tail. Given `low` and `high`, only
-    the siblings at heights in [low, high) are returned. Requires 0 <= index < size.
+    `tails` is that of the :class:`Edge` of `size`; `rows_of(level, index)` gives the rows of a tile. The sibling at
+    each height lies in the same tile as the node itself; only the one at the right end may be incomplete, and is a
+    tail. Given `low` and `high`, only the siblings at heights in [low, high) are returned. Requires 0 <= index < size.
     """
     found: list[bytes] = []
     last = size - 1
@@ -97,7 +104,10 @@ def path(
 
 
 def _siblings(rows: Sequence[bytes | bytearray], position: int) -> list[bytes]:
-    """Return the siblings on the way from a hash of a full tile to the tile's root. Written out: proofs spend their time here."""
+    """Return the siblings on the way from a hash of a full tile to the tile's root.
+
+    Written out: proofs spend their time here.
+    """
     # Where the sibling stands in each row.
     at = position << 5
     a, b, c, d = at ^ 32, at >> 1 & -32 ^ 32, at >> 2 & -32 ^ 32, at >> 3 & -32 ^ 32

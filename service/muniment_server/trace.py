@@ -1,13 +1,14 @@
-"""The trace: what a process did to its logs, one JSON line for each step, so that a checker can compare it with what must hold.
+"""The trace: what a process did to its logs, one JSON line for each step.
 
-Off unless the setting `trace` names a file. Several processes may share one. A line has `t` (nanoseconds of the machine's monotonic
-clock), `pid`, `log`, `event` and what belongs to it; hashes are hex::
+A checker can compare it with what must hold. Off unless the setting `trace` names a file. Several processes may share
+one. A line has `t` (nanoseconds of the machine's monotonic clock), `pid`, `log`, `event` and what belongs to it; hashes
+are hex::
 
     load    size root epoch                      the stored head was checked against the guard
     append  old_size old_root epoch size root leaf_hashes    about to be stored
     commit  size root epoch                      a clean reply made it durable
     moved   size                                 another writer was quicker: nothing was written
-    unknown size                                 nobody knows whether it was written
+    unknown size                                 the writer does not know whether it was written
     fence   size root epoch                      a head that no clean reply of ours made durable is durable now
     sign    size root
     answer  index leaf_hash size root hashes     an entry was acknowledged, with its proof

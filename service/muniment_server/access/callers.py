@@ -1,4 +1,7 @@
-"""The gate: who is calling about a log, and what that caller may do there. Asked once for each request, before its handler."""
+"""The gate: who is calling about a log, and what that caller may do there.
+
+It is asked once for each request, before its handler.
+"""
 
 from __future__ import annotations
 

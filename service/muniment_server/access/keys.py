@@ -23,7 +23,10 @@ def digest_of_key(token: str) -> bytes:
 async def create_api_key(
     catalog: Catalog, scopes: frozenset[str], log_name: str | None, label: str
 ) -> tuple[str, ApiKeyRow]:
-    """Make an API key and return it, the only time it is seen, with its row. Raises SetupError on an unknown scope or log."""
+    """Make an API key and return it, the only time it is seen, with its row.
+
+    Raises SetupError on an unknown scope or log.
+    """
     if not scopes or scopes - SCOPES:
         raise SetupError(f"scopes are {', '.join(sorted(SCOPES))}: not {', '.join(sorted(scopes - SCOPES)) or 'none'}")
     if log_name is not None and log_name not in {row.name for row in await catalog.logs()}:

@@ -66,8 +66,9 @@ class Folder:
             return None
 
     def put(self, files: Iterable[File]) -> None:
-        """Write those files that are not there yet. Their bytes are durable when it returns, their names after :meth:`sync`.
+        """Write those files that are not there yet.
 
+        Their bytes are durable when it returns, their names after :meth:`sync`.
         Raises Damaged when a file is there with other bytes and may not be replaced.
         """
         with ThreadPoolExecutor(_THREADS) as threads:
@@ -82,8 +83,8 @@ class Folder:
             return False
         if old is not None and not file.replace:
             raise Corrupt(
-                f"{path} is not what the log holds. If `muniment-server fsck` finds the log clean, this file is damaged: "
-                "delete it and run the backup again"
+                f"{path} is not what the log holds. If `muniment-server fsck` finds the log clean, "
+                "this file is damaged: delete it and run the backup again"
             )
         self._make(path.parent)
         write_over(path, file.data, file.mode)

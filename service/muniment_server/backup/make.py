@@ -45,9 +45,10 @@ async def backup(
     *,
     payloads: bool,
 ) -> Made:
-    """Write, or bring up to date, the backup of one log in the folder `path`, as of a published checkpoint (default: the latest).
+    """Write, or bring up to date, the backup of one log in the folder `path`.
 
-    A backup that is interrupted leaves the one that was there before: run it again. Raises Damaged, SetupError, StoreError.
+    It is as of a published checkpoint, by default the latest. A backup that is interrupted leaves the one that was
+    there before: run it again. Raises Damaged, SetupError, StoreError.
     """
     head = await _head(store, row, policy, size)
     folder = Folder(path)
@@ -85,7 +86,10 @@ async def _head(store: Store, row: LogRow, policy: Policy, size: int | None) -> 
 def _earlier(
     folder: Folder, row: LogRow, policy: Policy, head: VerifiedCheckpoint, *, payloads: bool
 ) -> dict[int, RootHash]:
-    """Return the root of the backup that is there already, by size, after checking that it is one of this log and not ahead."""
+    """Return the root of the backup that is there already, by size.
+
+    First it checks that this is a backup of this log and not ahead of it.
+    """
     described = folder.read("log.json")
     if described is not None:
         known, had_payloads = decode_log(described, folder.path / "log.json")

@@ -1,4 +1,7 @@
-"""Rebuilds a log from a backup: everything is checked before the database is touched, and checkpoints are published last."""
+"""Rebuilds a log from a backup.
+
+Everything is checked before the database is touched, and checkpoints are published last.
+"""
 
 from __future__ import annotations
 
@@ -59,15 +62,16 @@ class Checked:
     erased: frozenset[int]
 
 
-# --- before anything is written -----------------------------------------------------------------------------------------
+# --- before anything is written ---------------------------------------------------------------------------------------
 
 
 async def check(
     settings: Settings, path: Path, policy: Policy, progress: Progress, name: str | None = None, *, payloads: bool
 ) -> Checked:
-    """Check a backup from its signature down to its last payload, and against the guard of this instance. Writes nothing.
+    """Check a backup from its signature down to its last payload, and against the guard of this instance.
 
-    `payloads` False leaves out the payloads that it may hold. Raises Damaged, or SetupError when this instance cannot take it.
+    Writes nothing. `payloads` False leaves out the payloads that the backup may hold. Raises Damaged, or SetupError
+    when this instance cannot take it.
     """
     row, has_payloads = _described(path)
     row = replace(row, name=name or row.name)
@@ -86,7 +90,8 @@ async def check(
     tree = await check_tiles(source, head, policy, {}, progress)
     if guarded and await _root_at(source, tree, guarded.size) != guarded.root:
         raise SetupError(
-            f"guard_root: in this backup the tree of size {guarded.size} is not the one that was signed: another history"
+            f"guard_root: in this backup the tree of size {guarded.size} is not the one that was signed: "
+            "another history"
         )
     erased = await _check_entries(source, tree, progress)
     (genesis, *_) = await source.leaves(tree.bundles()[0])
@@ -106,7 +111,10 @@ def _described(path: Path) -> tuple[LogRow, bool]:
 
 
 def _guarded(settings: Settings, name: str, head: Checkpoint, trust: Policy) -> tuple[Guarded | None, bool]:
-    """Return what the guard of this instance remembers of the log, and whether its signing key is here. Raises SetupError."""
+    """Return what the guard of this instance remembers of the log, and whether its signing key is here.
+
+    Raises SetupError.
+    """
     vkeys = [log.vkey for log in trust.logs]
     path = settings.key_file(name)
     if has_key := path.exists():
@@ -126,9 +134,9 @@ def _guarded(settings: Settings, name: str, head: Checkpoint, trust: Policy) -> 
         )
     if guarded.size > head.size:
         raise SetupError(
-            f"database_behind: the backup has {head.size} entries, but {guard.path} says that a head of {guarded.size} may have "
-            "been signed. Restore a newer backup; signing on top of this one would fork the log. To read it only, restore it into "
-            "a folder that has neither key nor guard, and serve it with --read-only"
+            f"database_behind: the backup has {head.size} entries, but {guard.path} says that a head of {guarded.size} "
+            "may have been signed. Restore a newer backup; signing on top of this one would fork the log. To read it "
+            "only, restore it into a folder that has neither key nor guard, and serve it with --read-only"
         )
     return guarded, has_key
 
@@ -150,7 +158,10 @@ async def _root_at(source: FolderSource, tree: Tree, size: int) -> RootHash:
 
 
 async def _check_entries(source: FolderSource, tree: Tree, progress: Progress) -> frozenset[int]:
-    """Check every bundle, payload and link between published checkpoints; return the indices that erasure entries name."""
+    """Check every bundle, payload and link between published checkpoints.
+
+    Returns the indices that erasure entries name.
+    """
     erased: set[int] = set()
     last, size = 0, tree.head.size
     async for part in checked_parts(source, tree, payloads=True):
@@ -170,13 +181,14 @@ async def _check_entries(source: FolderSource, tree: Tree, progress: Progress) -
     return frozenset(erased)
 
 
-# --- rebuilding ---------------------------------------------------------------------------------------------------------
+# --- rebuilding -------------------------------------------------------------------------------------------------------
 
 
 async def rebuild(settings: Settings, store: Store, checked: Checked, progress: Progress) -> Restored:
-    """Store what `check` found good; go on where an earlier call was interrupted. Raises SetupError, Damaged, StoreError.
+    """Store what `check` found good; go on where an earlier call was interrupted.
 
-    The log is read by nobody before its checkpoints are published, and that comes last.
+    No client reads the log before its checkpoints are published, and that comes last. Raises SetupError, Damaged,
+    StoreError.
     """
     row, head = await _begin(store, checked)
     counts = await _append_all(store, row, head, checked, progress)
@@ -204,7 +216,8 @@ async def _raise_guard(settings: Settings, store: Store, row: LogRow, head: Head
         await raise_guard(guard, store.reads, row.log_id, proved.guard_id, new, {proved.head})
     except (OutcomeUnknown, GuardRefused) as error:
         raise SetupError(
-            f"guard_root: the guard of log {row.name!r} no longer fits this backup ({error}): stop all writers of this log"
+            f"guard_root: the guard of log {row.name!r} no longer fits this backup ({error}): "
+            "stop all writers of this log"
         ) from error
 
 
@@ -212,7 +225,7 @@ async def _begin(store: Store, checked: Checked) -> tuple[LogRow, Head]:
     """Make the log, or find the one that this backup extends. Raises SetupError when another one is in its place."""
     guard_id = (
         checked.guarded.guard_id if checked.guarded else secrets.token_hex(16)
-    )  # without a guard: one that nobody has
+    )  # without a guard: one that no guard has
     wanted, tree = checked.row, checked.tree
     try:
         row = await store.catalog.create_log(wanted, Head(0, EMPTY_ROOT, 0, 0, guard_id))

@@ -37,7 +37,7 @@ def path_of(place: Tile | Bundle, folder: str | None = None) -> str:
     return f"{folder}/{path.removeprefix('entries/')}" if folder else f"tile/{path}"
 
 
-# --- log.json -----------------------------------------------------------------------------------------------------------
+# --- log.json ---------------------------------------------------------------------------------------------------------
 
 
 def encode_log(row: LogRow, *, payloads: bool) -> bytes:
@@ -80,7 +80,7 @@ def _about(value: Any) -> dict[str, Any]:
     return value
 
 
-# --- payloads/<N> -------------------------------------------------------------------------------------------------------
+# --- payloads/<N> -----------------------------------------------------------------------------------------------------
 
 
 def encode_payloads(events: Sequence[int], payloads: Sequence[StoredPayload]) -> bytes:
@@ -96,7 +96,10 @@ def _payload_line(index: int, stored: StoredPayload | None) -> bytes:
 
 
 def decode_payloads(data: bytes, events: Sequence[int], path: Path) -> list[StoredPayload]:
-    """Return the payloads in the lines of `events`. Raises Damaged. Whether they are canonical and right is for the caller."""
+    """Return the payloads in the lines of `events`. Raises Damaged.
+
+    Whether they are canonical and right is for the caller to check.
+    """
     lines = data.split(b"\n")  # canonical JSON has no newline
     if lines.pop() or len(lines) != len(events):
         raise Corrupt(f"{path} has {len(lines)} lines, not one for each of the {len(events)} events")
@@ -116,11 +119,14 @@ def decode_payloads(data: bytes, events: Sequence[int], path: Path) -> list[Stor
     return found
 
 
-# --- checkpoints/<N> ----------------------------------------------------------------------------------------------------
+# --- checkpoints/<N> --------------------------------------------------------------------------------------------------
 
 
 def encode_published(published: Sequence[Published], previous: int) -> bytes:
-    """Return the lines of the published checkpoints that end in one bundle. `previous` is the size of the one before them."""
+    """Return the lines of the published checkpoints that end in one bundle.
+
+    `previous` is the size of the one before them.
+    """
     lines = []
     for each in published:
         value = {"note": each.note, "previous": previous, "published_at": each.published_at}

@@ -1,7 +1,8 @@
 """Checks a whole log against a signed head, bottom up, before anything of it is used.
 
-First the tiles: the hashes of level 0 are folded into every tile above them, into the root of each published checkpoint, and into
-the signed root. Then the leaves, bundle by bundle: each bundle has to fold to a hash that is known to be right by then.
+First the tiles: the hashes of level 0 are folded into every tile above them, into the root of each published
+checkpoint, and into the signed root. Then the leaves, bundle by bundle: each bundle has to fold to a hash that is
+known to be right by then.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Source(Protocol):
         """Return the published checkpoints whose last entry is in this bundle, smallest first."""
 
     async def payloads(self, bundle: Bundle, events: Sequence[int]) -> list[StoredPayload]:
-        """Return the payloads that are left of `events`, the indices of the events in this bundle; of no other entry."""
+        """Return the payloads that are left of `events`, and of no other entry.
+
+        `events` are the indices of the events in this bundle.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ class Part:
 class Tree:
     """Every hash above the leaves of a signed head: checked, so that leaves can be checked against them.
 
-    `upper` has the tiles of level 1 and above as they are at this size; `last` is the partial tile of level 0, or empty.
+    `upper` has the tiles of level 1 and above as they are at this size. `last` is the partial tile of level 0, or
+    empty.
     """
 
     head: Checkpoint
@@ -93,13 +98,16 @@ class Tree:
         return bytes(expand(hashes)[8]) == known
 
 
-# --- tiles --------------------------------------------------------------------------------------------------------------
+# --- tiles ------------------------------------------------------------------------------------------------------------
 
 
 async def check_tiles(
     source: Source, head: Checkpoint, policy: Policy, known: Mapping[int, RootHash], progress: Progress
 ) -> Tree:
-    """Check every tile and every published checkpoint up to `head`. `known` has further roots to meet, by size. Raises Damaged."""
+    """Check every tile and every published checkpoint up to `head`.
+
+    `known` has further roots to meet, by size. Raises Damaged.
+    """
     tree, edge = Tree(head), Edge()
     bundles = tree.bundles()
     for at in range(0, len(bundles), _GROUP):
@@ -159,7 +167,10 @@ async def _check_upper(source: Source, tree: Tree) -> None:
 
 
 async def _locate(source: Source, tree: Tree, size: int) -> str:
-    """Return a sentence on why the root of `size` is wrong: the first entry that its tile contradicts, or another history."""
+    """Return a sentence on why the root of `size` is wrong.
+
+    The reason is the first entry that its tile contradicts, or another history.
+    """
     for bundle in tree.bundles()[: (size + TILE_WIDTH - 1) // TILE_WIDTH]:
         tile = Tile(0, *bundle)
         (found,) = await source.tiles([tile])
@@ -168,8 +179,8 @@ async def _locate(source: Source, tree: Tree, size: int) -> str:
             index = bundle.index * TILE_WIDTH + first_difference(found, right)
             return f"entry {index} does not hash to what {source.call(tile)} holds"
     return (
-        f"the first {size} entries hash to another root than the checkpoint of size {size}: one of the entries from index 0 to "
-        f"{size - 1} was changed with its tile, or this is another history"
+        f"the first {size} entries hash to another root than the checkpoint of size {size}: one of the entries from "
+        f"index 0 to {size - 1} was changed with its tile, or this is another history"
     )
 
 
@@ -179,7 +190,7 @@ def first_difference(left: bytes, right: bytes) -> int:
     return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(left), len(right)) // HASH_SIZE)
 
 
-# --- leaves -------------------------------------------------------------------------------------------------------------
+# --- leaves -----------------------------------------------------------------------------------------------------------
 
 
 async def checked_parts(source: Source, tree: Tree, start: int = 0, *, payloads: bool) -> AsyncIterator[Part]:
@@ -231,16 +242,17 @@ def _check_payload(stored: StoredPayload, leaf: EventLeaf | None) -> None:
     raise Corrupt(f"the payload of entry {stored.index} is not what its leaf commits to")
 
 
-# --- erasure ------------------------------------------------------------------------------------------------------------
+# --- erasure ----------------------------------------------------------------------------------------------------------
 
 _ERASURE = "muniment/erasure@v1"
 
 
 def erased_indices(leaf: bytes) -> frozenset[int]:
-    """Return the indices whose payload an erasure entry names; none for every other leaf. Raises Damaged when it names none.
+    """Return the indices whose payload an erasure entry names; none for every other leaf.
 
-    Their payload and seed must not come back, whichever members were erased. A leaf of this type in a form that this release
-    cannot read is refused: to ignore it could bring back what somebody was promised to be gone.
+    Raises Damaged when an erasure entry names none. Their payload and seed must not come back, whichever members were
+    erased. A leaf of this type in a form that this release cannot read is refused: to ignore it could bring back what
+    the operator promised to be gone.
     """
     if _ERASURE.encode() not in leaf:
         return frozenset()

@@ -41,5 +41,6 @@ def main() -> None:
     Settings come from flags, MUNIMENT_SERVER_* variables and DATA/muniment.toml, in this order.
 
     \b
-    Exit codes: 0 good, 1 a check failed, 2 usage or set-up, 3 not yet, 4 something not reachable, 5 refused by the guard, 70 a bug.
+    Exit codes: 0 good, 1 a check failed, 2 usage or set-up, 3 not yet, 4 something not reachable, \
+5 refused by the guard, 70 a bug.
     """

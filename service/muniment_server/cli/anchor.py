@@ -29,7 +29,8 @@ _LOG = click.option("--log", "log_name", help="Only this log; default: all.")
 def anchor() -> None:
     """Anchor checkpoints in Bitcoin by hand, and see how far they are.
 
-    A running server with the setting `anchor` does all of this by itself; these commands may run beside it, or without it.
+    A running server with the setting `anchor` does all of this by itself; these commands may run beside it, or without
+    it.
     """
 
 
@@ -40,8 +41,8 @@ def anchor() -> None:
 def anchor_now(**flags: Any) -> None:
     """Anchor the latest published checkpoint, without waiting for entries or time, and give it to the calendars.
 
-    Exit code 0 when a calendar has it, 4 when none could be reached (a running server goes on trying), 5 when the stored log is not
-    the one that was anchored before.
+    Exit code 0 when a calendar has it, 4 when none could be reached (a running server goes on trying), 5 when the
+    stored log is not the one that was anchored before.
 
     \b
     Example: muniment-server anchor now --data ./log-data

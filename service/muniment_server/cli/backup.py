@@ -42,8 +42,9 @@ def backup(**flags: Any) -> None:
     """Write each log as a static C2SP tlog-tiles tree to FOLDER/NAME, or bring that tree up to date.
 
     The tree holds checkpoint, tiles and entry bundles, so that any C2SP tool verifies it without a server, and what
-    `muniment-server restore` needs. Everything is checked on the way: exit code 1 when the log or the tree that is there
-    already is damaged. Reads only, so it may run beside a server. An interrupted backup is completed by running it again.
+    `muniment-server restore` needs. Everything is checked on the way: exit code 1 when the log or the tree that is
+    there already is damaged. Reads only, so it may run beside a server. An interrupted backup is completed by running
+    it again.
 
     Two backups of one checkpoint have the same bytes, whoever made them. Signing key, guard and API keys are not in it.
 
@@ -74,7 +75,10 @@ def refusals() -> Iterator[None]:
 
 @contextmanager
 def progress_bar() -> Iterator[Any]:
-    """Show how far each step is, on standard error, when that is a terminal. Gives a Progress of muniment_server.backup."""
+    """Show how far each step is, on standard error, when that is a terminal.
+
+    Gives a Progress of muniment_server.backup.
+    """
     from rich.console import Console
     from rich.progress import Progress
 

@@ -101,5 +101,6 @@ def need_instance(settings: Settings) -> None:
     if not settings.policy.exists():
         fail(
             EXIT_USAGE,
-            f"{settings.data} is not an instance: run `muniment-server init --data {settings.data} --origin NAME` first",
+            f"{settings.data} is not an instance: "
+            f"run `muniment-server init --data {settings.data} --origin NAME` first",
         )

@@ -48,10 +48,11 @@ _ALONE = 20_000  # entries that are checked before another process has started
 def fsck(**flags: Any) -> None:
     """Recompute every entry, payload, tile, root and signature of a log; name the first bad index.
 
-    Reads only, so it may run beside a server. --repair writes tiles, SQLite's table of leaf keys, and nothing else. With --from or
-    --to the rest of the log counts as its stored tiles say, and the report says so.
+    Reads only, so it may run beside a server. --repair writes tiles, SQLite's table of leaf keys, and nothing else.
+    With --from or --to the rest of the log counts as its stored tiles say, and the report says so.
 
-    Exit code 1 when something is wrong, or a copy differs; 4 when database, copy, or the source of block headers cannot be reached.
+    Exit code 1 when something is wrong, or a copy differs; 4 when database, copy, or the source of block headers cannot
+    be reached.
 
     \b
     Examples:

@@ -32,8 +32,8 @@ _SECONDS = 20.0
 def guard() -> None:
     """Look at the guards, or give a log another one.
 
-    The guard of a log remembers, outside the database, the last head that may have been signed. It is why a restored backup or a
-    cloned database cannot fork the log. Keep it on a volume that is not restored with the database.
+    The guard of a log remembers, outside the database, the last head that may have been signed. It is why a restored
+    backup or a cloned database cannot fork the log. Keep it on a volume that is not restored with the database.
     """
 
 
@@ -70,7 +70,10 @@ def _evidence_options(command: Any) -> Any:
         "checkpoints",
         multiple=True,
         metavar="FILE|URL",
-        help="A signed checkpoint of the log that was seen elsewhere: a monitor's, a mirror's, a receipt holder's. May repeat.",
+        help=(
+            "A signed checkpoint of the log that was seen elsewhere: a monitor's, a mirror's, a receipt holder's. "
+            "May repeat."
+        ),
     )
     none = click.option(
         "--without-evidence",
@@ -88,7 +91,8 @@ def _evidence_options(command: Any) -> Any:
 def guard_init(log_name: str, **flags: Any) -> None:
     """Make a new guard for a log whose guard file is lost. Every entry is checked first.
 
-    What the old guard knew is gone: only checkpoints that others have seen can show that the database is not an old copy.
+    What the old guard knew is gone: only checkpoints that others have seen can show that the database is not an old
+    copy.
 
     \b
     Example: muniment-server guard init default --checkpoint https://mirror.example.org/checkpoint --data ./log-data

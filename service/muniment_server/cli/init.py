@@ -40,7 +40,10 @@ def init(**flags: Any) -> None:
     ]
     value = {"origin": flags["origin"], "vkey": vkey, "policy": str(settings.policy), "next": commands}
     steps = "\n".join(f"  {command}" for command in commands)
-    text = f"{flags['origin']} is ready in {settings.data}.\n\nIts public key, to give to everyone:\n  {vkey}\n\nNext:\n{steps}"
+    text = (
+        f"{flags['origin']} is ready in {settings.data}.\n\n"
+        f"Its public key, to give to everyone:\n  {vkey}\n\nNext:\n{steps}"
+    )
     print_result(flags["as_json"], value, text)
 
 

@@ -42,7 +42,10 @@ def key_create(**flags: Any) -> None:
     need_instance(settings)
     token, row = run(_make_key(settings, frozenset(flags["scopes"]), flags["log_name"], flags["label"]))
     value = {"key_id": row.key_id, "key": token, "scopes": sorted(row.scopes), "log": row.log_name, "label": row.label}
-    text = f"{token}\n\nKeep it: only its hash is stored. Its id is {row.key_id}. Send it as\n  Authorization: Bearer {token}"
+    text = (
+        f"{token}\n\nKeep it: only its hash is stored. Its id is {row.key_id}. Send it as\n"
+        f"  Authorization: Bearer {token}"
+    )
     print_result(flags["as_json"], value, text)
 
 

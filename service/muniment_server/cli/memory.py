@@ -19,8 +19,8 @@ _OPTIONS = (
 def give_memory_back() -> None:
     """Have glibc give memory back. Call it before there are threads. Where there is another C library nothing happens.
 
-    Otherwise each thread that reads from the database gets a heap of its own, which hardly ever shrinks, and the bodies of large batches
-    are carved out of the heap and leave holes behind: after some load ten megabytes and more.
+    Otherwise each thread that reads from the database gets a heap of its own, which hardly ever shrinks, and the
+    bodies of large batches are carved out of the heap and leave holes behind: after some load ten megabytes and more.
     """
     if sys.platform != "linux":
         return
@@ -31,7 +31,10 @@ def give_memory_back() -> None:
 
 
 def load_structlog() -> None:
-    """Load structlog without rich, which it takes, where it finds it, for tracebacks that nobody here wants: 3 MB."""
+    """Load structlog without rich, which takes 3 MB.
+
+    Where structlog finds rich it loads it for tracebacks, which this server does not want.
+    """
     if "structlog" in sys.modules or "rich" in sys.modules:
         return
     sys.modules["rich"] = None  # type: ignore[assignment]  # as if it were not installed

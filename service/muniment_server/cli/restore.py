@@ -33,12 +33,12 @@ from muniment_server.settings import FILE, Settings
 def restore(**flags: Any) -> None:
     """Rebuild a log from a backup: the same entries, indices, root and published checkpoints.
 
-    Before the database is touched everything is checked against the signed checkpoint, and that against the policy. Exit
-    code 1 names the file that is missing or wrong. Payloads that an erasure entry names are not brought back. A restore that
-    was interrupted is completed by running it again.
+    Before the database is touched everything is checked against the signed checkpoint, and that against the policy.
+    Exit code 1 names the file that is missing or wrong. Payloads that an erasure entry names are not brought back. A
+    restore that was interrupted is completed by running it again.
 
-    To be extended, the log needs its signing key in DATA/keys and its guard, and the backup must hold all that was signed: exit
-    code 5 when it does not. Without them it can be read.
+    To be extended, the log needs its signing key in DATA/keys and its guard, and the backup must hold all that was
+    signed: exit code 5 when it does not. Without them it can be read.
 
     \b
     Example: muniment-server restore --from ./backup/default --data ./log-data --policy ./policy
@@ -63,8 +63,8 @@ def _text(settings: Settings, done: Any) -> str:
         return f"{text}\n\nNext:\n  {serve}"
     return (
         f"{text}\n\nKey or guard of this log are not here, so it can only be read:\n  {serve} --read-only\n"
-        f"To extend it, put {settings.key_file(done.log)} and {settings.guard_file(done.log)} in place and restore again, into an "
-        "empty database."
+        f"To extend it, put {settings.key_file(done.log)} and {settings.guard_file(done.log)} in place and restore "
+        "again, into an empty database."
     )
 
 
@@ -94,8 +94,8 @@ def _policy(settings: Settings, given: Path | None) -> Any:
         return Policy.read(path)
     except FileNotFoundError:
         raise SetupError(
-            f"{path} is missing. Give --policy FILE with the policy that you got when the log was made: a policy from the backup "
-            "itself would prove nothing"
+            f"{path} is missing. Give --policy FILE with the policy that you got when the log was made: a policy from "
+            "the backup itself would prove nothing"
         ) from None
     except (OSError, FormatError) as error:
         raise SetupError(f"the policy file cannot be read: {error}") from error

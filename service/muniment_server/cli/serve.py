@@ -126,11 +126,14 @@ def _announcing_server(config: Any) -> Any:
     from muniment_server.telemetry import get_logger
 
     class Server(uvicorn.Server):
-        """Says where it listens once it does, which with port 0 nobody knows before; exits with 0 when told to stop."""
+        """Says where it listens once it does; exits with 0 when told to stop.
+
+        With port 0 no client knows the port before that.
+        """
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            # uvicorn's own version ends by raising the signal again, so that a clean stop looks like a crash to scripts.
+            # uvicorn's own version ends by raising the signal again: to scripts a clean stop then looks like a crash.
             handled = (signal.SIGINT, signal.SIGTERM)
             before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
             try:

@@ -1,4 +1,7 @@
-"""How much room is left on the volumes that the log writes to, so that it stops taking entries while there is still some."""
+"""How much room is left on the volumes that the log writes to.
+
+With it, the log stops taking entries while there is still some.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def available(groups: Path = _GROUPS, own: Path = _OWN) -> int:
-    """Return bytes: the memory of the machine, or the lowest limit of the control groups (version 2) that this process is in."""
+    """Return bytes: the memory of the machine, or the lowest limit of this process's control groups (version 2)."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_limits(groups, own)])
 

@@ -42,9 +42,9 @@ async def create_log(
     public: bool = True,
     open_payloads: bool = False,
 ) -> SigningKey:
-    """Make a log with its key, guard, policy line, genesis entry and first checkpoint; or finish one that a crash interrupted.
+    """Make a log with its key, guard, policy line, genesis entry and first checkpoint.
 
-    Raises SetupError, and StoreError when the database does not answer.
+    Or finish one that a crash interrupted. Raises SetupError, and StoreError when the database does not answer.
     """
     if not _NAME.fullmatch(name):
         raise SetupError(f"a log is named by lowercase letters, digits and hyphens, at most 63: not {name!r}")
@@ -85,10 +85,10 @@ async def _existing(store: Store, name: str, origin: str, kind: str) -> LogRow |
 
 
 def _key_and_guard(settings: Settings, name: str, origin: str, *, exists: bool) -> tuple[SigningKey, Guarded]:
-    """Return key and guard of a log, made now only if nothing was ever signed: a second of either could be a second history.
+    """Return key and guard of a log, made now only if nothing was ever signed.
 
-    The guard is made before the key, so that a key without a guard can only mean that the guard was lost. `exists` says that the
-    database holds the log.
+    A second of either could be a second history. The guard is made before the key, so that a key without a guard can
+    only mean that the guard was lost. `exists` says that the database holds the log.
     """
     path, guard = settings.key_file(name), Guard(settings.guard_file(name))
     if not path.exists():

@@ -80,10 +80,11 @@ def _key_id(policy: Policy, origin: str) -> bytes:
 async def take(
     settings: Settings, store: Store, row: LogRow, seen: Sequence[Checkpoint], *, fresh: bool
 ) -> GuardReport:
-    """Let the database name the guard of this instance, which is made now if `fresh`; writers with another one are fenced off.
+    """Let the database name the guard of this instance; writers with another one are fenced off.
 
-    First everything is checked: all entries since the guard's head (all there are, for a new guard), the published checkpoint, and
-    those in `seen`. Can be repeated after a crash. Raises GuardRefused, SetupError, Mismatch or StoreError.
+    The guard is made now if `fresh`. First everything is checked: all entries since the guard's head (all there are,
+    for a new guard), the published checkpoint, and those in `seen`. Can be repeated after a crash. Raises GuardRefused,
+    SetupError, Mismatch or StoreError.
     """
     key = (await asyncio.to_thread(read_key, settings.key_file(row.name))).vkey
     guard = Guard(settings.guard_file(row.name))
@@ -97,7 +98,7 @@ async def take(
     if fresh:
         guarded = await asyncio.to_thread(guard.create_at, guarded)
     try:
-        head = await store.log.adopt(row.log_id, head, guarded.guard_id)  # durable: nobody else extends it now
+        head = await store.log.adopt(row.log_id, head, guarded.guard_id)  # durable: no other writer extends it now
     except (HeadMoved, SessionLost) as error:
         raise SetupError(f"another writer is at work on log {row.name!r}: stop it first ({error})") from error
     await _raise(guard, store, row, head, guarded)
@@ -105,7 +106,10 @@ async def take(
 
 
 async def _raise(guard: Guard, store: Store, row: LogRow, head: Head, proved: Guarded) -> None:
-    """Raise the guard to the adopted head, from the one that it was proved to extend. Raises SetupError when others write it."""
+    """Raise the guard to the adopted head, from the one that it was proved to extend.
+
+    Raises SetupError when others write it.
+    """
     try:
         await raise_guard(guard, store.reads, row.log_id, head.guard_id, TreeHead(head.size, head.root), {proved.head})
     except OutcomeUnknown as error:

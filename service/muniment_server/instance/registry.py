@@ -38,16 +38,19 @@ _REFRESH_SECONDS = 1.0
 _DISK_SECONDS = 0.1  # a fast disk takes tens of megabytes in a second
 
 
-# --- keys and policy on disk --------------------------------------------------------------------------------------------
+# --- keys and policy on disk ------------------------------------------------------------------------------------------
 
 
-# --- logs ---------------------------------------------------------------------------------------------------------------
+# --- logs -------------------------------------------------------------------------------------------------------------
 
 
 def new_sequencer(
     settings: Settings, store: Store, row: LogRow, key: SigningKey, trace: Trace | None = None
 ) -> Callable[[Observer], Sequencer]:
-    """Return what makes the writer of a log, with this key and the guard of its name. Raises SetupError on a key of another log."""
+    """Return what makes the writer of a log, with this key and the guard of its name.
+
+    Raises SetupError on a key of another log.
+    """
     if key.vkey.name != row.origin:
         raise SetupError(f"{settings.key_file(row.name)} is the key of {key.vkey.name!r}, not of {row.origin!r}")
     guard = Guard(settings.guard_file(row.name))
@@ -90,7 +93,10 @@ class Catalog:
         self._watch = asyncio.create_task(self._watch_disk(), name="disk watch")
 
     def _no_log(self) -> SetupError:
-        """Guards without a log: the database is another one, or empty. A new genesis under an old key would be a second history."""
+        """Guards without a log: the database is another one, or empty.
+
+        A new genesis under an old key would be a second history.
+        """
         guards = sorted(self.settings.guards.glob("*.guard"))
         if not guards:
             return SetupError("the database holds no log: run `muniment-server init` first")
@@ -112,7 +118,10 @@ class Catalog:
             await asyncio.sleep(_DISK_SECONDS)
 
     def _check_premises(self) -> None:
-        """Let every log be refused when the database's files are gone or others: what is committed into them would be lost."""
+        """Let every log be refused when the database's files are gone or others.
+
+        What is committed into them would be lost.
+        """
         try:
             self.store.log.check_premises()
         except Replaced as error:
@@ -183,4 +192,4 @@ class Catalog:
                 self._trace = None
 
 
-# --- API keys -----------------------------------------------------------------------------------------------------------
+# --- API keys ---------------------------------------------------------------------------------------------------------

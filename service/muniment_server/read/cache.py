@@ -1,9 +1,11 @@
-"""What never changes, kept in memory up to a number of bytes: full tiles with their inner nodes, and full entry bundles.
+"""What never changes, kept in memory up to a number of bytes: full tiles with inner nodes, and full entry bundles.
 
-The number is nearly what the tiles of the logs take, within limits: a proof from memory costs the same in a log of any size.
+The number is nearly what the tiles of the logs take, within limits: a proof from memory costs the same in a log of any
+size.
 
-A tile of 256 hashes takes 9 kB, and nearly all of the work of reading it again goes into its inner nodes. So a fourteenth of it, its
-:data:`muniment_server.tile_rows.CachedRows`, is kept for longer: with that, a proof needs the hashes again, but only a few of the inner nodes.
+A tile of 256 hashes takes 9 kB, and nearly all of the work of reading it again goes into its inner nodes. So a
+fourteenth of it, its :data:`muniment_server.tile_rows.CachedRows`, is kept for longer: with that, a proof needs the
+hashes again, but only a few of the inner nodes.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ _SHARE = 16
 class Cache:
     """Full tiles and bundles of all logs, least recently used first out, at most `most` bytes of them.
 
-    Bundles would take all of that, whatever the logs have. So there is room for the tiles that were seen to exist, or _LEAST.
-    Tops drive out everything else, but for _ROOM, never the other way round.
+    Bundles would take all of that, whatever the logs have. So there is room for the tiles that were seen to exist, or
+    _LEAST. Tops drive out everything else, but for _ROOM, never the other way round.
     """
 
     def __init__(self, most: int) -> None:
@@ -55,7 +57,10 @@ class Cache:
         return self._kept.size + self._tops.size
 
     def get(self, log_id: int, level: int, index: int) -> Rows | None:
-        """Return the rows of a full tile, read with :func:`muniment_server.tile_rows.hash_at`; or None, also for one without inner nodes."""
+        """Return the rows of a full tile, read with :func:`muniment_server.tile_rows.hash_at`.
+
+        None when the tile is not here, also when it has no inner nodes.
+        """
         found = self._kept.get(_key(log_id, level, index))
         return found if found and len(found) > 1 else None
 
@@ -82,7 +87,10 @@ class Cache:
             self._limit = min(self._most, max(_LEAST, _TILE * sum(self._tiles.values())))
 
     def put_data(self, log_id: int, level: int, index: int, data: bytes) -> None:
-        """Keep a full tile, unless it is kept already. Without its inner nodes, if its top is not known: a proof makes them."""
+        """Keep a full tile, unless it is kept already.
+
+        Without its inner nodes, if its top is not known: a proof makes them.
+        """
         key = _key(log_id, level, index)
         if not self._kept.get(key):
             top = self._tops.get(key)
@@ -108,7 +116,7 @@ class Cache:
 
 
 def most_for(memory: int) -> int:
-    """Return the most bytes that a cache should take of so many bytes of memory, when nobody says."""
+    """Return the most bytes that a cache should take of so many bytes of memory, when the operator sets no number."""
     return max(_LEAST, min(_MOST, memory // _SHARE))
 
 
@@ -142,7 +150,10 @@ class _Recent(Generic[T]):
 
 
 def _key(log_id: int, level: int, index: int) -> int:
-    """Return a number for a tile or bundle, smaller than a tuple. Requires level < 15 and index < 2**55, as in trees of up to 2**63 leaves."""
+    """Return a number for a tile or bundle, smaller than a tuple.
+
+    Requires level < 15 and index < 2**55, as in trees of up to 2**63 leaves.
+    """
     return log_id << _LOG_BITS | (level + 1) << 55 | index
 
 

@@ -1,4 +1,4 @@
-"""The heads of a log: the latest one that may be shown, those that were published, and the right edge that goes with them."""
+"""The heads of a log: the latest one that may be shown, those that were published, and the right edge with them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Heads:
         self._reads = store.reads
         self._checkpoints = store.checkpoints
         self.fell_behind = fell_behind
-        self._seen = 0  # size of the largest published checkpoint that this process saw, whoever published it
+        self._seen = 0  # size of the largest published checkpoint that this process saw, of any writer
         self._looked = -_LOOK_SECONDS
         self._looking: asyncio.Task[None] | None = None
         self._kept: tuple[Signed, Edge] | None = None  # of a log that others write
@@ -61,7 +61,10 @@ class Heads:
         return signed
 
     async def _keep(self, signed: Signed) -> None:
-        """Keep the head of a log that others write, with its right edge, so that reads need no database until there is a larger one."""
+        """Keep the head of a log that others write, with its right edge.
+
+        Reads then need no database until there is a larger one.
+        """
         if self._kept and self._kept[0].size >= signed.size:
             return
         stored = await self._reads.tiles(self.row.log_id, partial_tiles(signed.size))
@@ -77,8 +80,8 @@ class Heads:
             own, interval = None if self.sequencer.refusal else self.sequencer.signed, _LOOK_SECONDS
         else:
             own, interval = self._kept[0] if self._kept else None, _FOLLOW_SECONDS
-        # Another writer of this log may have published more: look now and then, also when nobody asks for a size. In good time, and
-        # beside the requests: otherwise all that come in the meantime would have to wait.
+        # Another writer of this log may have published more: look now and then, also when no reader asks for a size. In
+        # good time, and beside the requests: otherwise all that come in the meantime would have to wait.
         age = time.monotonic() - self._looked
         if interval / 2 < age < interval and self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look_beside())
@@ -86,7 +89,7 @@ class Heads:
 
     async def _look_beside(self) -> None:
         try:
-            with contextlib.suppress(StoreError, NotFound):  # whoever needs it will ask, and be told
+            with contextlib.suppress(StoreError, NotFound):  # a reader that needs it will ask, and be told
                 await self._look()
         finally:
             self._looking = None

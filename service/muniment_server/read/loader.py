@@ -1,4 +1,7 @@
-"""Reads what memory has not, full tiles and bundles: many that are asked for in one turn of the event loop with one query."""
+"""Reads the full tiles and bundles that memory has not.
+
+Many that are asked for in one turn of the event loop are read with one query.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ T = TypeVar("T")
 
 
 class Coalescer(ABC, Generic[T]):
-    """Serves what is asked for in parts of `part`. Once another part is waiting for the one before, up to `reads` run at a time."""
+    """Serves what is asked for in parts of `part`.
+
+    Once another part is waiting for the one before, up to `reads` run at a time.
+    """
 
     part: int
     reads: int
@@ -43,7 +49,7 @@ class Coalescer(ABC, Generic[T]):
 
     async def _run(self) -> None:
         try:
-            await asyncio.sleep(0)  # whoever asks in this turn, too
+            await asyncio.sleep(0)  # callers that ask in this turn, too
             while self._asked:
                 asked, self._asked = self._asked[: self.part], self._asked[self.part :]
                 await self._serve(asked)
@@ -78,7 +84,10 @@ class ColdTiles(Coalescer[_Tiles]):
         self._tied = tied
 
     def proof(self, index: int, size: int, done: Done) -> None:
-        """Call `done` once the full tiles above entry `index` in the tree of `size` were read, or with what went wrong."""
+        """Call `done` once the full tiles above entry `index` in the tree of `size` were read.
+
+        If that fails, `done` gets what went wrong.
+        """
         tiles = []
         level = 0
         while (tile := index >> 8 * (level + 1)) < size >> 8 * (level + 1):
@@ -95,7 +104,7 @@ class ColdTiles(Coalescer[_Tiles]):
         stored, error = {}, None
         try:
             stored = await self._read({tile for one in asked for tile in one.tiles})
-        except Exception as wrong:  # noqa: BLE001 - whatever it was, whoever waits is told
+        except Exception as wrong:  # noqa: BLE001 - whatever it was, each caller that waits is told
             error = wrong
         for one in asked:
             for tile in reversed(one.tiles):  # those above first
@@ -140,7 +149,7 @@ class ColdBundles(Coalescer[_Bundle]):
     async def _serve(self, asked: list[_Bundle]) -> None:
         try:
             found = await self._reads.bundles(self._log_id, sorted({one.index for one in asked}))
-        except Exception as error:  # noqa: BLE001 - whatever it was, whoever waits is told
+        except Exception as error:  # noqa: BLE001 - whatever it was, each caller that waits is told
             for one in asked:
                 one.done(error)
             return

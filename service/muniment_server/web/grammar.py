@@ -37,7 +37,10 @@ R = TypeVar("R", bound=Path)
 
 
 def pattern(route: Path, *, orgs: bool = False, **parameters: str) -> str:
-    """Return a regular expression of the URLs of a route, which names its parameters. `parameters` say how these are spelled."""
+    """Return a regular expression of the URLs of a route, which names its parameters.
+
+    `parameters` say how these are spelled.
+    """
     version = "(?:/v1)?" if route.v1 else ""
     org = "(?:/orgs/(?P<org>[^/]+))?" if orgs else ""
     log = f"(?:/logs/(?P<log>{parameters.get('log', '[^/]+')}))?" if route.on == "log" else ""
@@ -75,7 +78,10 @@ class Table(Generic[R]):
         return None
 
     def methods(self, path: str) -> list[str]:
-        """Return the methods that some route of a path has, sorted; HEAD with GET. Empty where there is no such path."""
+        """Return the methods that some route of a path has, sorted; HEAD with GET.
+
+        Empty where there is no such path.
+        """
         matches = [(route, match) for _, regex, route in self._routes if (match := regex.fullmatch(path))]
         known = [route for route, match in matches if not match.groupdict().get("org")]
         literal = [route for route in known if "{index}" not in route.path]  # "batch" is no index

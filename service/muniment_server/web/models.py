@@ -1,4 +1,7 @@
-"""The shapes of our JSON, for the OpenAPI document. Handlers build the same values by hand; tests hold the two together."""
+"""The shapes of our JSON, for the OpenAPI document.
+
+Handlers build the same values by hand; tests hold the two together.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ class CommitmentModel(_Model):
 
 
 class AnchorBlock(_Model):
-    """A Bitcoin block, as its header says: hash as shown to people, time in seconds since 1970, good to a couple of hours."""
+    """A Bitcoin block, as its header says: hash as shown to people, time in seconds since 1970, good to a couple of \
+hours."""  # noqa: D205, D209
 
     height: int
     hash: str = Hex
@@ -84,7 +88,8 @@ class Anchors(_Model):
 
 
 class ReceiptAnchor(_Model):
-    """An anchor of a receipt: the inclusion of its entry in the anchored tree, and the proof that the checkpoint is that old."""
+    """An anchor of a receipt: the inclusion of its entry in the anchored tree, and the proof that the checkpoint \
+is that old."""  # noqa: D205, D209
 
     checkpoint: str = Field(description="C2SP signed note: the anchored bytes")
     inclusion: Inclusion
@@ -108,7 +113,8 @@ class ReceiptModel(_Model):
 
 
 class Batch(_Model):
-    """Where the entries of a batch are. `indices` are half-open ranges; one after the other they give every entry's index."""
+    """Where the entries of a batch are. `indices` are half-open ranges; one after the other they give every \
+entry's index."""  # noqa: D205, D209
 
     indices: list[list[int]]
     count: int
@@ -117,7 +123,8 @@ class Batch(_Model):
 
 
 class Entry(_Model):
-    """An entry. `event`, and what ties it to the leaf, is there when the caller may see it; `typ` for the log's own entries."""
+    """An entry. `event`, and what ties it to the leaf, is there when the caller may see it; `typ` for the log's \
+own entries."""  # noqa: D205, D209
 
     index: int = Size
     leaf: str = Field(description="base64")

@@ -163,7 +163,10 @@ def nowhere(path: str) -> Response:
 
 
 def no_route(path: str, methods: Sequence[str]) -> Response:
-    """Return the answer for a path, or a method of a path, that no route takes. `methods` are those that the path has."""
+    """Return the answer for a path, or a method of a path, that no route takes.
+
+    `methods` are those that the path has.
+    """
     if not methods:
         return nowhere(path)
     allowed = ", ".join(methods)

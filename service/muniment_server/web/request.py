@@ -70,7 +70,10 @@ class Query:
 
 
 async def read_body(request: Request, limit: int, caller: Caller | None = None, *, batch: bool = False) -> bytes:
-    """Return the body, at most `limit` bytes; never holds more than that, nor more than there is room for. Raises Refused."""
+    """Return the body, at most `limit` bytes.
+
+    Never holds more than that, nor more than there is room for. Raises Refused.
+    """
     if any(value.lower() != "identity" for value in request.values(b"content-encoding")):
         raise Refused("content_encoding", "compressed bodies are not taken", "Send the body as it is.")
     asgi, lease = request.asgi, lease_of(request)
@@ -105,7 +108,10 @@ def too_large(limit: int) -> Refused:
 
 
 def media_type(request: Request) -> str:
-    """Return the content type in lower case, without parameters; "" when there is none. Raises Refused on another charset."""
+    """Return the content type in lower case, without parameters; "" when there is none.
+
+    Raises Refused on another charset.
+    """
     value = request.value(b"content-type") or ""
     if value in _PLAIN_TYPES:
         return value

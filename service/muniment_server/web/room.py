@@ -1,7 +1,8 @@
-"""Memory that clients make this server hold, for bodies that come and answers that go: bounded for all of them together, and shared.
+"""Memory that clients make this server hold, for bodies that come and answers that go.
 
-No client can take all of it. What one holds may at most be as much as is then left: one alone gets half, two get a third each, and so
-on. So there is always some left for the next one, however little.
+It is bounded for all of them together, and shared. No client can take all of it. What one holds may at most be as much
+as is then left: one alone gets half, two get a third each, and so on. So there is always some left for the next one,
+however little.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ DRAINED = "drained"
 GONE = "gone"
 """what tells whether it has left."""
 LARGE = 16_384
-"""Bytes of an answer from which on it counts for as long as it is not read, and bytes that each connection may have unread besides."""
+"""Bytes of an answer from which on it counts for as long as it is not read.
+
+Also the bytes that each connection may have unread besides.
+"""
 _MEBIBYTE = 2**20
 _TURNS = 2
 """Large things that are read at a time: one by the database, while an answer is made of the other."""
@@ -64,8 +68,9 @@ class Room:
 class Turns:
     """How many things may be done at a time; others wait, first come, first served. Owned by the event loop.
 
-    A client that has left while it waited gets no turn: all of those in front of the next one are sent away at once. With a
-    semaphore each would have to be woken before the next, and clients who come and go would fill the memory with tasks.
+    A client that has left while it waited gets no turn: all of those in front of the next one are sent away at once.
+    With a semaphore each would have to be woken before the next, and clients who come and go would fill the memory with
+    tasks.
     """
 
     def __init__(self, count: int) -> None:
@@ -73,7 +78,10 @@ class Turns:
         self._waiting: deque[tuple[asyncio.Future[bool], Callable[[], bool]]] = deque()
 
     def of(self, gone: Callable[[], bool]) -> AbstractAsyncContextManager[None]:
-        """Return what has one turn for as long as its block runs, again each time. Entering it raises ClientDisconnect."""
+        """Return what has one turn for as long as its block runs, again each time.
+
+        Entering it raises ClientDisconnect.
+        """
         return _Turn(self, gone)
 
     async def begin(self, gone: Callable[[], bool]) -> None:
@@ -245,7 +253,10 @@ def lease_for(rooms: Rooms, scope: Mapping[str, Any]) -> Lease:
 
 
 def peer_or_connection(client: tuple[str, int] | None) -> Hashable:
-    """Return whose memory it is: that of an address; that of one connection where all come from this machine, where proxies are."""
+    """Return whose memory it is: that of an address, or that of one connection.
+
+    It is that of one connection where all come from this machine, where proxies are.
+    """
     return peer_of(client[0] if client else None) or client
 
 
@@ -257,7 +268,10 @@ def busy() -> Refused:
 
 
 def peer_of(host: str | None) -> str | None:
-    """Return what connections are counted by: an IPv4 address or an IPv6 network; None for this machine, where proxies are."""
+    """Return what connections are counted by: an IPv4 address or an IPv6 network.
+
+    None for this machine, where proxies are.
+    """
     try:
         address = ipaddress.ip_address((host or "").partition("%")[0])
     except ValueError:

@@ -21,9 +21,9 @@ Handler = Callable[..., Awaitable[Answer]]
 class Route:
     """One route. `on` says whether it is of a "log" or of the "instance".
 
-    `needs` is the permission without which its handler does not run, whichever way a request came in. `c2sp` routes answer plain
-    text and have one URL each; the others of a log are under /v1 as well (`v1`). `tagged` answers have an ETag; `hidden` routes
-    are not in the OpenAPI document.
+    `needs` is the permission without which its handler does not run, whichever way a request came in. `c2sp` routes
+    answer plain text and have one URL each; the others of a log are under /v1 as well (`v1`). `tagged` answers have
+    an ETag; `hidden` routes are not in the OpenAPI document.
     """
 
     method: str

@@ -144,7 +144,10 @@ def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:
 
 
 def _raise_file_limit() -> None:
-    """Allow as many connections as the system lets us: the usual soft limit of 1,024 files is less than 1,024 connections."""
+    """Allow as many connections as the system lets us.
+
+    The usual soft limit of 1,024 files is less than 1,024 connections.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -160,13 +163,17 @@ class _Adopted(logging.Handler):
 
 
 def _no_cancelled(record: logging.LogRecord) -> bool:
-    """Drop the traceback of a request that was cut off at shutdown: there are thousands, and uvicorn says how many it cancels."""
+    """Drop the traceback of a request that was cut off at shutdown.
+
+    There are thousands, and uvicorn says how many it cancels.
+    """
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _adopt_log_lines() -> None:
     logging.getLogger("uvicorn.error").addFilter(_no_cancelled)
-    # Its pool logs a traceback for every connection that dies with the server; what that means for a request is said by the stores.
+    # Its pool logs a traceback for every connection that dies with the server.
+    # The stores say what that means for a request.
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
-    if not logging.root.handlers:  # otherwise whoever runs this application has decided already
+    if not logging.root.handlers:  # otherwise the process that runs this application has decided already
         logging.root.addHandler(_Adopted(logging.WARNING))

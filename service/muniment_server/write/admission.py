@@ -1,7 +1,8 @@
-"""From bytes somebody posted to drafts the sequencer can stamp, or a refusal. Pure: nothing here waits or writes.
+"""From bytes that a caller posted to drafts the sequencer can stamp, or a refusal. Pure: nothing waits or writes.
 
-:mod:`muniment.event` defines canonical form and commitment; here is a faster way to the same bytes, for the common case of plain
-text, small integers and no surprises. Everything else takes the strict way. Tests hold the two together byte for byte.
+:mod:`muniment.event` defines canonical form and commitment. Here is a faster way to the same bytes, for the common case
+of plain text, small integers and no surprises. Everything else takes the strict way. Tests hold the two together byte
+for byte.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class RawDraft(NamedTuple):
 class EventDraft(NamedTuple):
     """An event, all but its time: canonical payload, seed, disclosures in canonical member order, and their commitment.
 
-    `disclosed` is the JSON array of the disclosures, `opening` the commitment object in canonical form, and `commitment` its digest.
+    `disclosed` is the JSON array of the disclosures, `opening` the commitment object in canonical form, and
+    `commitment` its digest.
     """
 
     payload: bytes
@@ -50,7 +52,10 @@ class EventDraft(NamedTuple):
 
     @property
     def disclosures(self) -> list[str]:
-        """The disclosure of each member. Read from `disclosed`: the queue holds thousands of events, and a text each takes more memory."""
+        """The disclosure of each member.
+
+        Read from `disclosed`: the queue holds thousands of events, and a text each takes more memory.
+        """
         found: list[str] = orjson.loads(self.disclosed)
         return found
 
@@ -82,7 +87,10 @@ def draft_raw(leaf: bytes) -> RawDraft:
 
 
 def draft_plain(leaves: Sequence[bytes]) -> list[RawDraft] | None:
-    """Return what :func:`draft_raw` makes of each of these leaves, one or more; None when one of them needs a closer look."""
+    """Return what :func:`draft_raw` makes of each of these leaves, one or more.
+
+    None when one of them needs a closer look.
+    """
     longest, shortest = max(map(len, leaves)), min(map(len, leaves))
     if not shortest or longest > MAX_ENTRY or definition.may_any_be_reserved(leaves):
         return None
@@ -122,9 +130,10 @@ def canonicalize(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _plain_event(body: bytes) -> tuple[dict[str, Any], bytes] | None:
-    """Return the event in a body without any surprise, and its canonical form; None for every other, which the strict way looks at.
+    """Return the event in a body without any surprise, and its canonical form.
 
-    Canonical form is then what orjson makes of it: names are ASCII, so that both sort them alike, and there are no floats.
+    None for every other body, which the strict way looks at. Canonical form is then what orjson makes of it: names are
+    ASCII, so that both sort them alike, and there are no floats.
     """
     if not _is_simple(body):
         return None
@@ -134,7 +143,8 @@ def _plain_event(body: bytes) -> tuple[dict[str, Any], bytes] | None:
         return None
     if type(value) is not dict or not value or len(value) > definition.MAX_MEMBERS or not _is_plain(value, 1):
         return None
-    # No shorter than the input, or what Python and others write by default: then nothing was dropped, so no name occurred twice.
+    # No shorter than the input, or what Python and others write by default: then nothing was dropped, so no name
+    # occurred twice.
     payload = _fast_canonical(value)
     text = body.strip(b" \t\r\n")
     if len(payload) != len(text) and _SPACED.encode(value) != text.decode():
@@ -163,7 +173,10 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 
 def commit(value: dict[str, Any], payload: bytes, seed: bytes) -> EventDraft:
-    """Return the draft of an event with this seed, given its canonical form. Byte for byte what muniment.event makes of it."""
+    """Return the draft of an event with this seed, given its canonical form.
+
+    Byte for byte what muniment.event makes of it.
+    """
     # Text is no obstacle: RFC 8785 and orjson escape the same characters. They sort names differently beyond ASCII.
     plain = _is_plain(value, 1) and (payload.isascii() or _are_names_ascii(value))
     return _commit(value, payload, seed, _fast_canonical if plain else strictjson.canonical)
@@ -180,13 +193,17 @@ def _fast_canonical(value: Any) -> bytes:
 
 
 def _compact(text: bytes) -> bytes:
-    """Return a copy that takes no more memory than its bytes: what orjson returns holds 4 kB, and a queue has thousands of them."""
+    """Return a copy that takes no more memory than its bytes.
+
+    What orjson returns holds 4 kB, and a queue has thousands of them.
+    """
     return b"%b" % text
 
 
 def _commit(value: dict[str, Any], payload: bytes, seed: bytes, canonical: Callable[[Any], bytes]) -> EventDraft:
     names = sorted(value) if payload.isascii() else sorted(value, key=lambda name: name.encode("utf-16-be"))
-    # HMAC-SHA-256 by hand (RFC 2104): the library sets up its machinery anew for each call, eight times the cost of the hashing.
+    # HMAC-SHA-256 by hand (RFC 2104): the library sets up its machinery anew for each call, eight times the cost of the
+    # hashing.
     block = seed.ljust(64, b"\0")
     inner_key, outer_key = block.translate(_INNER), block.translate(_OUTER)
     disclosures: list[bytes] = []

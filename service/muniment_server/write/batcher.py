@@ -116,7 +116,8 @@ class Batcher:
     def _check_queue(self, entries: int, size: int, now: float) -> None:
         if self._entries + entries > self._max_entries or self._bytes + size > self._max_bytes:
             raise _overloaded("too many entries are waiting")
-        # Whoever came first waits longest. Beyond this, what is taken now would be late, and so would its checkpoint.
+        # The caller that came first waits longest. Beyond this, what is taken now would be late, and so would its
+        # checkpoint.
         if now - self._queue[0].since > self._max_age:
             raise _overloaded(f"entries wait for more than {self._max_age:g} s")
 
@@ -198,7 +199,7 @@ class Batcher:
 
     async def _run(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Refused]:
         answers = await self._sequencer.run(submissions)
-        if len(answers) != len(submissions):  # would leave somebody waiting for good
+        if len(answers) != len(submissions):  # would leave a caller waiting for good
             raise AssertionError(f"{len(answers)} answers to {len(submissions)} submissions")
         return answers
 

@@ -1,15 +1,15 @@
 """The guard: the last head this log may have signed, kept outside the database.
 
-A database that is restored from a backup, cloned or emptied takes everything in it back in time. The guard does not go with it,
-and so stops the next signature. One file for each log, shared by all writers of that log on this host::
+A database that is restored from a backup, cloned or emptied takes everything in it back in time. The guard does not go
+with it, and so stops the next signature. One file for each log, shared by all writers of that log on this host::
 
     block 0 (4,096 bytes)                    block 1 (4,096 bytes)
     slot 0, slot 1 (1,024 bytes each), 0...  the same slots once more
 
-A slot is text, padded with NUL: seven lines (format, guard id, sequence number, origin, key id, size, root) and the SHA-256 of
-them. Slots are written in turn, each into both blocks, and the one with the larger number counts. A write that a crash cuts short
-leaves one whole copy of its slot. So a slot of which both copies are damaged was damaged afterwards: the guard is refused then,
-because the other slot, which is older, would let a head be signed a second time.
+A slot is text, padded with NUL: seven lines (format, guard id, sequence number, origin, key id, size, root) and the
+SHA-256 of them. Slots are written in turn, each into both blocks, and the one with the larger number counts. A write
+that a crash cuts short leaves one whole copy of its slot. So a slot of which both copies are damaged was damaged
+afterwards: the guard is refused then, because the other slot, which is older, would let a head be signed a second time.
 
 The values of a guard form one chain, each a prefix of the next: :mod:`muniment_server.write.raising` has the proofs.
 """
@@ -126,7 +126,10 @@ def _sequence(slot: Guarded) -> int:
 
 
 class Guard:
-    """The guard file of one log, as one process uses it. All methods block on the disk: call them in a thread, one at a time."""
+    """The guard file of one log, as one process uses it.
+
+    All methods block on the disk: call them in a thread, one at a time.
+    """
 
     def __init__(self, path: Path, lock_seconds: float = LOCK_SECONDS) -> None:
         self.path = path
@@ -168,8 +171,8 @@ class Guard:
     def read(self) -> Guarded:
         """Return the last head that may have been signed.
 
-        Raises GuardRefused when the file is missing, unreadable, or older than what this process saw; GuardUnavailable when another
-        process holds its lock for too long.
+        Raises GuardRefused when the file is missing, unreadable, or older than what this process saw; GuardUnavailable
+        when another process holds its lock for too long.
         """
         with self._locked(os.O_RDONLY) as (descriptor, _):
             return self._current(descriptor)
@@ -180,9 +183,9 @@ class Guard:
     ) -> tuple[Guarded, bool]:
         """Raise the guard to `new` if what it holds is one of `below`, which the caller knows to be prefixes of `new`.
 
-        Returns what it holds now, and whether that is durable and tells that `new` may be signed: it is `new`, or the caller knows
-        (`above`) that it extends `new`. If not, nothing was written. Never lowered. Raises GuardRefused, or GuardUnavailable when the
-        disk is full or another process holds the lock.
+        Returns what it holds now, and whether that is durable and tells that `new` may be signed: it is `new`, or the
+        caller knows (`above`) that it extends `new`. If not, nothing was written. Never lowered. Raises GuardRefused,
+        or GuardUnavailable when the disk is full or another process holds the lock.
         """
         with self._locked(os.O_RDWR) as (descriptor, place):
             found = before = self._current(descriptor)
@@ -234,7 +237,10 @@ class Guard:
         os.fdatasync(descriptor)
 
     def _check_place(self, place: os.stat_result) -> None:
-        """Refuse when the file was replaced since it was opened: then there are two registers, and each writer has its own."""
+        """Refuse when the file was replaced since it was opened.
+
+        Then there are two registers, and each writer has its own.
+        """
         try:
             now = os.stat(self.path)  # noqa: PTH116 - as in the store: this runs for each append
         except FileNotFoundError:
@@ -242,11 +248,11 @@ class Guard:
         if now is None or (now.st_dev, now.st_ino) != (place.st_dev, place.st_ino):
             raise GuardRefused(
                 "guard_replaced",
-                f"the guard file {self.path} was removed or replaced while it was written: put back the one with the larger "
-                "sequence number, and restart",
+                f"the guard file {self.path} was removed or replaced while it was written: "
+                "put back the one with the larger sequence number, and restart",
             )
 
-    # --- what stands in the file ----------------------------------------------------------------------------------------
+    # --- what stands in the file --------------------------------------------------------------------------------------
 
     def _current(self, descriptor: int) -> Guarded:
         """Return what the file holds. Raises GuardRefused, also when that is older than what this process saw in it."""
@@ -255,8 +261,8 @@ class Guard:
         if seen and found is not seen and found != seen and found.sequence <= seen.sequence:
             raise GuardRefused(
                 "guard_replaced",
-                f"the guard file {self.path} is an older copy (number {found.sequence}, this process saw {seen.sequence}): "
-                "put the newer one back",
+                f"the guard file {self.path} is an older copy "
+                f"(number {found.sequence}, this process saw {seen.sequence}): put the newer one back",
             )
         self._seen[found.guard_id] = found
         return found
@@ -271,7 +277,10 @@ class Guard:
         return found
 
     def _newest(self, data: bytes) -> Guarded:
-        """Return the newer slot. Raises GuardRefused when both copies of one are damaged: it may have been the newer one."""
+        """Return the newer slot.
+
+        Raises GuardRefused when both copies of one are damaged: it may have been the newer one.
+        """
         newest = []
         for slot, copies in enumerate(copies_of(data)):
             found = []
@@ -284,10 +293,11 @@ class Guard:
         return max(newest, key=_sequence)
 
     def _first_format(self, data: bytes) -> Guarded:
-        """Return what a file of the first format holds, or one that is half taken over. A damaged slot may be the newer one: refused.
+        """Return what a file of the first format holds, or one that is half taken over.
 
-        Where the take-over was cut short while it wrote a slot, the second block has its content; unless that is older than the other
-        slot, to which an older version may have gone on.
+        A damaged slot may be the newer one: refused. Where the take-over was cut short while it wrote a slot, the
+        second block has its content; unless that is older than the other slot, to which an older version may have gone
+        on.
         """
         whole = [_any_format(copies[0]) for copies in copies_of(data)]
         newest = max(filter(None, whole), key=_sequence, default=None)
@@ -310,10 +320,11 @@ class Guard:
         )
 
     def _take_over(self, descriptor: int, data: bytes, found: Guarded) -> None:
-        """Give a file of the first format the present one. A crash at any step leaves what this version, or the older one, reads right.
+        """Give a file of the first format the present one.
 
-        Before the first block changes its format, both its slots say what the newer one says: of a file that is half new, an older
-        version reads what is left in the old format, and that must not be an older head.
+        A crash at any step leaves what this version, or the older one, reads right. Before the first block changes its
+        format, both its slots say what the newer one says: of a file that is half new, an older version reads what is
+        left in the old format, and that must not be an older head.
         """
         old, new = found.encode(_FIRST_FORMAT), found.encode()
         self._put(descriptor, (2 * new).ljust(BLOCK, b"\0"), BLOCK)
@@ -361,7 +372,10 @@ class Guard:
             raise GuardRefused(code, f"the guard file {self.path} cannot be opened: {error}") from error
 
     def _lock(self, descriptor: int, kind: int) -> None:
-        """Take the lock within `lock_seconds`. Raises GuardUnavailable: a process that hangs, or a stranger, must not hold up all."""
+        """Take the lock within `lock_seconds`.
+
+        Raises GuardUnavailable: a process that hangs, or a stranger, must not hold up all.
+        """
         # flock, not lockf: a POSIX record lock is gone as soon as this process closes any descriptor of the file.
         deadline = time.monotonic() + self._lock_seconds
         while True:

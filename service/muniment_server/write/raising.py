@@ -1,7 +1,8 @@
-"""Raises the guard to a head that is to be signed: a compare-and-swap, and proofs where it holds something else than expected.
+"""Raises the guard to a head that is to be signed: a compare-and-swap, and proofs where it holds an unexpected one.
 
-What the guard holds is always proved to be a prefix of what it is raised to, on the very values that are compared and written. A fact
-that was proved earlier does not help: between the proof and the write the database can be another one, and the guard another value.
+What the guard holds is always proved to be a prefix of what it is raised to, on the very values that are compared and
+written. A fact that was proved earlier does not help: between the proof and the write the database can be another one,
+and the guard another value.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ async def raise_guard(
 ) -> bool:
     """Return once `new` is durably proved to be a prefix of what the guard holds, so that it may be signed.
 
-    `below` are heads that were proved to be prefixes of `new`. Returns whether the guard holds `new` itself; False: another writer is
-    ahead. Raises GuardRefused; or OutcomeUnknown, a NotProved among them: `new` must not be signed.
+    `below` are heads that were proved to be prefixes of `new`. Returns whether the guard holds `new` itself; False:
+    another writer is ahead. Raises GuardRefused; or OutcomeUnknown, a NotProved among them: `new` must not be signed.
     """
     proved, above = set(below), False
     run = asyncio.get_running_loop().run_in_executor
@@ -44,7 +45,8 @@ async def raise_guard(
             above = True  # for good: the guard only grows
         else:
             raise NotProved(
-                f"the guard holds a head of size {found.size} that this database does not connect to the one of size {new.size}"
+                f"the guard holds a head of size {found.size} "
+                f"that this database does not connect to the one of size {new.size}"
             )
     raise OutcomeUnknown(f"the guard was raised by others {_TRIES} times in a row")
 

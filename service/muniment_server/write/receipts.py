@@ -1,7 +1,7 @@
 """The receipts of new entries, made from what the append itself left in memory. Pure: nothing here reads or waits.
 
-All entries of a batch share head, checkpoint and the upper part of their proofs, so those are worked out once. Byte for byte what
-``orjson.dumps(Receipt.to_json())`` gives: tests hold the two together.
+All entries of a batch share head, checkpoint and the upper part of their proofs, so those are worked out once. Byte for
+byte what ``orjson.dumps(Receipt.to_json())`` gives: tests hold the two together.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ class ReceiptBuilder:
         return b'"%b","%b","%b"' % (first[a : a + _HEX], second[b : b + _HEX], third[c : c + _HEX])
 
     def _upper(self, part: int) -> bytes:
-        """Return the JSON text of the proof from height _SHARED on, which neighbouring entries have in common, and the comma before."""
+        """Return the JSON text of the proof from height _SHARED on, and the comma before.
+
+        Neighbouring entries have it in common.
+        """
         first = part << _SHARED
         top = self._tops.get(first >> 8)
         if top is None:

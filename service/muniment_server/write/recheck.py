@@ -1,8 +1,8 @@
 """The check before a signature: what is stored, recomputed by another path than the one that made it. Pure.
 
-:func:`muniment.tree.grow` makes hashes and roots from leaf hashes in memory. Here they are made again from the leaves and tiles as
-they were read back, so that a bit that flips anywhere on the way, in memory or in the database, is found before it is signed.
-Yeti 2022 signed one flipped bit of a leaf hash, and the log could not be saved.
+:func:`muniment.tree.grow` makes hashes and roots from leaf hashes in memory. Here they are made again from the leaves
+and tiles as they were read back, so that a bit that flips anywhere on the way, in memory or in the database, is found
+before it is signed. Yeti 2022 signed one flipped bit of a leaf hash, and the log could not be saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _PAIR = Struct(f"{2 * HASH_SIZE}s")  # not shared with muniment.hashing: a mista
 
 
 def tiles_between(old: int, size: int) -> list[Tile]:
-    """Return the tiles of the tree of `size` that are not full, or hold a hash that the tree of `old` <= size has not."""
+    """Return the tiles of the tree of `size` that are not full, or hold a hash that the tree of `old` has not.
+
+    Requires old <= size.
+    """
     found = {(tile.level, tile.index): tile for tile in partial_tiles(size) if tile.width}
     level = 0
     while size >> 8 * level:
@@ -40,7 +43,10 @@ def tiles_between(old: int, size: int) -> list[Tile]:
 
 
 def edge_bytes(size: int, stored: StoredTiles) -> dict[tuple[int, int], bytes]:
-    """Return the tiles of the right edge of `size`, cut to their width then. Raises Mismatch when one is missing or too short."""
+    """Return the tiles of the right edge of `size`, cut to their width then.
+
+    Raises Mismatch when one is missing or too short.
+    """
     found = {}
     for tile in partial_tiles(size):
         if tile.width:
@@ -62,9 +68,9 @@ def check_count(old: int, size: int, leaves: Sequence[bytes]) -> None:
 
 
 def check_new(old: int, size: int, leaves: Sequence[bytes], stored: StoredTiles) -> None:
-    """Check every hash that the tree of `size` has and that of `old` has not, from the leaves [old, size) up. Raises Mismatch.
+    """Check every hash that the tree of `size` has and that of `old` has not, from the leaves [old, size) up.
 
-    `stored` may hold more: the leaves of a larger tree can be checked part by part.
+    Raises Mismatch. `stored` may hold more: the leaves of a larger tree can be checked part by part.
     """
     check_count(old, size, leaves)
     made = b"".join([sha256(b"\x00" + leaf).digest() for leaf in leaves])
@@ -106,7 +112,10 @@ _BLOCK = 16 * HASH_SIZE
 
 @lru_cache(1024)
 def _block(hashes: bytes) -> bytes:
-    """Return the root over sixteen hashes. It is kept by what it is made of: bytes that changed are other bytes, and hashed anew."""
+    """Return the root over sixteen hashes.
+
+    It is kept by what it is made of: bytes that changed are other bytes, and hashed anew.
+    """
     return _paired(hashes)
 
 
@@ -147,10 +156,10 @@ def tiles_to_extend(first: int, second: int) -> list[Tile]:
 
 
 def extends(first: tuple[int, RootHash], second: tuple[int, RootHash], stored: StoredTiles) -> bool:
-    """Tell whether the tree `second`, a (size, root), extends `first`: whether the proof in `stored` connects these two roots.
+    """Tell whether the tree `second`, a (size, root), extends `first`.
 
-    Both roots go into one proof (RFC 9162 section 2.1.4), so it does not matter where the tiles came from: wrong ones prove nothing.
-    Every tree extends the empty one.
+    It does when the proof in `stored` connects these two roots. Both go into one proof (RFC 9162 section 2.1.4), so it
+    does not matter where the tiles came from: wrong ones prove nothing. Every tree extends the empty one.
     """
     (size1, root1), (size2, root2) = first, second
     if not size1 or size1 >= size2:
@@ -164,7 +173,10 @@ def extends(first: tuple[int, RootHash], second: tuple[int, RootHash], stored: S
 
 
 def root_of_nodes(size: int, stored: StoredTiles) -> bytes:
-    """Return the root of `size` from any tiles that hold its complete subtrees. Raises Mismatch when one is missing or too short."""
+    """Return the root of `size` from any tiles that hold its complete subtrees.
+
+    Raises Mismatch when one is missing or too short.
+    """
     if not size:
         return bytes(EMPTY_ROOT)
     return plan_root(size).fold(_lookup(stored))[0]

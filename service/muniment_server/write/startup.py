@@ -1,4 +1,4 @@
-"""What has to be proved before a process may extend a stored log: that it is the one log, and not an old or a wrong copy of it.
+"""What has to be proved before a process may extend a stored log: it is the one log, not an old or a wrong copy.
 
 =================================== ==============================================================
 guard = database                    go
@@ -37,11 +37,15 @@ async def nobody() -> Sequence[Checkpoint]:
 
 
 def check_guard(path: Path, guarded: Guarded, origin: str, key_id: bytes, head: Head) -> None:
-    """Check that the guard in the file `path` is this log's, and that the stored head is not behind it. Raises GuardRefused."""
+    """Check that the guard in the file `path` is this log's, and that the stored head is not behind it.
+
+    Raises GuardRefused.
+    """
     if (guarded.origin, guarded.key_id) != (origin, key_id):
         raise GuardRefused(
             "guard_foreign",
-            f"{path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log and key: put the right files back",
+            f"{path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log and key: "
+            "put the right files back",
         )
     if guarded.guard_id != head.guard_id:
         raise GuardRefused(
@@ -71,8 +75,8 @@ async def prove(reads: Reads, log_id: int, head: Head, guarded: Guarded) -> dict
     if not recheck.extends(guarded.head, (head.size, head.root), stored):
         raise GuardRefused(
             "guard_root",
-            f"the stored tree of size {head.size} does not extend the one of size {guarded.size} that was signed: another "
-            "history. Restore the right database; signing now would fork the log",
+            f"the stored tree of size {head.size} does not extend the one of size {guarded.size} that was signed: "
+            "another history. Restore the right database; signing now would fork the log",
         )
     for start in range(guarded.size, head.size, _PAGE):
         stop = min(start + _PAGE, head.size)
@@ -83,7 +87,10 @@ async def prove(reads: Reads, log_id: int, head: Head, guarded: Guarded) -> dict
 
 
 async def _check_end(reads: Reads, log_id: int, head: Head) -> None:
-    """Entries beyond the head belong to no history: appending would fail on them for ever, or adopt what nobody signed."""
+    """Entries beyond the head belong to no history.
+
+    Appending would fail on them for ever, or adopt what no writer signed.
+    """
     if not await reads.leaves(log_id, head.size, head.size + 1):
         return
     if (await reads.head(log_id)).size == head.size:  # otherwise another writer was just here
@@ -91,7 +98,10 @@ async def _check_end(reads: Reads, log_id: int, head: Head) -> None:
 
 
 async def check_seen(reads: Reads, log_id: int, head: Head, seen: Sequence[Checkpoint]) -> None:
-    """Check that the tree of `head` extends every checkpoint that others have seen. Raises GuardRefused, Mismatch, StoreError."""
+    """Check that the tree of `head` extends every checkpoint that others have seen.
+
+    Raises GuardRefused, Mismatch, StoreError.
+    """
     for checkpoint in seen:
         if checkpoint.size > head.size:
             raise GuardRefused(

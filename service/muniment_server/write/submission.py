@@ -71,8 +71,9 @@ UNSIGNED = Signed(0, EMPTY_ROOT, "")
 class Outcome:
     """Where the entries of one submission are, at a signed head that holds them all.
 
-    `indices` and `leaves` have one element for each draft; `new` counts the entries this submission added. `maker` makes proofs and
-    receipts of new entries; `replayed` says that an Idempotency-Key led to entries of an earlier submission.
+    `indices` and `leaves` have one element for each draft; `new` counts the entries this submission added. `builder`
+    makes proofs and receipts of new entries; `replayed` says that an Idempotency-Key led to entries of an earlier
+    submission.
     """
 
     indices: list[int]
@@ -95,7 +96,10 @@ def sign_off(
 
 @dataclass(slots=True)
 class Round:
-    """One try to append a batch: gives each draft its index. `known` has raw leaves by their bytes, and where they are."""
+    """One try to append a batch: gives each draft its index.
+
+    `known` has raw leaves by their bytes, and where they are.
+    """
 
     first: int
     stamp: int
@@ -107,9 +111,9 @@ class Round:
     keys: list[IdempotencyRow] = field(default_factory=list)
 
     def assign(self, submission: Submission, stored: StoredKey | None, ttl: int) -> Outcome | Refused:
-        """Place the drafts of a submission, or find them through its Idempotency-Key. The Outcome still lacks its signed head.
+        """Place the drafts of a submission, or find them through its Idempotency-Key.
 
-        `ttl` is the milliseconds for which the key is remembered.
+        The Outcome still lacks its signed head. `ttl` is the milliseconds for which the key is remembered.
         """
         if stored is not None:
             return _replay(submission, stored)
@@ -154,9 +158,10 @@ class Round:
         outcome.new += len(new_leaves) - before
 
     def place_many(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
-        """Do what :meth:`place` does. Raw entries that are all new are placed together, which takes a fraction of the time.
+        """Do what :meth:`place` does.
 
-        Requires drafts of one kind, at least one.
+        Raw entries that are all new are placed together, which takes a fraction of the time. Requires drafts of one
+        kind, at least one.
         """
         if not isinstance(drafts[0], RawDraft) or not self._place_new(drafts, outcome):
             self.place(drafts, outcome)

@@ -1,7 +1,7 @@
 """Checks a stored log from the ground up: entries, payloads, tiles, roots, signatures and the guard, all recomputed.
 
-It trusts the stored leaves and the policy file, and nothing that was derived from them. Reads only, but for `repair`, so it may run
-beside a server.
+It trusts the stored leaves and the policy file, and nothing that was derived from them. Reads only, but for `repair`,
+so it may run beside a server.
 
     report     findings, and what was looked at
     entries    rows of entries, payloads and Idempotency-Keys. Pure

@@ -1,7 +1,8 @@
-"""Compares a log with a copy of it, a mirror or a static tlog-tiles tree, and names the first index in which they differ.
+"""Compares a log with a copy of it, and names the first index in which they differ.
 
-From the top: the roots of the complete subtrees of the smaller size, then down the first one that differs, a tile at a time. What
-the copy sends is believed only as far as it hashes to its own signed checkpoint.
+The copy is a mirror or a static tlog-tiles tree. From the top: the roots of the complete subtrees of the smaller size,
+then down the first one that differs, a tile at a time. What the copy sends is believed only as far as it hashes to its
+own signed checkpoint.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Copy(Protocol):
     fetches: int
 
     async def fetch(self, path: str, limit: int) -> bytes | None:
-        """Return the bytes at a path of C2SP tlog-tiles, at most `limit`; None when there are none. Raises CopyUnreachable."""
+        """Return the bytes at a path of C2SP tlog-tiles, at most `limit`; None when there are none.
+
+        Raises CopyUnreachable.
+        """
 
 
 class HttpCopy:
@@ -135,7 +139,10 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """Return the comparison for people."""
-        sizes = f"{self.size} entries here, {self.copy_size} in {self.copy}; compared {self.compared} with {self.fetches} fetches"
+        sizes = (
+            f"{self.size} entries here, {self.copy_size} in {self.copy}; "
+            f"compared {self.compared} with {self.fetches} fetches"
+        )
         found = [f"  {finding}" for finding in self.findings]
         verdict = "same" if self.clean else f"DIFFERENT, first at index {self.first_bad_index}"
         return [f"{self.log}: {verdict} ({sizes})", *found]
@@ -202,7 +209,8 @@ def _whole(data: bytes, tile: Tile, code: str, what: str) -> bytes:
 async def compare(store: Store, logs: Sequence[LogRow], policy: Policy, copy: Copy) -> Comparison:
     """Compare the log that a copy's checkpoint names with that copy. Raises CopyUnreachable, StoreUnavailable.
 
-    O(log n) fetches: one for the checkpoint, one for each level of the right edge of each size, one for each level on the way down.
+    O(log n) fetches: one for the checkpoint, one for each level of the right edge of each size, one for each level on
+    the way down.
     """
     began = time.monotonic()
     checkpoint, log = await _checkpoint(logs, policy, copy)

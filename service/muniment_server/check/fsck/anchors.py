@@ -27,7 +27,8 @@ async def check_anchors(
 ) -> None:
     """Check every anchor of a log, and add what is wrong to `report`.
 
-    1. The frozen bytes have the digest that is stored, and are a checkpoint of this log and size, signed by a key of the policy.
+    1. The frozen bytes have the digest that is stored, and are a checkpoint of this log and size, signed by a key of
+       the policy.
     2. The stored tree of that size has its root.
     3. The proof is one of ours, of that digest.
     4. With a `source`: an anchor that is confirmed has a block in its chain, the one that is stored, `min_depth` deep.

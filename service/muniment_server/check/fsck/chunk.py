@@ -36,7 +36,10 @@ def is_damage(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The entries [start, stop), with start a multiple of 256; `size` is that of the head. `wanted` sizes need their leaf hashes."""
+    """The entries [start, stop), with start a multiple of 256.
+
+    `size` is that of the head. `wanted` sizes need their leaf hashes.
+    """
 
     log: LogRow
     policy: str
@@ -51,9 +54,9 @@ class Task:
 class Chunk:
     """What a task found.
 
-    `roots` has the root of every full tile; `tiles` the leaf hashes of those that are not full, or that a wanted or signed size
-    ends in; `wrong` has what tile 0/index should be. `signed` are (size, root) of published checkpoints with sizes in
-    (start, stop]. `keys` are the leaf keys of a raw log. `checked` is without its hashes.
+    `roots` has the root of every full tile; `tiles` the leaf hashes of those that are not full, or that a wanted or
+    signed size ends in; `wrong` has what tile 0/index should be. `signed` are (size, root) of published checkpoints
+    with sizes in (start, stop]. `keys` are the leaf keys of a raw log. `checked` is without its hashes.
     """
 
     start: int
@@ -119,7 +122,10 @@ async def _check_checkpoints(store: Store, task: Task, chunk: Chunk) -> None:
 
 
 async def _skip_unreadable(store: Store, task: Task, chunk: Chunk, at: int) -> int:
-    """Check the checkpoints from size `at` up to the first that cannot be read; note that one, and return the size behind it."""
+    """Check the checkpoints from size `at` up to the first that cannot be read.
+
+    Notes that one, and returns the size behind it.
+    """
     while True:
         try:
             page = await store.checkpoints.checkpoints(task.log.log_id, at, 1)
@@ -208,7 +214,10 @@ def first_difference(data: bytes, other: bytes) -> int:
 
 
 async def check_chunk_or_say(store: Store, task: Task) -> Chunk:
-    """As check_chunk, but what the database cannot read is a finding. Raises StoreUnavailable when the database is away."""
+    """As check_chunk, but what the database cannot read is a finding.
+
+    Raises StoreUnavailable when the database is away.
+    """
     try:
         return await check_chunk(store, task)
     except (StoreUnavailable, *UNREADABLE) as error:
@@ -221,7 +230,10 @@ async def check_chunk_or_say(store: Store, task: Task) -> Chunk:
 
 
 async def _first_unreadable(store: Store, task: Task) -> int:
-    """Return the first entry that cannot be read; the chunk's first one when all can, and something else here cannot."""
+    """Return the first entry that cannot be read.
+
+    That is the chunk's first one when all can, and something else here cannot.
+    """
     low, high = task.start, task.stop
     if await _readable(store, task, low, high):
         return low

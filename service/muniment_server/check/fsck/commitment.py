@@ -17,7 +17,8 @@ from muniment.event import MAX_MEMBERS
 from muniment.strictjson import MAX_DEPTH
 from muniment_server.write.admission import canonicalize, commit
 
-# What may be spelled in two ways, sort in two ways, or be out of range. It may say so of harmless text: then it only takes longer.
+# What may be spelled in two ways, sort in two ways, or be out of range. It may say so of harmless text: then it only
+# takes longer.
 _NOT_PLAIN = re.compile(rb"[^\x20-\x7e]|\\|[0-9][.eE]|[0-9]{16}")
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
@@ -26,7 +27,10 @@ _SORTED = orjson.OPT_SORT_KEYS
 
 
 def commitment_of(payload: bytes, seed: bytes) -> str | None:
-    """Return the commitment of an event, or None when `payload` is not its canonical form. Raises EventRefused when it is no event."""
+    """Return the commitment of an event, or None when `payload` is not its canonical form.
+
+    Raises EventRefused when it is no event.
+    """
     if not _NOT_PLAIN.search(payload) and payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH:
         try:
             value = orjson.loads(payload)

@@ -1,4 +1,7 @@
-"""The check of a row of entries with their payloads and Idempotency-Keys. Pure: it is given rows, and returns what is wrong with them."""
+"""The check of a row of entries with their payloads and Idempotency-Keys.
+
+Pure: it is given rows, and returns what is wrong with them.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ _EVENT_LEAF = 125  # bytes: see muniment.event.event_leaf
 class Checked:
     """What a row of entries turned out to be.
 
-    `hashes` has the leaf hash of each index, None where there is no entry. `lacking` are events without a payload: fine only for
-    those that an erasure entry names, which may stand anywhere behind them; `erased` are the indices named here. `first_time` and
-    `last_time` are the 24 characters of `logged_at`, None when no entry here has one.
+    `hashes` has the leaf hash of each index, None where there is no entry. `lacking` are events without a payload: fine
+    only for those that an erasure entry names, which may stand anywhere behind them; `erased` are the indices named
+    here. `first_time` and `last_time` are the 24 characters of `logged_at`, None when no entry here has one.
     """
 
     hashes: list[bytes | None] = field(default_factory=list)
@@ -159,7 +162,7 @@ def erased_by(value: dict[str, Any]) -> frozenset[int] | None:
     return frozenset(named)
 
 
-# --- Idempotency-Keys ---------------------------------------------------------------------------------------------------
+# --- Idempotency-Keys -------------------------------------------------------------------------------------------------
 
 
 def check_keys(
@@ -169,7 +172,10 @@ def check_keys(
     payloads: Mapping[int, StoredPayload],
     bad: Collection[int | None] = (),
 ) -> Iterator[Finding]:
-    """Yield what is wrong with idempotency rows, given every stored payload they stand for, and which of these are `bad`."""
+    """Yield what is wrong with idempotency rows.
+
+    Given are every stored payload they stand for, and which of these are `bad`.
+    """
     for row in rows:
         stop = row.first_index + row.count
         if log.kind != "event":
@@ -179,7 +185,8 @@ def check_keys(
         else:
             opened = [payloads[index] for index in range(row.first_index, stop) if index in payloads]
             if len(opened) < row.count:
-                continue  # erased, and with it what the fingerprint was made of; or missing, which is a finding of its own
+                # Erased, and with it what the fingerprint was made of; or missing, which is a finding of its own.
+                continue
             if any(index in bad for index in range(row.first_index, stop)):
                 continue  # named already
             mark = hmac.digest(opened[0].seed, b"\n".join(one.payload for one in opened), "sha256")

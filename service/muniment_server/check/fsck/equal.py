@@ -1,4 +1,7 @@
-"""Which leaves of a raw log may be equal: told by the first 8 bytes of their hashes, of which there may be more than fit in memory."""
+"""Which leaves of a raw log may be equal: told by the first 8 bytes of their hashes.
+
+There may be more of them than fit in memory.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ _IN_MEMORY = 1 << 20  # bytes of a part; beyond that it lies in a file
 
 
 class LeafKeys:
-    """The leaf keys (see storage.leaf_key) of about `entries` entries, in parts by their size that are looked through one at a time."""
+    """The leaf keys (see storage.leaf_key) of about `entries` entries.
+
+    They are kept in parts by their size, which are looked through one at a time.
+    """
 
     def __init__(self, entries: int, at_once: int = _KEYS_AT_ONCE) -> None:
         count = min(entries // at_once + 1, _MOST_PARTS)

@@ -28,7 +28,10 @@ def read_guard(report: Report, guard: Guard) -> Guarded | None:
 
 
 def _slots(path: Path) -> list[Finding]:
-    """Check every copy of every slot: a start makes do with one of each, and would not say that the other one is damaged."""
+    """Check every copy of every slot.
+
+    A start makes do with one of each, and would not say that the other one is damaged.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # a writer fills a slot only with the other kind of lock

@@ -1,7 +1,8 @@
-"""Makes tiles again from entries, when and only when these hash to what was signed; in SQLite the table of leaf keys as well.
+"""Makes tiles again from entries, when and only when these hash to what was signed.
 
-It may run beside a server: tiles only grow, every write compares with the bytes that were found wrong, and all of it is one
-transaction that keeps appends out. The triggers that make tables append-only are lifted inside that transaction alone.
+In SQLite it makes the table of leaf keys again as well. It may run beside a server: tiles only grow, every write
+compares with the bytes that were found wrong, and all of it is one transaction that keeps appends out. The triggers
+that make tables append-only are lifted inside that transaction alone.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ _LOCK_SECONDS = 10
 
 
 async def repair(whole: Whole, sqlite: Path, url: str | None) -> list[str]:
-    """Write what a run found wrong; return the names of the tiles, level/index, and "leaf_keys". Raises RepairRefused, StoreUnavailable."""
+    """Write what a run found wrong; return the names of the tiles, level/index, and "leaf_keys".
+
+    Raises RepairRefused, StoreUnavailable.
+    """
     tiles = await _repair_tiles(whole, sqlite, url)  # first: it may refuse, and then nothing is written
     return tiles + await _repair_leaf_keys(whole, sqlite)
 
 
 async def _repair_leaf_keys(whole: Whole, sqlite: Path) -> list[str]:
-    """Make SQLite's table again: nothing is signed of it, and nobody believes it without looking at the entry."""
+    """Make SQLite's table again: nothing is signed of it, and no look-up believes it without looking at the entry."""
     if not whole.leaf_keys_wrong:
         return []
     await asyncio.to_thread(_write_sqlite, sqlite, ("leaf_keys", "leaf_keys_carried"), rebuild)
@@ -87,7 +91,10 @@ def _write_sqlite(path: Path, tables: Sequence[str], write: Callable[[apsw.Conne
     try:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name IN (SELECT value FROM json_each(?))"
+            sql = (
+                "SELECT name, sql FROM sqlite_schema "
+                "WHERE type = 'trigger' AND tbl_name IN (SELECT value FROM json_each(?))"
+            )
             triggers = connection.execute(sql, (json.dumps(tables),)).fetchall()
             for name, _ in triggers:
                 connection.execute(f'DROP TRIGGER "{name}"')
@@ -131,7 +138,8 @@ async def _write_postgres(url: str, log_id: int, changes: Changes) -> None:
             await _write_all(connection, log_id, changes)
     except asyncpg.InsufficientPrivilegeError as error:
         raise RepairRefused(
-            f"only the owner of the table tiles can lift its triggers ({error}): run this with the owner's role in --database"
+            f"only the owner of the table tiles can lift its triggers ({error}): "
+            "run this with the owner's role in --database"
         ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
@@ -146,7 +154,7 @@ async def _write_all(connection: asyncpg.Connection[Any], log_id: int, changes: 
     where = "log_id = $1 AND level = $2 AND index = $3"
     for (level, index), (old, new) in changes.items():
         tile = (log_id, level, index)
-        sql = f"SELECT string_agg(data, '' ORDER BY part) FROM tiles WHERE {where}"  # noqa: S608 - composed of constants
+        sql = f"SELECT string_agg(data, '' ORDER BY part) FROM tiles WHERE {where}"  # noqa: S608 - made of constants
         if (await connection.fetchval(sql, *tile) or b"") != old:
             raise _changed(tile)
         await connection.execute(f"DELETE FROM tiles WHERE {where}", *tile)  # noqa: S608 - likewise

@@ -25,8 +25,9 @@ class Finding(NamedTuple):
 class Report:
     """What was checked of one log, and what was found.
 
-    `start` and `stop` bound the entries that were recomputed; what lies outside counts as its stored tiles say. `total` counts the
-    findings, of which the first hundred are kept. `unreachable` says what could not be checked because a source did not answer.
+    `start` and `stop` bound the entries that were recomputed; what lies outside counts as its stored tiles say. `total`
+    counts the findings, of which the first hundred are kept. `unreachable` says what could not be checked because a
+    source did not answer.
     """
 
     log: str
@@ -61,8 +62,8 @@ class Report:
         if (self.start, self.stop) == (0, self.size):
             return None
         return (
-            f"only the entries [{self.start}, {self.stop}) were recomputed; outside, the stored tiles were taken as they are, and "
-            "equal leaves were not looked for"
+            f"only the entries [{self.start}, {self.stop}) were recomputed; "
+            "outside, the stored tiles were taken as they are, and equal leaves were not looked for"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +84,8 @@ class Report:
         """Return the report for people."""
         counts = (
             f"{self.entries} entries, {self.tiles} tiles, {self.checkpoints} checkpoints, "
-            f"{self.idempotency_keys} idempotency keys, {f'{self.anchors} anchors, ' * bool(self.anchors)}{self.seconds:.1f} s"
+            f"{self.idempotency_keys} idempotency keys, "
+            f"{f'{self.anchors} anchors, ' * bool(self.anchors)}{self.seconds:.1f} s"
         )
         found = [f"  {finding}" for finding in self.findings]
         if self.total > len(self.findings):

@@ -1,4 +1,7 @@
-"""The tree above the leaves: folds the roots of tiles, in order, into every root that was signed, and compares every upper tile."""
+"""The tree above the leaves.
+
+It folds the roots of tiles, in order, into every root that was signed, and compares every upper tile.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ class Fold:
         self.wrong: dict[tuple[int, int], bytes] = {}  # what tiles that are wrong should be
 
     async def begin(self, start: int) -> None:
-        """Take the tiles left of `start`, a multiple of 256, as they are stored. Raises BadProof when they are not there."""
+        """Take the tiles left of `start`, a multiple of 256, as they are stored.
+
+        Raises BadProof when they are not there.
+        """
         self._compare_root(0, EMPTY_ROOT)
         size = start // TILE_WIDTH
         tiles = [Tile(tile.level + 1, tile.index) for tile in partial_tiles(size) if tile.width]
@@ -99,7 +105,8 @@ class Fold:
     async def _advance(self, roots: Sequence[bytes]) -> None:
         if not roots:
             return
-        growth = grow(self._edge, roots)  # type: ignore[arg-type]  # the roots of tiles are the leaves of the tree above
+        # The roots of tiles are the leaves of the tree above.
+        growth = grow(self._edge, roots)  # type: ignore[arg-type]
         self._edge = growth.edge
         await self._compare([tile for tile in growth.tiles if len(tile.data) == _FULL])
 

@@ -50,8 +50,9 @@ async def fsck(
 ) -> Report:
     """Check one log, or its entries [start, stop), widened to whole tiles. `guard` None leaves the guard out.
 
-    `progress` gets (entries checked, entries in all). It may run beside a writer: it reads the guard, then Idempotency-Keys, then the
-    head, and checks what that head covers. Raises StoreUnavailable when the database does not answer.
+    `progress` gets (entries checked, entries in all). It may run beside a writer: it reads the guard, then
+    Idempotency-Keys, then the head, and checks what that head covers. Raises StoreUnavailable when the database does
+    not answer.
     """
     return (await Whole(store, log, policy, guard, start, stop).run(progress, check)).report
 
@@ -124,7 +125,7 @@ class Whole:
     def _complete(self) -> bool:
         return (self.report.start, self.report.stop) == (0, self.head.size)
 
-    # --- chunks ---------------------------------------------------------------------------------------------------------
+    # --- chunks -------------------------------------------------------------------------------------------------------
 
     def _tasks(self, keys: Sequence[IdempotencyRow], wanted: frozenset[int]) -> Iterator[Task]:
         report, at, policy = self.report, 0, str(self.policy)
@@ -173,7 +174,7 @@ class Whole:
         if not self._broken:
             await self.fold.add(chunk)
 
-    # --- what belongs to no chunk -----------------------------------------------------------------------------------------
+    # --- what belongs to no chunk -------------------------------------------------------------------------------------
 
     async def _keys(self) -> list[IdempotencyRow]:
         """Return all idempotency rows by first index."""

@@ -1,4 +1,7 @@
-"""Checks chunks in processes, one for each core: hashing and JSON hold the interpreter's lock, so threads would not help."""
+"""Checks chunks in processes, one for each core.
+
+Hashing and JSON hold the interpreter's lock, so threads would not help.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ _AHEAD = 3  # tasks given out for each worker
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where a worker finds the database. It is handed over through a pipe, never on a command line: a URL may hold a password."""
+    """Where a worker finds the database.
+
+    It is handed over through a pipe, never on a command line: a URL may hold a password.
+    """
 
     sqlite: Path
     url: str | None

@@ -1,8 +1,8 @@
 """The anchorer of one log: gives frozen checkpoints to calendars, and takes from them what leads into a block.
 
 Each step reads what is stored, does one thing and stores it, so that a crash between any two loses at most an answer
-that can be asked for again. A calendar that fails, hangs or lies keeps nobody else waiting. Nothing here is ever in the
-way of an append.
+that can be asked for again. A calendar that fails, hangs or lies keeps no other calendar waiting. Nothing here is ever
+in the way of an append.
 """
 
 from __future__ import annotations

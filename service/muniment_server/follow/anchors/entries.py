@@ -1,7 +1,7 @@
 """Appends each confirmed anchor to the log, as an entry of the log's own: exactly once, also after a crash.
 
 The list of anchors is then as tamper-evident as everything else in the log, and what comes after the entry is later
-than a block whose hash nobody could know before it was mined.
+than a block whose hash could not be known before it was mined.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Entries:
         self._reads = store.reads
         self._anchors = store.anchors
         self._log = log
-        self._doubt: Signed | None = None  # the last signed head before an append whose outcome nobody knows
+        self._doubt: Signed | None = None  # the last signed head before an append whose outcome is not known
 
     async def log_confirmed(self) -> None:
         """Append what is confirmed and not in the log yet. Raises Refused or StoreError: try again."""

@@ -75,7 +75,7 @@ def refused(calendar: CalendarRow, reason: str, now: int, rng: Random) -> Calend
 
 
 def superseded(row: AnchorRow, calendars: Sequence[CalendarRow]) -> tuple[AnchorRow, list[CalendarRow]]:
-    """Return an anchor that no calendar has, and its calendars, as nobody's business any more."""
+    """Return an anchor that no calendar has, and its calendars, as superseded: no step looks at them any more."""
     gone = [replace(one, state="superseded", next_at=None) for one in calendars]
     return replace(row, state="superseded"), gone
 

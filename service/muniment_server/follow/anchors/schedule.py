@@ -18,7 +18,7 @@ MAX_ATTEMPTS = 53
 """Submissions that may fail: with the delays of :func:`retry_delay`, two days of them."""
 START_JITTER = 3 * SECOND
 
-_DEEP = 144  # blocks; a day on top of a block, and nobody will take it back
+_DEEP = 144  # blocks; a day on top of a block, and no miner will take it back
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from muniment_server.storage.anchors import AnchorSummary
 
 
 class Watcher(Protocol):
-    """Is told what happens: the metrics of a server, or nobody."""
+    """Is told what happens: the metrics of a server, or a watcher that keeps nothing."""
 
     def asked(self, url: str, outcome: str) -> None:
         """Count an answer of a calendar: "taken", "upgraded", "pending", "failed", "lied" or "unchecked"."""

@@ -15,7 +15,10 @@ from muniment_server.web.room import Lease, busy
 PAGE = 4 * 2**20
 """Bytes of a page of entries, about: it ends before the entry that goes beyond them."""
 _STEP = 3 * 2**19
-"""Bytes that are read at a time, about: more than what the C library takes from its heap, where they would leave holes."""
+"""Bytes that are read at a time, about.
+
+They are more than what the C library takes from its heap, where they would leave holes.
+"""
 _FIRST, _MOST = 16, 128  # entries that are read at first, when nothing is known of their size, and at the most
 _COVERED = 65_536
 _BREATH = 16  # entries that are made without letting others have a turn, if they are small
@@ -38,7 +41,8 @@ class Page(NamedTuple):
 class _Making:
     """A page in the making: it ends where it is large enough, or there is no more room for it.
 
-    What was taken at a time is kept in one piece. Many texts that grow side by side would leave holes as large as they are themselves.
+    What was taken at a time is kept in one piece. Many texts that grow side by side would leave holes as large as
+    they are themselves.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -48,7 +52,10 @@ class _Making:
         self.size = self.count = 0
 
     async def read(self, log: Log, start: int, limit: int, *, with_payload: bool) -> tuple[bool, int]:
-        """Read up to `limit` entries from `start`. Returns whether the page may go on behind them, and the size of the tree."""
+        """Read up to `limit` entries from `start`.
+
+        Returns whether the page may go on behind them, and the size of the tree.
+        """
         async with self._lease.turn():
             entries, size = await log.entries.page(start, limit, with_payload=with_payload)
             texts = await self._texts(entries)
@@ -83,7 +90,10 @@ class _Making:
 
 
 async def page_of(log: Log, start: int, limit: int, lease: Lease, *, with_payload: bool) -> Page:
-    """Return up to `limit` entries from `start`, fewer when they are large or there is little room. Raises Refused without any."""
+    """Return up to `limit` entries from `start`, fewer when they are large or there is little room.
+
+    Raises Refused when there is room for none of them.
+    """
     made, step, more = _Making(lease), _FIRST, True
     while more:
         more, size = await made.read(log, start + made.count, min(step, limit - made.count), with_payload=with_payload)
@@ -120,7 +130,10 @@ class LargeBundle(NamedTuple):
 
 
 async def _granted(lease: Lease) -> int:
-    """Return how many bytes may be read now. Waits for room: those who do not read are cut off, and others make some."""
+    """Return how many bytes may be read now.
+
+    Waits for room: clients that do not read are cut off, and others make some.
+    """
     lease.give_back()
     while True:
         lease.check_client()

@@ -59,7 +59,7 @@ def tagged(log: Log, tag: str) -> bytes:
 
 
 def _may_open(log: Log, caller: Caller) -> bool:
-    """Tell whether the caller may see payloads. A raw leaf is its own payload: whoever may read the log may read it."""
+    """Tell whether the caller may see payloads. A raw leaf is its own payload: every reader of the log may read it."""
     return log.row.kind == "event" and READ in caller.permissions
 
 
@@ -142,11 +142,17 @@ def _inclusion(log: Log, index: int, proof: Proof) -> Answer:
 
 
 _frames: dict[int, tuple[Signed, bytes, bytes]] = {}
-"""By log, what stands around the hashes of proofs at its latest signed head: the very object, so none serves another."""
+"""By log, what stands around the hashes of proofs at its latest signed head.
+
+Each is kept with the very object of its head, so none serves another.
+"""
 
 
 def _frame(log: Log, proof: Proof) -> tuple[bytes, bytes]:
-    """Return what stands around the hashes of an inclusion proof. Proofs at the signed head, which are most, share it."""
+    """Return what stands around the hashes of an inclusion proof.
+
+    Proofs at the signed head, which are most, share it.
+    """
     kept = _frames.get(log.row.log_id)
     if kept is not None and kept[0] is proof.signed and proof.size == proof.signed.size:
         return kept[1], kept[2]

@@ -24,7 +24,7 @@ from muniment_server.write.submission import Outcome, Submission
 _JSON = ("application/json", "text/json")
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
-# Raw drafts, drafts of events, and leaves that are made without letting others have a turn: a third of a millisecond each.
+# Raw drafts, drafts of events, and leaves that are made before others have a turn: a third of a millisecond each.
 _BREATH, _BREATH_EVENTS, _BREATH_LEAVES = 100, 10, 500
 _BREATH_BYTES = 262_144
 _ANSWER = 2
@@ -34,7 +34,10 @@ _RECEIPT = 1600
 
 
 def check_entry(request: Request, log: Log) -> int:
-    """Check a POST /entries before its body is looked at. Returns how many bytes that may have. Raises Refused, FormatError."""
+    """Check a POST /entries before its body is looked at.
+
+    Returns how many bytes the body may have. Raises Refused, FormatError.
+    """
     if request.query:
         Query(request, ())
     if log.row.kind == "raw":
@@ -97,7 +100,10 @@ async def _raw_body(request: Request, caller: Caller) -> bytes:
 
 
 def _need_room(request: Request, size: int) -> None:
-    """Raise Refused where an answer of about `size` bytes has no place: before its entries are in the log, and it must be sent."""
+    """Raise Refused where an answer of about `size` bytes has no place.
+
+    This comes before its entries are in the log: after that the answer must be sent.
+    """
     lease = lease_of(request)
     if size > LARGE and not lease.cover(min(size, lease.rooms.answers.most // 2)):
         raise busy()
@@ -131,7 +137,7 @@ async def add_batch(request: Request, log: Log, caller: Caller) -> Answer:
     if log.row.kind != "raw":
         _expect_type(request, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
     body = await read_body(request, log.settings.max_batch_bytes, caller, batch=True)
-    # One at a time: drafts take ten times the memory of the body, and reads would have to wait for a step of each of them.
+    # One at a time: drafts take ten times the memory of the body, and reads would wait for a step of each of them.
     async with log.drafting:
         log.writer.check_room()  # by now others may have taken it
         drafts = await (_raw_drafts if log.row.kind == "raw" else _event_drafts)(body, log)
@@ -200,7 +206,10 @@ async def _raw_drafts(body: bytes, log: Log) -> list[Draft]:
 
 
 async def _leaves(body: bytes, limit: int) -> list[bytes]:
-    """Return the entries of a bundle, 1 to `limit` of them. Raises Refused: of five million entries, once it has met too many."""
+    """Return the entries of a bundle, 1 to `limit` of them.
+
+    Raises Refused: of five million entries, once it has met too many.
+    """
     leaves: list[bytes] = []
     bundle = iter_bundle(body)
     try:

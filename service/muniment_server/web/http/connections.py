@@ -1,4 +1,7 @@
-"""All open connections of a server: how many there may be, and one sweep a second that ends those that take too long."""
+"""All open connections of a server.
+
+How many there may be, and one sweep a second that ends those that take too long.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ _WORTH = 256  # connections that are looked at for one that gives way, at the mo
 
 
 Rank = tuple[int, float]
-"""How soon a connection gives way to a new one: kinds first, and of one kind the one that would be ended first anyway."""
+"""How soon a connection gives way to a new one.
+
+Kinds come first, and of one kind the connection that would be ended first anyway.
+"""
 
 
 class Watched(Protocol):
@@ -34,7 +40,10 @@ class Watched(Protocol):
         """End what took too long."""
 
     def rank(self, now: float) -> Rank | None:
-        """Return how soon it gives way to a new connection; None when it does not. It stays the same while nothing happens on it."""
+        """Return how soon it gives way to a new connection; None when it does not.
+
+        The rank stays the same while nothing happens on the connection.
+        """
 
     def give_way(self) -> None:
         """Close, because a new connection needs the place."""
@@ -65,7 +74,8 @@ class Connections:
     def start(self) -> int:
         """Begin to sweep. Requires a running event loop, and the limit of open files as it will stay.
 
-        Returns how many connections may wait to be taken. All of them may be taken at a time, and those that give way still be open.
+        Returns how many connections may wait to be taken. All of them may be taken at a time, and those that give way
+        still be open.
         """
         files, backlog = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _BACKLOG
         if files != resource.RLIM_INFINITY:
@@ -110,9 +120,10 @@ class Connections:
                 del self._of[peer]  # otherwise every address ever seen would stay in memory
 
     def _make_place(self, peer: str | None) -> bool:
-        """Have the connection closed that can best be spared: of this address, or of all. Returns False when there is none.
+        """Have the connection closed that can best be spared: of this address, or of all.
 
-        All are looked at once, for many new ones: each by itself would take the time of several requests.
+        Returns False when there is none. All are looked at once, for many new ones: each by itself would take the time
+        of several requests.
         """
         now = asyncio.get_running_loop().time()
         while True:

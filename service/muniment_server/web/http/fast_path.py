@@ -1,7 +1,7 @@
 """The busiest requests, answered without the ASGI application: it costs several times what the log itself does.
 
-Only what is plain and well-formed is answered here, by the very functions that the application calls. Whatever needs to wait for the
-database, or is odd in any way, is left to the application, which says what is wrong with it.
+Only what is plain and well-formed is answered here, by the very functions that the application calls. Whatever
+needs to wait for the database, or is odd in any way, is left to the application, which says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,20 @@ _MAX_BLOCK, _MAX_BLOCKS = 1024, 256
 _MAX_POSTS = 1024
 """Heads of POSTs that are remembered: one for each length of a body."""
 _MAX_PATH = 256
-"""Bytes of a URL that is worth a look: what is made of it is kept by URL, and thousands of long ones would take megabytes for good."""
+"""Bytes of a URL that is worth a look.
+
+What is made of it is kept by URL, and thousands of long ones would take megabytes for good.
+"""
 _LENGTH = re.compile(rb"[0-9]{1,8}")
 _ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 """Fields that ask for something this path does not do."""
 
 
 class RequestHead(NamedTuple):
-    """A block of header fields. `length` is that of the body; None when a field asks for something that is not done here."""
+    """A block of header fields.
+
+    `length` is that of the body; None when a field asks for something that is not done here.
+    """
 
     headers: Headers
     length: int | None
@@ -90,9 +96,10 @@ class FastPath:
         return None
 
     def find_whole(self, data: bytes) -> tuple[Exchange, bytes] | None:
-        """Return how to answer a request that came in one piece, and its body, if its header fields are known byte for byte.
+        """Return how to answer a request that came in one piece, and its body.
 
-        A connection mostly sends the same block again and again. What the parser made of it once, it would make of it again.
+        Only if its header fields are known byte for byte. A connection mostly sends the same block again and again.
+        What the parser made of it once, it would make of it again.
         """
         end = data.find(b"\r\n\r\n") + 4
         parsed = self._posts.get(data[:end])
@@ -114,7 +121,7 @@ class FastPath:
         at = data.find(b"\r\n")
         end = data.find(b"\r\n\r\n", at) + 4
         block = data[at:end]
-        # Only what looks the same to every reader: one line for each field, nothing folded, no other space, no bare CR or LF.
+        # Only what looks the same to every reader: one line a field, nothing folded, no other space, no bare CR or LF.
         plain = b"".join([b"\r\n%b: %b" % field for field in head.headers]) + b"\r\n\r\n"
         if len(block) <= _MAX_BLOCK and block.lower() == plain.lower():
             if len(self._blocks) >= _MAX_BLOCKS:

@@ -1,7 +1,7 @@
 """What a client sends beside bodies: request lines, fields, chunk sizes with their extensions, trailers, blank lines.
 
-All of it has one limit, whatever the parser makes of it. To count it to the byte, each segment is cut where head, body and chunks end,
-so that bytes in one segment and the same bytes one by one get the same answer.
+All of it has one limit, whatever the parser makes of it. To count it to the byte, each segment is cut where head,
+body and chunks end, so that bytes in one segment and the same bytes one by one get the same answer.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from muniment_server.web.messages import MAX_HEADERS, Headers
 
 MAX_URL = 16_384
 MAX_FRAMING = MAX_URL + MAX_HEADERS + 1024
-"""Bytes before a body, or between its chunks, or behind it: a method, a URL and header fields that have just their own limits."""
+"""Bytes before a body, or between its chunks, or behind it.
+
+That is a method, a URL and header fields that have just their own limits.
+"""
 MAX_FIELDS = 256
 """Header fields of a request, or trailers: each takes a hundred bytes of memory beside its own."""
 CHUNKED = -1
 _SHARE = 4
-"""Bytes of chunks that pay for one byte between them. A chunk for each byte would take the time of a thousand requests a megabyte."""
+"""Bytes of chunks that pay for one byte between them.
+
+A chunk for each byte would take the time of a thousand requests a megabyte.
+"""
 _FULL = MAX_FRAMING * _SHARE
 _CHUNK_END = 2 * _SHARE
 _DIGITS = re.compile(rb"[0-9A-Fa-f]*")
@@ -43,9 +49,9 @@ class Framing:
         return MAX_FRAMING - self._credit // _SHARE
 
     def piece(self, data: bytes, at: int, *, fresh: bool) -> int:
-        """Return where the next piece of `data` ends that begins at `at`, and count it; `at` itself when that is too much.
+        """Return where the next piece of `data` ends that begins at `at`, and count it.
 
-        `fresh` tells that no part of a request line has come.
+        Returns `at` itself when that is too much. `fresh` tells that no part of a request line has come.
         """
         if self._body:
             return self._of_body(data, at)
@@ -74,7 +80,10 @@ class Framing:
         self._size = b""
 
     def chunk_begins(self) -> None:
-        """Take note that the line with a chunk's size is complete. Only the parser knows that: it has checked the line."""
+        """Take note that the line with a chunk's size is complete.
+
+        Only the parser knows that: it has checked the line.
+        """
         digits = _DIGITS.match(self._size)
         self._body = int(digits[0], 16) if digits and digits[0] else 0
         self._size = b""

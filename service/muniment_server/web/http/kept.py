@@ -1,4 +1,7 @@
-"""What is in memory of the requests on one connection that are not complete, or not begun: it counts for as long as it is there."""
+"""What is in memory of the requests on one connection that are not complete, or not begun.
+
+It counts for as long as it is there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from muniment_server.web.room import Hold, Room, Rooms
 _FIELD = 100
 """Bytes of memory that a header field takes beside its own."""
 _REQUEST = 4_000
-"""Bytes of memory that a request takes which waits behind another one, beside its own: what the application is to be given of it."""
+"""Bytes of memory that a request takes which waits behind another one, beside its own.
+
+They are what the application is to be given of it.
+"""
 
 
 class Kept:
@@ -41,7 +47,10 @@ class Kept:
         self.forget()
 
     def is_head(self, size: int, fields: int) -> bool:
-        """Count `size` bytes of a head, which a client without a key may send, beside what waits. Returns False where there is no room."""
+        """Count `size` bytes of a head, which a client without a key may send, beside what waits.
+
+        Returns False where there is no room.
+        """
         return self._count(self._rooms.strangers, self._peer, self._queued + size + fields * _FIELD)
 
     def is_entry(self, size: int, key: str | None) -> bool:

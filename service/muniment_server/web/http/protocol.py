@@ -7,8 +7,8 @@ What a client must do in time, with `client_seconds` (S) and MIN_RATE:
 - read the answer the same way;
 - on a connection kept open, begin the next request within `keep_alive_seconds`.
 
-What comes too late is answered 408 where the client still waits for an answer, and the connection is closed. A refusal never
-overtakes the answers of requests before it: a client would take it for theirs, and log again what was logged.
+What comes too late is answered 408 where the client still waits for an answer, and the connection is closed. A refusal
+never overtakes the answers of requests before it: a client would take it for theirs, and log again what was logged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _STALLED = 1.5  # seconds without progress, or less where there are few, after w
 _HEAVY = 8192  # bytes of an entry whose answer may be LARGE
 
 
-# What the client is to send next. Plain numbers: a member of an Enum costs ten times as much to name, several times a request.
+# What the client is to send next. Plain numbers: each is named several times a request, and to name a member of an
+# Enum costs ten times as much.
 _OPENED = 0  # anything at all
 _HEAD = 1  # the rest of a request line and header
 _BODY = 2  # the rest of a body
@@ -57,7 +58,10 @@ def _nothing() -> None:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. The sweep of `connections` calls `check` about once a second; nothing here has a timer of its own."""
+    """One connection.
+
+    The sweep of `connections` calls `check` about once a second; nothing here has a timer of its own.
+    """
 
     def __init__(self, *args: Any, connections: Connections, fast_path: FastPath | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -167,7 +171,10 @@ class Protocol(HttpToolsProtocol):
             self._reject("busy")
 
     def _answer_whole(self, fast_path: FastPath, data: bytes) -> bool:
-        """Answer a plain request that is here from its first byte to its last, and whose fields are known, without the parser."""
+        """Answer a plain request without the parser.
+
+        Such a request is here from its first byte to its last, and its fields are known.
+        """
         found = None if self.flow.write_paused else fast_path.find_whole(data)
         if found is None:
             return False
@@ -250,7 +257,10 @@ class Protocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + self._grace
 
     def _find_exchange(self) -> Exchange | None:
-        """Return how to answer this request here. Not while another one is being answered, or its answer not yet read."""
+        """Return how to answer this request here.
+
+        Not while another one is being answered, or its answer not yet read.
+        """
         before: Any = self.cycle  # None on a connection that had no request yet
         idle = before is None or before.response_complete
         if self._fast_path is None or not idle or self.flow.write_paused or not self.parser.should_keep_alive():
@@ -300,7 +310,10 @@ class Protocol(HttpToolsProtocol):
             self._rest()
 
     def _respond(self, answer: Answer | Response) -> None:
-        """Send the answer of the job that runs on this connection: there is one at a time, and later requests wait behind it."""
+        """Send the answer of the job that runs on this connection.
+
+        There is one at a time, and later requests wait behind it.
+        """
         short = self._short
         short.response_complete = True
         if self.transport.is_closing():
@@ -419,7 +432,10 @@ class Protocol(HttpToolsProtocol):
             self.reset()
 
     def rank(self, now: float) -> Rank | None:
-        """See Watched. First a client that asked nothing, then one that was answered, then one that neither sends nor reads."""
+        """See Watched.
+
+        First a client that asked nothing, then one that was answered, then one that neither sends nor reads.
+        """
         late = now + self._grace - min(_STALLED, self._grace / 2)
         if self.transport.get_write_buffer_size():
             return (2, self._unread.by) if self._unread.by < late else None
@@ -441,7 +457,10 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def reset(self) -> None:
-        """Drop the connection with what is unsent. Otherwise the kernel would keep megabytes for a reader that never reads."""
+        """Drop the connection with what is unsent.
+
+        Otherwise the kernel would keep megabytes for a reader that never reads.
+        """
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self.transport.abort()
 
@@ -499,7 +518,10 @@ class Protocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _drop_request(self) -> bool:
-        """Forget the request whose body does not come. False when it was answered already: then there is nothing to say."""
+        """Forget the request whose body does not come.
+
+        False when it was answered already: then there is nothing to say.
+        """
         cycle = self.cycle
         if self.pipeline and self.pipeline[0][0] is cycle:
             self.pipeline.popleft()  # it has not begun
@@ -513,7 +535,10 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _send_refusal(self) -> None:
-        """Send it, and drop what still comes for a while: closing at once would reset the connection, and the answer be lost."""
+        """Send it, and drop what still comes for a while.
+
+        Closing at once would reset the connection, and the answer be lost.
+        """
         self._phase = _REFUSED
         self._deadline = self.loop.time() + min(_LINGER, self._grace)
         self._write_at_once(self._refusal or b"")

@@ -22,8 +22,9 @@ _TOGETHER = 8
 class Outbox:
     """Sends answers a few at a time, at the latest when the event loop has gone through what is ready.
 
-    Handing one answer to the kernel wakes whoever waits for it, on another processor. When that is the same client again and again,
-    it falls asleep in between, and each waking costs more than all the rest of a read. A few at a time, it stays awake.
+    Handing one answer to the kernel wakes the client that waits for it, on another processor. When that is the same
+    client again and again, it falls asleep in between, and each waking costs more than all the rest of a read. A few at
+    a time, it stays awake.
     """
 
     def __init__(self) -> None:
@@ -57,7 +58,10 @@ _TCP_CLOSE = 7  # of the kernel's states of a connection: it was reset
 
 
 def encode(answer: Answer | Response, defaults: Sequence[Header], *, keep_alive: bool) -> bytes:
-    """Return an answer as it goes out, but for pieces of its body: what uvicorn writes of the same answer of an application."""
+    """Return an answer as it goes out, but for pieces of its body.
+
+    It is what uvicorn writes of the same answer of an application.
+    """
     if isinstance(answer, Response):
         status, body, fields = answer.status_code, bytes(answer.body), _lines(answer.raw_headers)
     else:
