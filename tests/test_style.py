@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOTS = ("client",)
+ROOTS = ("client", "service")
 """The folders that are held to this."""
 
 WIDTH = 120

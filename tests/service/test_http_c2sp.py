@@ -391,6 +391,10 @@ class _Flooded:
 
     row, settings = SimpleNamespace(kind="raw"), Settings(data=Path())
 
+    @property
+    def writer(self) -> _Flooded:
+        return self
+
     def check_room(self) -> None:
         raise Refused("overloaded", "full", "Retry.")
 

@@ -46,7 +46,8 @@ def backup(**flags: Any) -> None:
     there already is damaged. Reads only, so it may run beside a server. An interrupted backup is completed by running
     it again.
 
-    Two backups of one checkpoint have the same bytes, whoever made them. Signing key, guard and API keys are not in it.
+    Two backups of one checkpoint have the same bytes, whichever process made them. Signing key, guard
+    and API keys are not in it.
 
     \b
     Example: muniment-server backup --data ./log-data --to ./backup

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from muniment.errors import BadProof
 from muniment.hashing import LeafHash, RootHash
+from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.tiles import TILE_WIDTH
 from muniment.tree import (
     Edge,
@@ -17,8 +18,6 @@ from muniment.tree import (
     plan_consistency,
     plan_inclusion,
     plan_root,
-    verify_consistency,
-    verify_inclusion,
 )
 from muniment_server.errors import Corrupt, NotFound, Refused
 from muniment_server.read.cache import Rows
@@ -159,12 +158,13 @@ class Proofs:
         if not signed or not edge or edge.size != signed.size:
             return None
 
-        bottom = self._tiles.now(edge, 0, index // TILE_WIDTH)
+        rows_now = self._tiles.now
+        bottom = rows_now(edge, 0, index // TILE_WIDTH)
         if bottom is None:
             return None
 
         def rows_of(level: int, tile: int) -> Rows:
-            rows = self._tiles.now(edge, level, tile) if level else bottom
+            rows = rows_now(edge, level, tile) if level else bottom
             if rows is None:
                 raise _Cold
             return rows
