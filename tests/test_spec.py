@@ -269,7 +269,7 @@ def test_bounds_named_in_the_specification() -> None:
 def test_steps_of_an_anchor_are_those_of_the_code() -> None:
     section = (SPEC / "receipt.md").read_text().partition("## 7. Anchors")[2]
     assert re.findall(r"^(\d)\. ", section, re.MULTILINE) == ["1", "2", "3", "4", "5", "6"]
-    assert re.findall(r"^ +(\d)\. ", check.check_receipt_anchor.__doc__ or "", re.MULTILINE) == [
+    assert re.findall(r"^ *(\d)\. ", check.check_receipt_anchor.__doc__ or "", re.MULTILINE) == [
         "1",
         "2",
         "3",
@@ -316,7 +316,7 @@ def test_steps_are_those_of_the_code() -> None:
     """The numbered steps of the specification name the failure that the code reports at that step."""
     text = (SPEC / "receipt.md").read_text()
     steps = re.findall(r"^(\d)\. \*\*(.*?)\*\*", text, re.MULTILINE)
-    in_code = re.findall(r"^ +(\d)\. (.*)$", Receipt.verify.__doc__ or "", re.MULTILINE)
+    in_code = re.findall(r"^ *(\d)\. (.*)$", Receipt.verify.__doc__ or "", re.MULTILINE)
     assert [number for number, _ in steps] == [number for number, _ in in_code] == ["1", "2", "3", "4", "5"]
     by_hand = re.findall(r"^### (\d)\. (.*)$", BY_HAND.read_text(), re.MULTILINE)
     assert by_hand == [(number, title.rstrip(".")) for number, title in steps]

@@ -188,9 +188,11 @@ class Site:
             self.checker.shown("default", size, root.hex(), "answered with")
         for store in stores:
             await self._check_database(store)
+        self.checker.finish()
+        # The guard is raised before the signature: its head may be one that is signed a moment later, or by the next writer
+        # where this one lost its database in between. It is compared as soon as the signed history is that long.
         guarded = Guard(self.guard).read()
         self.checker.shown("default", guarded.size, guarded.root.hex(), "guarded")
-        self.checker.finish()
 
     async def _check_database(self, store: Store) -> None:
         (log_id,) = [row.log_id for row in await store.catalog.logs()]
