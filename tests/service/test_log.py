@@ -29,6 +29,7 @@ from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.telemetry import Metrics
 from muniment_server.tile_rows import compact, hash_at, heap, path, siblings, with_top
+from muniment_server.web.problems import CODES
 from muniment_server.write.admission import draft_event
 from muniment_server.write.submission import Submission
 from tests.live import PATIENCE
@@ -264,7 +265,7 @@ async def test_a_clock_off_the_databases_stamps_nothing_from_the_start(rig: Rig,
     faulty.always["clock"] = Fault(change=lambda now: now + off)
     log = await make(bench, store=faulty)
     answer = await refused(log.append(event(1)))
-    assert (answer.status, answer.code) == (503, "clock")
+    assert (CODES[answer.code][0], answer.code) == (503, "clock")
     assert (await rig.store.reads.head(bench.log_id)).size == 0
 
 
@@ -722,7 +723,7 @@ async def test_a_log_that_only_reads(rig: Rig, make: Make, monkeypatch: pytest.M
     before = await rig.dump()
     reader = await make(bench, store=await rig.open(), read_only=True)
     answer = await refused(reader.append(event(1)))
-    assert (answer.status, answer.code) == (503, "read_only")
+    assert (CODES[answer.code][0], answer.code) == (503, "read_only")
     assert (await reader.heads.latest()).note == (await writer.heads.published()).note
     assert (await reader.receipts.published(7, None, with_payload=True)).verify(trusting(bench)).opened == {"n": 6}
     assert (await run(reader.proofs.inclusion(3, 9))).hashes == (await run(writer.proofs.inclusion(3, 9))).hashes
@@ -749,7 +750,7 @@ async def test_a_log_whose_guard_refuses_still_reads(rig: Rig, make: Make):
     bench.guard.path.unlink()
     log = await make(bench)
     answer = await refused(log.append(raw(b"new")))
-    assert (answer.status, answer.code) == (503, "guard_missing")
+    assert (CODES[answer.code][0], answer.code) == (503, "guard_missing")
     assert str(bench.guard.path) not in answer.detail + answer.hint
     assert (await log.heads.latest()).size == 10
     assert (await run(log.proofs.inclusion(3, None))).hashes == Tree([b"%d" % n for n in range(10)]).path(3, 10)
