@@ -189,10 +189,15 @@ class Site:
         for store in stores:
             await self._check_database(store)
         self.checker.finish()
-        # The guard is raised before the signature: its head may be one that is signed a moment later, or by the next writer
-        # where this one lost its database in between. It is compared as soon as the signed history is that long.
+        # The guard is raised before the signature: its head may be one that is signed a moment later, or by the next
+        # writer where this one lost its database in between. `settle` sees to it that it is compared.
         guarded = Guard(self.guard).read()
         self.checker.shown("default", guarded.size, guarded.root.hex(), "guarded")
+
+    async def settle(self) -> None:
+        """Check, once a server signs again, that the signed history has all that was shown. Raises Violated."""
+        await asyncio.to_thread(self.checker.check)
+        self.checker.finish()
 
     async def _check_database(self, store: Store) -> None:
         (log_id,) = [row.log_id for row in await store.catalog.logs()]

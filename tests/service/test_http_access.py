@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live import LiveServer, free_of_tracebacks, run, until
+from tests.live import LiveServer, free_of_tracebacks, free_port, run, until
 from tests.service.http_check import (
     JSON,
     NDJSON,
@@ -309,9 +309,7 @@ def test_a_public_address_needs_an_append_key(tmp_path: Path) -> None:
     """Only the refusal is looked at: nothing here ever listens on a public address. Keys to read, and revoked ones, do not count."""
     data = tmp_path / "data"
     make_instance(data, keys=[KeySpec("reads", READ), KeySpec("gone", APPEND, revoked=True)])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for host in ("0.0.0.0", "::"):
         refused = run("serve", "--data", data, "--host", host, "--port", str(port), check=False)
         assert refused.returncode == 2

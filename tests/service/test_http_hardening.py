@@ -614,7 +614,8 @@ OF_THE_PROTOCOL = {
     "parser", "pipeline", "resume_writing", "scope", "server_state", "shutdown", "transport", "url",
 }  # fmt: skip
 OF_A_REQUEST = {
-    "disconnected", "keep_alive", "message_event", "on_response", "response_complete", "response_started", "waiting_for_100_continue",
+    "disconnected", "keep_alive", "message_event", "on_response", "response_complete", "response_started",
+    "waiting_for_100_continue",
 }  # fmt: skip
 OF_THE_FLOW = {"drain", "pause_reading", "read_paused", "resume_reading", "write_paused"}
 OF_THE_SERVER = {"capture_signals", "handle_exit", "serve", "servers", "started", "startup"}

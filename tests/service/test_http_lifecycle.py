@@ -29,7 +29,7 @@ from muniment_server.instance.files import write_new
 from muniment_server.storage.catalog import LogRow
 from muniment_server.storage.log import Head
 from muniment_server.write.guard import Guard
-from tests.live import PATIENCE, LiveServer, command, environment, free_of_tracebacks, run, until
+from tests.live import PATIENCE, LiveServer, command, environment, free_of_tracebacks, free_port, run, until
 from tests.service.http_audit import audit, fsck
 from tests.service.http_check import (
     JSON,
@@ -453,9 +453,7 @@ def samples(url: str) -> dict[tuple[str, ...], float]:
 
 
 def test_metrics_count_what_happened(embedded: Instance) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with embedded.server(env={"MUNIMENT_SERVER_METRICS_PORT": str(port)}) as server, client(server.url) as http:
         http.post("/logs/raw/add", content=b"a")
         http.post("/logs/raw/add", content=b"a")
@@ -489,9 +487,7 @@ def test_metrics_count_what_happened(embedded: Instance) -> None:
 
 def test_labels_come_from_the_server_and_never_from_a_client(embedded: Instance) -> None:
     """Otherwise a client that invents paths, logs and methods would fill the memory of server and Prometheus."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/metrics"
     # Scrubbing is off: its first pass adds metrics of its own, some time after the start.
     env = {"MUNIMENT_SERVER_METRICS_PORT": str(port), "MUNIMENT_SERVER_SCRUB_RATE": "0"}

@@ -169,6 +169,7 @@ class Served:
         for proxy in self.proxies:
             await proxy.turn(*self.base)
         await asyncio.gather(*(server.signs_again() for server in self.site.servers))
+        await self.site.settle()
 
 
 async def postgres_seed(context: Context, seed: int) -> None:
@@ -256,6 +257,7 @@ class Copied:
             self.site.launch(self.base)
             await self.site.ready()
         await self.site.servers[0].signs_again()
+        await self.site.settle()
 
 
 async def _nothing() -> None:

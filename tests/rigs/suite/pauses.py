@@ -58,8 +58,9 @@ class Round:
         await self.all_sign()
 
     async def all_sign(self) -> None:
-        """Wait until both sign."""
+        """Wait until both sign, and compare what was shown before."""
         await asyncio.gather(*(server.signs_again() for server in self.site.servers))
+        await self.site.settle()
 
     async def stopped(self, fail_over: Callable[[], Coroutine[object, object, Place]], *, split: bool) -> Place:
         """Stop a server at a step, fail over meanwhile, let the other one sign, and let it go on; return the other database."""
