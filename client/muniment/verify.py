@@ -183,7 +183,7 @@ def _limits(verified: Verified) -> list[Limit]:
     limits = [
         Limit(
             "unpublished",
-            "that anybody else was shown this tree: no witness cosigned the checkpoint, and a receipt cannot tell"
+            "that any other reader was shown this tree: no witness cosigned the checkpoint, and a receipt cannot tell"
             " whether it was published. It is the operator's signed promise until a consistency proof ties it to a"
             " published, cosigned or anchored checkpoint (muniment consistency --since RECEIPT).",
         )

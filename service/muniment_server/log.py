@@ -194,7 +194,7 @@ class Log:
         if not self.traced:
             return
         for at in sorted({0, len(outcome.indices) - 1}):
-            receipt = await run(self.receipts.placed(submission, outcome, at))
+            receipt = await run(self.receipts.of_append(submission, outcome, at))
             self.note(
                 "answer",
                 index=receipt.index,

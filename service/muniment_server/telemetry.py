@@ -125,7 +125,7 @@ class Metrics:
         )
         self.guard_refusals = Counter(
             "muniment_guard_refusals",
-            "Times the guard refused a head: somebody must look.",
+            "Times the guard refused a head: an operator must look.",
             registry=self.registry,
         )
 
@@ -156,7 +156,7 @@ class Metrics:
         )
         self.anchor_refused = Gauge(
             "muniment_anchor_refused",
-            "1 while the stored log is not the one that is anchored: somebody must look.",
+            "1 while the stored log is not the one that is anchored: an operator must look.",
             ["log"],
             registry=self.registry,
         )
@@ -186,7 +186,7 @@ class Metrics:
         )
         self.scrub_mismatches = Counter(
             "muniment_scrub_mismatches",
-            "Places where what is stored contradicts itself: somebody must look.",
+            "Places where what is stored contradicts itself: an operator must look.",
             ["log"],
             registry=self.registry,
         )

@@ -34,7 +34,7 @@ def log_of(*leaves: bytes) -> FakeLog:
     return log
 
 
-def place(log: FakeLog, *batches: list[Any]) -> list[Appended]:
+def appended(log: FakeLog, *batches: list[Any]) -> list[Appended]:
     drafts = (([PreparedEntry.of(entry) for entry in batch], new_key()) for batch in batches)
     with Client("https://log.example", policy=log.policy, transport=log.transport()) as client:
         return list(client.append_without_receipts(drafts))
@@ -47,7 +47,7 @@ def asked_for_receipts(log: FakeLog) -> list[bool]:
 
 def test_neighbours_take_two_proofs() -> None:
     log = log_of(b"before")
-    assert place(log, LEAVES) == [Appended(list(range(2, 15)), 15)]
+    assert appended(log, LEAVES) == [Appended(list(range(2, 15)), 15)]
     assert log.leaves[2:] == LEAVES
     assert [path.partition("?")[0] for path in log.paths()] == [
         "/entries/batch",
@@ -58,20 +58,20 @@ def test_neighbours_take_two_proofs() -> None:
 
 def test_every_batch_in_its_order() -> None:
     log = log_of()
-    found = place(log, LEAVES[:5], LEAVES[5:6], LEAVES[6:])
+    found = appended(log, LEAVES[:5], LEAVES[5:6], LEAVES[6:])
     assert [list(appended.indices) for appended in found] == [[1, 2, 3, 4, 5], [6], list(range(7, 14))]
     assert [appended.tree_size for appended in found] == [6, 7, 14]
 
 
 def test_known_leaves_are_where_they_were() -> None:
     log = log_of(*LEAVES[:4])
-    found = place(log, [LEAVES[9], *LEAVES[:4], LEAVES[8]])
+    found = appended(log, [LEAVES[9], *LEAVES[:4], LEAVES[8]])
     assert found == [Appended([5, 1, 2, 3, 4, 6], 7)]
 
 
 def test_scattered_leaves_are_proved_by_their_receipts() -> None:
     log = log_of(*LEAVES)
-    assert place(log, LEAVES[::-1]) == [Appended(list(range(13, 0, -1)), 14)]
+    assert appended(log, LEAVES[::-1]) == [Appended(list(range(13, 0, -1)), 14)]
     assert asked_for_receipts(log) == [False, True]
 
 
@@ -81,14 +81,14 @@ EVENTS = [{"n": n, "who": f"user {n}", "more": {"a": [n, None]}} for n in range(
 def test_events_are_opened_by_their_receipts_and_proved_together(monkeypatch: pytest.MonkeyPatch) -> None:
     log = FakeLog("event")
     monkeypatch.setattr(writes, "check_batch", None)
-    assert place(log, EVENTS[:1], EVENTS[1:]) == [Appended([1], 2), Appended(list(range(2, 14)), 14)]
+    assert appended(log, EVENTS[:1], EVENTS[1:]) == [Appended([1], 2), Appended(list(range(2, 14)), 14)]
     assert asked_for_receipts(log) == [True, True]
 
 
 @pytest.mark.parametrize("event", [{"n": 1.5, "\u00e9": 1}, {"z\U0001f600": 1, "z\uff00": 2}])
 def test_events_that_need_a_closer_look_get_it(event: dict[str, Any]) -> None:
     log = FakeLog("event")
-    assert place(log, [*EVENTS, event]) == [Appended(list(range(1, 15)), 15)]
+    assert appended(log, [*EVENTS, event]) == [Appended(list(range(1, 15)), 15)]
 
 
 def _of_each(change: Callable[[Any], Any], at: int) -> Callable[[Any], Any]:
@@ -137,7 +137,7 @@ def test_what_is_not_proved_of_an_event_is_not_believed(lie: Callable[[Any], Any
     log.publish()
     log.tamper = edit("/entries/batch", lie)
     with pytest.raises((VerificationError, FormatError)):
-        place(log, EVENTS)
+        appended(log, EVENTS)
 
 
 def test_another_event_than_the_one_sent() -> None:
@@ -152,13 +152,13 @@ def test_another_event_than_the_one_sent() -> None:
 
     log.faults = [append_others]
     with pytest.raises(VerificationError):
-        place(log, EVENTS)
+        appended(log, EVENTS)
 
 
 def test_receipts_where_proofs_are_refused() -> None:
     log = log_of()
     log.faults = [fine, answering(403, "forbidden")]
-    assert place(log, LEAVES) == [Appended(list(range(1, 14)), 14)]
+    assert appended(log, LEAVES) == [Appended(list(range(1, 14)), 14)]
     assert asked_for_receipts(log) == [False, True]
 
 
@@ -186,7 +186,7 @@ def test_what_is_not_proved_is_not_believed(path: str, lie: Callable[[Any], Any]
     log = log_of(b"before")
     log.tamper = edit(path, lie)
     with pytest.raises((VerificationError, FormatError)):
-        place(log, LEAVES)
+        appended(log, LEAVES)
 
 
 def test_leaves_that_were_changed_on_the_way() -> None:
@@ -200,7 +200,7 @@ def test_leaves_that_were_changed_on_the_way() -> None:
 
     log.faults = [append_others]
     with pytest.raises(VerificationError):
-        place(log, LEAVES)
+        appended(log, LEAVES)
 
 
 def test_a_log_that_forks() -> None:
@@ -219,4 +219,4 @@ def test_errors_are_those_of_every_append() -> None:
     log = log_of()
     log.tamper = lambda _request, _honest: problem(413, "too_large")
     with pytest.raises(MunimentError, match="too_large"):
-        place(log, LEAVES)
+        appended(log, LEAVES)

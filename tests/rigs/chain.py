@@ -271,7 +271,7 @@ async def _send(log: Log, submission: Submission, say: Callable[..., None]) -> N
                 return
             await asyncio.sleep(0.002)
             continue
-        made = await log.receipts.all_placed(submission, outcome)
+        made = await log.receipts.all_of_append(submission, outcome)
         for receipt in made:
             key = submission.key if receipt is made[0] else None
             say(ack=[receipt.index, receipt.leaf.hex(), key])

@@ -26,7 +26,7 @@ from muniment_server.cli.init import init as init_command
 from muniment_server.cli.log import log_create as log_create_command
 from muniment_server.errors import Refused
 from muniment_server.instance.files import read_key
-from muniment_server.instance.registry import Catalog
+from muniment_server.instance.registry import Registry
 from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.storage.open import open_store
@@ -100,18 +100,18 @@ def acknowledgement(sent: dict[str, Any], outcome: Outcome, log: str = "default"
 # --- the writer ---------------------------------------------------------------------------------------------------------
 
 
-async def opened(instance: Instance) -> Catalog:
+async def opened(instance: Instance) -> Registry:
     """Open an instance as a server does."""
     settings = instance.settings()
-    catalog = Catalog(settings, await open_store(settings), Metrics())
-    await catalog.open()
-    return catalog
+    registry = Registry(settings, await open_store(settings), Metrics())
+    await registry.open()
+    return registry
 
 
 async def write(instance: Instance, seed: int, say: Say) -> None:
     """Append from several callers at once, for good, and say each acknowledgement the moment it is one."""
-    catalog = await opened(instance)
-    log = await default_log(catalog)
+    registry = await opened(instance)
+    log = await default_log(registry)
     say({"ready": True})
 
     async def caller(number: int) -> None:
@@ -124,9 +124,9 @@ async def write(instance: Instance, seed: int, say: Say) -> None:
     await asyncio.gather(*(caller(number) for number in range(_CLIENTS)))
 
 
-async def default_log(catalog: Catalog) -> Log:
+async def default_log(registry: Registry) -> Log:
     """Return the default log of an open instance, which must be willing to sign."""
-    log = await catalog.get("default")
+    log = await registry.get("default")
     assert log, "the instance has no default log"
     assert log.sequencer, "the default log is open for reading only"
     assert log.sequencer.refusal is None, f"refused: {log.sequencer.refusal.code}: {log.sequencer.refusal}"
@@ -264,13 +264,13 @@ async def recover(instance: Instance, account: Account, tag: str) -> int:
     """
     account = Account(list(account.told))
     told = list(account.told)
-    catalog = await opened(instance)
+    registry = await opened(instance)
     try:
-        await default_log(catalog)
-        for log in catalog.logs():
+        await default_log(registry)
+        for log in registry.logs():
             await _append_more(log, account, told, tag)
     finally:
-        await catalog.close()
+        await registry.close()
     return await judge(instance, account)
 
 

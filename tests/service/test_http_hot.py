@@ -446,4 +446,4 @@ async def _which(instance: Instance) -> None:
             spoil_known_blocks(fast_path)
             known_heads_hold_for_a_while(fast_path, service.access, patch)
     finally:
-        await service.catalog.close()
+        await service.registry.close()

@@ -84,7 +84,7 @@ async def test_seventy_thousand_entries(rig: Rig, tmp_path: Path, monkeypatch: p
     outcome = await again.append(raw(LEAVES[0], LEAVES[-1], LEAVES[65_536], b"one more"))
     assert list(outcome.indices) == [0, SIZE - 1, 65_536, SIZE]
     policy = Policy((LogKey(bench.key.vkey),))
-    for receipt in await again.receipts.all_placed(raw(LEAVES[0], LEAVES[-1], LEAVES[65_536], b"one more"), outcome):
+    for receipt in await again.receipts.all_of_append(raw(LEAVES[0], LEAVES[-1], LEAVES[65_536], b"one more"), outcome):
         receipt.verify(policy)
     await again.close()
     assert await audit(bench) == [*LEAVES, b"one more"]

@@ -619,7 +619,7 @@ async def test_receipts_of_an_answer_prove_every_entry(rig: Rig, make: Make):
     bodies = [b'{"actor":"alice","n":1}', '{"ü":[null,true,1.5],"n":{"a":"\x7f"}}'.encode(), b'{"n":-0}']
     submission = Submission([draft_event(body) for body in bodies], "alice", "key")
     outcome = await log.append(submission)
-    receipts = await log.receipts.all_placed(submission, outcome)
+    receipts = await log.receipts.all_of_append(submission, outcome)
     for at, (receipt, value) in enumerate(zip(receipts, values, strict=True)):
         verified = receipt.verify(trusting(bench))
         assert (verified.index, verified.complete, verified.opened) == (1 + at, True, value)
@@ -628,7 +628,7 @@ async def test_receipts_of_an_answer_prove_every_entry(rig: Rig, make: Make):
     again = Submission([draft_event(body) for body in bodies], "alice", "key")
     outcome = await log.append(again)
     assert outcome.replayed
-    for receipt, value in zip(await log.receipts.all_placed(again, outcome), values, strict=True):
+    for receipt, value in zip(await log.receipts.all_of_append(again, outcome), values, strict=True):
         verified = receipt.verify(trusting(bench))
         assert (verified.complete, verified.opened, verified.checkpoint.size) == (True, value, 5)
     await audit(bench)
@@ -640,7 +640,7 @@ async def test_receipts_of_old_and_new_raw_entries(rig: Rig, make: Make):
     await log.append(raw(*[b"%d" % n for n in range(700)]))
     for request in (raw(b"3", b"new", b"699", b"new", b"256"), raw(b"0"), raw(b"700", b"701")):
         outcome = await log.append(request)
-        for draft, receipt in zip(request.drafts, await log.receipts.all_placed(request, outcome), strict=True):
+        for draft, receipt in zip(request.drafts, await log.receipts.all_of_append(request, outcome), strict=True):
             verified = receipt.verify(trusting(bench))
             assert verified.leaf == draft.leaf
             assert receipt.commitment is None

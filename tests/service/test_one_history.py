@@ -604,7 +604,7 @@ async def test_tiles_of_another_database_prove_nothing_and_are_forgotten(rig: Ri
 
 
 async def known(log: Log, submission: Submission) -> list[Receipt]:
-    return await log.receipts.all_placed(submission, await log.append(submission))
+    return await log.receipts.all_of_append(submission, await log.append(submission))
 
 
 # --- refusals that end --------------------------------------------------------------------------------------------------

@@ -16,6 +16,6 @@ def test_entries_placed_together_are_where_one_after_the_other_would_be(parts: l
         first, second = Outcome([], [], 0), Outcome([], [], 0)
         drafts = raw(*[b"%d" % n for n in part]).drafts
         one.place(drafts, first)
-        together.place_many(drafts, second)
+        together.assign_many(drafts, second)
         assert first == second
     assert one == together

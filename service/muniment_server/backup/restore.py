@@ -22,7 +22,7 @@ from muniment_server.backup.make import policy_of
 from muniment_server.backup.rows import NAME, decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
-from muniment_server.errors import Corrupt, GuardRefused, HeadMoved, OutcomeUnknown, SetupError
+from muniment_server.errors import Corrupt, GuardRefused, HeadMoved, InstanceRefused, OutcomeUnknown, SetupError
 from muniment_server.instance.files import read_key, write_new
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
@@ -89,9 +89,9 @@ async def check(
     source = FolderSource(path, with_payloads=has_payloads and payloads)
     tree = await check_tiles(source, head, policy, {}, progress)
     if guarded and await _root_at(source, tree, guarded.size) != guarded.root:
-        raise SetupError(
-            f"guard_root: in this backup the tree of size {guarded.size} is not the one that was signed: "
-            "another history"
+        raise InstanceRefused(
+            "guard_root",
+            f"in this backup the tree of size {guarded.size} is not the one that was signed: another history",
         )
     erased = await _check_entries(source, tree, progress)
     (genesis, *_) = await source.leaves(tree.bundles()[0])
@@ -120,23 +120,26 @@ def _guarded(settings: Settings, name: str, head: Checkpoint, trust: Policy) -> 
     if has_key := path.exists():
         key = read_key(path)
         if key.vkey not in vkeys:
-            raise SetupError(f"guard_foreign: {path} is not the key that signed this backup: put the right one there")
+            raise InstanceRefused(
+                "guard_foreign", f"{path} is not the key that signed this backup: put the right one there"
+            )
     guard = Guard(settings.guard_file(name))
     if not guard.path.exists():
         return None, has_key
     try:
         guarded = guard.read()
     except GuardRefused as error:
-        raise SetupError(f"{error.code}: {error}") from error
+        raise InstanceRefused(error.code, str(error)) from error
     if (guarded.origin, guarded.key_id) not in [(vkey.name, vkey.key_id) for vkey in vkeys]:
-        raise SetupError(
-            f"guard_foreign: {guard.path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log"
+        raise InstanceRefused(
+            "guard_foreign", f"{guard.path} guards {guarded.origin!r} with key {guarded.key_id.hex()}, not this log"
         )
     if guarded.size > head.size:
-        raise SetupError(
-            f"database_behind: the backup has {head.size} entries, but {guard.path} says that a head of {guarded.size} "
+        raise InstanceRefused(
+            "database_behind",
+            f"the backup has {head.size} entries, but {guard.path} says that a head of {guarded.size} "
             "may have been signed. Restore a newer backup; signing on top of this one would fork the log. To read it "
-            "only, restore it into a folder that has neither key nor guard, and serve it with --read-only"
+            "only, restore it into a folder that has neither key nor guard, and serve it with --read-only",
         )
     return guarded, has_key
 
@@ -215,9 +218,9 @@ async def _raise_guard(settings: Settings, store: Store, row: LogRow, head: Head
     try:
         await raise_guard(guard, store.reads, row.log_id, proved.guard_id, new, {proved.head})
     except (OutcomeUnknown, GuardRefused) as error:
-        raise SetupError(
-            f"guard_root: the guard of log {row.name!r} no longer fits this backup ({error}): "
-            "stop all writers of this log"
+        raise InstanceRefused(
+            "guard_root",
+            f"the guard of log {row.name!r} no longer fits this backup ({error}): stop all writers of this log",
         ) from error
 
 
@@ -237,7 +240,7 @@ async def _begin(store: Store, checked: Checked) -> tuple[LogRow, Head]:
     if row.kind != wanted.kind:
         raise SetupError(f"log {row.name!r} exists with kind {row.kind!r}")
     if checked.guarded and head.guard_id != guard_id:
-        raise SetupError("guard_foreign: the database names another guard than the one of this instance")
+        raise InstanceRefused("guard_foreign", "the database names another guard than the one of this instance")
     if head.size > tree.head.size:
         raise SetupError(f"log {row.name!r} has {head.size} entries here already, the backup only {tree.head.size}")
     if await _root_at(checked.source, tree, head.size) != head.root:

@@ -78,7 +78,7 @@ def _evidence_options(command: Any) -> Any:
     none = click.option(
         "--without-evidence",
         is_flag=True,
-        help="Nobody else has seen this log: trust that the database is the newest copy.",
+        help="No other party has seen this log: trust that the database is the newest copy.",
     )
     return known(none(command))
 

@@ -1,4 +1,4 @@
-"""All logs of one instance: making them, opening them, and the API keys that may use them."""
+"""The logs of one instance that a server has open."""
 
 from __future__ import annotations
 
@@ -38,12 +38,6 @@ _REFRESH_SECONDS = 1.0
 _DISK_SECONDS = 0.1  # a fast disk takes tens of megabytes in a second
 
 
-# --- keys and policy on disk ------------------------------------------------------------------------------------------
-
-
-# --- logs -------------------------------------------------------------------------------------------------------------
-
-
 def new_sequencer(
     settings: Settings, store: Store, row: LogRow, key: SigningKey, trace: Trace | None = None
 ) -> Callable[[Observer], Sequencer]:
@@ -57,7 +51,7 @@ def new_sequencer(
     return partial(Sequencer, store, row, key, guard, settings.idempotency_ttl, Clock(monotonic=boot_time), trace)
 
 
-class Catalog:
+class Registry:
     """The open logs of a running server."""
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:

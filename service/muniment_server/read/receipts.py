@@ -37,7 +37,7 @@ class Receipts:
 
     # --- of an append -------------------------------------------------------------------------------------------------
 
-    def placed(self, submission: Submission, outcome: Outcome, at: int = 0) -> Flow[Receipt]:
+    def of_append(self, submission: Submission, outcome: Outcome, at: int = 0) -> Flow[Receipt]:
         """Return the receipt of an entry of a submission, that of draft `at`, at the signed head of its outcome."""
         index = outcome.indices[at]
         if outcome.replayed:
@@ -49,35 +49,35 @@ class Receipts:
         )
         return Receipt(self._origin, index, leaf, outcome.signed.size, tuple(proof), outcome.signed.note, *opened)
 
-    def placed_now(self, submission: Submission, outcome: Outcome) -> bytes | None:
-        """As :meth:`placed`, in JSON, of a submission of one new entry; None when that needs the database.
+    def of_append_now(self, submission: Submission, outcome: Outcome) -> bytes | None:
+        """As :meth:`of_append`, in JSON, of a submission of one new entry; None when that needs the database.
 
-        What the entries of one batch have in common was written once: that takes 2 us, not the 16 us of :meth:`placed`
-        and JSON.
+        What the entries of one batch have in common was written once: that takes 2 us, not the 16 us of
+        :meth:`of_append` and JSON.
         """
         draft, builder = submission.drafts[0], outcome.builder
         if not outcome.new or builder is None or isinstance(draft, OwnDraft):
             return None
         return builder.receipt(outcome.indices[0], outcome.leaves[0], draft)
 
-    async def all_placed(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
-        """Return the receipt of every entry of a submission, as :meth:`placed`."""
+    async def all_of_append(self, submission: Submission, outcome: Outcome) -> list[Receipt]:
+        """Return the receipt of every entry of a submission, as :meth:`of_append`."""
         made: list[Receipt] = []
         for at in range(len(outcome.indices)):
             if at % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)  # a large batch takes a while: let others be answered in between
-            made.append(await run(self.placed(submission, outcome, at)))
+            made.append(await run(self.of_append(submission, outcome, at)))
         return made
 
     async def write(self, submission: Submission, outcome: Outcome, text: bytearray) -> None:
-        """Add what :meth:`all_placed` returns to `text`, as a JSON array: thousands of texts would take megabytes."""
+        """Add what :meth:`all_of_append` returns to `text`, as a JSON array: thousands of texts take megabytes."""
         made: Iterable[bytes]
         if outcome.builder and outcome.new == len(outcome.indices):
             made = starmap(
                 outcome.builder.receipt, zip(outcome.indices, outcome.leaves, submission.drafts, strict=True)
             )
         else:
-            made = (orjson.dumps(receipt.to_json()) for receipt in await self.all_placed(submission, outcome))
+            made = (orjson.dumps(receipt.to_json()) for receipt in await self.all_of_append(submission, outcome))
         before = b"["
         for number, receipt in enumerate(made, 1):
             text += before

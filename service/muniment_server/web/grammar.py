@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+_SEGMENT = r"[^/\n]+"  # no line feed: the rest of a path does not take one either, and no number has one
 
 
 class Path(Protocol):
@@ -42,13 +43,13 @@ def pattern(route: Path, *, orgs: bool = False, **parameters: str) -> str:
     `parameters` say how these are spelled.
     """
     version = "(?:/v1)?" if route.v1 else ""
-    org = "(?:/orgs/(?P<org>[^/]+))?" if orgs else ""
-    log = f"(?:/logs/(?P<log>{parameters.get('log', '[^/]+')}))?" if route.on == "log" else ""
+    org = f"(?:/orgs/(?P<org>{_SEGMENT}))?" if orgs else ""
+    log = f"(?:/logs/(?P<log>{parameters.get('log', _SEGMENT)}))?" if route.on == "log" else ""
     literals = _PARAMETER.split(route.path)  # text, name, ":path" or None, text, ...
     path = "".join(
         re.escape(literals[at])
         if at % 3 == 0
-        else f"(?P<{literals[at]}>{parameters.get(literals[at], '.*' if literals[at + 1] else '[^/]+')})"
+        else f"(?P<{literals[at]}>{parameters.get(literals[at], '.*' if literals[at + 1] else _SEGMENT)})"
         for at in range(len(literals))
         if at % 3 < 2
     )

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from muniment_server.access.callers import Access
 from muniment_server.errors import StoreUnavailable
-from muniment_server.instance.registry import DEFAULT_LOG, Catalog
+from muniment_server.instance.registry import DEFAULT_LOG, Registry
 from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.storage.open import open_store
@@ -35,12 +35,12 @@ _FILES = 65_536
 
 
 class Service:
-    """What the routes of one application share. `catalog` and `access` are there from start-up to shutdown."""
+    """What the routes of one application share. `registry` and `access` are there from start-up to shutdown."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.catalog: Catalog
+        self.registry: Registry
         self.access: Access
         self._anchoring = anchoring_of(settings, metrics)
         self._started = False
@@ -60,19 +60,19 @@ class Service:
         delay = 0.1
         while True:
             try:
-                self.catalog = Catalog(self.settings, await open_store(self.settings), self.metrics)
-                await self.catalog.open()
+                self.registry = Registry(self.settings, await open_store(self.settings), self.metrics)
+                await self.registry.open()
                 break
             except StoreUnavailable as error:
                 get_logger().warning("waiting for the database", error=str(error), retry_seconds=delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_BACKOFF)
-        self.access = Access(self.catalog.store.catalog, self.settings)
+        self.access = Access(self.registry.store.catalog, self.settings)
         try:
             if self._anchoring:
-                await self._anchoring.start(self.catalog.store, self.catalog.logs)
+                await self._anchoring.start(self.registry.store, self.registry.logs)
         except BaseException:
-            await self.catalog.close()
+            await self.registry.close()
             raise
         self._started = True
 
@@ -80,7 +80,7 @@ class Service:
         """Stop the followers, answer everything that was taken, and close the database."""
         if self._anchoring:
             await self._anchoring.close()
-        await self.catalog.close()
+        await self.registry.close()
 
     async def _handle(self, route: Route, asgi: AsgiRequest, lease: Lease) -> Response:
         request = Request.of(asgi, lease)
@@ -93,7 +93,7 @@ class Service:
 
     async def _log(self, request: Request) -> Log:
         name = request.params.get("log", DEFAULT_LOG)
-        log = await self.catalog.get(name)
+        log = await self.registry.get(name)
         if log is None:
             raise read.refuse_unknown_log(name)
         return log

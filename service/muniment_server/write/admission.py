@@ -70,7 +70,7 @@ class EventDraft(NamedTuple):
         return definition.event_leaf(self.commitment, logged_at)
 
 
-Draft = RawDraft | EventDraft
+SubmittedDraft = RawDraft | EventDraft
 
 
 def draft_raw(leaf: bytes) -> RawDraft:

@@ -13,7 +13,7 @@ from muniment_server.write.submission import Outcome, Round, Submission
 
 _LARGE = 250
 PART = 200
-"""Entries placed, hashed or checked without letting others have a turn."""
+"""Entries numbered, hashed or checked without letting others have a turn."""
 
 
 async def yield_to_loop(entries: int) -> None:
@@ -25,7 +25,7 @@ async def yield_to_loop(entries: int) -> None:
 async def assign(
     batch: Sequence[Submission], round_: Round, keys: Mapping[tuple[str, str], StoredKey], ttl: int
 ) -> list[Outcome | Refused]:
-    """Place the drafts of every submission, or find them through its Idempotency-Key: see :meth:`Round.assign`."""
+    """Give the drafts of every submission their indices, or find them: see :meth:`Round.assign`."""
     answers: list[Outcome | Refused] = []
     for one in batch:
         stored = keys.get((one.caller, one.key or "")) if keys else None
@@ -39,7 +39,7 @@ async def assign(
 async def _assign_large(one: Submission, round_: Round, ttl: int) -> Outcome:
     outcome = Outcome([], [], 0)
     for start in range(0, len(one.drafts), PART):
-        round_.place_many(one.drafts[start : start + PART], outcome)
+        round_.assign_many(one.drafts[start : start + PART], outcome)
         await yield_to_loop(len(one.drafts))
     round_.remember(one, outcome, ttl)
     return outcome

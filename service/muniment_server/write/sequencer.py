@@ -62,7 +62,7 @@ class Sequencer:
         clock: Clock | None = None,
         trace: Trace | None = None,
         observer: Observer | None = None,
-        witnessed: startup.Witnessed = startup.nobody,
+        witnessed: startup.Witnessed = startup.no_witnesses,
     ) -> None:
         """Make it. `clock` stamps entries; the default one sees no jumps."""
         self._reads = store.reads

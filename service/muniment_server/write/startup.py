@@ -31,7 +31,7 @@ Witnessed = Callable[[], Awaitable[Sequence[Checkpoint]]]
 _PAGE = 4096
 
 
-async def nobody() -> Sequence[Checkpoint]:
+async def no_witnesses() -> Sequence[Checkpoint]:
     """Return no checkpoints: a log without witnesses."""
     return ()
 

@@ -12,7 +12,7 @@ from muniment.event import RESERVED_PREFIX
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash, leaf_hash
 from muniment_server.errors import Refused
 from muniment_server.storage.log import IdempotencyRow, StoredKey, StoredPayload
-from muniment_server.write.admission import EventDraft, RawDraft
+from muniment_server.write.admission import EventDraft, RawDraft, SubmittedDraft
 from muniment_server.write.receipts import ReceiptBuilder
 
 
@@ -28,7 +28,7 @@ class OwnDraft:
         return strictjson.canonical({**self.members, "logged_at": logged_at, "typ": RESERVED_PREFIX + self.typ})
 
 
-Draft = RawDraft | EventDraft | OwnDraft
+Draft = SubmittedDraft | OwnDraft
 
 
 class Submission(NamedTuple):
@@ -111,14 +111,14 @@ class Round:
     keys: list[IdempotencyRow] = field(default_factory=list)
 
     def assign(self, submission: Submission, stored: StoredKey | None, ttl: int) -> Outcome | Refused:
-        """Place the drafts of a submission, or find them through its Idempotency-Key.
+        """Give the drafts of a submission their indices, or find them through its Idempotency-Key.
 
         The Outcome still lacks its signed head. `ttl` is the milliseconds for which the key is remembered.
         """
         if stored is not None:
             return _replay(submission, stored)
         outcome = Outcome([], [], 0)
-        self.place(submission[0], outcome)
+        self.assign_indices(submission[0], outcome)
         if submission[2] is not None:
             self.remember(submission, outcome, ttl)
         return outcome
@@ -131,7 +131,7 @@ class Round:
             row = IdempotencyRow(submission.caller, submission.key, mark, outcome.indices[0], outcome.new, until)
             self.keys.append(row)
 
-    def place(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
+    def assign_indices(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
         """Give each draft its index, and tell the outcome."""
         indices, leaves = outcome.indices, outcome.leaves
         known, new_leaves, hashes = self.known, self.leaves, self.hashes
@@ -157,17 +157,17 @@ class Round:
             leaves.append(leaf)
         outcome.new += len(new_leaves) - before
 
-    def place_many(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
-        """Do what :meth:`place` does.
+    def assign_many(self, drafts: Sequence[Draft], outcome: Outcome) -> None:
+        """Do what :meth:`assign_indices` does.
 
-        Raw entries that are all new are placed together, which takes a fraction of the time. Requires drafts of one
-        kind, at least one.
+        Raw entries that are all new get their indices together, which takes a fraction of the time. Requires drafts
+        of one kind, at least one.
         """
-        if not isinstance(drafts[0], RawDraft) or not self._place_new(drafts, outcome):
-            self.place(drafts, outcome)
+        if not isinstance(drafts[0], RawDraft) or not self._assign_new(drafts, outcome):
+            self.assign_indices(drafts, outcome)
 
-    def _place_new(self, drafts: Sequence[Draft], outcome: Outcome) -> bool:
-        """Place raw entries, unless one of them is known or there twice. Return whether they were placed."""
+    def _assign_new(self, drafts: Sequence[Draft], outcome: Outcome) -> bool:
+        """Give raw entries their indices, unless one of them is known or there twice. Return whether they got them."""
         leaves, hashes = zip(*drafts, strict=True)
         first = self.first + len(self.leaves)
         indices = range(first, first + len(leaves))

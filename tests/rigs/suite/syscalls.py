@@ -25,7 +25,7 @@ from typing import Any
 
 from muniment.note import VerifierKey
 from muniment_server.errors import Refused, StoreError
-from muniment_server.instance.registry import Catalog
+from muniment_server.instance.registry import Registry
 from tests.rigs.children import Child, Say, call
 from tests.rigs.rig import Context, Rig
 from tests.rigs.workload import Account, Instance, acknowledgement, again, in_loop, init, opened, recover
@@ -60,11 +60,11 @@ async def _append(instance: Instance, say: Say) -> None:
     """Start, append and stop like a server that meets errors, saying what callers are told."""
     # One thread for the guard's file: which call is the k-th must not depend on who is quicker.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    catalog = await _opened(instance)
-    if catalog is None:
+    registry = await _opened(instance)
+    if registry is None:
         return
     try:
-        log = await catalog.get("default")
+        log = await registry.get("default")
         assert log, "the instance has no default log"
         for at in range(_APPENDS):
             tag = f"entry {at}"
@@ -83,10 +83,10 @@ async def _append(instance: Instance, say: Say) -> None:
                         tag = f"entry {at} after {attempt} refusals"  # those before must not be there
                     await asyncio.sleep(0.002)
     finally:
-        await catalog.close()
+        await registry.close()
 
 
-async def _opened(instance: Instance) -> Catalog | None:
+async def _opened(instance: Instance) -> Registry | None:
     for _ in range(_TRIES):
         try:
             return await opened(instance)
@@ -225,13 +225,13 @@ async def _judged(say: Say, instance: Instance, said: list[Any]) -> None:
     refused = [one for one in said if "refused" in one]
     perhaps = {body for one in refused if not one["nothing"] for body in one["bodies"]}
     absent = {body for one in refused for body in one["bodies"]} - perhaps
-    catalog = await opened(instance)
+    registry = await opened(instance)
     try:
-        log = await catalog.get("default")
+        log = await registry.get("default")
         assert log, "the instance has no default log"
         entries, _ = await log.entries.page(0, 1000, with_payload=True)
     finally:
-        await catalog.close()
+        await registry.close()
     there = {bytes.fromhex(one["leaf_hash"]) for one in entries}
     for body in absent:
         hash_ = again("raw", {"bodies": [body], "key": None})[0].drafts[0].hash  # type: ignore[union-attr]

@@ -23,7 +23,7 @@ _PAGE = 100
 _ASKED = ("queued", "pending", "bad_attestation", "given_up")
 
 
-class Nobody:
+class KeepsNothing:
     """A watcher that is told nothing it keeps."""
 
     def asked(self, url: str, outcome: str) -> None:
@@ -48,7 +48,7 @@ async def open_anchorer(
     async with new_client() as client:
         calendars, options = calendars_of(settings, client), options_of(settings)
         with ThreadPoolExecutor(1, "anchorer") as threads:
-            yield Anchorer(store, log, calendars, source, options, Nobody(), clock, SystemRandom(), threads)
+            yield Anchorer(store, log, calendars, source, options, KeepsNothing(), clock, SystemRandom(), threads)
 
 
 async def anchor_now(anchors: Anchors, log: LogRow, anchorer: Anchorer) -> AnchorRow | None:

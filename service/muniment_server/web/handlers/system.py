@@ -40,7 +40,7 @@ async def readyz(_ask: Request, service: Service, _caller: Caller) -> Answer:
     writes: dict[str, bool] = {}
     problems: dict[str, str] = {}
     reads = True
-    for log in service.catalog.logs():
+    for log in service.registry.logs():
         name = log.row.name
         try:
             await log.heads.published()

@@ -18,7 +18,7 @@ from muniment_server.read.flow import Flow, run
 from muniment_server.web.messages import JSON, TEXT, Answer, Request, lease_of
 from muniment_server.web.request import Query, idempotency_key, media_type, read_body, too_large, wants_text
 from muniment_server.web.room import LARGE, busy
-from muniment_server.write.admission import Draft, draft_event, draft_plain, draft_raw
+from muniment_server.write.admission import SubmittedDraft, draft_event, draft_plain, draft_raw
 from muniment_server.write.submission import Outcome, Submission
 
 _JSON = ("application/json", "text/json")
@@ -67,7 +67,7 @@ def entry(request: Request, log: Log, submission: Submission, outcome: Outcome) 
     """Answer a POST /entries with the receipt of its entry, in the form the caller asked for."""
     if not wants_text(request) and (answer := entry_now(request, log, submission, outcome)):
         return answer
-    receipt = yield from log.receipts.placed(submission, outcome)
+    receipt = yield from log.receipts.of_append(submission, outcome)
     return _entry(request, outcome, *form_of(request, receipt))
 
 
@@ -76,7 +76,7 @@ def entry_now(request: Request, log: Log, submission: Submission, outcome: Outco
 
     No generator: see :meth:`Files.file_now`.
     """
-    receipt = log.receipts.placed_now(submission, outcome)
+    receipt = log.receipts.of_append_now(submission, outcome)
     return None if receipt is None else _entry(request, outcome, receipt, JSON)
 
 
@@ -172,13 +172,13 @@ def _check_count(count: int, limit: int) -> None:
         raise Refused("too_many_entries", f"a batch has at most {limit} entries", "Send several batches.")
 
 
-async def _event_drafts(body: bytes, log: Log) -> list[Draft]:
+async def _event_drafts(body: bytes, log: Log) -> list[SubmittedDraft]:
     text = body.removesuffix(b"\n")
     _check_count(
         text.count(b"\n") + 1 if body else 0, log.settings.max_batch_entries
     )  # before 16 million newlines become a list
     lines = text.split(b"\n")
-    drafts: list[Draft] = []
+    drafts: list[SubmittedDraft] = []
     for number, line in enumerate(lines, 1):
         if not number % _BREATH_EVENTS:
             await asyncio.sleep(0)  # ten thousand drafts take a while: let others be answered in between
@@ -191,9 +191,9 @@ async def _event_drafts(body: bytes, log: Log) -> list[Draft]:
     return drafts
 
 
-async def _raw_drafts(body: bytes, log: Log) -> list[Draft]:
+async def _raw_drafts(body: bytes, log: Log) -> list[SubmittedDraft]:
     leaves = await _leaves(body, log.settings.max_batch_entries)
-    drafts: list[Draft] = []
+    drafts: list[SubmittedDraft] = []
     step = min(_BREATH, 1 + _BREATH_BYTES * len(leaves) // len(body))
     for start in range(0, len(leaves), step):
         await asyncio.sleep(0)  # ten thousand drafts take a while: let others be answered in between

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class _Nobody:
+class _NoReceiver:
     """Stands for the event on which an ASGI application waits for a client."""
 
     def set(self) -> None:
@@ -14,7 +14,7 @@ class Short:
     """Like uvicorn's own cycle of a request, as far as it looks at those."""
 
     __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
-    message_event = _Nobody()
+    message_event = _NoReceiver()
     response_started = False
     waiting_for_100_continue = False
 

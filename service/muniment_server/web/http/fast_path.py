@@ -134,7 +134,7 @@ class FastPath:
         self._posts[head] = _Parsed(type(exchange), exchange.post.request, exchange.post.log, length)
 
     def _log(self, name: bytes | None) -> Log | None:
-        return self._service.catalog.opened(name.decode() if name else DEFAULT_LOG)
+        return self._service.registry.opened(name.decode() if name else DEFAULT_LOG)
 
     def _append(self, url: bytes, headers: Headers, length: int) -> Exchange | None:
         found = _posted(url)

@@ -23,7 +23,7 @@ from muniment_server.instance import create as creation
 from muniment_server.instance import registry as module
 from muniment_server.instance.create import create_log
 from muniment_server.instance.files import read_key
-from muniment_server.instance.registry import Catalog
+from muniment_server.instance.registry import Registry
 from muniment_server.read.flow import run
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
@@ -372,10 +372,10 @@ async def test_keys_never_show(instance: Instance, capfd: pytest.CaptureFixture[
     assert len(secret) == 44
     hexed = key._seed.hex()
     shown = [str(key), repr(key), f"{key}", repr([key]), repr(await instance.bench())]
-    async with opened(instance) as catalog:
-        log = await catalog.get("log")
+    async with opened(instance) as registry:
+        log = await registry.get("log")
         shown += [
-            repr(catalog),
+            repr(registry),
             repr(log),
             repr(log.sequencer),
             repr(vars(log)),
@@ -392,8 +392,8 @@ async def test_keys_never_show(instance: Instance, capfd: pytest.CaptureFixture[
 
 async def new_guarded_refusal(instance: Instance, shown: list[str]) -> None:
     new_guard(instance)
-    async with opened(instance) as catalog:  # logs its refusal
-        log = await catalog.get("log")
+    async with opened(instance) as registry:  # logs its refusal
+        log = await registry.get("log")
         shown.append(str(log.sequencer.refusal))
     path = instance.settings.key_file("log")
     text = path.read_text()
@@ -409,42 +409,42 @@ async def new_guarded_refusal(instance: Instance, shown: list[str]) -> None:
 
 
 @asynccontextmanager
-async def opened(instance: Instance, **settings: Any) -> AsyncIterator[Catalog]:
-    """A running catalog on a store of its own."""
-    catalog = Catalog(instance.settings.model_copy(update=settings), await instance.rig.open(), Metrics())
-    await catalog.open()
+async def opened(instance: Instance, **settings: Any) -> AsyncIterator[Registry]:
+    """A running registry on a store of its own."""
+    registry = Registry(instance.settings.model_copy(update=settings), await instance.rig.open(), Metrics())
+    await registry.open()
     try:
-        yield catalog
+        yield registry
     finally:
-        await catalog.close()
+        await registry.close()
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a catalog look for new logs at every call."""
+    """Let a registry look for new logs at every call."""
     monkeypatch.setattr(module, "_REFRESH_SECONDS", -1.0)
 
 
 @pytest.mark.usefixtures("at_once")
 async def test_a_new_log_is_found_by_a_running_server(instance: Instance):
     await instance.create("a")
-    async with opened(instance) as catalog:
-        assert [log.row.name for log in catalog.logs()] == ["a"]
-        assert await catalog.get("b") is None
+    async with opened(instance) as registry:
+        assert [log.row.name for log in registry.logs()] == ["a"]
+        assert await registry.get("b") is None
         await instance.create("b", kind="raw")
-        log = await catalog.get("b")
+        log = await registry.get("b")
         assert (await log.append(raw(b"x"))).indices == [1]
-        assert await catalog.get("b") is log
+        assert await registry.get("b") is log
     await audit(await instance.bench("b"))
 
 
 async def test_unknown_names_do_not_ask_the_database_each_time(instance: Instance):
     await instance.create("a")
-    async with opened(instance) as catalog:
-        faulty = Faulty(catalog.store)
-        catalog.store = faulty
+    async with opened(instance) as registry:
+        faulty = Faulty(registry.store)
+        registry.store = faulty
         for name in ("b", "c", "../a", "A", ""):
-            assert await catalog.get(name) is None
+            assert await registry.get(name) is None
         assert faulty.calls == []
 
 
@@ -452,14 +452,14 @@ async def test_unknown_names_do_not_ask_the_database_each_time(instance: Instanc
 async def test_a_log_that_is_still_being_made_is_not_served(instance: Instance):
     """Its first entry is its genesis, whoever would like to be quicker."""
     await instance.create("a")
-    async with opened(instance) as catalog:
+    async with opened(instance) as registry:
         faulty = Faulty(instance.rig.store)
         faulty.plan("create_log", Fault(Crash(), after=True))
         with pytest.raises(Crash):
             await instance.create("b", store=faulty)
-        assert await catalog.get("b") is None
+        assert await registry.get("b") is None
         await instance.create("b")
-        assert await catalog.get("b") is not None
+        assert await registry.get("b") is not None
     await instance.check("b")
 
 
@@ -467,20 +467,20 @@ async def test_a_log_that_is_still_being_made_is_not_served(instance: Instance):
 async def test_a_log_of_another_instance_spoils_nothing(instance: Instance):
     """Its row is in our database, its key is not in our folder: we can read it."""
     await instance.create("a")
-    async with opened(instance) as catalog:
+    async with opened(instance) as registry:
         bench = await instance.rig.log()
         await bench.extend(b"x")
-        assert (await catalog.get(bench.row.name)).refusal.code == "key_unreadable"
-        assert await catalog.get("nobody") is None
-        assert await catalog.get("a") is not None
+        assert (await registry.get(bench.row.name)).refusal.code == "key_unreadable"
+        assert await registry.get("nobody") is None
+        assert await registry.get("a") is not None
         await instance.create("later")
-        assert await catalog.get("later") is not None
+        assert await registry.get("later") is not None
 
 
 async def test_a_server_without_logs_says_what_to_do(instance: Instance):
     store = await instance.rig.open()
-    catalog = Catalog(instance.settings, store, Metrics())
-    await refused(catalog.open(), "muniment-server init")
+    registry = Registry(instance.settings, store, Metrics())
+    await refused(registry.open(), "muniment-server init")
     with pytest.raises(StoreUnavailable):
         await store.catalog.logs()  # closed again
 
@@ -494,29 +494,29 @@ async def test_without_its_key_a_log_can_be_read(instance: Instance, spoil: str)
         path.unlink()
     else:
         path.write_text("PRIVATE+KEY" if spoil == "unreadable" else instance.settings.key_file("a").read_text())
-    async with opened(instance) as catalog:
-        log = await catalog.get("b")
+    async with opened(instance) as registry:
+        log = await registry.get("b")
         assert log.refusal.code == "key_unreadable"
         assert str(path) in str(log.refusal)
         assert (await run(log.proofs.inclusion(0, None))).size == 1
         with pytest.raises(Refused) as caught:
             await log.append(raw(b"x"))
         assert (CODES[caught.value.code][0], caught.value.code) == (503, "key_unreadable")
-        assert (await (await catalog.get("a")).append(raw(b"x"))).new == 1
+        assert (await (await registry.get("a")).append(raw(b"x"))).new == 1
 
 
 async def test_guards_without_a_log_mean_another_database(instance: Instance):
     """The key of a log on an empty database would make a second history (Izenpe 2016): nothing is made, nothing is signed."""
     Guard(instance.settings.guard_file("a")).create("example.com/a", b"abcd")
-    await refused(Catalog(instance.settings, await instance.rig.open(), Metrics()).open(), "database_missing", "'a'")
+    await refused(Registry(instance.settings, await instance.rig.open(), Metrics()).open(), "database_missing", "'a'")
 
 
 async def test_a_server_that_only_reads_needs_no_key_and_no_guard(instance: Instance):
     await instance.create("a")
     for path in (instance.settings.key_file("a"), instance.settings.guard_file("a")):
         path.rename(path.with_suffix(".away"))
-    async with opened(instance, read_only=True) as catalog:
-        log = await catalog.get("a")
+    async with opened(instance, read_only=True) as registry:
+        log = await registry.get("a")
         assert (await log.heads.latest()).size == 1
         assert log.sequencer is None
 
@@ -524,8 +524,8 @@ async def test_a_server_that_only_reads_needs_no_key_and_no_guard(instance: Inst
 async def test_close_answers_what_was_taken(instance: Instance):
     await instance.create("a", kind="raw")
     await instance.create("b", kind="raw")
-    async with opened(instance) as catalog:
-        logs = [await catalog.get(name) for name in "ab"]
+    async with opened(instance) as registry:
+        logs = [await registry.get(name) for name in "ab"]
         tasks = [asyncio.create_task(log.append(raw(b"%d" % n))) for log in logs for n in range(5)]
         await asyncio.sleep(0)
     outcomes = await asyncio.gather(*tasks)
