@@ -43,7 +43,7 @@ _PIP = metadata.version("pip")
 
 
 @dataclass(frozen=True)
-class World:
+class FakeMachine:
     """A folder with an index of stubs, a copy of what set-up reads, and a `python` whose `-m venv` is quick."""
 
     folder: Path
@@ -150,7 +150,7 @@ def copy_tree(tree: Path, hashes: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> World:
+def base(tmp_path_factory: pytest.TempPathFactory) -> FakeMachine:
     """Make the index and the `python`, once."""
     folder = tmp_path_factory.mktemp("any-day")
     hashes = {pin.name: publish(folder / "index", pin) for pin in pins((ROOT / LISTS[0]).read_text())}
@@ -159,16 +159,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> World:
     packages = metadata.distribution("pip").locate_file("")
     python.write_text(_PYTHON.format(python=sys.executable, packages=packages, version=_PIP))
     python.chmod(0o755)
-    return World(folder, hashes)
+    return FakeMachine(folder, hashes)
 
 
 @pytest.fixture
-def world(base: World, tmp_path: Path) -> World:
+def world(base: FakeMachine, tmp_path: Path) -> FakeMachine:
     """Give a tree of its own to each test."""
     for name in ("index", "bin"):
         (tmp_path / name).symlink_to(base.folder / name)
     copy_tree(tmp_path / "tree", base.hashes)
-    return World(tmp_path, base.hashes)
+    return FakeMachine(tmp_path, base.hashes)
 
 
 def installed(environment: Path) -> dict[str, str]:
@@ -189,7 +189,7 @@ def missing(done: subprocess.CompletedProcess[str]) -> set[str]:
     return set(re.findall(r" requires ([\w-]+), which is not installed", done.stdout))
 
 
-def test_setup_fails_when_a_pin_is_missing_and_installs_the_pins_when_none_is(world: World) -> None:
+def test_setup_fails_when_a_pin_is_missing_and_installs_the_pins_when_none_is(world: FakeMachine) -> None:
     """Missing are one that our own packages ask for, and one that only others do."""
     whole = world.take_out("requirements/dev.txt", {"apsw", "idna"})
     assert missing(world.make_setup()) == {"apsw", "idna"}
@@ -202,7 +202,7 @@ def test_setup_fails_when_a_pin_is_missing_and_installs_the_pins_when_none_is(wo
 
 
 @pytest.mark.skipif(Version(_PIP) >= Version("23.3"), reason="this pip resolves to what is pinned")
-def test_setup_fails_when_pip_is_left_to_resolve(world: World) -> None:
+def test_setup_fails_when_pip_is_left_to_resolve(world: FakeMachine) -> None:
     """So the index is one of a later day indeed."""
     world.edit("Makefile", "--no-deps (?=--require-hashes)", "")
     done = world.make_setup()
@@ -211,7 +211,7 @@ def test_setup_fails_when_pip_is_left_to_resolve(world: World) -> None:
     assert not (world.tree / ".venv" / ".ready").exists()
 
 
-def test_image_is_built_of_the_pins(world: World) -> None:
+def test_image_is_built_of_the_pins(world: FakeMachine) -> None:
     done = world.build_image()
     assert done.returncode == 0, done.stdout + done.stderr
     assert installed(world.folder / "opt/build") == pinned("deploy/requirements-build.txt")
@@ -221,6 +221,6 @@ def test_image_is_built_of_the_pins(world: World) -> None:
 @pytest.mark.parametrize(
     ("name", "gone"), [("deploy/requirements-build.txt", {"pathspec"}), ("deploy/requirements.txt", {"apsw", "idna"})]
 )
-def test_image_is_not_built_when_a_pin_is_missing(world: World, name: str, gone: set[str]) -> None:
+def test_image_is_not_built_when_a_pin_is_missing(world: FakeMachine, name: str, gone: set[str]) -> None:
     world.take_out(name, gone)
     assert missing(world.build_image()) == gone

@@ -31,7 +31,7 @@ OTS = Path(sys.executable).with_name("ots")
 NOTE = event_log().checkpoint(5).encode()
 
 
-class World:
+class OtsNetwork:
     """A chain, its node, two calendars, and the stock client among them."""
 
     def __init__(self, folder: Path) -> None:
@@ -69,15 +69,15 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[OtsNetwork]:
     if not OTS.exists():
         pytest.skip("the stock client (opentimestamps-client) is not installed beside this Python")
-    made = World(tmp_path)
+    made = OtsNetwork(tmp_path)
     yield made
     made.close()
 
 
-def test_what_the_stock_client_stamps_and_upgrades_we_verify(world: World) -> None:
+def test_what_the_stock_client_stamps_and_upgrades_we_verify(world: OtsNetwork) -> None:
     (world.folder / "cp").write_bytes(NOTE)
     (world.folder / "other").write_bytes(b"another file in the same stamp")
     world.stamp("cp", "other")
@@ -93,7 +93,7 @@ def test_what_the_stock_client_stamps_and_upgrades_we_verify(world: World) -> No
         check_anchor(NOTE + b"x", ots.read_bytes(), world.source)
 
 
-def test_what_we_make_the_stock_client_verifies(world: World) -> None:
+def test_what_we_make_the_stock_client_verifies(world: OtsNetwork) -> None:
     digest = sha256(NOTE).digest()
     path, block = to_block(world.chain, submission(digest, NONCE))
     early = merge_submission(None, digest, NONCE, append(b"c") + SHA256 + pending(world.calendars[0].url))
@@ -111,7 +111,7 @@ def test_what_we_make_the_stock_client_verifies(world: World) -> None:
     assert world.ots("verify", "cp.ots").returncode == 1
 
 
-def test_an_upgrade_by_us_of_a_stamp_by_the_stock_client(world: World) -> None:
+def test_an_upgrade_by_us_of_a_stamp_by_the_stock_client(world: OtsNetwork) -> None:
     (world.folder / "cp").write_bytes(NOTE)
     world.stamp("cp")
     ots = (world.folder / "cp.ots").read_bytes()
@@ -126,7 +126,7 @@ def test_an_upgrade_by_us_of_a_stamp_by_the_stock_client(world: World) -> None:
 
 
 @pytest.mark.parametrize(("tag", "name"), [(b"\x02", "sha1"), (b"\x03", "ripemd160")])
-def test_old_proofs_of_weak_digests_in_any_order_verify_alike(tag: bytes, name: str, world: World) -> None:
+def test_old_proofs_of_weak_digests_in_any_order_verify_alike(tag: bytes, name: str, world: OtsNetwork) -> None:
     """As old clients wrote them: a short file digest, and operations before attestations."""
     data = b"a file of 2016"
     digest = new(name, data, usedforsecurity=False).digest()
@@ -153,7 +153,7 @@ def test_old_proofs_of_weak_digests_in_any_order_verify_alike(tag: bytes, name: 
     assert f"by way of {name}, which is weak" in check.claim
 
 
-def test_a_false_attestation_beside_a_true_one(world: World) -> None:
+def test_a_false_attestation_beside_a_true_one(world: OtsNetwork) -> None:
     """The stock client takes the first that holds, and so do we; only false ones: both refuse."""
     digest = sha256(NOTE).digest()
     path, _ = to_block(world.chain, submission(digest, NONCE))

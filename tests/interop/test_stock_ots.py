@@ -17,7 +17,7 @@ from tests.bitcoin.node import Node
 from tests.bitcoin.stock import newest, run_ots
 
 
-class World:
+class StockOts:
     """Two calendars, a node, and the client that uses them."""
 
     def __init__(self, interpreter: str, chain: Chain, node: Node, calendars: list[Calendar]) -> None:
@@ -36,10 +36,10 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world() -> Iterator[StockOts]:
     chain = Chain(10)
     with Node(chain) as node, Calendar(chain) as one, Calendar(chain, confirmations=3) as two:
-        yield World(sys.executable, chain, node, [one, two])
+        yield StockOts(sys.executable, chain, node, [one, two])
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def proof(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("python", ["this", "newest"])
-def test_stamp_upgrade_verify(world: World, file: Path, python: str) -> None:
+def test_stamp_upgrade_verify(world: StockOts, file: Path, python: str) -> None:
     if python == "newest":
         if newest() is None:
             pytest.skip(
@@ -81,7 +81,7 @@ def test_stamp_upgrade_verify(world: World, file: Path, python: str) -> None:
     assert block.root[::-1].hex() in said
 
 
-def test_a_changed_file_and_a_cut_proof_fail(world: World, file: Path) -> None:
+def test_a_changed_file_and_a_cut_proof_fail(world: StockOts, file: Path) -> None:
     assert world.stamp(file)[0] == 0
     confirm(world.chain, world.calendars)
     assert world.ots("upgrade", proof(file))[0] == 0
@@ -96,7 +96,7 @@ def test_a_changed_file_and_a_cut_proof_fail(world: World, file: Path) -> None:
     assert world.ots("verify", proof(file))[0] == 1
 
 
-def test_a_reorganisation_and_a_lie_do_not_verify(world: World, file: Path) -> None:
+def test_a_reorganisation_and_a_lie_do_not_verify(world: StockOts, file: Path) -> None:
     assert world.stamp(file)[0] == 0
     confirm(world.chain, world.calendars[:1], depth=2)
     assert world.ots("upgrade", proof(file))[0] == 0

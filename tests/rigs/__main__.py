@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.rigs import report, suite
-from tests.rigs.rig import Context, Missing, Rig
+from tests.rigs.rig import Context, FaultRig, Missing
 
 SIDE_BY_SIDE = 2
 REPORT = report.ROOT / "var" / "faults.json"
 
 
-def all_rigs() -> dict[str, Rig]:
+def all_rigs() -> dict[str, FaultRig]:
     """Return every rig by name."""
     names = sorted(module.name for module in pkgutil.iter_modules(suite.__path__))
     modules = [importlib.import_module(f"{suite.__name__}.{name}") for name in names]
@@ -48,7 +48,7 @@ def say(text: str) -> None:
 # --- a worker -----------------------------------------------------------------------------------------------------------
 
 
-def work(rig: Rig, seeds: range, output: Path) -> None:
+def work(rig: FaultRig, seeds: range, output: Path) -> None:
     """Run seeds in this process, and write the result to a file."""
     started = last = time.monotonic()
 
@@ -84,7 +84,7 @@ def split(seeds: range, parts: int) -> list[range]:
     return [range(low, high) for low, high in itertools.pairwise(cuts) if low < high]
 
 
-def run(rig: Rig, seeds: range, path: Path | None) -> bool:
+def run(rig: FaultRig, seeds: range, path: Path | None) -> bool:
     """Run one shard of a rig and report it; tell whether everything held."""
     started = time.monotonic()
     command = f"make faults RIG={rig.name} SEEDS={seeds.start}..{seeds.stop}"
@@ -150,7 +150,7 @@ def seeds_of(text: str | None, default: int) -> range:
     return range(int(first), int(stop))
 
 
-def status(known: dict[str, Rig], path: Path) -> None:
+def status(known: dict[str, FaultRig], path: Path) -> None:
     """Print what the report holds for the code as it is."""
     totals = report.totals(report.holding(report.read(path), report.state()["trees"]))
     for rig in known.values():
@@ -192,7 +192,7 @@ def main() -> int:
     return _run_all(chosen, given)
 
 
-def _run_all(chosen: list[Rig], given: argparse.Namespace) -> int:
+def _run_all(chosen: list[FaultRig], given: argparse.Namespace) -> int:
     started = time.monotonic()
     todo, code = [], 0
     for rig in chosen:
@@ -211,7 +211,7 @@ def _run_all(chosen: list[Rig], given: argparse.Namespace) -> int:
     return code
 
 
-def _side_by_side(todo: Sequence[tuple[Rig, range]], path: Path) -> list[bool]:
+def _side_by_side(todo: Sequence[tuple[FaultRig, range]], path: Path) -> list[bool]:
     """Run rigs, two at a time: most of them wait for disks and clocks. Those that judge times come last, one by one."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         done = list(pool.map(lambda one: run(*one, path), [one for one in todo if not one[0].alone]))

@@ -143,7 +143,7 @@ def private_postgres(*settings: str) -> Iterator[Postgres]:
         server.close()
 
 
-class Instance:
+class Deployment:
     """An instance with an event log and a raw log, and the servers on it. `traced` False is for who measures speed."""
 
     def __init__(self, folder: Path, database: str | None = None, *, traced: bool = True) -> None:

@@ -12,7 +12,7 @@ from tests.rigs.children import call
 from tests.rigs.cluster import Cluster
 from tests.rigs.mounts import clone, make_ext4, mounted
 from tests.rigs.rig import Context
-from tests.rigs.workload import Instance, init
+from tests.rigs.workload import DataPaths, init
 
 _LAZY = "noatime,commit=300"  # metadata reaches the disk when somebody syncs, not every five seconds
 _SQLITE_MIB, _POSTGRES_MIB, _GUARD_MIB = 64, 320, 16
@@ -39,11 +39,11 @@ class Disks:
     def output(self) -> Path:
         return self.context.folder / "output"
 
-    def instance(self, where: Path, kind: str = "event", name: str = "data") -> Instance:
+    def instance(self, where: Path, kind: str = "event", name: str = "data") -> DataPaths:
         """Return the instance on the disk mounted at `where`: self.live or self.cut."""
         guard = where.with_name(f"{where.name}-guard") / name if self.own_guard else None
         database = Cluster(where, self.context.folder).url(name) if self.postgres else None
-        return Instance(where / name, guard, database, kind)
+        return DataPaths(where / name, guard, database, kind)
 
     @contextlib.contextmanager
     def mounted(self, kind: str | None = "event") -> Iterator[None]:

@@ -13,7 +13,7 @@ import apsw
 from muniment.note import SigningKey
 from muniment_server.storage.catalog import LogRow
 from muniment_server.write.guard import Guard
-from tests.rigs.control import ORIGINS, PREFIXES, Instance
+from tests.rigs.control import ORIGINS, PREFIXES, Deployment
 from tests.rigs.load import Load, check_entry
 from tests.rigs.recorder import Recorder
 from tests.rigs.wire import Wire
@@ -26,7 +26,7 @@ NAMES = {"event": "default", "raw": "raw"}
 class Stopped(Rig):
     """The database of an instance, read with bare SQL on connections of its own."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Deployment) -> None:
         super().__init__(instance.engine, instance.database, instance.data, None, contextlib.AsyncExitStack())
 
     def _sqlite(self, statements: Sequence[str]) -> list[list[tuple[Any, ...]]]:
@@ -39,7 +39,7 @@ class Stopped(Rig):
             connection.close()
 
 
-async def bench_of(instance: Instance, kind: str) -> Bench:
+async def bench_of(instance: Deployment, kind: str) -> Bench:
     """Return one log of an instance as the audit wants it."""
     rig = Stopped(instance)
     (row,) = await rig.sql(
@@ -49,7 +49,7 @@ async def bench_of(instance: Instance, kind: str) -> Bench:
     return Bench(rig, LogRow(*row), key, Guard(instance.data / "guard" / f"{NAMES[kind]}.guard"))
 
 
-async def judge(instance: Instance, load: Load) -> dict[str, int]:
+async def judge(instance: Deployment, load: Load) -> dict[str, int]:
     """Judge both logs of an instance that no server writes at the moment: audit, fsck, acknowledgements, signed heads."""
     await asyncio.to_thread(instance.fsck)
     counts = {}
@@ -94,7 +94,7 @@ def judge_heads(recorder: Recorder, leaves: Sequence[bytes]) -> None:
         assert tree.root(size) == root, f"FORK: the root signed for size {size} is not this tree's"
 
 
-async def glance(instance: Instance, load: Load, count: int = 5) -> None:
+async def glance(instance: Deployment, load: Load, count: int = 5) -> None:
     """Check a running server cheaply: newest and some other entries, and that /checkpoint is not behind what anybody saw."""
     wire = Wire()
     seen = {kind: max((size for _, which, size in load.shown if which == kind), default=0) for kind in ORIGINS}

@@ -24,7 +24,7 @@ class Missing(Exception):
 
 
 @dataclass(frozen=True)
-class Rig:
+class FaultRig:
     """A rig. `quick` and `full` say how many seeds the two lanes run; `unit` is what its points are."""
 
     name: str
@@ -53,7 +53,7 @@ class Rig:
 class Context:
     """What a rig is given. `folder` is an empty folder on a real disk; `points` and `counts` are what it reports."""
 
-    rig: Rig
+    rig: FaultRig
     seeds: range
     folder: Path
     points: int = 0

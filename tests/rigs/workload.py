@@ -44,7 +44,7 @@ _CLIENTS = 6
 
 
 @dataclass(frozen=True)
-class Instance:
+class DataPaths:
     """Where an instance is. `guard` None: in the data folder; `database` None: SQLite."""
 
     data: Path
@@ -100,7 +100,7 @@ def acknowledgement(sent: dict[str, Any], outcome: Outcome, log: str = "default"
 # --- the writer ---------------------------------------------------------------------------------------------------------
 
 
-async def opened(instance: Instance) -> Registry:
+async def opened(instance: DataPaths) -> Registry:
     """Open an instance as a server does."""
     settings = instance.settings()
     registry = Registry(settings, await open_store(settings), Metrics())
@@ -108,7 +108,7 @@ async def opened(instance: Instance) -> Registry:
     return registry
 
 
-async def write(instance: Instance, seed: int, say: Say) -> None:
+async def write(instance: DataPaths, seed: int, say: Say) -> None:
     """Append from several callers at once, for good, and say each acknowledgement the moment it is one."""
     registry = await opened(instance)
     log = await default_log(registry)
@@ -150,7 +150,7 @@ def in_loop(work: Callable[[Say], Awaitable[None]]) -> Callable[[Say], None]:
 # --- commands -----------------------------------------------------------------------------------------------------------
 
 
-def _command(command: Any, instance: Instance, *words: str) -> dict[str, Any]:
+def _command(command: Any, instance: DataPaths, *words: str) -> dict[str, Any]:
     """Run a command of the server in this process, with its own settings, and return the JSON it prints."""
     os.environ.update(instance.environment())
     printed = io.StringIO()
@@ -160,12 +160,12 @@ def _command(command: Any, instance: Instance, *words: str) -> dict[str, Any]:
     return value
 
 
-def init(instance: Instance) -> str:
+def init(instance: DataPaths) -> str:
     """Run `muniment-server init` and return the vkey it prints."""
     return str(_command(init_command, instance, "--origin", ORIGIN)["vkey"])
 
 
-def log_create(instance: Instance, name: str) -> str:
+def log_create(instance: DataPaths, name: str) -> str:
     """Run `muniment-server log create` and return the vkey it prints."""
     return str(_command(log_create_command, instance, "--origin", f"{ORIGIN}/{name}", name)["vkey"])
 
@@ -188,7 +188,7 @@ class Account:
         """How many entries were acknowledged."""
         return sum(len(one["indices"]) for one in self.told)
 
-    def check_guard(self, instance: Instance, log: str = "default") -> None:
+    def check_guard(self, instance: DataPaths, log: str = "default") -> None:
         """Check that the guard knows of every head that was given out. Raises AssertionError."""
         given = max((one["size"] for one in self.told if one["log"] == log), default=0)
         guarded = guarded_size(instance.settings().guard_file(log))
@@ -214,7 +214,7 @@ class Account:
 class _Reader:
     """Reads a database with bare SQL: what tests.service.audit needs of a bench."""
 
-    instance: Instance
+    instance: DataPaths
     row: Any
     key: Any
     guard: Guard
@@ -257,7 +257,7 @@ def guarded_size(path: Path) -> int:
     return max(sizes)
 
 
-async def recover(instance: Instance, account: Account, tag: str) -> int:
+async def recover(instance: DataPaths, account: Account, tag: str) -> int:
     """Start on what a fault left: the guard must agree, what was told must be true, and more entries must go in.
 
     Then every log must be clean to fsck and to the audit. Returns the number of entries. Raises AssertionError.
@@ -287,7 +287,7 @@ async def _append_more(log: Log, account: Account, told: Sequence[dict[str, Any]
         )
 
 
-async def judge(instance: Instance, account: Account) -> int:
+async def judge(instance: DataPaths, account: Account) -> int:
     """Check a stored instance that nobody serves: fsck, audit, and all that was told. Returns the number of entries."""
     settings = instance.settings()
     store = await open_store(settings)
@@ -309,4 +309,4 @@ async def judge(instance: Instance, account: Account) -> int:
     return count
 
 
-__all__ = ["ORIGIN", "Account", "Instance", "Refused", "in_loop", "init", "judge", "log_create", "recover", "write"]
+__all__ = ["ORIGIN", "Account", "DataPaths", "Refused", "in_loop", "init", "judge", "log_create", "recover", "write"]

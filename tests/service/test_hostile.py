@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.rigs.hostile import sender
-from tests.rigs.hostile.case import Case, World
+from tests.rigs.hostile.case import Case, Referred
 from tests.rigs.hostile.paths import tile_exists
 from tests.rigs.hostile.sender import Tally, judge
 from tests.rigs.suite.hostile_http import MIX, Deck
@@ -25,7 +25,7 @@ RECEIPT: dict[str, Any] = {
     "commitment": {"alg": "sha-256", "members": {"a": "A" * 43}},
     "disclosures": ["WyJh"],
 }
-WORLD = World([RECEIPT, RECEIPT | {"index": 6}], ["c2sp.org/tlog-proof@v1\nindex 5\n"], {"append": "mk_" + "x" * 43})
+WORLD = Referred([RECEIPT, RECEIPT | {"index": 6}], ["c2sp.org/tlog-proof@v1\nindex 5\n"], {"append": "mk_" + "x" * 43})
 
 
 @pytest.fixture(scope="module")

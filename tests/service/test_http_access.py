@@ -73,7 +73,7 @@ MALFORMED = [
 
 
 @dataclass
-class World:
+class KeyedServer:
     """A server whose instance has API keys."""
 
     instance: Instance
@@ -113,7 +113,7 @@ def body_of(operation: str, log: str) -> tuple[bytes, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedServer]:
     folder = tmp_path_factory.mktemp("access")
     with (
         instance_on("sqlite", request, folder, LOGS, KEYS) as instance,
@@ -121,7 +121,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         instance.server(env={"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.1"}) as server,
         client(server.url) as http,
     ):
-        found = World(instance, server, http)
+        found = KeyedServer(instance, server, http)
         for log in LOGS:
             assert found.call("POST /entries", log.name, "both").status_code == 201
         for log in LOGS:
@@ -164,7 +164,7 @@ def test_every_operation_has_its_row() -> None:
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.name)
-def test_access_matrix(world: World, log: LogSpec, caller: str) -> None:
+def test_access_matrix(world: KeyedServer, log: LogSpec, caller: str) -> None:
     codes = {401: "unauthorized", 403: "forbidden", 422: "invalid_receipt"}
     size = _size(world, log)
     written = 0
@@ -189,13 +189,13 @@ def test_access_matrix(world: World, log: LogSpec, caller: str) -> None:
     assert _size(world, log) == size + written, "a refusal writes nothing"
 
 
-def _size(world: World, log: LogSpec) -> int:
+def _size(world: KeyedServer, log: LogSpec) -> int:
     with client(world.server.url, world.instance.keys["both"]) as http:
         return head_size(http, f"/logs/{log.name}")
 
 
 @pytest.mark.parametrize("value", MALFORMED)
-def test_malformed_keys_are_401_even_where_none_is_needed(world: World, value: str) -> None:
+def test_malformed_keys_are_401_even_where_none_is_needed(world: KeyedServer, value: str) -> None:
     with client(world.server.url) as http:
         for path in ("/log", "/checkpoint", "/entries/0"):
             answer = http.get(path, headers=[("Authorization", value.encode())])  # type: ignore[list-item]
@@ -203,7 +203,7 @@ def test_malformed_keys_are_401_even_where_none_is_needed(world: World, value: s
             assert value.strip() in ("", "Bearer") or value not in answer.text, "a key is not echoed"
 
 
-def test_the_scheme_is_case_insensitive_and_the_key_is_not(world: World) -> None:
+def test_the_scheme_is_case_insensitive_and_the_key_is_not(world: KeyedServer) -> None:
     token = world.instance.keys["both"]
     with client(world.server.url) as http:
         assert http.get("/logs/private/log", headers={"Authorization": f"bEARER {token}"}).status_code == 200
@@ -212,7 +212,7 @@ def test_the_scheme_is_case_insensitive_and_the_key_is_not(world: World) -> None
             expect_problem(answer, 401, "unauthorized")
 
 
-def test_two_keys_in_one_request_are_refused(world: World) -> None:
+def test_two_keys_in_one_request_are_refused(world: KeyedServer) -> None:
     good = f"Bearer {world.instance.keys['both']}"
     with client(world.server.url) as http:
         for pair in ([good, good], [good, "Bearer x"], ["Bearer x", good]):
@@ -235,7 +235,7 @@ def test_two_keys_in_one_request_are_refused(world: World) -> None:
         ("private", "read", True),
     ],
 )
-def test_payloads_need_read_unless_the_log_is_open(world: World, log: str, caller: str, sees: bool) -> None:
+def test_payloads_need_read_unless_the_log_is_open(world: KeyedServer, log: str, caller: str, sees: bool) -> None:
     verifier = Verifier(world.instance.policy)
     entry = world.call("GET /entries/{index}", log, caller).json()
     assert ("event" in entry) == sees
@@ -247,7 +247,7 @@ def test_payloads_need_read_unless_the_log_is_open(world: World, log: str, calle
     assert bool(found.opened) == sees
 
 
-def test_whoever_appends_gets_the_whole_receipt(world: World) -> None:
+def test_whoever_appends_gets_the_whole_receipt(world: KeyedServer) -> None:
     with client(world.server.url, world.instance.keys["append"]) as http:
         answer = http.post("/entries", content=b'{"secret":"42"}', headers=JSON | {"Idempotency-Key": "whole"})
         again = http.post("/entries", content=b'{"secret":"42"}', headers=JSON | {"Idempotency-Key": "whole"})
@@ -255,7 +255,7 @@ def test_whoever_appends_gets_the_whole_receipt(world: World) -> None:
             assert Verifier(world.instance.policy).receipt(one).opened == {"secret": "42"}
 
 
-def test_an_idempotency_key_belongs_to_its_caller_and_log(world: World) -> None:
+def test_an_idempotency_key_belongs_to_its_caller_and_log(world: KeyedServer) -> None:
     headers = JSON | {"Idempotency-Key": "shared"}
     places = [("append", ""), ("both", ""), ("both", "/logs/open"), ("both default", "")]
     found = []
@@ -267,7 +267,7 @@ def test_an_idempotency_key_belongs_to_its_caller_and_log(world: World) -> None:
     assert len(set(found)) == len(places)
 
 
-def test_a_private_log_sends_no_cors_and_no_public_caching(world: World) -> None:
+def test_a_private_log_sends_no_cors_and_no_public_caching(world: KeyedServer) -> None:
     for operation, need in NEEDS.items():
         if need == "read":
             answer = world.call(operation, "private", "read")

@@ -32,7 +32,7 @@ ALL = ("queued", "pending", "complete", "confirmed", "superseded")
 
 
 @dataclass
-class World:
+class AnchoredServer:
     data: Path
     database: str | None
     policy: Policy
@@ -54,7 +54,7 @@ class World:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnchoredServer]:
     with ExitStack() as stack:
         chain = Chain(100)
         calendars = [stack.enter_context(Calendar(chain)) for _ in range(2)]
@@ -67,10 +67,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         )
         server = stack.enter_context(instance.server(env={"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.1"}))
         http = stack.enter_context(client(server.url))
-        yield World(instance.data, instance.database, instance.policy, server, http, chain, calendars, node)
+        yield AnchoredServer(instance.data, instance.database, instance.policy, server, http, chain, calendars, node)
 
 
-def test_the_whole_way_over_http(world: World, tmp_path: Path) -> None:
+def test_the_whole_way_over_http(world: AnchoredServer, tmp_path: Path) -> None:
     assert world.get("/anchors") == {"anchors": [], "next": None}
     index = world.http.post("/entries", json={"n": 1}).json()["index"]
     until(lambda: world.get("/log")["tree_size"] == 2)
@@ -118,7 +118,7 @@ def test_the_whole_way_over_http(world: World, tmp_path: Path) -> None:
     run("fsck", "--data", world.data, database=world.database)
 
 
-def _receipt(world: World, index: int) -> Receipt:
+def _receipt(world: AnchoredServer, index: int) -> Receipt:
     receipt = Receipt.parse(world.http.get(f"/entries/{index}/receipt?anchored=true").content)
     receipt.verify(world.policy)
     found = check_receipt_anchor(receipt, receipt.anchors[0], world.policy, RestNode(world.node.rest, REGTEST))
@@ -128,7 +128,7 @@ def _receipt(world: World, index: int) -> Receipt:
     return receipt
 
 
-def _stock_client_agrees(world: World, folder: Path) -> None:
+def _stock_client_agrees(world: AnchoredServer, folder: Path) -> None:
     for name in ("checkpoint", "checkpoint.ots"):
         (folder / name).write_bytes(world.http.get(f"/anchors/2/{name}").content)
     proof = folder / "checkpoint.ots"
@@ -141,7 +141,7 @@ def _stock_client_agrees(world: World, folder: Path) -> None:
         assert "Bitcoin block 101 attests existence" in done.stderr
 
 
-def test_the_command_tells_what_is_not_there_or_not_reachable(world: World) -> None:
+def test_the_command_tells_what_is_not_there_or_not_reachable(world: AnchoredServer) -> None:
     for one in world.calendars:
         one.down()
     world.command("status", code=0)

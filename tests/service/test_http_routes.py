@@ -48,7 +48,7 @@ PUBLISH = 0.2  # seconds between checkpoints here; test_http_c2sp measures the d
 
 
 @dataclass
-class World:
+class FilledServer:
     """A running server, and what its logs held when the tests began."""
 
     instance: Instance
@@ -62,7 +62,7 @@ class World:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilledServer]:
     """A server with an event log and a raw log of three tiles each."""
     env = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": str(PUBLISH)}
     with (
@@ -78,7 +78,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             http.post("/logs/raw/entries/batch", content=bundle(*leaves[at : at + 200]))
             for prefix in OF.values():  # so that there are several published sizes
                 published(http, prefix, head_size(http, prefix))
-        yield World(instance, server, http, events, leaves)
+        yield FilledServer(instance, server, http, events, leaves)
         for prefix in OF.values():
             published(http, prefix, head_size(http, prefix))
             audit(http, instance.policy, prefix)
@@ -106,7 +106,7 @@ def unique_leaf() -> bytes:
 
 
 @pytest.mark.parametrize("prefix", EVENT_PREFIXES)
-def test_append_event_answers_with_a_complete_receipt(world: World, prefix: str) -> None:
+def test_append_event_answers_with_a_complete_receipt(world: FilledServer, prefix: str) -> None:
     event = unique(actor="ålice", nested={"b": [1, 2.5, None, True]}, text="\u2028 \U0001f600")
     before = time.time()
     answer = post_event(world.http, event, prefix)
@@ -129,7 +129,7 @@ def test_append_event_answers_with_a_complete_receipt(world: World, prefix: str)
 
 @pytest.mark.parametrize("prefix", RAW_PREFIXES)
 @pytest.mark.parametrize("kind", [None, "application/json", "text/plain", "application/octet-stream", "nonsense"])
-def test_append_raw_takes_bytes_of_any_type(world: World, prefix: str, kind: str | None) -> None:
+def test_append_raw_takes_bytes_of_any_type(world: FilledServer, prefix: str, kind: str | None) -> None:
     leaf = unique_leaf()
     headers = {"Content-Type": kind} if kind else {}
     first = world.http.post(f"{prefix}/entries", content=leaf, headers=headers)
@@ -143,7 +143,7 @@ def test_append_raw_takes_bytes_of_any_type(world: World, prefix: str, kind: str
 
 
 @pytest.mark.parametrize("leaf", [b"\x00", b"\n", b"\xff" * 65_535, b"null", b'{"typ":"muniment"}', "é".encode()])
-def test_raw_leaves_are_kept_byte_for_byte(world: World, leaf: bytes) -> None:
+def test_raw_leaves_are_kept_byte_for_byte(world: FilledServer, leaf: bytes) -> None:
     answer = world.http.post("/logs/raw/entries", content=leaf)
     found = world.verifier().receipt(answer)
     assert found.leaf == leaf
@@ -153,7 +153,7 @@ def test_raw_leaves_are_kept_byte_for_byte(world: World, leaf: bytes) -> None:
     assert set(entry) == {"index", "leaf", "leaf_hash"}
 
 
-def test_a_raw_leaf_from_the_beginning_is_still_found(world: World) -> None:
+def test_a_raw_leaf_from_the_beginning_is_still_found(world: FilledServer) -> None:
     for number in (0, 255, 256, 599):
         answer = world.http.post("/logs/raw/entries", content=world.leaves[number])
         assert answer.status_code == 200
@@ -172,7 +172,7 @@ def test_a_raw_leaf_from_the_beginning_is_still_found(world: World) -> None:
         ("", False),
     ],
 )
-def test_receipts_come_as_tlog_proof_for_who_asks(world: World, accept: str, text: bool) -> None:
+def test_receipts_come_as_tlog_proof_for_who_asks(world: FilledServer, accept: str, text: bool) -> None:
     answers = [
         post_event(world.http, unique(), Accept=accept),
         world.http.post("/logs/raw/entries", content=unique_leaf(), headers={"Accept": accept}),
@@ -186,13 +186,13 @@ def test_receipts_come_as_tlog_proof_for_who_asks(world: World, accept: str, tex
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", 'application/json;charset="UTF-8"', "text/json"])
-def test_json_may_be_called_by_its_other_names(world: World, kind: str) -> None:
+def test_json_may_be_called_by_its_other_names(world: FilledServer, kind: str) -> None:
     answer = world.http.post("/entries", content=b'{"a":1}', headers={"Content-Type": kind})
     assert answer.status_code == 201
 
 
 @pytest.mark.parametrize("kind", ["application/cloudevents+json", "APPLICATION/JSON"])
-def test_json_dialects_are_json(world: World, kind: str) -> None:
+def test_json_dialects_are_json(world: FilledServer, kind: str) -> None:
     assert world.http.post("/entries", content=b'{"a":1}', headers={"Content-Type": kind}).status_code == 201
 
 
@@ -200,7 +200,7 @@ def test_json_dialects_are_json(world: World, kind: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1/logs/default"])
-def test_an_idempotency_key_leads_to_the_same_entry(world: World, prefix: str) -> None:
+def test_an_idempotency_key_leads_to_the_same_entry(world: FilledServer, prefix: str) -> None:
     key, event = f"key-{random.getrandbits(48)}", unique(actor="bob")
     first = post_event(world.http, event, prefix, **{"Idempotency-Key": key})
     assert first.status_code == 201
@@ -221,7 +221,7 @@ def test_an_idempotency_key_leads_to_the_same_entry(world: World, prefix: str) -
     expect_problem(other, 422, "idempotency_mismatch")
 
 
-def test_an_idempotency_key_covers_a_batch(world: World) -> None:
+def test_an_idempotency_key_covers_a_batch(world: FilledServer) -> None:
     key, events = f"batch-{random.getrandbits(48)}", [unique() for _ in range(20)]
     headers = NDJSON | {"Idempotency-Key": key}
     first = world.http.post("/entries/batch", content=ndjson(*events), headers=headers)
@@ -239,7 +239,7 @@ def test_an_idempotency_key_covers_a_batch(world: World) -> None:
     expect_problem(alone, 422, "idempotency_mismatch")
 
 
-def test_without_a_key_equal_events_are_two_entries(world: World) -> None:
+def test_without_a_key_equal_events_are_two_entries(world: FilledServer) -> None:
     event = unique()
     first, second = (world.verifier().receipt(post_event(world.http, event)) for _ in range(2))
     assert first.index != second.index
@@ -251,7 +251,7 @@ def test_without_a_key_equal_events_are_two_entries(world: World) -> None:
 
 @pytest.mark.parametrize("prefix", EVENT_PREFIXES)
 @pytest.mark.parametrize("receipts", ["", "?receipts=false", "?receipts=true"])
-def test_batch_of_events(world: World, prefix: str, receipts: str) -> None:
+def test_batch_of_events(world: FilledServer, prefix: str, receipts: str) -> None:
     events = [unique(n=n) for n in range(130)]
     answer = world.http.post(f"{prefix}/entries/batch{receipts}", content=ndjson(*events), headers=NDJSON)
     assert answer.status_code == 201
@@ -272,20 +272,20 @@ def test_batch_of_events(world: World, prefix: str, receipts: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
-def test_the_last_line_of_a_batch_may_lack_its_newline(world: World, end: str) -> None:
+def test_the_last_line_of_a_batch_may_lack_its_newline(world: FilledServer, end: str) -> None:
     body = ndjson(unique(), unique()).decode().rstrip("\n") + end
     answer = world.http.post("/entries/batch", content=body, headers=NDJSON)
     assert answer.json()["count"] == 2
 
 
 @pytest.mark.parametrize("kind", ["application/jsonl", "application/ndjson", "application/x-jsonlines; charset=utf-8"])
-def test_ndjson_may_be_called_by_its_other_names(world: World, kind: str) -> None:
+def test_ndjson_may_be_called_by_its_other_names(world: FilledServer, kind: str) -> None:
     answer = world.http.post("/entries/batch", content=ndjson(unique()), headers={"Content-Type": kind})
     assert answer.status_code == 201
 
 
 @pytest.mark.parametrize("bad", [1, 500, 1000])
-def test_one_bad_line_of_a_thousand_writes_nothing(world: World, bad: int) -> None:
+def test_one_bad_line_of_a_thousand_writes_nothing(world: FilledServer, bad: int) -> None:
     lines = ndjson(*(unique() for _ in range(1000))).splitlines()
     lines[bad - 1] = b'{"a":{"b":[1,NaN]}}'
     size = head_size(world.http)
@@ -297,7 +297,7 @@ def test_one_bad_line_of_a_thousand_writes_nothing(world: World, bad: int) -> No
     assert head_size(world.http) == size
 
 
-def test_one_bad_leaf_of_a_raw_batch_writes_nothing(world: World) -> None:
+def test_one_bad_leaf_of_a_raw_batch_writes_nothing(world: FilledServer) -> None:
     leaves = [unique_leaf() for _ in range(1000)]
     leaves[776] = b'{"typ":"muniment/genesis@v1"}'
     size = head_size(world.http, "/logs/raw")
@@ -310,7 +310,7 @@ def test_one_bad_leaf_of_a_raw_batch_writes_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("prefix", RAW_PREFIXES)
-def test_raw_batch_finds_duplicates_and_known_entries(world: World, prefix: str) -> None:
+def test_raw_batch_finds_duplicates_and_known_entries(world: FilledServer, prefix: str) -> None:
     a, b, c = (unique_leaf() for _ in range(3))
     posted = [a, b, a, world.leaves[5], world.leaves[6], b, c, c, world.leaves[4]]
     answer = world.http.post(f"{prefix}/entries/batch?receipts=true", content=bundle(*posted))
@@ -326,7 +326,7 @@ def test_raw_batch_finds_duplicates_and_known_entries(world: World, prefix: str)
     assert (again.status_code, again.json()["indices"]) == (200, value["indices"])
 
 
-def test_a_batch_may_have_ten_thousand_entries(world: World) -> None:
+def test_a_batch_may_have_ten_thousand_entries(world: FilledServer) -> None:
     leaves = [b"%d of %d" % (n, random.getrandbits(48)) for n in range(10_000)]
     answer = world.http.post("/logs/raw/entries/batch", content=bundle(*leaves))
     value = answer.json()
@@ -340,7 +340,7 @@ def test_a_batch_may_have_ten_thousand_entries(world: World) -> None:
 # --- POST /add ----------------------------------------------------------------------------------------------------------
 
 
-def test_add_answers_the_index_and_nothing_else(world: World) -> None:
+def test_add_answers_the_index_and_nothing_else(world: FilledServer) -> None:
     leaf = unique_leaf()
     for _ in range(2):  # known entries are 200 too
         answer = world.http.post("/logs/raw/add", content=leaf)
@@ -351,7 +351,7 @@ def test_add_answers_the_index_and_nothing_else(world: World) -> None:
     assert base64.b64decode(entry["leaf"]) == leaf
 
 
-def test_add_is_for_raw_logs_and_has_one_url(world: World) -> None:
+def test_add_is_for_raw_logs_and_has_one_url(world: FilledServer) -> None:
     refused = world.http.post("/add", content=b'{"a":1}')
     assert (refused.status_code, refused.headers["content-type"]) == (422, "text/plain; charset=utf-8")
     assert world.http.post("/v1/logs/raw/add", content=b"x").status_code == 404
@@ -361,7 +361,7 @@ def test_add_is_for_raw_logs_and_has_one_url(world: World) -> None:
 
 
 @pytest.mark.parametrize("prefix", EVENT_PREFIXES)
-def test_entries_of_an_event_log(world: World, prefix: str) -> None:
+def test_entries_of_an_event_log(world: FilledServer, prefix: str) -> None:
     genesis = world.http.get(f"{prefix}/entries/0").json()
     assert genesis["typ"] == "muniment/genesis@v1"
     assert json.loads(base64.b64decode(genesis["leaf"]))["origin"] == DEFAULT.origin
@@ -377,7 +377,7 @@ def test_entries_of_an_event_log(world: World, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", RAW_PREFIXES)
-def test_entries_of_a_raw_log(world: World, prefix: str) -> None:
+def test_entries_of_a_raw_log(world: FilledServer, prefix: str) -> None:
     for number in (0, 254, 255, 256, 599):
         entry = world.http.get(f"{prefix}/entries/{number + 1}").json()
         assert base64.b64decode(entry["leaf"]) == world.leaves[number]
@@ -386,7 +386,7 @@ def test_entries_of_a_raw_log(world: World, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 256, 1000])
-def test_paging_walks_over_every_entry_once(world: World, limit: int) -> None:
+def test_paging_walks_over_every_entry_once(world: FilledServer, limit: int) -> None:
     start: int | None = 580 if limit == 1 else 0
     seen: list[int] = []
     while start is not None and len(seen) < 700:
@@ -399,7 +399,7 @@ def test_paging_walks_over_every_entry_once(world: World, limit: int) -> None:
     assert len(seen) >= (20 if limit == 1 else 601)
 
 
-def test_paging_has_its_default_and_its_end(world: World) -> None:
+def test_paging_has_its_default_and_its_end(world: FilledServer) -> None:
     assert len(world.http.get("/entries").json()["entries"]) == 100
     size = head_size(world.http)
     last = world.http.get("/entries", params={"start": size - 1}).json()
@@ -413,7 +413,7 @@ def test_paging_has_its_default_and_its_end(world: World) -> None:
 
 
 @pytest.mark.parametrize("prefix", EVENT_PREFIXES + RAW_PREFIXES)
-def test_receipts_at_every_published_size(world: World, prefix: str) -> None:
+def test_receipts_at_every_published_size(world: FilledServer, prefix: str) -> None:
     verifier = world.verifier()
     raw = "raw" in prefix
     sizes = [one["size"] for one in world.http.get(f"{prefix}/checkpoints").json()["checkpoints"]]
@@ -434,7 +434,7 @@ def test_receipts_at_every_published_size(world: World, prefix: str) -> None:
     assert latest.checkpoint.size >= sizes[-1]
 
 
-def test_a_receipt_needs_a_published_size(world: World) -> None:
+def test_a_receipt_needs_a_published_size(world: FilledServer) -> None:
     sizes = [one["size"] for one in world.http.get("/checkpoints").json()["checkpoints"]]
     between = next(size for size in range(1, sizes[-1]) if size not in sizes)
     following = min(size for size in sizes if size > between)
@@ -461,7 +461,7 @@ def oracle(http: httpx.Client, prefix: str, size: int) -> Tree:
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1/logs/default", "/logs/raw"])
-def test_inclusion_proofs_at_random_sizes(world: World, prefix: str) -> None:
+def test_inclusion_proofs_at_random_sizes(world: FilledServer, prefix: str) -> None:
     tree, verifier, rng = oracle(world.http, prefix, 601), world.verifier(), random.Random(prefix)
     pairs = [(index, size) for size in (1, 2, 255, 256, 257, 512, 601) for index in (0, size // 2, size - 1)]
     for _ in range(40):
@@ -478,7 +478,7 @@ def test_inclusion_proofs_at_random_sizes(world: World, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1/logs/raw"])
-def test_inclusion_proofs_by_leaf_hash(world: World, prefix: str) -> None:
+def test_inclusion_proofs_by_leaf_hash(world: FilledServer, prefix: str) -> None:
     tree, verifier = oracle(world.http, prefix, 601), world.verifier()
     for index in (0, 1, 255, 256, 600):
         wanted = sha256(b"\x00" + tree.leaves[index]).hexdigest()
@@ -495,7 +495,7 @@ def test_inclusion_proofs_by_leaf_hash(world: World, prefix: str) -> None:
     expect_problem(late, 404, "no_entry")
 
 
-def test_proofs_reach_up_to_the_last_signed_size(world: World) -> None:
+def test_proofs_reach_up_to_the_last_signed_size(world: FilledServer) -> None:
     found = world.verifier().receipt(post_event(world.http, unique()))
     size = found.checkpoint.size
     value = world.http.get("/proof/inclusion", params={"index": found.index, "tree_size": size}).json()
@@ -508,7 +508,7 @@ def test_proofs_reach_up_to_the_last_signed_size(world: World) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/v1/logs/raw"])
-def test_consistency_proofs_between_random_sizes(world: World, prefix: str) -> None:
+def test_consistency_proofs_between_random_sizes(world: FilledServer, prefix: str) -> None:
     tree, verifier, rng = oracle(world.http, prefix, 601), world.verifier(), random.Random(prefix)
     pairs = [(1, 1), (1, 2), (1, 601), (255, 256), (256, 257), (256, 512), (511, 601), (601, 601)]
     pairs += [tuple(sorted((rng.randint(1, 601), rng.randint(1, 601)))) for _ in range(40)]  # type: ignore[misc]
@@ -523,7 +523,7 @@ def test_consistency_proofs_between_random_sizes(world: World, prefix: str) -> N
     assert latest["second"] == verifier.checkpoint(latest["checkpoint"]).size >= 601
 
 
-def test_consistency_wants_its_sizes_in_order(world: World) -> None:
+def test_consistency_wants_its_sizes_in_order(world: FilledServer) -> None:
     expect_problem(world.http.get("/proof/consistency?first=3&second=2"), 400, "sizes_reversed")
     expect_problem(world.http.get("/proof/consistency?first=1&second=0"), 400, "sizes_reversed")
     expect_problem(world.http.get("/proof/consistency?first=1&second=9999999"), 404, "no_such_size")
@@ -534,7 +534,7 @@ def test_consistency_wants_its_sizes_in_order(world: World) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/logs/raw"])
-def test_the_checkpoint_feed_is_one_history(world: World, prefix: str) -> None:
+def test_the_checkpoint_feed_is_one_history(world: FilledServer, prefix: str) -> None:
     verifier, sizes, start = world.verifier(), [], 0
     while start is not None:
         page = world.http.get(f"{prefix}/checkpoints", params={"start": start, "limit": 2}).json()
@@ -551,7 +551,7 @@ def test_the_checkpoint_feed_is_one_history(world: World, prefix: str) -> None:
     assert beyond == {"checkpoints": [], "next": None}
 
 
-def test_checkpoint_has_an_etag(world: World) -> None:
+def test_checkpoint_has_an_etag(world: FilledServer) -> None:
     size = world.verifier().receipt(post_event(world.http, unique())).checkpoint.size
     published(world.http, "", size)
     first = world.http.get("/checkpoint")
@@ -577,7 +577,7 @@ def test_checkpoint_has_an_etag(world: World) -> None:
 @pytest.mark.parametrize(
     ("prefix", "kind"), [*((p, "event") for p in EVENT_PREFIXES), *((p, "raw") for p in RAW_PREFIXES)]
 )
-def test_log_says_what_it_is(world: World, prefix: str, kind: str) -> None:
+def test_log_says_what_it_is(world: FilledServer, prefix: str, kind: str) -> None:
     value = world.http.get(f"{prefix}/log").json()
     spec = DEFAULT if kind == "event" else RAW
     assert (value["origin"], value["name"], value["kind"]) == (spec.origin, spec.name, kind)
@@ -595,7 +595,7 @@ def test_log_says_what_it_is(world: World, prefix: str, kind: str) -> None:
     assert value["idempotency_ttl_seconds"] == 86_400
 
 
-def test_health_and_readiness(world: World) -> None:
+def test_health_and_readiness(world: FilledServer) -> None:
     assert world.http.get("/healthz").json() == {"status": "ok"}
     ready = world.http.get("/readyz")
     assert ready.json() == {"reads": True, "writes": {"default": True, "raw": True}, "problems": {}}
@@ -603,7 +603,7 @@ def test_health_and_readiness(world: World) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
-def test_verify_says_what_a_receipt_proves(world: World, prefix: str) -> None:
+def test_verify_says_what_a_receipt_proves(world: FilledServer, prefix: str) -> None:
     receipt = post_event(world.http, unique(actor="carol"))
     verdict = world.http.post(f"{prefix}/verify", content=receipt.content, headers=JSON).json()
     assert verdict["verified"] is True
@@ -630,7 +630,7 @@ def test_verify_says_what_a_receipt_proves(world: World, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/logs/nope", "/v1/logs/nope", "/logs/DEFAULT", "/logs/%00", "/logs/raw%20"])
-def test_an_unknown_log_is_404_for_every_route(world: World, prefix: str) -> None:
+def test_an_unknown_log_is_404_for_every_route(world: FilledServer, prefix: str) -> None:
     for route in LOG_ROUTES:
         if route.c2sp and prefix.startswith("/v1"):
             continue
@@ -642,7 +642,7 @@ def test_an_unknown_log_is_404_for_every_route(world: World, prefix: str) -> Non
             assert expect_problem(answer, 404, answer.json()["code"])["code"] in ("unknown_log", "not_found")
 
 
-def test_what_is_not_there_is_404(world: World) -> None:
+def test_what_is_not_there_is_404(world: FilledServer) -> None:
     for path in ("/", "/nope", "/entries/", "/v1", "/logs", "//log", "/v1/healthz", "/tile", "/log%0a"):
         expect_problem(world.http.get(path), 404, "not_found")
     for path in ("/v1/checkpoint", "/v1/tile/0/000", "/logs/raw/tile/", "/nope/tile/0/000", "/logs/a%0ab/tile/0/000"):
@@ -664,7 +664,7 @@ def concrete(path: str) -> str:
     return path + next((value for end, value in query.items() if path.endswith(end)), "")
 
 
-def test_head_answers_like_get_without_the_body(world: World) -> None:
+def test_head_answers_like_get_without_the_body(world: FilledServer) -> None:
     paths = [path for path, operations in document()["paths"].items() if "get" in operations]
     assert len(paths) > 15
     for path in paths:
@@ -683,7 +683,7 @@ def test_head_answers_like_get_without_the_body(world: World) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "PROPFIND", "QUERY"])
-def test_other_methods_are_405_and_allow_names_all_that_work(world: World, method: str) -> None:
+def test_other_methods_are_405_and_allow_names_all_that_work(world: FilledServer, method: str) -> None:
     for path, operations in document()["paths"].items():
         for prefix in ("", "/v1") if f"/v1{path}" in _v1_paths() else ("",):
             answer = world.http.request(method, prefix + concrete(path))
@@ -698,14 +698,14 @@ def _v1_paths() -> set[str]:
     return {f"/v1{route.path.replace(':path', '')}" for route in LOG_ROUTES if not route.c2sp}
 
 
-def test_post_where_there_is_only_get(world: World) -> None:
+def test_post_where_there_is_only_get(world: FilledServer) -> None:
     for path in ("/checkpoint", "/tile/0/000", "/log", "/proof/inclusion", "/entries/3", "/checkpoints", "/healthz"):
         assert world.http.post(path, content=b"x").headers["allow"] == "GET, HEAD"
     for path in ("/add", "/verify"):
         assert world.http.get(path).headers["allow"] == "POST"
 
 
-def test_public_reads_may_be_made_from_any_web_page(world: World) -> None:
+def test_public_reads_may_be_made_from_any_web_page(world: FilledServer) -> None:
     for path, operations in document()["paths"].items():
         if "get" in operations and path not in ("/healthz", "/readyz"):
             answer = world.http.get(concrete(path), headers={"Origin": "https://monitor.example"})
@@ -714,12 +714,12 @@ def test_public_reads_may_be_made_from_any_web_page(world: World) -> None:
     assert (missing.status_code, missing.headers["access-control-allow-origin"]) == (404, "*")
 
 
-def test_bundles_hold_what_was_posted(world: World) -> None:
+def test_bundles_hold_what_was_posted(world: FilledServer) -> None:
     leaves = split_bundle(world.http.get("/logs/raw/tile/entries/000").content)
     assert leaves[1:] == world.leaves[:255]
 
 
-def test_the_docs_page_names_every_route(world: World) -> None:
+def test_the_docs_page_names_every_route(world: FilledServer) -> None:
     page = world.http.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "<script" not in page.text

@@ -44,7 +44,7 @@ class Crash(BaseException):
 
 
 @dataclass
-class Instance:
+class DataFolder:
     """A data folder on a rig."""
 
     rig: Rig
@@ -94,8 +94,8 @@ class Instance:
 
 
 @pytest.fixture
-def instance(rig: Rig, tmp_path: Path) -> Instance:
-    return Instance(rig, Settings(data=tmp_path / "instance"))
+def instance(rig: Rig, tmp_path: Path) -> DataFolder:
+    return DataFolder(rig, Settings(data=tmp_path / "instance"))
 
 
 async def refused(awaitable: Any, *words: str) -> str:
@@ -110,7 +110,7 @@ async def refused(awaitable: Any, *words: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["event", "raw"])
-async def test_a_log_is_made_whole(instance: Instance, kind: str):
+async def test_a_log_is_made_whole(instance: DataFolder, kind: str):
     key = await instance.create(kind=kind)
     await instance.check(kind=kind)
     assert key.vkey == (await instance.bench()).key.vkey
@@ -121,7 +121,7 @@ async def test_a_log_is_made_whole(instance: Instance, kind: str):
     assert stat.S_IMODE((instance.settings.data / "keys").stat().st_mode) == 0o700
 
 
-async def test_making_it_again_changes_nothing(instance: Instance):
+async def test_making_it_again_changes_nothing(instance: DataFolder):
     first = await instance.create()
     files, rows = instance.files(), await instance.rig.dump()
     again = await instance.create()
@@ -134,14 +134,14 @@ async def test_making_it_again_changes_nothing(instance: Instance):
     await instance.check()
 
 
-async def test_what_may_be_chosen_is_kept(instance: Instance):
+async def test_what_may_be_chosen_is_kept(instance: DataFolder):
     await instance.create("a", public=False, open_payloads=True)
     row = (await instance.bench("a")).row
     assert (row.public, row.open) == (False, True)
     await instance.check("a", public=False)
 
 
-async def test_the_policy_grows_by_a_line_for_each_log(instance: Instance):
+async def test_the_policy_grows_by_a_line_for_each_log(instance: DataFolder):
     seen: list[str] = []
     for number in range(4):
         key = await instance.create(f"log-{number}")
@@ -152,7 +152,7 @@ async def test_the_policy_grows_by_a_line_for_each_log(instance: Instance):
     assert stat.S_IMODE(instance.settings.policy.stat().st_mode) == 0o644
 
 
-async def test_what_the_operator_wrote_into_the_policy_stays(instance: Instance):
+async def test_what_the_operator_wrote_into_the_policy_stays(instance: DataFolder):
     await instance.create("a")
     first = instance.settings.policy.read_text().splitlines()[0]
     mine = f"# the log of invoices\n{first} https://example.com/a\n\n# nobody yet\nquorum none\n"
@@ -164,7 +164,7 @@ async def test_what_the_operator_wrote_into_the_policy_stays(instance: Instance)
     assert instance.settings.policy.read_text() == added
 
 
-async def test_racing_makers_of_one_log_make_one(instance: Instance):
+async def test_racing_makers_of_one_log_make_one(instance: DataFolder):
     stores = [instance.rig.store, await instance.rig.open()]
     keys = await asyncio.gather(*(instance.create(store=stores[n % 2]) for n in range(4)))
     assert len({str(key.vkey) for key in keys}) == 1
@@ -172,7 +172,7 @@ async def test_racing_makers_of_one_log_make_one(instance: Instance):
     assert len(Policy.read(instance.settings.policy).logs) == 1
 
 
-async def test_racing_makers_of_many_logs_make_them_all(instance: Instance):
+async def test_racing_makers_of_many_logs_make_them_all(instance: DataFolder):
     stores = [instance.rig.store, await instance.rig.open()]
     keys = await asyncio.gather(*(instance.create(f"log-{n}", store=stores[n % 2]) for n in range(6)))
     trusted = {str(log.vkey) for log in Policy.read(instance.settings.policy).logs}
@@ -212,7 +212,7 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch, Faulty], None]] = {
 
 @pytest.mark.parametrize("kind", ["event", "raw"])
 async def test_a_log_that_a_crash_interrupted_twice_is_finished(
-    instance: Instance, kind: str, monkeypatch: pytest.MonkeyPatch
+    instance: DataFolder, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Every pair of steps to crash at; the third run finishes, and what the first one made is what there is."""
     said = ""
@@ -248,18 +248,18 @@ async def _end_tasks() -> None:
 # --- what does not fit together -----------------------------------------------------------------------------------------
 
 
-def used(instance: Instance) -> None:
+def used(instance: DataFolder) -> None:
     """Let the guard say that something was signed."""
     lift_guard(instance.settings.guard_file("log"), 3, RootHash(bytes(32)))
 
 
-def new_guard(instance: Instance, origin: str = "example.com/log", key_id: bytes | None = None) -> None:
+def new_guard(instance: DataFolder, origin: str = "example.com/log", key_id: bytes | None = None) -> None:
     path = instance.settings.guard_file("log")
     path.unlink(missing_ok=True)
     Guard(path).create(origin, key_id or read_key(instance.settings.key_file("log")).vkey.key_id)
 
 
-async def forget_row(instance: Instance) -> None:
+async def forget_row(instance: DataFolder) -> None:
     """Empty the database, as if another one had been put in its place."""
     tables = ("checkpoints", "idempotency", "payloads", "tiles", "entries", "heads", "logs")
     if instance.rig.database:
@@ -270,12 +270,12 @@ async def forget_row(instance: Instance) -> None:
     await instance.rig.sql(*off, *(f"DELETE FROM {table}" for table in tables), "SELECT 1")
 
 
-async def nothing(instance: Instance) -> None:
+async def nothing(instance: DataFolder) -> None:
     pass
 
 
 # what is done to the files of a finished log, whether its row goes too, and what the message must say
-MISFITS: dict[str, tuple[Callable[[Instance], object], bool, str]] = {
+MISFITS: dict[str, tuple[Callable[[DataFolder], object], bool, str]] = {
     "no key": (lambda i: i.settings.key_file("log").unlink(), False, "key"),
     "no key and no row": (lambda i: i.settings.key_file("log").unlink(), True, "key"),
     "no guard": (lambda i: i.settings.guard_file("log").unlink(), False, "guard_missing"),
@@ -303,7 +303,7 @@ MISFITS: dict[str, tuple[Callable[[Instance], object], bool, str]] = {
 
 
 @pytest.mark.parametrize("misfit", MISFITS)
-async def test_what_does_not_fit_together_is_refused_and_left_alone(instance: Instance, misfit: str):
+async def test_what_does_not_fit_together_is_refused_and_left_alone(instance: DataFolder, misfit: str):
     spoil, forget, word = MISFITS[misfit]
     await instance.create()
     if forget:
@@ -324,7 +324,7 @@ async def test_what_does_not_fit_together_is_refused_and_left_alone(instance: In
         ("other", "example.com/log", "event", "used once"),
     ],
 )
-async def test_names_and_origins_belong_to_one_log(instance: Instance, name: str, origin: str, kind: str, word: str):
+async def test_names_and_origins_belong_to_one_log(instance: DataFolder, name: str, origin: str, kind: str, word: str):
     await instance.create()
     files, rows = instance.files(), await instance.rig.dump()
     await refused(instance.create(name, origin, kind), word)
@@ -338,7 +338,7 @@ GOOD_NAMES = ["a", "0", "a-", "a--b", "a" * 63]
 GOOD_ORIGINS = ["x", "example.com/log", "x" * 255, "ünïcode/日本", "a,b;c|d"]
 
 
-async def test_names_and_origins_that_cannot_be_make_nothing(instance: Instance):
+async def test_names_and_origins_that_cannot_be_make_nothing(instance: DataFolder):
     for name in BAD_NAMES:
         await refused(create_log(instance.settings, instance.rig.store, name, "example.com/x", "event"))
     for origin in ["", *BAD_ORIGINS]:
@@ -347,7 +347,7 @@ async def test_names_and_origins_that_cannot_be_make_nothing(instance: Instance)
     assert await instance.rig.store.catalog.logs() == []
 
 
-async def test_names_and_origins_that_can_be(instance: Instance):
+async def test_names_and_origins_that_can_be(instance: DataFolder):
     for name in GOOD_NAMES:
         await instance.create(name)
     for number, origin in enumerate(GOOD_ORIGINS):
@@ -355,7 +355,7 @@ async def test_names_and_origins_that_can_be(instance: Instance):
         await instance.check(f"n{number}")
 
 
-async def test_a_database_that_does_not_answer_is_no_reason_to_make_files(instance: Instance):
+async def test_a_database_that_does_not_answer_is_no_reason_to_make_files(instance: DataFolder):
     faulty = Faulty(instance.rig.store)
     faulty.plan("logs", Fault(StoreUnavailable("test")))
     with pytest.raises(StoreUnavailable):
@@ -366,7 +366,9 @@ async def test_a_database_that_does_not_answer_is_no_reason_to_make_files(instan
 # --- secrets ------------------------------------------------------------------------------------------------------------
 
 
-async def test_keys_never_show(instance: Instance, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
+async def test_keys_never_show(
+    instance: DataFolder, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
     key = await instance.create()
     secret = key.reveal().split("+", 4)[4]  # base64 may hold, and end with, a plus sign itself
     assert len(secret) == 44
@@ -390,7 +392,7 @@ async def test_keys_never_show(instance: Instance, capfd: pytest.CaptureFixture[
         assert "PRIVATE+KEY+example" not in text
 
 
-async def new_guarded_refusal(instance: Instance, shown: list[str]) -> None:
+async def new_guarded_refusal(instance: DataFolder, shown: list[str]) -> None:
     new_guard(instance)
     async with opened(instance) as registry:  # logs its refusal
         log = await registry.get("log")
@@ -409,7 +411,7 @@ async def new_guarded_refusal(instance: Instance, shown: list[str]) -> None:
 
 
 @asynccontextmanager
-async def opened(instance: Instance, **settings: Any) -> AsyncIterator[Registry]:
+async def opened(instance: DataFolder, **settings: Any) -> AsyncIterator[Registry]:
     """A running registry on a store of its own."""
     registry = Registry(instance.settings.model_copy(update=settings), await instance.rig.open(), Metrics())
     await registry.open()
@@ -426,7 +428,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_a_new_log_is_found_by_a_running_server(instance: Instance):
+async def test_a_new_log_is_found_by_a_running_server(instance: DataFolder):
     await instance.create("a")
     async with opened(instance) as registry:
         assert [log.row.name for log in registry.logs()] == ["a"]
@@ -438,7 +440,7 @@ async def test_a_new_log_is_found_by_a_running_server(instance: Instance):
     await audit(await instance.bench("b"))
 
 
-async def test_unknown_names_do_not_ask_the_database_each_time(instance: Instance):
+async def test_unknown_names_do_not_ask_the_database_each_time(instance: DataFolder):
     await instance.create("a")
     async with opened(instance) as registry:
         faulty = Faulty(registry.store)
@@ -449,7 +451,7 @@ async def test_unknown_names_do_not_ask_the_database_each_time(instance: Instanc
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_a_log_that_is_still_being_made_is_not_served(instance: Instance):
+async def test_a_log_that_is_still_being_made_is_not_served(instance: DataFolder):
     """Its first entry is its genesis, whoever would like to be quicker."""
     await instance.create("a")
     async with opened(instance) as registry:
@@ -464,7 +466,7 @@ async def test_a_log_that_is_still_being_made_is_not_served(instance: Instance):
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_a_log_of_another_instance_spoils_nothing(instance: Instance):
+async def test_a_log_of_another_instance_spoils_nothing(instance: DataFolder):
     """Its row is in our database, its key is not in our folder: we can read it."""
     await instance.create("a")
     async with opened(instance) as registry:
@@ -477,7 +479,7 @@ async def test_a_log_of_another_instance_spoils_nothing(instance: Instance):
         assert await registry.get("later") is not None
 
 
-async def test_a_server_without_logs_says_what_to_do(instance: Instance):
+async def test_a_server_without_logs_says_what_to_do(instance: DataFolder):
     store = await instance.rig.open()
     registry = Registry(instance.settings, store, Metrics())
     await refused(registry.open(), "muniment-server init")
@@ -486,7 +488,7 @@ async def test_a_server_without_logs_says_what_to_do(instance: Instance):
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unreadable", "of another log"])
-async def test_without_its_key_a_log_can_be_read(instance: Instance, spoil: str):
+async def test_without_its_key_a_log_can_be_read(instance: DataFolder, spoil: str):
     await instance.create("a", kind="raw")
     await instance.create("b", kind="raw")
     path = instance.settings.key_file("b")
@@ -505,13 +507,13 @@ async def test_without_its_key_a_log_can_be_read(instance: Instance, spoil: str)
         assert (await (await registry.get("a")).append(raw(b"x"))).new == 1
 
 
-async def test_guards_without_a_log_mean_another_database(instance: Instance):
+async def test_guards_without_a_log_mean_another_database(instance: DataFolder):
     """The key of a log on an empty database would make a second history (Izenpe 2016): nothing is made, nothing is signed."""
     Guard(instance.settings.guard_file("a")).create("example.com/a", b"abcd")
     await refused(Registry(instance.settings, await instance.rig.open(), Metrics()).open(), "database_missing", "'a'")
 
 
-async def test_a_server_that_only_reads_needs_no_key_and_no_guard(instance: Instance):
+async def test_a_server_that_only_reads_needs_no_key_and_no_guard(instance: DataFolder):
     await instance.create("a")
     for path in (instance.settings.key_file("a"), instance.settings.guard_file("a")):
         path.rename(path.with_suffix(".away"))
@@ -521,7 +523,7 @@ async def test_a_server_that_only_reads_needs_no_key_and_no_guard(instance: Inst
         assert log.sequencer is None
 
 
-async def test_close_answers_what_was_taken(instance: Instance):
+async def test_close_answers_what_was_taken(instance: DataFolder):
     await instance.create("a", kind="raw")
     await instance.create("b", kind="raw")
     async with opened(instance) as registry:
@@ -548,7 +550,7 @@ async def test_the_database_is_chosen_by_its_url(tmp_path: Path):
 # --- API keys -----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_api_key_is_stored_without_its_secret(instance: Instance):
+async def test_an_api_key_is_stored_without_its_secret(instance: DataFolder):
     await instance.create("a")
     store = instance.rig.store
     token, row = await create_api_key(store.catalog, frozenset({"append", "read"}), "a", "billing")
@@ -564,7 +566,7 @@ async def test_an_api_key_is_stored_without_its_secret(instance: Instance):
     assert token not in repr(row)
 
 
-async def test_scopes_and_logs_that_are_not_there_make_no_key(instance: Instance):
+async def test_scopes_and_logs_that_are_not_there_make_no_key(instance: DataFolder):
     store = instance.rig.store
     await instance.create("a")
     for scopes, log in (
@@ -577,7 +579,7 @@ async def test_scopes_and_logs_that_are_not_there_make_no_key(instance: Instance
     assert await store.catalog.api_keys() == []
 
 
-async def test_a_row_that_was_made_by_hand_is_not_enough(instance: Instance):
+async def test_a_row_that_was_made_by_hand_is_not_enough(instance: DataFolder):
     """Somebody inserts a log row: without its key nobody can make the rest."""
     row = LogRow(0, "log", "example.com/log", "event", True, False, NOW)
     await instance.rig.store.catalog.create_log(row, Head(0, EMPTY_ROOT, 0, 0, "guard"))

@@ -9,7 +9,7 @@ import random
 import zlib
 from collections.abc import Iterator
 
-from tests.rigs.hostile.case import BYTES, JSON, NDJSON, Case, World, request
+from tests.rigs.hostile.case import BYTES, JSON, NDJSON, Case, Referred, request
 
 _BAD = frozenset({400, 413, 422})
 
@@ -168,7 +168,7 @@ def _encodings() -> Iterator[tuple[str, bytes, list[tuple[str, str]]]]:
     )
 
 
-def table(_world: World) -> Iterator[Case]:
+def table(_world: Referred) -> Iterator[Case]:
     """Yield every case of this class."""
     refused = _BAD
     for name, body, good in events():
@@ -202,7 +202,7 @@ def table(_world: World) -> Iterator[Case]:
         yield Case(f"event cut after {sixteenth}/16", request("POST", "/entries", cut, [JSON]), refused)
 
 
-def random_case(rng: random.Random, _world: World) -> Case:
+def random_case(rng: random.Random, _world: Referred) -> Case:
     """A good body with a few bytes changed, or garbage."""
     body = bytearray(
         rng.choice([b'{"actor":"alice","n":[1,2.5,{"x":null}]}', b"\x00\x02ab\x00\x01c", b'{"a":1}\n{"b":"\\u0041"}\n'])

@@ -23,7 +23,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class World:
+class Referred:
     """What cases refer to: receipts of entries in the logs, as parsed JSON, and API keys by label."""
 
     receipts: Sequence[dict[str, Any]]

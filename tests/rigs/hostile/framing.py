@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from tests.rigs.hostile.case import Case, World
+from tests.rigs.hostile.case import Case, Referred
 
 BODY = b'{"a":1}'
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -69,7 +69,7 @@ NOISE = [
 ]  # fmt: skip
 
 
-def table(_world: World) -> Iterator[Case]:
+def table(_world: Referred) -> Iterator[Case]:
     """Yield every case of this class."""
     for path in PATHS:
         where = path.decode()
@@ -98,7 +98,7 @@ def table(_world: World) -> Iterator[Case]:
         yield Case(f"noise {noise[:20]!r}", noise, alone=True)
 
 
-def random_case(rng: random.Random, _world: World) -> Case:
+def random_case(rng: random.Random, _world: Referred) -> Case:
     """A good request with bytes of its frame changed."""
     data = bytearray(_post(rng.choice([b"", CHUNKED]), BODY, rng.choice(PATHS), rng.choice([None, b"7"])))
     for _ in range(rng.randint(1, 3)):

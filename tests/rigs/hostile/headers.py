@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from tests.rigs.hostile.case import BYTES, JSON, NDJSON, Case, World, request
+from tests.rigs.hostile.case import BYTES, JSON, NDJSON, Case, Referred, request
 
 EVENT = b'{"a":1}'
 READS = [
@@ -106,7 +106,7 @@ def _accepts() -> Iterator[Case]:
             yield Case(f"POST {path} accepts {accept[:30]!r}", request("POST", path, body, [kind, ("Accept", accept)]))
 
 
-def _keys(world: World) -> Iterator[Case]:
+def _keys(world: Referred) -> Iterator[Case]:
     """Idempotency keys of every spelling, and one key for several bodies."""
     for key in KEYS:
         for path, body, kind in WRITES:
@@ -135,7 +135,7 @@ def _conditions() -> Iterator[Case]:
             yield Case(f"{path} since {value}", request("GET", path, None, [("If-Modified-Since", value)]))
 
 
-def _authorizations(world: World) -> Iterator[tuple[str, list[tuple[str, str]], bool]]:
+def _authorizations(world: Referred) -> Iterator[tuple[str, list[tuple[str, str]], bool]]:
     """Yield (name, fields, whether the key is one)."""
     good = world.keys.get("append", "mk_" + "A" * 43)
     bad = [
@@ -152,7 +152,7 @@ def _authorizations(world: World) -> Iterator[tuple[str, list[tuple[str, str]], 
     yield "lower case", [("authorization", f"bearer {good}")], True
 
 
-def _auth(world: World) -> Iterator[Case]:
+def _auth(world: Referred) -> Iterator[Case]:
     routes = [
         ("GET", path, None, None) for path in READS if path not in ("/healthz", "/readyz", "/openapi.json", "/docs")
     ]
@@ -177,7 +177,7 @@ def _auth(world: World) -> Iterator[Case]:
         yield Case(f"private {path}", request("GET", f"/logs/private{path}"), expect)
 
 
-def table(world: World) -> Iterator[Case]:
+def table(world: Referred) -> Iterator[Case]:
     """Yield every case of this class."""
     yield from _methods()
     yield from _types()
@@ -187,7 +187,7 @@ def table(world: World) -> Iterator[Case]:
     yield from _auth(world)
 
 
-def random_case(rng: random.Random, _world: World) -> Case:
+def random_case(rng: random.Random, _world: Referred) -> Case:
     """A good request with fields that mean something elsewhere."""
     names = [
         "X-Forwarded-For",

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from tests.rigs.hostile.case import STILL_SIZE, Case, World, request
+from tests.rigs.hostile.case import STILL_SIZE, Case, Referred, request
 
 NUMBERS = [
     "0",
@@ -240,14 +240,14 @@ def _hashes() -> Iterator[Case]:
             yield Case(f"query {query[:20]}", request("GET", f"{prefix}/proof/inclusion?{query}"))
 
 
-def table(_world: World) -> Iterator[Case]:
+def table(_world: Referred) -> Iterator[Case]:
     """Yield every case of this class."""
     yield from _numbers()
     yield from _tiles()
     yield from _hashes()
 
 
-def random_case(rng: random.Random, _world: World) -> Case:
+def random_case(rng: random.Random, _world: Referred) -> Case:
     """A path made of parts that occur in paths."""
     parts = [
         "tile",

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from tests.rigs.hostile.case import JSON, Case, World, request
+from tests.rigs.hostile.case import JSON, Case, Referred, request
 
 TEXT = ("Content-Type", "text/plain")
 _ANSWERS = frozenset({200, 422})
@@ -188,7 +188,7 @@ def _text(name: str, text: str) -> Case:
     return Case(f"tlog-proof: {name}", request("POST", "/verify", text.encode(), [TEXT]), _ANSWERS, lie=True)
 
 
-def table(world: World) -> Iterator[Case]:
+def table(world: Referred) -> Iterator[Case]:
     """Yield every case of this class."""
     for receipt in world.receipts:
         yield _case("as it is", receipt, lie=False)
@@ -205,7 +205,7 @@ def table(world: World) -> Iterator[Case]:
         yield from _texts(proof)
 
 
-def random_case(rng: random.Random, world: World) -> Case:
+def random_case(rng: random.Random, world: Referred) -> Case:
     """A bit of the leaf, the root path or the index of a receipt flipped, or its JSON damaged."""
     receipt = copy.deepcopy(rng.choice(world.receipts))
     match rng.randrange(3):

@@ -26,8 +26,8 @@ from muniment_server.storage.postgres.connect import migrate
 from tests.live import LiveServer, free_of_tracebacks
 from tests.rigs.children import call
 from tests.rigs.http_load import connection, post, told
-from tests.rigs.rig import Context, Missing, Rig
-from tests.rigs.workload import Account, Instance, in_loop, init, judge
+from tests.rigs.rig import Context, FaultRig, Missing
+from tests.rigs.workload import Account, DataPaths, in_loop, init, judge
 
 HOUR, YEAR = 3600, 365 * 86400
 _STEPS = 12
@@ -47,7 +47,7 @@ def library() -> Path:
 class Stepped:
     """A real server whose wall clock is ahead of the true one by `offset` seconds."""
 
-    def __init__(self, folder: Path, instance: Instance, offset: int) -> None:
+    def __init__(self, folder: Path, instance: DataPaths, offset: int) -> None:
         self._file = Path(tempfile.mkdtemp(dir=folder)) / "offset"
         self.step(offset)
         faked = {
@@ -76,7 +76,7 @@ class Stepped:
 class Scene:
     """Servers on one log, and what must hold of every answer."""
 
-    def __init__(self, context: Context, instance: Instance) -> None:
+    def __init__(self, context: Context, instance: DataPaths) -> None:
         self.context = context
         self.instance = instance
         self.output = context.folder / "output"
@@ -211,7 +211,7 @@ def run(context: Context) -> None:
     """Run the seeds: of four, three step clocks on SQLite (one or two servers), one compares clocks with Postgres."""
     library()
     for seed in context.each():
-        instance = Instance(Path(tempfile.mkdtemp(dir=context.folder)) / "data")
+        instance = DataPaths(Path(tempfile.mkdtemp(dir=context.folder)) / "data")
         if seed % 4 != 3:
             steps(Scene(context, instance), seed, servers=1 + seed % 2)
             continue
@@ -225,4 +225,4 @@ def run(context: Context) -> None:
         against_database(Scene(context, replace(instance, database=url)), seed)
 
 
-RIGS = [Rig("clock", "clock jumps", "steps", run, 4, 80, needs=("faketime",))]
+RIGS = [FaultRig("clock", "clock jumps", "steps", run, 4, 80, needs=("faketime",))]

@@ -34,7 +34,7 @@ from muniment_server.write.guard import Guard
 from muniment_server.write.submission import Submission
 from tests.rigs.contest import HELD, Process, copy_over
 from tests.rigs.copies import Copies, PostgresCopies, SqliteCopies
-from tests.rigs.rig import Context, Rig, postgres_server
+from tests.rigs.rig import Context, FaultRig, postgres_server
 from tests.service.audit import Naive
 from tests.service.rig import NOW, event, raw
 from tests.tracecheck import Checker
@@ -318,6 +318,6 @@ def on_postgres(context: Context) -> None:
 
 _GOAL = "contests of writers over copied databases"
 RIGS = [
-    Rig("contests-sqlite", _GOAL, "contests", on_sqlite, quick=10, full=1_000),
-    Rig("contests-postgres", _GOAL, "contests", on_postgres, quick=2, full=300),
+    FaultRig("contests-sqlite", _GOAL, "contests", on_sqlite, quick=10, full=1_000),
+    FaultRig("contests-postgres", _GOAL, "contests", on_postgres, quick=2, full=300),
 ]

@@ -22,7 +22,7 @@ from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.guard import Guard
 from tests.rigs.control import Postgres, on_sqlite
 from tests.rigs.copies import SqliteCopies, backup
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.site import Server, Site
 from tests.rigs.turning import Turning
 from tests.service.audit import Naive
@@ -285,6 +285,6 @@ async def sqlite_seed(context: Context, seed: int, folder: Path, _: str | None) 
 
 _GOAL = "contests of writers over copied databases"
 RIGS = [
-    Rig("contests-live-sqlite", _GOAL, "contests", on_sqlite(sqlite_seed), quick=1, full=100, jobs=1),
-    Rig("contests-live-postgres", _GOAL, "contests", on_postgres, quick=1, full=100, jobs=1),
+    FaultRig("contests-live-sqlite", _GOAL, "contests", on_sqlite(sqlite_seed), quick=1, full=100, jobs=1),
+    FaultRig("contests-live-postgres", _GOAL, "contests", on_postgres, quick=1, full=100, jobs=1),
 ]

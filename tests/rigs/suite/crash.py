@@ -25,7 +25,7 @@ from muniment_server.storage.postgres.open import open_postgres
 from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.guard import Guard
 from tests.rigs.chain import Chain, Point, finish, run
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service.rig import NOW, Bench, genesis
 from tests.service.rig import Rig as Database
 
@@ -194,8 +194,8 @@ PAIRS = 48
 """Seeds that hold every first step on either engine; more do nothing."""
 GOAL = "in-process crash points"
 RIGS = [
-    Rig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 40, 1500, env=ENV),
-    Rig("crash-postgres", GOAL, "crash points", _crash("postgres"), 30, 900, env=ENV),
-    Rig("pairs-sqlite", "pairs of faults", "pairs", _pairs("sqlite"), 10, PAIRS, env=ENV),
-    Rig("pairs-postgres", "pairs of faults", "pairs", _pairs("postgres"), 6, PAIRS, env=ENV),
+    FaultRig("crash-sqlite", GOAL, "crash points", _crash("sqlite"), 40, 1500, env=ENV),
+    FaultRig("crash-postgres", GOAL, "crash points", _crash("postgres"), 30, 900, env=ENV),
+    FaultRig("pairs-sqlite", "pairs of faults", "pairs", _pairs("sqlite"), 10, PAIRS, env=ENV),
+    FaultRig("pairs-postgres", "pairs of faults", "pairs", _pairs("postgres"), 6, PAIRS, env=ENV),
 ]

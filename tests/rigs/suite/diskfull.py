@@ -23,8 +23,8 @@ from tests.rigs.children import Child, call
 from tests.rigs.cluster import Cluster
 from tests.rigs.http_load import connection, http_writer, patient
 from tests.rigs.mounts import in_memory, make_ext4, mounted
-from tests.rigs.rig import Context, Rig
-from tests.rigs.workload import Account, Instance, in_loop, init, judge
+from tests.rigs.rig import Context, FaultRig
+from tests.rigs.workload import Account, DataPaths, in_loop, init, judge
 
 LEVELS = (0, 96 << 10, 768 << 10)  # bytes that the filler leaves free
 _SQLITE_MIB, _POSTGRES_MIB = 24, 128
@@ -60,7 +60,7 @@ class Scene:
         self.output = context.folder / "output"
         self.account = Account()
         beside = Path(tempfile.mkdtemp(dir=context.folder))
-        self.instance = Instance(disk / "data", database=cluster.url("data") if cluster else None)
+        self.instance = DataPaths(disk / "data", database=cluster.url("data") if cluster else None)
         call(lambda _: init(self.instance), self.output)
         # A trace and a log that cannot be written would be faults of their own: they go to another disk.
         (beside / "data").symlink_to(disk / "data")
@@ -145,7 +145,7 @@ class Scene:
         shutil.rmtree(copy.data)
 
 
-async def _judge(instance: Instance, account: Account) -> None:
+async def _judge(instance: DataPaths, account: Account) -> None:
     await judge(instance, account)
 
 
@@ -224,4 +224,4 @@ def _on_postgres(context: Context, seed: int) -> None:
             full(Scene(context, disk, cluster, "0"), seed)
 
 
-RIGS = [Rig("disk-full", "disk full", "fills", run, 4, 40, needs=("mkfs.ext4", "mount"))]
+RIGS = [FaultRig("disk-full", "disk full", "fills", run, 4, 40, needs=("mkfs.ext4", "mount"))]

@@ -33,7 +33,7 @@ from muniment_server.storage.postgres.connect import migrate
 from muniment_server.storage.postgres.open import open_postgres
 from muniment_server.storage.sqlite.open import open_sqlite
 from muniment_server.write.guard import BLOCK, FILE_SIZE, SLOT
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service import rig as bench_rig
 from tests.service.audit import audit
 from tests.service.rig import Bench, event, genesis, raw
@@ -580,8 +580,8 @@ def run_heap(context: Context) -> None:
 
 
 RIGS = [
-    Rig("flips-rows", GOAL, "flips", run_rows, quick=56, full=1_200),
-    Rig("flips-pages", GOAL, "flips", run_pages, quick=28, full=840),
-    Rig("flips-heap", GOAL, "flips", run_heap, quick=2, full=20),
-    Rig("flips-guard", GOAL, "flips", run_guard, quick=16, full=16),
+    FaultRig("flips-rows", GOAL, "flips", run_rows, quick=56, full=1_200),
+    FaultRig("flips-pages", GOAL, "flips", run_pages, quick=28, full=840),
+    FaultRig("flips-heap", GOAL, "flips", run_heap, quick=2, full=20),
+    FaultRig("flips-guard", GOAL, "flips", run_guard, quick=16, full=16),
 ]

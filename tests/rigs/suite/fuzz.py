@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tests.fuzz.everything import TARGETS
 from tests.fuzz.runner import Failure, run_one
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 
 INPUTS = {
     # the formats: about 8 seconds
@@ -49,7 +49,7 @@ if ROUNDS * sum(INPUTS.values()) < 10_000_000:
     raise AssertionError("the full lane has fewer than 10,000,000 inputs")
 
 RIGS = [
-    Rig(
+    FaultRig(
         name="fuzz",
         goal="parser fuzz inputs",
         unit="inputs",

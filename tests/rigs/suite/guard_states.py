@@ -28,7 +28,7 @@ from muniment_server.telemetry import Metrics
 from muniment_server.write.guard import BLOCK, FILE_SIZE, Guarded
 from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service.audit import Naive
 from tests.service.rig import Bench, raw
 from tests.service.rig import Rig as Database
@@ -373,4 +373,4 @@ def work(context: Context) -> None:
         asyncio.run(states(context, "postgres", context.postgres()))
 
 
-RIGS = [Rig("guard-states", "guard start-up states x stores x guards", "states", work, 1, 1, jobs=1)]
+RIGS = [FaultRig("guard-states", "guard start-up states x stores x guards", "states", work, 1, 1, jobs=1)]

@@ -15,9 +15,9 @@ import httpx
 
 from tests.live import LiveServer, free_of_tracebacks
 from tests.rigs.hostile import bodies, framing, headers, paths, receipts
-from tests.rigs.hostile.case import STILL_SIZE, Case, World
+from tests.rigs.hostile.case import STILL_SIZE, Case, Referred
 from tests.rigs.hostile.sender import RAW, Tally, send_all
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service.http_audit import audit, fsck
 from tests.service.http_check import JSON, NDJSON, bundle, head_size, published
 from tests.service.http_world import DEFAULT, Instance, KeySpec, LogSpec, make_instance
@@ -35,7 +35,7 @@ ENVIRONMENT = {"MUNIMENT_SERVER_PUBLISH_INTERVAL": "0.05", "MUNIMENT_SERVER_CLIE
 MEMORY = 50 << 20
 
 
-def prepare(server: LiveServer, instance: Instance) -> World:
+def prepare(server: LiveServer, instance: Instance) -> Referred:
     """Fill the logs, and collect receipts at sizes from 2 to 302."""
     found: list[dict[str, object]] = []
     proofs: list[str] = []
@@ -54,7 +54,7 @@ def prepare(server: LiveServer, instance: Instance) -> World:
         http.post("/logs/still/entries/batch", content=bundle(*leaves)).raise_for_status()
         proofs.append(http.post("/entries", json={"a": "b"}, headers={"Accept": "text/plain"}).text)
         _publish_all(http)  # tiles of `still` are as many as they will be
-    return World(found, proofs, instance.keys)
+    return Referred(found, proofs, instance.keys)
 
 
 def _publish_all(http: httpx.Client) -> None:
@@ -66,7 +66,7 @@ def _publish_all(http: httpx.Client) -> None:
 class Deck:
     """The cases of a world: every table in an order of its own, from which a seed takes its share."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Referred) -> None:
         self._world = world
         self._tables = [list(module.table(world)) for module, _, _ in MIX]
         for table in self._tables:
@@ -181,4 +181,4 @@ def _seeds(
         yield seed, tally
 
 
-RIGS = [Rig("hostile-http", "hostile HTTP requests", "requests", run, quick=20, full=1000, alone=True)]
+RIGS = [FaultRig("hostile-http", "hostile HTTP requests", "requests", run, quick=20, full=1000, alone=True)]

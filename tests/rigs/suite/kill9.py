@@ -6,10 +6,10 @@ import asyncio
 import random
 from pathlib import Path
 
-from tests.rigs.control import Instance, on_postgres, on_sqlite
+from tests.rigs.control import Deployment, on_postgres, on_sqlite
 from tests.rigs.judge import glance, judge
 from tests.rigs.load import Load
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 
 KILLS = 15
 """Kills of one seed: all on one data folder."""
@@ -17,7 +17,7 @@ _AUDIT_EVERY = 8
 
 
 async def _seed(context: Context, seed: int, folder: Path, database: str | None) -> None:
-    instance = await asyncio.to_thread(Instance, folder, database)
+    instance = await asyncio.to_thread(Deployment, folder, database)
     rng = random.Random(seed)
     load = Load(lambda _: instance.url(), instance.policy, seed)
     early = 0
@@ -49,7 +49,7 @@ async def _seed(context: Context, seed: int, folder: Path, database: str | None)
     context.done(KILLS + extra + early, **load.counts, **found, **{"kills during start": early})
 
 
-async def _killed_early(instance: Instance, rng: random.Random) -> int:
+async def _killed_early(instance: Deployment, rng: random.Random) -> int:
     """Now and then the server is killed again while it starts: recovery is where logs die."""
     if rng.random() >= 0.15:
         return 0
@@ -61,6 +61,6 @@ async def _killed_early(instance: Instance, rng: random.Random) -> int:
 
 _GOAL = "kill -9 of the real server under load"
 RIGS = [
-    Rig("kill9-sqlite", _GOAL, "kills", on_sqlite(_seed), quick=2, full=48),
-    Rig("kill9-postgres", _GOAL, "kills", on_postgres(_seed), quick=2, full=48),
+    FaultRig("kill9-sqlite", _GOAL, "kills", on_sqlite(_seed), quick=2, full=48),
+    FaultRig("kill9-postgres", _GOAL, "kills", on_postgres(_seed), quick=2, full=48),
 ]

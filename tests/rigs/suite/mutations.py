@@ -33,7 +33,7 @@ from muniment.receipt import Receipt
 from muniment.tiles import Bundle, Tile, format_bundle, format_tile, parse_tile_path, width_at
 from tests.oracle import NUMBERS, Consistency, Inclusion
 from tests.rigs.forest import any_index, any_size, bundle_bytes, bundle_of, events, raws, tile_bytes
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.unit.samples import SampleLog
 
 REFUSED = (FormatError, VerificationError)
@@ -476,7 +476,7 @@ def run(context: Context) -> None:
 
 
 RIGS = [
-    Rig(
+    FaultRig(
         name="mutations",
         goal="verifier mutations accepted",
         unit="mutations",

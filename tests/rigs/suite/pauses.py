@@ -16,7 +16,7 @@ from pathlib import Path
 from muniment_server.storage import Store
 from muniment_server.storage.postgres.open import open_postgres
 from tests.rigs.control import Postgres
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.site import Server, Site
 from tests.rigs.suite.contests import in_memory
 from tests.rigs.suite.contests_live import Place, verdicts, winner
@@ -236,6 +236,6 @@ def _standby(context: Context) -> None:
 
 _GOAL = "a server stopped between commit and answer, and a fail-over meanwhile"
 RIGS = [
-    Rig("pauses-turned", _GOAL, "pauses", _turned, quick=1, full=400),
-    Rig("pauses-standby", _GOAL, "pauses", _standby, quick=1, full=60),
+    FaultRig("pauses-turned", _GOAL, "pauses", _turned, quick=1, full=400),
+    FaultRig("pauses-standby", _GOAL, "pauses", _standby, quick=1, full=60),
 ]

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tests.rigs.planted.runner import all_defects, check
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 
 DEFECTS = all_defects()
 
@@ -20,7 +20,7 @@ def run(context: Context) -> None:
 
 
 RIGS = [
-    Rig(
+    FaultRig(
         name="planted",
         goal="planted defects caught",
         unit="defects",

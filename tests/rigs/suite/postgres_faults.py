@@ -17,10 +17,10 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.rigs.control import Instance, Postgres, private_postgres
+from tests.rigs.control import Deployment, Postgres, private_postgres
 from tests.rigs.judge import glance, judge
 from tests.rigs.load import Load
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.wire import Lost, Wire
 from tests.service.proxy import Proxy
 
@@ -30,13 +30,13 @@ _CONNECTIONS = 30
 
 
 @dataclass
-class World:
+class FaultSite:
     """What a fault is given."""
 
     context: Context
     server: Postgres
     name: str
-    instance: Instance
+    instance: Deployment
     load: Load
     proxy: Proxy
     rng: random.Random
@@ -70,14 +70,14 @@ class World:
         assert took <= READY_SECONDS, f"{what}: ready {took:.1f} s after the database was back, not {READY_SECONDS:.0f}"
 
 
-async def crash(world: World) -> None:
+async def crash(world: FaultSite) -> None:
     """Postgres is stopped in the middle and recovers."""
     await asyncio.to_thread(world.server.stop, "immediate")
     await asyncio.to_thread(world.server.start)
     await world.ready_again(time.monotonic(), "crash")
 
 
-async def down(world: World) -> None:
+async def down(world: FaultSite) -> None:
     """Postgres is down for some seconds."""
     await asyncio.to_thread(world.server.stop, world.rng.choice(["immediate", "fast"]))
     await world.load.sleep(world.rng.uniform(2, 7))
@@ -85,7 +85,7 @@ async def down(world: World) -> None:
     await world.ready_again(time.monotonic(), "down")
 
 
-async def down_at_start(world: World) -> None:
+async def down_at_start(world: FaultSite) -> None:
     """The server is killed and starts while Postgres is down."""
     world.instance.kill()
     await asyncio.to_thread(world.server.stop, "immediate")
@@ -103,7 +103,7 @@ async def down_at_start(world: World) -> None:
     await world.ready_again(back, "down at start")
 
 
-async def backends_killed(world: World) -> None:
+async def backends_killed(world: FaultSite) -> None:
     """The connections of the server are terminated, five times."""
     for _ in range(5):
         await world.load.sleep(world.rng.uniform(0, 0.3))
@@ -114,7 +114,7 @@ async def backends_killed(world: World) -> None:
         await world.ready_again(time.monotonic(), "backends killed")
 
 
-async def replies_lost(world: World) -> None:
+async def replies_lost(world: FaultSite) -> None:
     """What the server asks arrives, what Postgres answers is lost, five times."""
     for _ in range(5):
         await world.load.sleep(world.rng.uniform(0, 0.3))
@@ -124,7 +124,7 @@ async def replies_lost(world: World) -> None:
         await world.ready_again(time.monotonic(), "replies lost")
 
 
-async def waits_cancelled(world: World) -> None:
+async def waits_cancelled(world: FaultSite) -> None:
     """Statements of the server are cancelled at random moments, as an operator might, twenty times."""
     for _ in range(20):
         await world.load.sleep(world.rng.uniform(0, 0.05))
@@ -135,7 +135,7 @@ async def waits_cancelled(world: World) -> None:
     await world.ready_again(time.monotonic(), "waits cancelled")
 
 
-async def no_connections(world: World) -> None:
+async def no_connections(world: FaultSite) -> None:
     """Others take every connection there is, and the server has lost its own."""
     async with contextlib.AsyncExitStack() as stack:
         taken = 0
@@ -152,7 +152,7 @@ async def no_connections(world: World) -> None:
     await world.ready_again(time.monotonic(), "no connections")
 
 
-async def statements_time_out(world: World) -> None:
+async def statements_time_out(world: FaultSite) -> None:
     """Somebody holds a lock on the head while every statement may take 50 ms."""
     await world.sql(f"ALTER DATABASE {world.name} SET statement_timeout = '50ms'")
     await world.sql(
@@ -196,25 +196,25 @@ async def road_to(url: str) -> AsyncIterator[Road]:
         await road.stop()
 
 
-FAULTS: list[Callable[[World], Awaitable[None]]] = [
+FAULTS: list[Callable[[FaultSite], Awaitable[None]]] = [
     crash, down, down_at_start, backends_killed, replies_lost, waits_cancelled, no_connections, statements_time_out,
 ]  # fmt: skip
 
 
 @contextlib.asynccontextmanager
-async def world_of(context: Context, server: Postgres, seed: int) -> AsyncIterator[World]:
+async def world_of(context: Context, server: Postgres, seed: int) -> AsyncIterator[FaultSite]:
     """A server under load whose way to Postgres leads through a proxy."""
     name = f"seed_{seed}"
     straight = await server.new_database(name)
     async with road_to(straight) as proxy:
         folder = Path(context.folder, str(seed))
-        instance = await asyncio.to_thread(Instance, folder, straight)
+        instance = await asyncio.to_thread(Deployment, folder, straight)
         instance.database = proxy.url
         load = Load(instance.url, instance.policy, seed)
         try:
             await asyncio.to_thread(instance.serve)
             load.start()
-            yield World(context, server, name, instance, load, proxy, random.Random(seed))
+            yield FaultSite(context, server, name, instance, load, proxy, random.Random(seed))
             await load.finish()
             await glance(instance, load)
             await asyncio.to_thread(instance.stop)
@@ -255,4 +255,4 @@ def _run(context: Context) -> None:
 
 
 _GOAL = "Postgres faults under load, ready within 5 s"
-RIGS = [Rig("postgres-faults", _GOAL, "faults", _run, quick=2, full=16, alone=True)]
+RIGS = [FaultRig("postgres-faults", _GOAL, "faults", _run, quick=2, full=16, alone=True)]

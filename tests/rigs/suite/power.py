@@ -30,8 +30,8 @@ from tests.rigs.children import Child, Say, call
 from tests.rigs.disks import Disks
 from tests.rigs.http_load import http_writer
 from tests.rigs.mounts import reflinks
-from tests.rigs.rig import Context, Rig
-from tests.rigs.workload import ORIGIN, Account, Instance, in_loop, init, log_create, recover, write
+from tests.rigs.rig import Context, FaultRig
+from tests.rigs.workload import ORIGIN, Account, DataPaths, in_loop, init, log_create, recover, write
 
 CUTS = 10  # of one seed
 Writer = Callable[[Say], object]
@@ -93,7 +93,7 @@ def _after(disks: Disks, kind: str, account: Account, random_: random.Random, ta
     return None
 
 
-async def _recover(say: Say, instance: Instance, account: Account, tag: str) -> None:
+async def _recover(say: Say, instance: DataPaths, account: Account, tag: str) -> None:
     say(await recover(instance, account, tag))
 
 
@@ -153,7 +153,7 @@ def makes(disks: Disks, seed: int, spoil: Callable[[], None] = lambda: None, cut
             yield _made_again(disks, name, f"log-{cut}" if adds else None, said)
 
 
-def _maker(instance: Instance, log: str | None, spoil: Callable[[], None]) -> Writer:
+def _maker(instance: DataPaths, log: str | None, spoil: Callable[[], None]) -> Writer:
     def work(say: Say) -> None:
         spoil()
         say(log_create(instance, log) if log else init(instance))
@@ -288,6 +288,8 @@ def run_postgres(context: Context) -> None:
 
 GOAL = "power cuts, SQLite / Postgres"
 RIGS = [
-    Rig("power-sqlite", GOAL, "power cuts", run_sqlite, 31, 312, needs=("mkfs.xfs", "mkfs.ext4", "mount"), jobs=1),
-    Rig("power-postgres", GOAL, "power cuts", run_postgres, 5, 34, needs=("mkfs.xfs", "mkfs.ext4", "mount"), jobs=1),
+    FaultRig("power-sqlite", GOAL, "power cuts", run_sqlite, 31, 312, needs=("mkfs.xfs", "mkfs.ext4", "mount"), jobs=1),
+    FaultRig(
+        "power-postgres", GOAL, "power cuts", run_postgres, 5, 34, needs=("mkfs.xfs", "mkfs.ext4", "mount"), jobs=1
+    ),
 ]

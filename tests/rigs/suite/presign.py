@@ -28,7 +28,7 @@ from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard
 from muniment_server.write.sequencer import Sequencer
 from muniment_server.write.submission import Submission
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service.audit import Naive, check_note
 from tests.service.faulty import Fault, Faulty
 from tests.service.rig import NOW, raw
@@ -233,4 +233,4 @@ def _run_all(context: Context, bed: Bed, seed: int) -> None:
 
 
 PARTS = 8
-RIGS = [Rig("presign", "bit flips before signing", "flips", work, 3, PARTS)]
+RIGS = [FaultRig("presign", "bit flips before signing", "flips", work, 3, PARTS)]

@@ -16,10 +16,10 @@ from typing import Any
 from muniment.policy import Policy
 from muniment.tiles import encode_bundle
 from tests.oracle import Consistency, Inclusion
-from tests.rigs.control import ORIGINS, PREFIXES, Instance
+from tests.rigs.control import ORIGINS, PREFIXES, Deployment
 from tests.rigs.judge import bench_of, judge_heads
 from tests.rigs.recorder import Recorder
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.wire import Wire
 from tests.service.audit import audit
 
@@ -134,7 +134,7 @@ async def _work(growing: Growing) -> None:
 
 
 async def _seed(context: Context, seed: int, folder: Path) -> None:
-    instance = await asyncio.to_thread(Instance, folder)
+    instance = await asyncio.to_thread(Deployment, folder)
     try:
         await asyncio.to_thread(instance.serve)
         growing = Growing(instance.url(), instance.policy, seed)
@@ -160,4 +160,4 @@ def _run(context: Context) -> None:
         asyncio.run(_seed(context, seed, context.folder / str(seed)))
 
 
-RIGS = [Rig("proofs", "proofs verified while growing", "proofs", _run, quick=4, full=63)]
+RIGS = [FaultRig("proofs", "proofs verified while growing", "proofs", _run, quick=4, full=63)]

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from muniment.tiles import encode_bundle
-from tests.rigs.control import ORIGINS, PREFIXES, Instance, on_postgres, on_sqlite
+from tests.rigs.control import ORIGINS, PREFIXES, Deployment, on_postgres, on_sqlite
 from tests.rigs.judge import bench_of, judge_heads
 from tests.rigs.recorder import Recorder
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.wire import Lost, Wire
 from tests.service.audit import audit
 
@@ -47,7 +47,7 @@ def _leaf(number: int) -> bytes:
     return b"entry %d" % number
 
 
-async def _restart(instance: Instance, recorder: Recorder, index: int, rng: random.Random) -> tuple[float, float]:
+async def _restart(instance: Deployment, recorder: Recorder, index: int, rng: random.Random) -> tuple[float, float]:
     """Kill the server in the middle of an append, and return the seconds until a new one has taken entry `index`, and its CPU time."""
     appending = asyncio.create_task(_doomed(instance.url(), index))
     await asyncio.sleep(rng.uniform(0, 0.02))
@@ -82,7 +82,7 @@ async def _doomed(url: str, index: int) -> None:
 
 
 async def _seed(context: Context, seed: int, folder: Path, database: str | None) -> None:
-    instance = await asyncio.to_thread(Instance, folder, database, traced=False)
+    instance = await asyncio.to_thread(Deployment, folder, database, traced=False)
     recorder = Recorder(instance.policy, ORIGINS["raw"])
     rng = random.Random(seed)
     try:
@@ -111,6 +111,6 @@ async def _seed(context: Context, seed: int, folder: Path, database: str | None)
 
 _GOAL = "restart after kill"
 RIGS = [
-    Rig("restart-sqlite", _GOAL, "restarts", on_sqlite(_seed), quick=0, full=1, jobs=1, alone=True),
-    Rig("restart-postgres", _GOAL, "restarts", on_postgres(_seed), quick=0, full=1, jobs=1, alone=True),
+    FaultRig("restart-sqlite", _GOAL, "restarts", on_sqlite(_seed), quick=0, full=1, jobs=1, alone=True),
+    FaultRig("restart-postgres", _GOAL, "restarts", on_postgres(_seed), quick=0, full=1, jobs=1, alone=True),
 ]

@@ -28,7 +28,7 @@ import apsw
 import asyncpg
 
 from tests.live import ORIGIN, LiveServer, free_of_tracebacks, free_port, init, run
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service.audit import Naive
 
 SIZES = (2, 254, 255, 256, 257, 258, 300)
@@ -81,7 +81,7 @@ class Place:
 
 
 @dataclass
-class World:
+class SeenLog:
     """One log with everything that was ever seen of it: `roots` and `leaves` are what clients know."""
 
     context: Context
@@ -207,7 +207,7 @@ class World:
 # --- judging ------------------------------------------------------------------------------------------------------------
 
 
-def refused(world: World, place: Place, code: str, size: int) -> None:
+def refused(world: SeenLog, place: Place, code: str, size: int) -> None:
     """A server here reads everything up to `size`, and refuses to write with `code`; nothing is signed, before or after."""
     seed, guard = world.seed, place.guard.read_bytes() if place.guard.exists() else None
     with place.serve() as server:
@@ -231,7 +231,7 @@ def refused(world: World, place: Place, code: str, size: int) -> None:
     assert (place.guard.read_bytes() if place.guard.exists() else None) == guard, f"seed {seed}: {code}: guard changed"
 
 
-def extends(world: World, place: Place) -> None:
+def extends(world: SeenLog, place: Place) -> None:
     """A server here goes on from everything that clients know."""
     with place.serve() as server:
         status, body = fetch(f"{server.url}/entries", b'{"one":"more"}', "application/json")
@@ -245,13 +245,13 @@ def extends(world: World, place: Place) -> None:
     clean(world, place)
 
 
-def clean(world: World, place: Place) -> None:
+def clean(world: SeenLog, place: Place) -> None:
     """fsck finds nothing."""
     done = place.run("fsck", "--json")
     assert done.returncode == 0, f"seed {world.seed}: {done.stdout} {done.stderr}"
 
 
-def forks(world: World, place: Place, known: dict[int, bytes]) -> None:
+def forks(world: SeenLog, place: Place, known: dict[int, bytes]) -> None:
     """What no server can see: it writes, and whoever kept a checkpoint has two roots of one size to show for it."""
     with place.serve() as server:
         status, body = fetch(f"{server.url}/entries", b'{"another":"history"}', "application/json")
@@ -273,7 +273,7 @@ def give(source: Place, place: Place, *names: str) -> Place:
     return place
 
 
-def old_database(world: World, old: Place, size: int) -> None:
+def old_database(world: SeenLog, old: Place, size: int) -> None:
     """An old copy of the database under the guard of today; and the same once more after a restart."""
     give(world.home, old, "keys", "guard", "policy")
     refused(world, old, "database_behind", size)
@@ -283,13 +283,13 @@ def old_database(world: World, old: Place, size: int) -> None:
     assert all("guard" in code or "behind" in code for code in found), f"seed {world.seed}: fsck: {found}"
 
 
-def clone_without_guard(world: World, clone: Place, size: int) -> None:
+def clone_without_guard(world: SeenLog, clone: Place, size: int) -> None:
     """A clone with the key, whose guard stayed at home."""
     give(world.home, clone, "keys", "policy")
     refused(world, clone, "guard_missing", size)
 
 
-def clone_with_foreign_guard(world: World, clone: Place, size: int, stranger: Place) -> None:
+def clone_with_foreign_guard(world: SeenLog, clone: Place, size: int, stranger: Place) -> None:
     """A clone with the guard of another log, and then also with that log's key: both of the same origin."""
     give(world.home, clone, "keys", "policy")
     give(stranger, clone, "guard")
@@ -303,7 +303,7 @@ def clone_with_foreign_guard(world: World, clone: Place, size: int, stranger: Pl
     refused(world, clone, "guard_foreign", size)
 
 
-def empty_database(world: World) -> None:
+def empty_database(world: SeenLog) -> None:
     """Key and guard, and a database without any log: nothing starts, and nothing makes the log a second time."""
     data = world.folder / "empty"
     data.mkdir(mode=0o700)
@@ -321,7 +321,7 @@ def empty_database(world: World) -> None:
     )
 
 
-def count(world: World, place: Place, table: str) -> int:
+def count(world: SeenLog, place: Place, table: str) -> int:
     """Rows of a table, counted past our own code."""
     if place.database:
         return int(world.on_server(f"SELECT count(*) FROM {table}", place.database)[0][0])
@@ -332,7 +332,7 @@ def count(world: World, place: Place, table: str) -> int:
         connection.close()
 
 
-def static_tree(world: World, old: Path, new: Path) -> None:
+def static_tree(world: SeenLog, old: Path, new: Path) -> None:
     """Backups as files: the old one is refused under today's guard, the new one goes on, and without a guard either is read."""
     policy = world.home.data / "policy"
     for name, tree in (("static-old", old), ("static-new", new), ("static-read", old)):
@@ -360,7 +360,7 @@ def static_tree(world: World, old: Path, new: Path) -> None:
 
 def run_seed(context: Context, seed: int) -> None:
     """Every point of one log."""
-    world = World(context, seed)
+    world = SeenLog(context, seed)
     a = world.rng.choice(SIZES)
     b = a + world.rng.choice([1, 2, 3, 256])
     world.grow(a)
@@ -394,7 +394,7 @@ def run_seed(context: Context, seed: int) -> None:
     shutil.rmtree(world.folder)
 
 
-def give_guard_of(world: World, clone: Place, size: int) -> Place:
+def give_guard_of(world: SeenLog, clone: Place, size: int) -> Place:
     """Copy everything at home to a clone of the database of `size`: the guard as it was then."""
     give(world.home, clone, "keys", "policy")
     shutil.copytree(world.folder / "guard-at-b", clone.data / "guard")
@@ -409,7 +409,7 @@ def restore(context: Context) -> None:
 
 
 RIGS = [
-    Rig(
+    FaultRig(
         name="restore",
         goal="restore of an old backup, clone of a database, wrong key, empty database with a key",
         unit="restored, cloned or mismatched databases",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service.simulation import simulate
 
 STEPS = 300
@@ -15,7 +15,7 @@ def run(context: Context) -> None:
 
 
 RIGS = [
-    Rig(
+    FaultRig(
         name="simulation",
         goal="seeded stateful simulation",
         unit="steps",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from tests.live import LiveServer, free_of_tracebacks
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.service.http_audit import audit, fsck
 from tests.service.http_check import JSON, bundle
 from tests.service.http_raw import Connection, address, request_bytes, statuses
@@ -180,4 +180,4 @@ def fill(server: LiveServer) -> None:
         http.post("/logs/raw/entries/batch", content=bundle(*leaves)).raise_for_status()
 
 
-RIGS = [Rig("slow-clients", "slow clients cut off", "slow connections", run, quick=1, full=20, jobs=1, alone=True)]
+RIGS = [FaultRig("slow-clients", "slow clients cut off", "slow connections", run, quick=1, full=20, jobs=1, alone=True)]

@@ -19,10 +19,10 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tests.rigs.control import PREFIXES, Instance, Postgres, private_postgres
+from tests.rigs.control import PREFIXES, Deployment, Postgres, private_postgres
 from tests.rigs.judge import glance, judge
 from tests.rigs.load import Load
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.suite.postgres_faults import Road, road_to, say
 from tests.rigs.wire import Lost, Wire
 
@@ -43,7 +43,7 @@ class Soak:
     """One unbroken run."""
 
     server: Postgres
-    instance: Instance
+    instance: Deployment
     load: Load
     road: Road
     rng: random.Random
@@ -231,7 +231,7 @@ async def _run_all(context: Context, server: Postgres) -> None:
     straight = await server.new_database("soak")
     first = context.seeds.start
     async with road_to(straight) as road:
-        instance = await asyncio.to_thread(Instance, context.folder / "soak", straight)
+        instance = await asyncio.to_thread(Deployment, context.folder / "soak", straight)
         instance.database = road.url
         load = Load(instance.url, instance.policy, first, largest=_LARGEST)
         try:
@@ -252,4 +252,4 @@ def _run(context: Context) -> None:
         asyncio.run(_run_all(context, server))
 
 
-RIGS = [Rig("soak", "soak with a fault every 10 s", "minutes", _run, quick=0, full=60, jobs=1, alone=True)]
+RIGS = [FaultRig("soak", "soak with a fault every 10 s", "minutes", _run, quick=0, full=60, jobs=1, alone=True)]

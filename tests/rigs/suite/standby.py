@@ -22,16 +22,16 @@ import apsw
 
 from muniment_server.write.guard import Guard, Guarded
 from tests.live import LiveServer
-from tests.rigs.control import ORIGINS, Instance, Postgres
+from tests.rigs.control import ORIGINS, Deployment, Postgres
 from tests.rigs.judge import NAMES, glance, judge
 from tests.rigs.load import Load
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.wire import Wire
 
 _WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = 'log'"
 
 
-def guards(instance: Instance) -> dict[str, Guarded]:
+def guards(instance: Deployment) -> dict[str, Guarded]:
     """Return what the guards of both logs say."""
     return {kind: Guard(instance.data / "guard" / f"{NAMES[kind]}.guard").read() for kind in ORIGINS}
 
@@ -45,7 +45,7 @@ class Pair:
 
     primary: Postgres
     standby: Postgres
-    instance: Instance
+    instance: Deployment
     load: Load
     rng: random.Random
 
@@ -74,7 +74,7 @@ async def pair_of(folder: Path, seed: int) -> AsyncIterator[Pair]:
     primary, standby, instance, load = Postgres(), None, None, None
     try:
         await asyncio.to_thread(primary.start)
-        instance = await asyncio.to_thread(Instance, folder, await primary.new_database("log"))
+        instance = await asyncio.to_thread(Deployment, folder, await primary.new_database("log"))
         standby = await asyncio.to_thread(Postgres, primary)
         await asyncio.to_thread(standby.start)
         load = Load(instance.url, instance.policy, seed)
@@ -227,7 +227,7 @@ def kill_in_sync(server: LiveServer, nth: int) -> subprocess.Popen[bytes]:
     )
 
 
-async def _killed_in_sync(instance: Instance, server: LiveServer, nth: int, seconds: float) -> bool:
+async def _killed_in_sync(instance: Deployment, server: LiveServer, nth: int, seconds: float) -> bool:
     """Tell whether strace killed the server within some time; detach otherwise."""
     tracer = await asyncio.to_thread(kill_in_sync, server, nth)
     try:
@@ -244,7 +244,7 @@ async def _killed_in_sync(instance: Instance, server: LiveServer, nth: int, seco
     return True
 
 
-def heads(instance: Instance) -> dict[str, tuple[int, int, int]]:
+def heads(instance: Deployment) -> dict[str, tuple[int, int, int]]:
     """Return (size, epoch, published size) of both logs, from a copy: to open the database itself would make its log durable."""
     copy = instance.data.with_name("copy")
     copy.mkdir()
@@ -261,7 +261,7 @@ def heads(instance: Instance) -> dict[str, tuple[int, int, int]]:
         shutil.rmtree(copy)
 
 
-async def _sqlite_round(instance: Instance, load: Load, rng: random.Random) -> dict[str, int]:
+async def _sqlite_round(instance: Deployment, load: Load, rng: random.Random) -> dict[str, int]:
     """Kill the server inside a sync, the next one inside the syncs of its start, and check what the third one finds."""
     await load.sleep(rng.uniform(0.1, 0.4))
     killed = await _killed_in_sync(instance, instance.servers[-1], rng.randint(1, 25), 30)
@@ -302,7 +302,7 @@ def _check_nothing_signed(
 
 
 async def _sqlite_seed(context: Context, seed: int) -> None:
-    instance = await asyncio.to_thread(Instance, context.folder / str(seed))
+    instance = await asyncio.to_thread(Deployment, context.folder / str(seed))
     load, rng = Load(instance.url, instance.policy, seed), random.Random(seed)
     try:
         await asyncio.to_thread(instance.serve)
@@ -329,6 +329,6 @@ def _sqlite(context: Context) -> None:
 
 _GOAL = "heads of unknown durability are fenced before they are signed"
 RIGS = [
-    Rig("standby-postgres", _GOAL, "cancelled waits", _postgres, quick=2, full=40),
-    Rig("standby-sqlite", _GOAL, "kills", _sqlite, quick=1, full=40, needs=("strace",)),
+    FaultRig("standby-postgres", _GOAL, "cancelled waits", _postgres, quick=2, full=40),
+    FaultRig("standby-sqlite", _GOAL, "kills", _sqlite, quick=1, full=40, needs=("strace",)),
 ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from tests.live import LiveServer, free_of_tracebacks
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.strangers import ATTACKS, raise_limit
 from tests.service.http_audit import fsck
 from tests.service.http_check import JSON, bundle
@@ -178,7 +178,7 @@ def run(context: Context) -> None:
 
 
 RIGS = [
-    Rig(
+    FaultRig(
         "strangers",
         "attacks on memory and time withstood",
         "attacks",

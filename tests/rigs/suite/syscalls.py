@@ -27,8 +27,8 @@ from muniment.note import VerifierKey
 from muniment_server.errors import Refused, StoreError
 from muniment_server.instance.registry import Registry
 from tests.rigs.children import Child, Say, call
-from tests.rigs.rig import Context, Rig
-from tests.rigs.workload import Account, Instance, acknowledgement, again, in_loop, init, opened, recover
+from tests.rigs.rig import Context, FaultRig
+from tests.rigs.workload import Account, DataPaths, acknowledgement, again, in_loop, init, opened, recover
 
 CALLS = "pread64,write,pwrite64,fdatasync,fsync,openat,ftruncate,fallocate,unlink,rename,link,flock"
 _FULL = ("write", "pwrite64", "ftruncate", "fallocate", "openat", "link", "rename")  # what a full disk can refuse
@@ -56,7 +56,7 @@ class Point:
 # --- the writer ---------------------------------------------------------------------------------------------------------
 
 
-async def _append(instance: Instance, say: Say) -> None:
+async def _append(instance: DataPaths, say: Say) -> None:
     """Start, append and stop like a server that meets errors, saying what callers are told."""
     # One thread for the guard's file: which call is the k-th must not depend on who is quicker.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
@@ -86,7 +86,7 @@ async def _append(instance: Instance, say: Say) -> None:
         await registry.close()
 
 
-async def _opened(instance: Instance) -> Registry | None:
+async def _opened(instance: DataPaths) -> Registry | None:
     for _ in range(_TRIES):
         try:
             return await opened(instance)
@@ -95,7 +95,7 @@ async def _opened(instance: Instance) -> Registry | None:
     return None
 
 
-def _init(instance: Instance, say: Say) -> None:
+def _init(instance: DataPaths, say: Say) -> None:
     try:
         said = {"vkey": init(instance)}
     except SystemExit as ended:
@@ -116,12 +116,12 @@ class Sweep:
 
     def __init__(self, context: Context) -> None:
         self.folder = context.folder / "point"
-        self.instance = Instance(self.folder / "data", kind="raw")
+        self.instance = DataPaths(self.folder / "data", kind="raw")
         self.output = context.folder / "output"
         self._base = context.folder / "base"
         self._trace = context.folder / "trace"
-        call(lambda _: init(Instance(self._base / "data", kind="raw")), self.output)
-        call(in_loop(lambda say: _prepare(Instance(self._base / "data", kind="raw"), say)), self.output)
+        call(lambda _: init(DataPaths(self._base / "data", kind="raw")), self.output)
+        call(in_loop(lambda say: _prepare(DataPaths(self._base / "data", kind="raw"), say)), self.output)
 
     def run(self, work: str, words: list[str]) -> tuple[list[Any], int | None]:
         """Run `work` with these arguments of strace; return what it said and its exit code (negative: killed)."""
@@ -211,14 +211,14 @@ class _attached:
         self._strace.communicate(timeout=20)
 
 
-async def _prepare(instance: Instance, say: Say) -> None:
+async def _prepare(instance: DataPaths, say: Say) -> None:
     say(await recover(instance, Account(), "before"))
 
 
 # --- judging ------------------------------------------------------------------------------------------------------------
 
 
-async def _judged(say: Say, instance: Instance, said: list[Any]) -> None:
+async def _judged(say: Say, instance: DataPaths, said: list[Any]) -> None:
     """Recover and judge; what callers heard was not written must not be there, and nothing twice (which the audit sees)."""
     account = Account()
     account.add(said)
@@ -282,4 +282,4 @@ def run(context: Context) -> None:
         )
 
 
-RIGS = [Rig("syscalls", "syscall faults", "system calls", run, 80, 900, needs=("strace",), jobs=2)]
+RIGS = [FaultRig("syscalls", "syscall faults", "system calls", run, 80, 900, needs=("strace",), jobs=2)]

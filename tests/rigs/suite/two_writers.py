@@ -15,10 +15,10 @@ import urllib.request
 from pathlib import Path
 
 from tests.live import free_port
-from tests.rigs.control import Instance, metric, on_postgres, on_sqlite
+from tests.rigs.control import Deployment, metric, on_postgres, on_sqlite
 from tests.rigs.judge import glance, judge
 from tests.rigs.load import Load
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 
 SECONDS = 30.0
 """Length of one seed."""
@@ -27,7 +27,7 @@ _RACES = "muniment_races_lost"
 
 
 async def _seed(context: Context, seed: int, folder: Path, database: str | None) -> None:
-    instance = await asyncio.to_thread(Instance, folder, database)
+    instance = await asyncio.to_thread(Deployment, folder, database)
     rng = random.Random(seed)
     load = Load(instance.url, instance.policy, seed, writers=8, readers=2, largest=40, behind=True)
     ports = [free_port(), free_port()]
@@ -85,6 +85,6 @@ def _races(port: int) -> int:
 
 _GOAL = "two writers on one database"
 RIGS = [
-    Rig("two-writers-sqlite", _GOAL, "contests", on_sqlite(_seed), quick=1, full=10, jobs=1),
-    Rig("two-writers-postgres", _GOAL, "contests", on_postgres(_seed), quick=1, full=30, jobs=1),
+    FaultRig("two-writers-sqlite", _GOAL, "contests", on_sqlite(_seed), quick=1, full=10, jobs=1),
+    FaultRig("two-writers-postgres", _GOAL, "contests", on_postgres(_seed), quick=1, full=30, jobs=1),
 ]
