@@ -60,7 +60,8 @@ def cli() -> None:
       muniment verify receipt.json
       muniment consistency
 
-    \b Environment: MUNIMENT_URL, MUNIMENT_LOG, MUNIMENT_POLICY (as the options --url, --log, --policy) and
+    \b
+    Environment: MUNIMENT_URL, MUNIMENT_LOG, MUNIMENT_POLICY (as the options --url, --log, --policy) and
     MUNIMENT_API_KEY. Checkpoints seen are remembered in $XDG_STATE_HOME/muniment (~/.local/state/muniment).
 
     \b
