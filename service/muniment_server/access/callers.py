@@ -71,7 +71,7 @@ class Access:
         self._catalog = catalog
         self._settings = settings
         self._keys: dict[bytes, ApiKeyRow] = {}
-        self._callers: dict[tuple[bytes, int], Caller] = {}  # by header field and log, while these keys hold
+        self._callers: dict[tuple[bytes | None, int], Caller] = {}  # by header field and log, while these keys hold
         self._asked = False  # whether a key was ever made, also one that is revoked by now
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
@@ -99,7 +99,7 @@ class Access:
 
     def _admit(self, headers: Headers, log: LogRow | None, needs: str) -> Caller:
         given = [value for name, value in headers if name == b"authorization"]
-        key = (given[0] if len(given) == 1 else b"", log.log_id if log else 0)
+        key = (given[0] if given else None, log.log_id if log else 0)  # an empty field is a key that is not valid
         caller = self._callers.get(key) if len(given) < 2 else None
         if caller is None:
             caller = self._caller(given, log)
