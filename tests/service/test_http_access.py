@@ -198,6 +198,7 @@ def _size(world: KeyedServer, log: LogSpec) -> int:
 def test_malformed_keys_are_401_even_where_none_is_needed(world: KeyedServer, value: str) -> None:
     with client(world.server.url) as http:
         for path in ("/log", "/checkpoint", "/entries/0"):
+            assert http.get(path).status_code == 200
             answer = http.get(path, headers=[("Authorization", value.encode())])  # type: ignore[list-item]
             assert answer.status_code == 401, answer.text
             assert value.strip() in ("", "Bearer") or value not in answer.text, "a key is not echoed"

@@ -315,7 +315,7 @@ def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatc
     assert (looks_up(), looks_up()) == (True, False)
     with monkeypatch.context() as patch:
         patch.setattr(
-            access, "_callers", {(b"", fast_path._log(b"raw").row.log_id): Caller("anonymous", frozenset({VIEW}))}
+            access, "_callers", {(None, fast_path._log(b"raw").row.log_id): Caller("anonymous", frozenset({VIEW}))}
         )
         assert fast_path.find_whole(whole) is None, "the caller may no longer append"
     assert looks_up() is False
