@@ -7,7 +7,7 @@ CREATE TABLE leaf_keys (
     PRIMARY KEY (log_id, leaf_key, "index")
 ) STRICT, WITHOUT ROWID;
 
--- How far it has come: see muniment_server.storage.sqlite.recent_leaf_keys. No row: nothing was carried over yet.
+-- How far it has come: see muniment_server.storage.leaf_keys. No row: nothing was carried over yet.
 CREATE TABLE leaf_keys_carried (
     log_id INTEGER PRIMARY KEY REFERENCES logs,
     steps  INTEGER NOT NULL CHECK (steps > 0)

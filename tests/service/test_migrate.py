@@ -148,6 +148,35 @@ async def test_a_fresh_database_gets_everything_once(empty: Database, engine: st
     assert rows == [(m.version, m.name, m.checksum) for m in available(engine)]
 
 
+RELEASED = {
+    "sqlite": [
+        "12d9ad97aa058ec8",
+        "7dae1668b4de2af8",
+        "94f020f0668f5def",
+        "8d22f668424ce7f1",
+        "475d467e160fc217",
+        "4e60ef7302f3ca7e",
+        "0590ed75bf1d25df",
+    ],
+    "postgres": [
+        "4e67e302949a5547",
+        "e1dae918e46a9937",
+        "e6d63c0de8c7b3cb",
+        "7fb5b29181015809",
+        "1c0b7f802f5aa648",
+        "1d470a1eed7bf767",
+        "114b6a1d93e396b0",
+    ],
+}
+"""The first 8 bytes of the SHA-256 of each migration that was released, in hex."""
+
+
+def test_a_released_migration_never_changes(engine: str):
+    """Not even in a comment: its checksum is stored, and every database that has it would be refused."""
+    checksums = [migration.checksum[:16] for migration in available(engine)]
+    assert checksums[: len(RELEASED[engine])] == RELEASED[engine]
+
+
 async def test_a_migrated_database_works(empty: Database, engine: str, tmp_path: Path):
     await empty.migrate()
     store = await empty.open()
