@@ -70,7 +70,7 @@ async def check(
 ) -> Checked:
     """Check a backup from its signature down to its last payload, and against the guard of this instance.
 
-    Writes nothing. `payloads` False leaves out the payloads that the backup may hold. Raises Damaged, or SetupError
+    Writes nothing. `payloads` False leaves out the payloads that the backup may hold. Raises Corrupt, or SetupError
     when this instance cannot take it.
     """
     row, has_payloads = _described(path)
@@ -190,7 +190,7 @@ async def _check_entries(source: FolderSource, tree: Tree, progress: Progress) -
 async def rebuild(settings: Settings, store: Store, checked: Checked, progress: Progress) -> Restored:
     """Store what `check` found good; go on where an earlier call was interrupted.
 
-    No client reads the log before its checkpoints are published, and that comes last. Raises SetupError, Damaged,
+    No client reads the log before its checkpoints are published, and that comes last. Raises SetupError, Corrupt,
     StoreError.
     """
     row, head = await _begin(store, checked)

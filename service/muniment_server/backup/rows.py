@@ -56,7 +56,7 @@ def encode_log(row: LogRow, *, payloads: bool) -> bytes:
 
 
 def decode_log(data: bytes, path: Path) -> tuple[LogRow, bool]:
-    """Return the log that log.json describes (log_id 0), and whether the folder holds its payloads. Raises Damaged."""
+    """Return the log that log.json describes (log_id 0), and whether the folder holds its payloads. Raises Corrupt."""
     try:
         value = _about(strictjson.parse(data))
     except (EventRefused, FormatError) as error:
@@ -96,7 +96,7 @@ def _payload_line(index: int, stored: StoredPayload | None) -> bytes:
 
 
 def decode_payloads(data: bytes, events: Sequence[int], path: Path) -> list[StoredPayload]:
-    """Return the payloads in the lines of `events`. Raises Damaged.
+    """Return the payloads in the lines of `events`. Raises Corrupt.
 
     Whether they are canonical and right is for the caller to check.
     """
@@ -138,7 +138,7 @@ def encode_published(published: Sequence[Published], previous: int) -> bytes:
 def decode_published(data: bytes, path: Path) -> tuple[int, list[Published]]:
     """Return the size that the first of these lines names as the one before it, and the published checkpoints.
 
-    Raises Damaged. Their signatures are for the caller to check.
+    Raises Corrupt. Their signatures are for the caller to check.
     """
     try:
         values = [_link(strictjson.parse(line)) for line in data.split(b"\n")[:-1]]
