@@ -1,7 +1,8 @@
 """The busiest requests, answered without the ASGI application: it costs several times what the log itself does.
 
-Only what is plain and well-formed is answered here, by the very functions that the application calls. Whatever
-needs to wait for the database, or is odd in any way, is left to the application, which says what is wrong with it.
+Only what is plain and well-formed is answered here, by the very functions that the application calls. Whatever is odd
+in any way is left to the application, which says what is wrong with it. A read of what is not in memory goes on by
+call-back: :class:`muniment_server.web.http.exchanges.Cold`.
 """
 
 from __future__ import annotations
