@@ -141,7 +141,7 @@ def operations() -> list[str]:
 
 
 def expected(operation: str, log: LogSpec, caller: str) -> int:
-    """The status by the rules of DESIGN section 8; 200 stands for any success."""
+    """The status by the rules of NEEDS; 200 stands for any success."""
     if operation in FOR_ALL:
         return 422 if operation == "POST /verify" else 200
     if caller in ("revoked", "malformed"):

@@ -19,11 +19,12 @@ from muniment.tiles import TILE_WIDTH
 from muniment.tree import Edge, Node, expand, grow, hash_in, partial_tiles, place, plan_root
 from muniment_server.backup import Progress
 from muniment_server.backup.make import policy_of
-from muniment_server.backup.rows import NAME, decode_log, path_of
+from muniment_server.backup.rows import decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
 from muniment_server.errors import Corrupt, GuardRefused, HeadMoved, InstanceRefused, OutcomeUnknown, SetupError
 from muniment_server.instance.files import read_key, write_new
+from muniment_server.instance.registry import LOG_NAME
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.storage.catalog import LogRow
@@ -75,7 +76,7 @@ async def check(
     """
     row, has_payloads = _described(path)
     row = replace(row, name=name or row.name)
-    if not NAME.fullmatch(row.name):
+    if not LOG_NAME.fullmatch(row.name):
         raise SetupError(f"a log is named by lowercase letters, digits and hyphens, at most 63: not {row.name!r}")
     note = read_file(path / "checkpoint")
     try:

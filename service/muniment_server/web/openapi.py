@@ -24,7 +24,7 @@ _LOG = {
     "in": "path",
     "required": True,
     "description": "Name of the log.",
-    "schema": {"type": "string", "pattern": f"^{LOG_NAME}$"},
+    "schema": {"type": "string", "pattern": f"^{LOG_NAME.pattern}$"},
 }
 _PROBLEM = {"schema": models.Problem.model_json_schema()}
 
