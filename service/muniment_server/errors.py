@@ -33,7 +33,7 @@ The tree, tested as such::
     └── NotYet                    a calendar has no proof
 
 The core raises what happened. What that is in HTTP only :mod:`muniment_server.web.problems` knows, and the exit code
-of a command only :mod:`muniment_server.cli.common`.
+of a command only :mod:`muniment_server.cli`, most of them in its `common`.
 """
 
 from __future__ import annotations

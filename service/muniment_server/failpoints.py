@@ -5,7 +5,7 @@ They do nothing at all unless they are switched on. A step is a function or coro
 function itself, so that production runs the very code that was written. With it (its value may be empty) each call
 asks whether something was armed for this step::
 
-    MUNIMENT_FAILPOINTS="append=fail-after;guard.swap=kill-before@3"
+    MUNIMENT_FAILPOINTS="store.append=fail-after;guard.swap=kill-before@3"
 
 arms steps from the start; tests in one process call :func:`arm` and :func:`disarm`.
 

@@ -1,4 +1,4 @@
-"""Metrics and log lines, derived from a few events. The only module that names Prometheus or structlog."""
+"""Metrics and log lines, derived from a few events. The only one outside `cli` that names Prometheus or structlog."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Metrics:
         )
         self.guard_refusals = Counter(
             "muniment_guard_refusals",
-            "Times the guard refused a head: an operator must look.",
+            "Times a log became read-only: an operator must look.",
             registry=self.registry,
         )
 

@@ -8,11 +8,12 @@ are hex::
     append  old_size old_root epoch size root leaf_hashes    about to be stored
     commit  size root epoch                      a clean reply made it durable
     moved   size                                 another writer was quicker: nothing was written
+    known   size                                 a raw leaf may be in the log already: nothing was written
     unknown size                                 the writer does not know whether it was written
     fence   size root epoch                      a head that no clean reply of ours made durable is durable now
     sign    size root
-    answer  index leaf_hash size root hashes     an entry was acknowledged, with its proof
-    proof   kind first second hashes roots       a proof was served
+    answer  index leaf_hash size root hashes key first    an entry was acknowledged, with its proof
+    proof   kind first second hashes root leaf_hash    a proof was served; leaf_hash of kind "inclusion" alone
     publish size root larger                     `larger` tells whether it was the largest
     served  size since                           GET /checkpoint; `since` is when the request came
     refuse  code                                 nothing is signed from here on

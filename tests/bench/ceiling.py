@@ -56,7 +56,7 @@ def _entries(kind: str, parts: tuple[bytes, bytes], numbers: range) -> _Entries:
 
 
 class _Appender:
-    """Appends to one log of its own through Store.append alone, as the sequencer would."""
+    """Appends to one log of its own through store.log.append alone, as the sequencer would."""
 
     def __init__(self, store: Store, kind: str) -> None:
         self._writes = store.log
@@ -102,7 +102,7 @@ async def fill(store: Store, kind: str, entries: int, name: str = "filled") -> _
 
 
 async def measure(log: _Appender, batch: int, seconds: float) -> dict[str, float]:
-    """Append batches to a log, until `seconds` have gone into Store.append alone."""
+    """Append batches to a log, until `seconds` have gone into store.log.append alone."""
     taken: list[float] = []
     while sum(taken) < seconds:
         taken.append(await log.append(batch))

@@ -61,7 +61,7 @@ def _head(value: dict[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['cores']} cores, {pinned}; Python {machine['python']}.",
         f"fdatasync {machine['fdatasync_us']} us. Load generator: {value['generator']}.",
         "E: raw ASGI echo of the same body, 64 connections, measured before each run.",
-        "S: Store.append of 1,000 without HTTP, measured before each run of batches. Closed loop; medians. Cores: used by server, generator and strangers.",
+        "S: store.log.append of 1,000 without HTTP, measured before each run of batches. Closed loop; medians. Cores: used by server, generator and strangers.",
     ]
 
 

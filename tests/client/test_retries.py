@@ -85,6 +85,8 @@ def test_what_may_pass_is_tried_again(passing: Response | Lost) -> None:
         (outcome(503, "guard_missing", "30"), Unavailable),
         (outcome(503, "database_behind"), Unavailable),
         (outcome(503, "read_only", "30"), Unavailable),
+        *((outcome(503, code, "30"), Unavailable) for code in ("key_unreadable", "signature", "database_replaced")),
+        *((outcome(503, code, "30"), Unavailable) for code in ("witness_ahead", "witness_root")),
     ],
 )
 def test_what_lasts_is_not(final: Response | Lost, kind: type) -> None:

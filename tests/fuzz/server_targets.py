@@ -31,7 +31,7 @@ from muniment_server.web import request as web
 from muniment_server.web.handlers import write
 from muniment_server.web.messages import Request
 from muniment_server.web.problems import CODES
-from muniment_server.web.room import Rooms, lease_for
+from muniment_server.web.room import Rooms, budget_for
 from muniment_server.write.admission import EventDraft, canonicalize, commit
 from muniment_server.write.guard import Guarded
 from tests.fuzz.target import expect, fuzzed
@@ -152,8 +152,8 @@ def _request(query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = Non
         return {"type": "http.request", "body": b"12345", "more_body": False}
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": query, "headers": headers or []}
-    lease = lease_for(Rooms.of(Settings(data=Path("/nonexistent"))), scope)
-    return Request.of(AsgiRequest(scope | {"path_params": {}}, receive), lease)
+    budget = budget_for(Rooms.of(Settings(data=Path("/nonexistent"))), scope)
+    return Request.of(AsgiRequest(scope | {"path_params": {}}, receive), budget)
 
 
 def _now(work: Coroutine[Any, Any, Any]) -> Any:

@@ -206,7 +206,7 @@ class Bench:
         at: int | None = None,
         idempotency: Sequence[IdempotencyRow] = (),
     ) -> tuple[Grown, Head]:
-        """What an append of these leaves would store, and the head it expects: arguments of Store.append."""
+        """What an append of these leaves would store, and the head it expects: arguments of store.log.append."""
         old = expected or await self.rig.store.reads.head(self.log_id)
         edge = Edge.of(old.size, await self.rig.store.reads.tiles(self.log_id, partial_tiles(old.size)))
         entries = [entry if isinstance(entry, NewEntry) else new_entry(entry) for entry in leaves]

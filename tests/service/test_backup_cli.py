@@ -51,6 +51,17 @@ def test_backup_and_restore_as_commands(two_logs: Path, tmp_path: Path) -> None:
         assert server.url
 
 
+def test_a_bug_is_70(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**_flags: object) -> None:
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr("muniment_server.cli.backup.settings_from", broken)
+    done = CliRunner().invoke(main, ["backup", "--data", "x", "--to", "y"])
+    assert done.exit_code == 70
+    assert "AssertionError: impossible" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("muniment-server: this is a bug: please report it")
+
+
 def test_exit_codes(two_logs: Path, tmp_path: Path) -> None:
     folder, fresh = tmp_path / "backup", tmp_path / "fresh"
     run("backup", "--data", two_logs, "--to", folder)

@@ -31,8 +31,8 @@ def test_off_means_that_the_very_function_runs():
 
 def test_what_the_variable_says():
     assert parse("") == {}
-    found = parse("append=fail-after;guard.swap=kill-before@3")
-    assert found == {"append": Armed("fail", "after", 1), "guard.swap": Armed("kill", "before", 3)}
+    found = parse("store.append=fail-after;guard.swap=kill-before@3")
+    assert found == {"store.append": Armed("fail", "after", 1), "guard.swap": Armed("kill", "before", 3)}
 
 
 @pytest.mark.parametrize(

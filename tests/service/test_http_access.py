@@ -13,6 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from muniment_server.access.callers import _SCOPE, OPEN, PERMISSIONS
+from muniment_server.access.keys import SCOPES
+from muniment_server.cli.key import key_create
+from muniment_server.web.routes import ROUTES
 from tests.live import LiveServer, free_of_tracebacks, free_port, run, until
 from tests.service.http_check import (
     JSON,
@@ -141,7 +145,7 @@ def operations() -> list[str]:
 
 
 def expected(operation: str, log: LogSpec, caller: str) -> int:
-    """The status by the rules of DESIGN section 8; 200 stands for any success."""
+    """The status by the rules of NEEDS; 200 stands for any success."""
     if operation in FOR_ALL:
         return 422 if operation == "POST /verify" else 200
     if caller in ("revoked", "malformed"):
@@ -160,6 +164,19 @@ def expected(operation: str, log: LogSpec, caller: str) -> int:
 
 def test_every_operation_has_its_row() -> None:
     assert set(operations()) == set(NEEDS) | FOR_ALL
+
+
+def test_every_permission_has_a_scope_that_grants_it() -> None:
+    """Without one, a caller who lacks the permission could not be told what to ask for."""
+    granted = frozenset[str]().union(*PERMISSIONS.values())
+    assert granted == set(_SCOPE)
+    assert all(permission in PERMISSIONS[scope] for permission, scope in _SCOPE.items())
+    assert {route.needs for route in ROUTES} <= granted | {OPEN}
+
+
+def test_every_scope_can_be_given_to_a_key() -> None:
+    given = next(option for option in key_create.params if option.name == "scopes").type
+    assert set(given.choices) == SCOPES == set(PERMISSIONS)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("caller", CALLERS)

@@ -23,7 +23,7 @@ from muniment.client import Client
 from muniment.tiles import decode_bundle
 from muniment_server.settings import Settings
 from muniment_server.web.handlers.large import PAGE, page_of
-from muniment_server.web.room import Lease, Room, Rooms, Turns
+from muniment_server.web.room import Budget, Room, Rooms, Turns
 from tests.live import LiveServer, free_of_tracebacks, free_port, until
 from tests.service.http_check import bundle, client, published
 from tests.service.http_raw import address, exchange, request_bytes, statuses
@@ -409,16 +409,16 @@ def test_no_client_is_remembered() -> None:
 
 def test_a_lease_gives_back_what_it_holds() -> None:
     rooms = Rooms.of(Settings(data=Path("/nonexistent")))
-    lease, other = Lease(rooms, ("127.0.0.1", 1)), Lease(rooms, ("127.0.0.1", 2))
-    assert lease.peer != other.peer, "behind a proxy on this machine, each connection is one"
-    assert Lease(rooms, ("192.0.2.1", 1)).peer == Lease(rooms, ("192.0.2.1", 2)).peer
-    lease.take(rooms.batches, "key", 1000)
-    assert lease.cover(5000)
-    assert lease.cover(4000)
+    budget, other = Budget(rooms, ("127.0.0.1", 1)), Budget(rooms, ("127.0.0.1", 2))
+    assert budget.peer != other.peer, "behind a proxy on this machine, each connection is one"
+    assert Budget(rooms, ("192.0.2.1", 1)).peer == Budget(rooms, ("192.0.2.1", 2)).peer
+    budget.take(rooms.batches, "key", 1000)
+    assert budget.cover(5000)
+    assert budget.cover(4000)
     assert (rooms.batches.taken, rooms.answers.taken) == (1000, 5000)
     assert other.cover(rooms.answers.share(other.peer))
     assert not other.cover(rooms.answers.most)
-    lease.give_back()
+    budget.give_back()
     other.give_back()
     assert (rooms.batches.taken, rooms.answers.taken) == (0, 0)
 
@@ -459,9 +459,9 @@ def test_clients_who_left_get_no_turn_and_hold_up_no_other() -> None:
 
 
 def test_no_page_is_made_for_a_client_who_left() -> None:
-    lease = Lease(Rooms.of(Settings(data=Path("/nonexistent"))), ("127.0.0.1", 1), gone=lambda: True)
+    budget = Budget(Rooms.of(Settings(data=Path("/nonexistent"))), ("127.0.0.1", 1), gone=lambda: True)
     with pytest.raises(ClientDisconnect):
-        asyncio.run(page_of(None, 0, 10, lease, with_payload=False))  # type: ignore[arg-type]
+        asyncio.run(page_of(None, 0, 10, budget, with_payload=False))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", [1024, 64 << 20])

@@ -1,4 +1,4 @@
-"""Every route of DESIGN section 8, on both stores, under every prefix: status, headers, and bodies checked against the policy.
+"""Every route, on both stores, under every prefix: status, headers, and bodies checked against the policy.
 
 One server for each store serves all tests of this module. Tests only append, so none depends on another.
 """

@@ -9,16 +9,19 @@ import ast
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
 
 import muniment_server
 from muniment import errors as client_errors
+from muniment_server.web.openapi import _describe_instance
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
@@ -55,7 +58,7 @@ def test_every_route_is_in_the_document_and_no_other() -> None:
     assert {(method, path) for method, path, _ in operations()} == wanted
 
 
-def test_every_operation_says_what_it_needs() -> None:
+def test_every_operation_says_what_it_is_and_takes() -> None:
     ids = [operation["operationId"] for _, _, operation in operations()]
     assert len(set(ids)) == len(ids)
     for method, path, operation in operations():
@@ -68,6 +71,15 @@ def test_every_operation_says_what_it_needs() -> None:
             assert parameter["description"], where
             assert parameter["schema"], where
         assert ("requestBody" in operation) == (method == "POST"), where
+
+
+def test_a_route_of_the_instance_keeps_its_parameters() -> None:
+    parameter = {"name": "deep", "in": "query", "required": False, "schema": {"type": "boolean"}}
+    verify = next(route for route in ROUTES if route.path == "/verify")
+    app = FastAPI()
+    _describe_instance(app, replace(verify, parameters=(parameter,)))
+    operation = app.openapi()["paths"]["/verify"]["post"]
+    assert (operation["parameters"], operation["requestBody"]) == ([parameter], verify.body)
 
 
 def test_every_error_is_a_problem_or_a_line_of_text() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from muniment_server.settings import Settings
 from muniment_server.web.messages import OCTETS, Answer
-from muniment_server.web.room import Lease, Rooms
+from muniment_server.web.room import Budget, Rooms
 
 
 class Pieces:
@@ -23,13 +23,13 @@ class Pieces:
         self._seen = seen
         self._breaks = breaks
 
-    async def pieces(self, lease: Lease) -> AsyncGenerator[bytes]:
+    async def pieces(self, budget: Budget) -> AsyncGenerator[bytes]:
         try:
             for number in range(3):
                 if self._breaks and number:
                     raise ValueError("it is gone")
-                lease.give_back()
-                assert lease.cover(100_000)
+                budget.give_back()
+                assert budget.cover(100_000)
                 self._seen.append(f"made {number}")
                 yield b"%d" % number
         finally:
@@ -51,8 +51,8 @@ async def exchange(answer: Answer, seen: list[str], *, method: str = "GET", leav
         else:
             seen.append(f"sent {message['body'].decode()}" if message.get("more_body") else "end")
 
-    lease = Lease(rooms, ("192.0.2.1", 1), drained, lambda: seen.count("read") >= leaves_after)
-    await answer.response(lease)({"type": "http", "method": method}, None, send)  # type: ignore[arg-type]
+    budget = Budget(rooms, ("192.0.2.1", 1), drained, lambda: seen.count("read") >= leaves_after)
+    await answer.response(budget)({"type": "http", "method": method}, None, send)  # type: ignore[arg-type]
     return rooms
 
 

@@ -1,4 +1,4 @@
-"""Rounds: raw entries that are placed together have the places they would have one by one."""
+"""Rounds: raw entries that are taken together get the indices they would get one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
 """What the clients do, written once for both colours: generators that yield requests and are sent the answers.
 
-steps (what a flow is made of) < fields, tilereader, trust (which checkpoints to accept) < results < reads < writes
+The colours are the blocking Client and the AsyncClient: each has a short driver that performs what is yielded, and
+neither has a flow of its own. Each module imports only what stands left of it::
+
+    steps (what a flow is made of) fields tilereader trust (which checkpoints to accept) results reads anchors
+    answered (the receipts of a batch) writes without_receipts
 """

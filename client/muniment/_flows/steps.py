@@ -145,7 +145,18 @@ def _failure(outcome: Response | Lost) -> tuple[RequestError, bool]:
 _PASSING = {"not_published_yet", "idempotency_running"}
 """Codes of 4xx answers that say "not yet"."""
 
-_STANDING = {"read_only", "clock", "damaged", "database_behind", "database_damaged"}
+_STANDING = {
+    "clock",
+    "damaged",
+    "database_behind",
+    "database_damaged",
+    "database_replaced",
+    "key_unreadable",
+    "read_only",
+    "signature",
+    "witness_ahead",
+    "witness_root",
+}
 """Codes of 503 answers that last until an operator acts, besides those of the guard."""
 
 

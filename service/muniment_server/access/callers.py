@@ -72,7 +72,7 @@ class Access:
         self._settings = settings
         self._keys: dict[bytes, ApiKeyRow] = {}
         self._callers: dict[tuple[bytes | None, int], Caller] = {}  # by header field and log, while these keys hold
-        self._asked = False  # whether a key was ever made, also one that is revoked by now
+        self._any_key = False  # whether a key was ever made, also one that is revoked by now
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
         self._refresh: asyncio.Task[None] | None = None
@@ -123,7 +123,7 @@ class Access:
         return Caller(row.key_id, _permissions(row.scopes) | anonymous)
 
     def _anonymous(self, log: LogRow | None) -> frozenset[str]:
-        if not self._asked and is_loopback(self._settings.host):
+        if not self._any_key and is_loopback(self._settings.host):
             return _permissions(
                 SCOPES
             )  # the quick start: only this machine can reach it, and no key was ever asked for
@@ -141,7 +141,7 @@ class Access:
                 now = time.monotonic()  # a key revoked while they are read may be among them
                 rows = await self._catalog.api_keys()
                 self._keys = {row.digest: row for row in rows if row.revoked_at is None}
-                self._asked = bool(rows)
+                self._any_key = bool(rows)
                 self._callers = {}
                 self._read_at = now
 

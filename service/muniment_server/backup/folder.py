@@ -69,7 +69,7 @@ class Folder:
         """Write those files that are not there yet.
 
         Their bytes are durable when it returns, their names after :meth:`sync`.
-        Raises Damaged when a file is there with other bytes and may not be replaced.
+        Raises Corrupt when a file is there with other bytes and may not be replaced.
         """
         with ThreadPoolExecutor(_THREADS) as threads:
             done = list(threads.map(self._put, files))

@@ -48,7 +48,7 @@ async def backup(
     """Write, or bring up to date, the backup of one log in the folder `path`.
 
     It is as of a published checkpoint, by default the latest. A backup that is interrupted leaves the one that was
-    there before: run it again. Raises Damaged, SetupError, StoreError.
+    there before: run it again. Raises Corrupt, SetupError, StoreError.
     """
     head = await _head(store, row, policy, size)
     folder = Folder(path)

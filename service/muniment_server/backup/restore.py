@@ -19,11 +19,12 @@ from muniment.tiles import TILE_WIDTH
 from muniment.tree import Edge, Node, expand, grow, hash_in, partial_tiles, place, plan_root
 from muniment_server.backup import Progress
 from muniment_server.backup.make import policy_of
-from muniment_server.backup.rows import NAME, decode_log, path_of
+from muniment_server.backup.rows import decode_log, path_of
 from muniment_server.backup.source import FolderSource, read_file
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
 from muniment_server.errors import Corrupt, GuardRefused, HeadMoved, InstanceRefused, OutcomeUnknown, SetupError
 from muniment_server.instance.files import read_key, write_new
+from muniment_server.instance.registry import LOG_NAME
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 from muniment_server.storage.catalog import LogRow
@@ -70,12 +71,12 @@ async def check(
 ) -> Checked:
     """Check a backup from its signature down to its last payload, and against the guard of this instance.
 
-    Writes nothing. `payloads` False leaves out the payloads that the backup may hold. Raises Damaged, or SetupError
+    Writes nothing. `payloads` False leaves out the payloads that the backup may hold. Raises Corrupt, or SetupError
     when this instance cannot take it.
     """
     row, has_payloads = _described(path)
     row = replace(row, name=name or row.name)
-    if not NAME.fullmatch(row.name):
+    if not LOG_NAME.fullmatch(row.name):
         raise SetupError(f"a log is named by lowercase letters, digits and hyphens, at most 63: not {row.name!r}")
     note = read_file(path / "checkpoint")
     try:
@@ -190,7 +191,7 @@ async def _check_entries(source: FolderSource, tree: Tree, progress: Progress) -
 async def rebuild(settings: Settings, store: Store, checked: Checked, progress: Progress) -> Restored:
     """Store what `check` found good; go on where an earlier call was interrupted.
 
-    No client reads the log before its checkpoints are published, and that comes last. Raises SetupError, Damaged,
+    No client reads the log before its checkpoints are published, and that comes last. Raises SetupError, Corrupt,
     StoreError.
     """
     row, head = await _begin(store, checked)

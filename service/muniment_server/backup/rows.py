@@ -18,6 +18,7 @@ from muniment.event import SEED_SIZE
 from muniment.note import parse_note
 from muniment.tiles import Bundle, Tile, format_bundle, format_tile
 from muniment_server.errors import Corrupt
+from muniment_server.instance.registry import LOG_NAME
 from muniment_server.storage.catalog import LogRow
 from muniment_server.storage.checkpoints import Published
 from muniment_server.storage.log import StoredPayload
@@ -25,7 +26,6 @@ from muniment_server.storage.log import StoredPayload
 TYPE = "muniment/backup@v1"
 _MEMBERS = {"created_at", "kind", "name", "open", "origin", "payloads", "public", "typ"}
 _FEED = {"note", "previous", "published_at"}
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SEED = re.compile(rb'(.*),"seed":"([A-Za-z0-9_-]{43})"}', re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def encode_log(row: LogRow, *, payloads: bool) -> bytes:
 
 
 def decode_log(data: bytes, path: Path) -> tuple[LogRow, bool]:
-    """Return the log that log.json describes (log_id 0), and whether the folder holds its payloads. Raises Damaged."""
+    """Return the log that log.json describes (log_id 0), and whether the folder holds its payloads. Raises Corrupt."""
     try:
         value = _about(strictjson.parse(data))
     except (EventRefused, FormatError) as error:
@@ -74,7 +74,7 @@ def _about(value: Any) -> dict[str, Any]:
     texts = all(type(value[name]) is str for name in ("kind", "name", "origin"))
     if not flags or not texts or type(value["created_at"]) is not int or value["created_at"] < 0:
         raise FormatError("a member is not of its type")
-    if value["kind"] not in ("event", "raw") or not NAME.fullmatch(value["name"]):
+    if value["kind"] not in ("event", "raw") or not LOG_NAME.fullmatch(value["name"]):
         raise FormatError("a member has a value that it cannot have")
     check_origin(value["origin"])
     return value
@@ -96,7 +96,7 @@ def _payload_line(index: int, stored: StoredPayload | None) -> bytes:
 
 
 def decode_payloads(data: bytes, events: Sequence[int], path: Path) -> list[StoredPayload]:
-    """Return the payloads in the lines of `events`. Raises Damaged.
+    """Return the payloads in the lines of `events`. Raises Corrupt.
 
     Whether they are canonical and right is for the caller to check.
     """
@@ -138,7 +138,7 @@ def encode_published(published: Sequence[Published], previous: int) -> bytes:
 def decode_published(data: bytes, path: Path) -> tuple[int, list[Published]]:
     """Return the size that the first of these lines names as the one before it, and the published checkpoints.
 
-    Raises Damaged. Their signatures are for the caller to check.
+    Raises Corrupt. Their signatures are for the caller to check.
     """
     try:
         values = [_link(strictjson.parse(line)) for line in data.split(b"\n")[:-1]]

@@ -125,7 +125,7 @@ class FolderSource:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in a file. Raises Damaged when it is missing or cannot be read."""
+    """Return what is in a file. Raises Corrupt when it is missing or cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -34,7 +34,7 @@ _GROUP = 16
 
 
 class Source(Protocol):
-    """Where a log is read from. Each method raises Damaged, naming what is missing or malformed."""
+    """Where a log is read from. Each method raises Corrupt, naming what is missing or malformed."""
 
     def call(self, place: Tile | Bundle) -> str:
         """Return how messages call a tile or bundle."""
@@ -106,7 +106,7 @@ async def check_tiles(
 ) -> Tree:
     """Check every tile and every published checkpoint up to `head`.
 
-    `known` has further roots to meet, by size. Raises Damaged.
+    `known` has further roots to meet, by size. Raises Corrupt.
     """
     tree, edge = Tree(head), Edge()
     bundles = tree.bundles()
@@ -194,7 +194,7 @@ def first_difference(left: bytes, right: bytes) -> int:
 
 
 async def checked_parts(source: Source, tree: Tree, start: int = 0, *, payloads: bool) -> AsyncIterator[Part]:
-    """Yield every bundle from the one that holds entry `start`, checked against the tree. Raises Damaged."""
+    """Yield every bundle from the one that holds entry `start`, checked against the tree. Raises Corrupt."""
     bundles = tree.bundles()[start // TILE_WIDTH :]
     for at in range(0, len(bundles), _GROUP):
         group = bundles[at : at + _GROUP]
@@ -232,7 +232,7 @@ def _content(index: int, leaf: bytes) -> EventLeaf | None:
 
 
 def _check_payload(stored: StoredPayload, leaf: EventLeaf | None) -> None:
-    """Raise Damaged unless a payload is canonical and, with its seed, opens the commitment in its leaf."""
+    """Raise Corrupt unless a payload is canonical and, with its seed, opens the commitment in its leaf."""
     try:
         value, canonical = canonicalize(stored.payload)
         if leaf and canonical == stored.payload and commit(value, canonical, stored.seed).commitment == leaf.commitment:
@@ -250,7 +250,7 @@ _ERASURE = "muniment/erasure@v1"
 def erased_indices(leaf: bytes) -> frozenset[int]:
     """Return the indices whose payload an erasure entry names; none for every other leaf.
 
-    Raises Damaged when an erasure entry names none. Their payload and seed must not come back, whichever members were
+    Raises Corrupt when an erasure entry names none. Their payload and seed must not come back, whichever members were
     erased. A leaf of this type in a form that this release cannot read is refused: to ignore it could bring back what
     the operator promised to be gone.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -26,6 +28,18 @@ class _Lazy(click.Group):
             return None
         command: click.Command = getattr(import_module(f"muniment_server.cli.{cmd_name}"), cmd_name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. What it does not expect is a bug: a traceback to report, and an exit code of its own."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise  # click knows what these mean
+        except Exception:  # noqa: BLE001 - the last resort of a program
+            from muniment_server.cli.common import EXIT_BUG, fail  # loads what --help does without
+
+            traceback.print_exc()
+            fail(EXIT_BUG, "this is a bug: please report it with the command and the traceback above")
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

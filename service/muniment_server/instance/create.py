@@ -19,7 +19,7 @@ from muniment_server.errors import (
 )
 from muniment_server.failpoints import step
 from muniment_server.instance.files import add_to_policy, exclusive, read_key, read_policy, write_new
-from muniment_server.instance.registry import _NAME, new_sequencer
+from muniment_server.instance.registry import LOG_NAME, new_sequencer
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
 from muniment_server.settings import Settings
@@ -46,7 +46,7 @@ async def create_log(
 
     Or finish one that a crash interrupted. Raises SetupError, and StoreError when the database does not answer.
     """
-    if not _NAME.fullmatch(name):
+    if not LOG_NAME.fullmatch(name):
         raise SetupError(f"a log is named by lowercase letters, digits and hyphens, at most 63: not {name!r}")
     try:
         check_origin(origin)

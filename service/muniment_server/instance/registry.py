@@ -31,9 +31,8 @@ from muniment_server.write.observer import Observer
 from muniment_server.write.sequencer import Sequencer
 
 DEFAULT_LOG = "default"
-LOG_NAME = "[a-z0-9][a-z0-9-]{0,62}"
-"""Names that a log can have, as a regular expression."""
-_NAME = re.compile(LOG_NAME)
+LOG_NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
+"""Names that a log can have."""
 _REFRESH_SECONDS = 1.0
 _DISK_SECONDS = 0.1  # a fast disk takes tens of megabytes in a second
 
@@ -127,7 +126,11 @@ class Registry:
 
     async def get(self, name: str) -> Log | None:
         """Return an open log, also one that was made since the last call."""
-        if name not in self._logs and _NAME.fullmatch(name) and time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+        if (
+            name not in self._logs
+            and LOG_NAME.fullmatch(name)
+            and time.monotonic() - self._refreshed > _REFRESH_SECONDS
+        ):
             await self._refresh(strict=False)
         return self._logs.get(name)
 
@@ -184,6 +187,3 @@ class Registry:
             if self._trace:
                 self._trace.close()
                 self._trace = None
-
-
-# --- API keys ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Receipts: of the entries that an append placed, and of stored ones at a published checkpoint."""
+"""Receipts: of the entries of an append, and of stored ones at a published checkpoint."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from muniment_server.telemetry import get_logger
-from muniment_server.web.room import Lease
+from muniment_server.web.room import Budget
 
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
@@ -26,7 +26,7 @@ MAX_HEADERS = 32_768
 class Request(NamedTuple):
     """A request without its body. Names of header fields are in lower case; `params` are those of the route's path.
 
-    `lease` is what it holds of the server's memory; None when the body is here already.
+    `budget` is what it holds of the server's memory; None when the body is here already.
     """
 
     path: str
@@ -35,15 +35,15 @@ class Request(NamedTuple):
     headers: Headers
     params: Mapping[str, Any]
     asgi: AsgiRequest | None = None  # where the body comes from, unless it is here already
-    lease: Lease | None = None
+    budget: Budget | None = None
 
     @classmethod
-    def of(cls, request: AsgiRequest, lease: Lease) -> Request:
+    def of(cls, request: AsgiRequest, budget: Budget) -> Request:
         """Return what a handler needs of an ASGI request."""
         scope = request.scope
         raw_path = scope.get("raw_path", b"")
         params = scope["path_params"]
-        return cls(scope["path"], raw_path, scope["query_string"], scope["headers"], params, request, lease)
+        return cls(scope["path"], raw_path, scope["query_string"], scope["headers"], params, request, budget)
 
     def values(self, name: bytes) -> list[str]:
         """Return every value of a header field."""
@@ -54,11 +54,11 @@ class Request(NamedTuple):
         return next(iter(self.values(name)), None)
 
 
-def lease_of(request: Request) -> Lease:
+def budget_of(request: Request) -> Budget:
     """Return what a request holds of the server's memory. Requires one that came through the application."""
-    if request.lease is None:
+    if request.budget is None:
         raise AssertionError("this request came with its body, and holds nothing")
-    return request.lease
+    return request.budget
 
 
 class Pieces(Protocol):
@@ -68,17 +68,17 @@ class Pieces(Protocol):
     def length(self) -> int | None:
         """How many bytes it has; None where that is not known before. Such an answer goes through the application."""
 
-    def pieces(self, lease: Lease) -> AsyncGenerator[bytes]:
+    def pieces(self, budget: Budget) -> AsyncGenerator[bytes]:
         """Yield its bytes. Each piece is to be read by the client before the next one is asked for."""
 
 
 class Streamed(Response):
     """An answer of the application whose body is `pieces`: no more than one of them is in memory."""
 
-    def __init__(self, pieces: Pieces, lease: Lease, status: int, media_type: str) -> None:
+    def __init__(self, pieces: Pieces, budget: Budget, status: int, media_type: str) -> None:
         super().__init__(None, status, media_type=media_type)
         self._pieces = pieces
-        self._lease = lease
+        self._budget = budget
         length = pieces.length
         self.raw_headers = [] if length is None else [(b"content-length", b"%d" % length)]
         self.raw_headers.append((b"content-type", media_type.encode()))
@@ -95,15 +95,15 @@ class Streamed(Response):
             get_logger().warning("an answer was cut off", error=f"{type(error).__name__}: {error}")
             return
         finally:
-            self._lease.give_back()
+            self._budget.give_back()
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_body(self, send: Send) -> None:
-        async with aclosing(self._pieces.pieces(self._lease)) as found:
+        async with aclosing(self._pieces.pieces(self._budget)) as found:
             async for piece in found:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await self._lease.drained()
-                self._lease.check_client()
+                await self._budget.drained()
+                self._budget.check_client()
 
 
 class Answer(NamedTuple):
@@ -118,12 +118,12 @@ class Answer(NamedTuple):
     fields: bytes = b""
     pieces: Pieces | None = None
 
-    def response(self, lease: Lease) -> Response:
-        """Return it as an ASGI application; `lease` holds what its pieces take."""
+    def response(self, budget: Budget) -> Response:
+        """Return it as an ASGI application; `budget` holds what its pieces take."""
         if self.status == 304:
             found = Response(None, 304)
         elif self.pieces:
-            found = Streamed(self.pieces, lease, self.status, self.media_type)
+            found = Streamed(self.pieces, budget, self.status, self.media_type)
         else:
             found = Response(self.body, self.status, media_type=self.media_type)
         own = [(name, value) for name, _, value in (line.partition(b": ") for line in self.fields.splitlines())]

@@ -24,7 +24,7 @@ _LOG = {
     "in": "path",
     "required": True,
     "description": "Name of the log.",
-    "schema": {"type": "string", "pattern": f"^{LOG_NAME}$"},
+    "schema": {"type": "string", "pattern": f"^{LOG_NAME.pattern}$"},
 }
 _PROBLEM = {"schema": models.Problem.model_json_schema()}
 
@@ -62,6 +62,9 @@ def _describe_instance(app: FastAPI, route: Route) -> None:
     name = route.path.removeprefix("/")
     responses: dict[int | str, dict[str, Any]] = {status: {"model": shape} for status, shape in route.answers.items()}
     responses |= {status: {"content": {"application/problem+json": _PROBLEM}} for status in route.errors}
+    extra: dict[str, Any] = {"parameters": [*route.parameters]} if route.parameters else {}
+    if route.body:
+        extra["requestBody"] = route.body
     app.add_api_route(
         route.path,
         _nothing(),
@@ -70,7 +73,7 @@ def _describe_instance(app: FastAPI, route: Route) -> None:
         tags=[route.tag],
         operation_id=f"{name}_{name}_{route.method.lower()}",
         responses=responses,
-        openapi_extra={"requestBody": route.body} if route.body else None,
+        openapi_extra=extra,
     )
 
 

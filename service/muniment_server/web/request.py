@@ -12,7 +12,7 @@ from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
 from muniment_server.access.callers import ANONYMOUS, Caller
 from muniment_server.errors import Refused
-from muniment_server.web.messages import Request, lease_of
+from muniment_server.web.messages import Request, budget_of
 
 _IDEMPOTENCY = re.compile(r'"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x5b\x5d-\x7e]{1,255})')
 _LENGTH = re.compile(r"[0-9]{1,19}")  # isdigit() also takes digits that int() does not
@@ -76,17 +76,17 @@ async def read_body(request: Request, limit: int, caller: Caller | None = None, 
     """
     if any(value.lower() != "identity" for value in request.values(b"content-encoding")):
         raise Refused("content_encoding", "compressed bodies are not taken", "Send the body as it is.")
-    asgi, lease = request.asgi, lease_of(request)
+    asgi, budget = request.asgi, budget_of(request)
     if asgi is None:
         raise AssertionError("this request came with its body")
     length = request.value(b"content-length")
     if length is not None and (not _LENGTH.fullmatch(length) or int(length) > limit):
         raise too_large(limit)
-    rooms = lease.rooms
+    rooms = budget.rooms
     room = rooms.strangers if caller is None else rooms.batches if batch else rooms.entries
-    owner = lease.peer if caller is None or caller.name == ANONYMOUS else caller.name
+    owner = budget.peer if caller is None or caller.name == ANONYMOUS else caller.name
     if length is not None:  # all of it at once: a body that was begun is then never refused for want of room
-        lease.take(room, owner, int(length))
+        budget.take(room, owner, int(length))
     body = (
         bytearray()
     )  # grows in one piece: the C library gives back large ones, and thousands of small ones leave holes
@@ -95,7 +95,7 @@ async def read_body(request: Request, limit: int, caller: Caller | None = None, 
             if len(body) + len(part) > limit:
                 raise too_large(limit)
             if length is None:
-                lease.take(room, owner, len(part))
+                budget.take(room, owner, len(part))
             body += part
     except ClientDisconnect:
         raise Refused("invalid_request", "the body was cut off", "Send the whole body.") from None

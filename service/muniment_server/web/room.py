@@ -170,7 +170,7 @@ class Hold:
             self.size = size
 
 
-class Lease:
+class Budget:
     """What one request holds, until its answer is read. `client` is the address it came from, as ASGI has it.
 
     `drained` waits until there is hardly anything left of the answer; `gone` tells whether the client has left.
@@ -247,9 +247,9 @@ class Lease:
         self._held.clear()
 
 
-def lease_for(rooms: Rooms, scope: Mapping[str, Any]) -> Lease:
-    """Return a lease for a request, as ASGI has it."""
-    return Lease(rooms, scope.get("client"), **scope.get("extensions", {}).get(CLIENT, {}))
+def budget_for(rooms: Rooms, scope: Mapping[str, Any]) -> Budget:
+    """Return a budget for a request, as ASGI has it."""
+    return Budget(rooms, scope.get("client"), **scope.get("extensions", {}).get(CLIENT, {}))
 
 
 def peer_or_connection(client: tuple[str, int] | None) -> Hashable:

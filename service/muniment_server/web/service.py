@@ -21,10 +21,10 @@ from muniment_server.log import Log
 from muniment_server.settings import Settings
 from muniment_server.storage.open import open_store
 from muniment_server.telemetry import Metrics, get_logger
-from muniment_server.web import problems as errors
+from muniment_server.web import problems
 from muniment_server.web.handlers import read
 from muniment_server.web.messages import Request
-from muniment_server.web.room import LARGE, Lease, Rooms, busy, lease_for
+from muniment_server.web.room import LARGE, Budget, Rooms, budget_for, busy
 from muniment_server.web.routes import Route
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ class Service:
             await self._anchoring.close()
         await self.registry.close()
 
-    async def _handle(self, route: Route, asgi: AsgiRequest, lease: Lease) -> Response:
-        request = Request.of(asgi, lease)
+    async def _handle(self, route: Route, asgi: AsgiRequest, budget: Budget) -> Response:
+        request = Request.of(asgi, budget)
         log = await self._log(request) if route.on == "log" else None
         caller = await self.access.admit(request.headers, log.row if log else None, route.needs)
         answer = await route.handler(request, log or self, caller)
-        if len(answer.body) > LARGE and not lease.cover(len(answer.body), must=route.method != "GET"):
+        if len(answer.body) > LARGE and not budget.cover(len(answer.body), must=route.method != "GET"):
             raise busy()
-        return answer.response(lease)
+        return answer.response(budget)
 
     async def _log(self, request: Request) -> Log:
         name = request.params.get("log", DEFAULT_LOG)
@@ -100,7 +100,7 @@ class Service:
 
     def fail(self, route: Route, error: Exception) -> Response:
         """Return the answer to an error of a handler, and count it."""
-        response = (errors.plain if route.c2sp else errors.answer)(error)
+        response = (problems.plain if route.c2sp else problems.answer)(error)
         self.metrics.refused.labels(getattr(error, "code", type(error).__name__)).inc()
         return response
 
@@ -121,17 +121,17 @@ class Service:
     async def answer(self, route: Route, request: AsgiRequest) -> Response:
         """Answer a request: find the log and the caller, handle, and turn errors into answers."""
         started = time.perf_counter()
-        lease = lease_for(self.rooms, request.scope)
+        budget = budget_for(self.rooms, request.scope)
         try:
-            lease.check_client()  # it may have left while others had their turns
-            response = await self._handle(route, request, lease)
+            budget.check_client()  # it may have left while others had their turns
+            response = await self._handle(route, request, budget)
         except ClientDisconnect:
-            return lease.until_read(Response(None, 400))  # goes nowhere
+            return budget.until_read(Response(None, 400))  # goes nowhere
         except Exception as error:  # noqa: BLE001 - every error gets an answer; unexpected ones are logged
             response = self.fail(route, error)
         if route.on == "log":
             self.count(route, response.status_code, started)
-        return lease.until_read(response)
+        return budget.until_read(response)
 
 
 def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:

@@ -236,7 +236,7 @@ class Sequencer:
         """
         growth = await parts.grow_edge(state.edge, round_.hashes)
         old = state.head
-        # commit:  new = grow(edge); append by compare-and-swap; recheck; admit(new, {token, head}); sign(new)
+        # commit:  new = grow(edge); append by compare-and-swap; recheck; raise_guard(new, {token, head}); sign(new)
         head = Head(growth.edge.size, growth.edge.root(), round_.stamp, old.epoch, old.guard_id, old.session)
         self._state = None
         keys = leaf_keys_of(round_.hashes)

@@ -1,4 +1,4 @@
-"""What goes into the sequencer and what comes out: submissions, the round that places them, and their outcome."""
+"""What goes into the sequencer and what comes out: submissions, the round that gives them indices, their outcome."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ so it may run beside a server.
     chunk      a chunk of a log: what can be said of it without the rest of the tree
     tree       from the roots of tiles to every signed root
     guards     the guard against the database
+    anchors    what is stored of anchors, against the log and block headers
+    equal      which leaves of a raw log may be equal
     workers    chunks in processes
     whole      one log
     repair     tiles made again from entries

@@ -16,7 +16,7 @@ _IN_MEMORY = 1 << 20  # bytes of a part; beyond that it lies in a file
 
 
 class LeafKeys:
-    """The leaf keys (see storage.leaf_key) of about `entries` entries.
+    """The leaf keys (see :func:`muniment_server.storage.log.leaf_key`) of about `entries` entries.
 
     They are kept in parts by their size, which are looked through one at a time.
     """

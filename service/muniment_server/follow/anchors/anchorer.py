@@ -48,7 +48,7 @@ _UNLOOKED = 10 * MINUTE
 class Options:
     """What an operator decides.
 
-    `held` is how many calendars should hold an anchor; `min_depth` blocks make it confirmed.
+    `held` is how many calendars should hold an anchor.
     """
 
     triggers: Triggers

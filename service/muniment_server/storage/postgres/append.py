@@ -1,6 +1,6 @@
 """Appends to Postgres: each is one statement and one round trip, the function of migration 0007.
 
-Its signature stays. A part that few commits have gets a function that calls it: see decisions/0015.
+Its signature stays. A part that few commits have gets a function that calls it: see docs/decisions/0015.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import orjson
 
 from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, Tile, encode_bundle
 from muniment_server.log import Log
-from muniment_server.web.room import Lease, busy
+from muniment_server.web.room import Budget, busy
 
 PAGE = 4 * 2**20
 """Bytes of a page of entries, about: it ends before the entry that goes beyond them."""
@@ -45,8 +45,8 @@ class _Making:
     they are themselves.
     """
 
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self._covered = self._breath = _COVERED
         self._parts: list[bytes] = []
         self.size = self.count = 0
@@ -56,7 +56,7 @@ class _Making:
 
         Returns whether the page may go on behind them, and the size of the tree.
         """
-        async with self._lease.turn():
+        async with self._budget.turn():
             entries, size = await log.entries.page(start, limit, with_payload=with_payload)
             texts = await self._texts(entries)
             if texts:
@@ -85,16 +85,16 @@ class _Making:
     def _cover(self, size: int) -> bool:
         if size > self._covered:
             self._covered = size + _COVERED
-            return self._lease.cover(self._covered)
+            return self._budget.cover(self._covered)
         return True
 
 
-async def page_of(log: Log, start: int, limit: int, lease: Lease, *, with_payload: bool) -> Page:
+async def page_of(log: Log, start: int, limit: int, budget: Budget, *, with_payload: bool) -> Page:
     """Return up to `limit` entries from `start`, fewer when they are large or there is little room.
 
     Raises Refused when there is room for none of them.
     """
-    made, step, more = _Making(lease), _FIRST, True
+    made, step, more = _Making(budget), _FIRST, True
     while more:
         more, size = await made.read(log, start + made.count, min(step, limit - made.count), with_payload=with_payload)
         more = more and made.count < limit and start + made.count < size
@@ -118,26 +118,26 @@ class LargeBundle(NamedTuple):
         start = bundle.index * TILE_WIDTH
         return cls(log, start, start + bundle.width, length)
 
-    async def pieces(self, lease: Lease) -> AsyncGenerator[bytes]:
+    async def pieces(self, budget: Budget) -> AsyncGenerator[bytes]:
         """Yield its bytes. Each piece is to be sent before the next one is asked for."""
         at = self.start
         while at < self.stop:
-            count = max(1, await _granted(lease) // _LEAF)
-            async with lease.turn():
+            count = max(1, await _granted(budget) // _LEAF)
+            async with budget.turn():
                 piece = encode_bundle(await self.log.entries.leaves(at, min(at + count, self.stop)))
             at += count
             yield piece
 
 
-async def _granted(lease: Lease) -> int:
+async def _granted(budget: Budget) -> int:
     """Return how many bytes may be read now.
 
     Waits for room: clients that do not read are cut off, and others make some.
     """
-    lease.give_back()
+    budget.give_back()
     while True:
-        lease.check_client()
-        share = min(_PIECE, lease.rooms.answers.share(lease.peer))
-        if share >= _LEAF and lease.cover(share):
+        budget.check_client()
+        share = min(_PIECE, budget.rooms.answers.share(budget.peer))
+        if share >= _LEAF and budget.cover(share):
             return share
         await asyncio.sleep(_WAIT_SECONDS)

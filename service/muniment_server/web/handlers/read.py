@@ -23,7 +23,7 @@ from muniment_server.read.flow import Flow, run
 from muniment_server.read.proofs import Proof
 from muniment_server.web.handlers.large import WHOLE, LargeBundle, page_of
 from muniment_server.web.handlers.write import form_of
-from muniment_server.web.messages import JSON, OCTETS, TEXT, Answer, Request, lease_of
+from muniment_server.web.messages import JSON, OCTETS, TEXT, Answer, Request, budget_of
 from muniment_server.web.request import Query, wants_text
 from muniment_server.write.receipts import hex_list
 from muniment_server.write.submission import Signed
@@ -79,7 +79,7 @@ async def get_entry(request: Request, log: Log, caller: Caller) -> Answer:
 async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries: a page of entries."""
     start, limit = Query(request, ("start", "limit")).page()
-    text, following, size = await page_of(log, start, limit, lease_of(request), with_payload=_may_open(log, caller))
+    text, following, size = await page_of(log, start, limit, budget_of(request), with_payload=_may_open(log, caller))
     after = b"%d" % following if start < following < size else b"null"
     return Answer(b'{"entries":%b,"next":%b,"tree_size":%d}' % (text, after, size), JSON, 200, fresh(log))
 
@@ -222,7 +222,7 @@ async def get_tile(request: Request, log: Log, _caller: Caller) -> Answer:
     if b"%" in request.raw_path or request.query:
         raise FormatError("a tile has one URL, without escapes and query")
     wanted = parse_tile_path(request.params["path"])
-    return await run(file(log, wanted, lease_of(request).turn()))
+    return await run(file(log, wanted, budget_of(request).turn()))
 
 
 def file(log: Log, wanted: Tile | Bundle, turn: AbstractAsyncContextManager[None]) -> Flow[Answer]:

@@ -30,12 +30,12 @@ MAX_RECEIPT = 1_048_576
 _NO_STORE = b"cache-control: no-store\r\n"
 
 
-async def healthz(_ask: Request, _service: Service, _caller: Caller) -> Answer:
+async def healthz(_request: Request, _service: Service, _caller: Caller) -> Answer:
     """GET /healthz: the process runs."""
     return Answer(b'{"status":"ok"}', JSON, 200, _NO_STORE)
 
 
-async def readyz(_ask: Request, service: Service, _caller: Caller) -> Answer:
+async def readyz(_request: Request, service: Service, _caller: Caller) -> Answer:
     """GET /readyz: 200 when reads work; whether each log takes entries stands in the body."""
     writes: dict[str, bool] = {}
     problems: dict[str, str] = {}
@@ -73,12 +73,12 @@ async def verify(request: Request, service: Service, _caller: Caller) -> Answer:
     return Answer(orjson.dumps(verdict), JSON, 200, _NO_STORE)
 
 
-async def docs(_ask: Request, _service: Service, _caller: Caller) -> Answer:
+async def docs(_request: Request, _service: Service, _caller: Caller) -> Answer:
     """GET /docs: the OpenAPI document as one page, without scripts."""
     return Answer(_docs_page(), HTML, 200)
 
 
-async def openapi(_ask: Request, _service: Service, _caller: Caller) -> Answer:
+async def openapi(_request: Request, _service: Service, _caller: Caller) -> Answer:
     """GET /openapi.json: the document."""
     return Answer(_document(), JSON, 200)
 

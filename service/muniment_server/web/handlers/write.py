@@ -15,7 +15,7 @@ from muniment_server.access.callers import Caller
 from muniment_server.errors import Refused
 from muniment_server.log import Log
 from muniment_server.read.flow import Flow, run
-from muniment_server.web.messages import JSON, TEXT, Answer, Request, lease_of
+from muniment_server.web.messages import JSON, TEXT, Answer, Request, budget_of
 from muniment_server.web.request import Query, idempotency_key, media_type, read_body, too_large, wants_text
 from muniment_server.web.room import LARGE, busy
 from muniment_server.write.admission import SubmittedDraft, draft_event, draft_plain, draft_raw
@@ -104,8 +104,8 @@ def _need_room(request: Request, size: int) -> None:
 
     This comes before its entries are in the log: after that the answer must be sent.
     """
-    lease = lease_of(request)
-    if size > LARGE and not lease.cover(min(size, lease.rooms.answers.most // 2)):
+    budget = budget_of(request)
+    if size > LARGE and not budget.cover(min(size, budget.rooms.answers.most // 2)):
         raise busy()
 
 

@@ -104,7 +104,7 @@ class Post(NamedTuple):
     caller: Caller
 
 
-class Append(ABC):
+class AppendExchange(ABC):
     """An append: it waits for its batch, and is answered from there."""
 
     __slots__ = ("_respond", "_started", "_submission", "post")
@@ -170,7 +170,7 @@ class Append(ABC):
         self.post.service.count(self.route, response.status_code, self._started)
 
 
-class Entry(Append):
+class Entry(AppendExchange):
     """POST /entries."""
 
     __slots__ = ()
@@ -183,7 +183,7 @@ class Entry(Append):
         return await run(write.entry(self.post.request, self.post.log, self._submission, outcome))
 
 
-class Plain(Append):
+class Plain(AppendExchange):
     """POST /add."""
 
     __slots__ = ()

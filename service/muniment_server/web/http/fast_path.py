@@ -1,7 +1,8 @@
 """The busiest requests, answered without the ASGI application: it costs several times what the log itself does.
 
-Only what is plain and well-formed is answered here, by the very functions that the application calls. Whatever
-needs to wait for the database, or is odd in any way, is left to the application, which says what is wrong with it.
+Only what is plain and well-formed is answered here, by the very functions that the application calls. Whatever is odd
+in any way is left to the application, which says what is wrong with it. A read of what is not in memory goes on by
+call-back: :class:`muniment_server.web.http.exchanges.Cold`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from muniment_server.web.handlers import read, write
 from muniment_server.web.http.exchanges import (
     PROOF,
     TILE,
-    Append,
+    AppendExchange,
     Cold,
     Entry,
     Exchange,
@@ -32,9 +33,9 @@ from muniment_server.web.http.exchanges import (
 from muniment_server.web.messages import MAX_HEADERS, Headers, Request
 from muniment_server.web.service import Service
 
-_POSTS = {exchange: re.compile(pattern(exchange.route, log=LOG_NAME).encode()) for exchange in (Entry, Plain)}
-_FILE = re.compile(pattern(TILE, log=LOG_NAME, path="[0-9a-z/.]+").encode())
-_QUESTION = re.compile((pattern(PROOF, log=LOG_NAME) + r"\?index=(?P<index>0|[1-9][0-9]{0,17})").encode())
+_POSTS = {exchange: re.compile(pattern(exchange.route, log=LOG_NAME.pattern).encode()) for exchange in (Entry, Plain)}
+_FILE = re.compile(pattern(TILE, log=LOG_NAME.pattern, path="[0-9a-z/.]+").encode())
+_QUESTION = re.compile((pattern(PROOF, log=LOG_NAME.pattern) + r"\?index=(?P<index>0|[1-9][0-9]{0,17})").encode())
 _LINE = re.compile(rb"(GET|POST) (/[a-z0-9/._?=&-]*) HTTP/1\.1")
 _MAX_BLOCK, _MAX_BLOCKS = 1024, 256
 """Bytes of a block of header fields that is remembered, and how many of them."""
@@ -68,7 +69,7 @@ class RequestHead(NamedTuple):
 class _Parsed(NamedTuple):
     """What the head of a POST says that came before, byte for byte. Who may do it is decided each time."""
 
-    exchange: type[Append]
+    exchange: type[AppendExchange]
     request: Request
     log: Log
     length: int
@@ -112,7 +113,7 @@ class FastPath:
             return None
         line = _LINE.fullmatch(data, 0, at)
         exchange = line and self.find(line[1], line[2], head)
-        if isinstance(exchange, Append):
+        if isinstance(exchange, AppendExchange):
             self._remember_post(data[:end], len(data) - end, exchange)
         return (exchange, data[end:]) if exchange else None
 
@@ -128,7 +129,7 @@ class FastPath:
                 self._blocks.clear()
             self._blocks[block] = head
 
-    def _remember_post(self, head: bytes, length: int, exchange: Append) -> None:
+    def _remember_post(self, head: bytes, length: int, exchange: AppendExchange) -> None:
         if len(self._posts) >= _MAX_POSTS:
             self._posts.clear()
         self._posts[head] = _Parsed(type(exchange), exchange.post.request, exchange.post.log, length)
@@ -147,7 +148,7 @@ class FastPath:
         limit = write.check_entry(request, log) if exchange is Entry else write.check_plain(log)
         return made if length <= limit else None
 
-    def _admitted(self, exchange: type[Append], request: Request, log: Log) -> Append | None:
+    def _admitted(self, exchange: type[AppendExchange], request: Request, log: Log) -> AppendExchange | None:
         """Return an append whose caller may do it; None leaves it to the application, which says what is missing."""
         try:
             caller = self._service.access.admit_now(request.headers, log.row, exchange.route.needs)
@@ -191,7 +192,7 @@ def _proof(url: bytes) -> tuple[bytes | None, int] | None:
 
 
 @functools.lru_cache(1024)
-def _posted(url: bytes) -> tuple[bytes | None, str, type[Append]] | None:
+def _posted(url: bytes) -> tuple[bytes | None, str, type[AppendExchange]] | None:
     """Return the log a POST is to, its path, and what answers it; None for a URL that is not answered here."""
     for exchange, urls in _POSTS.items():
         if found := urls.fullmatch(url):

@@ -23,7 +23,7 @@ import httptools
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from muniment_server.web import problems as errors
+from muniment_server.web import problems
 from muniment_server.web.http.connections import Connections, Rank
 from muniment_server.web.http.cycle import Short
 from muniment_server.web.http.exchanges import Exchange
@@ -34,7 +34,7 @@ from muniment_server.web.http.refusals import MAX_PIPELINED, MIN_RATE, refusal
 from muniment_server.web.http.unread import Unread, send_pieces
 from muniment_server.web.http.wire import encode, is_reset
 from muniment_server.web.messages import Answer, Pieces
-from muniment_server.web.room import CLIENT, DRAINED, GONE, LARGE, Hold, Lease, busy, peer_or_connection
+from muniment_server.web.room import CLIENT, DRAINED, GONE, LARGE, Budget, Hold, busy, peer_or_connection
 
 _LINGER = 2.0
 _FOREVER = float("inf")
@@ -82,7 +82,7 @@ class Protocol(HttpToolsProtocol):
         self._peer: Hashable = None  # whose memory this connection takes
         self._unread: Unread  # answers
         self._kept: Kept  # requests that are not complete, or not begun
-        self._owed: Hold | None = None  # for a large answer of a job, until it is read
+        self._owed: Hold | None = None  # for a large answer of an exchange, until it is read
         self._waits = False  # whether the next request waits until the answer before it is read
         self._sending: asyncio.Task[None] | None = None  # pieces of an answer
         self._dropping = True  # whether what comes for nothing is read, or waits for the next sweep
@@ -186,10 +186,13 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _run(self, exchange: Exchange, body: bytes) -> None:
-        """Have a job answer. Who appends a large entry has to have room for its answer first: it must be sent then."""
+        """Have an exchange answer.
+
+        Who appends a large entry has to have room for its answer first: it must be sent then.
+        """
         if len(body) > _HEAVY and not self._owe(2 * len(body)):
             self._all.refused("busy")
-            self._respond(errors.answer(busy()))
+            self._respond(problems.answer(busy()))
         else:
             exchange.run(body, self._respond if body else self._respond_read)
 
@@ -310,7 +313,7 @@ class Protocol(HttpToolsProtocol):
             self._rest()
 
     def _respond(self, answer: Answer | Response) -> None:
-        """Send the answer of the job that runs on this connection.
+        """Send the answer of the exchange that runs on this connection.
 
         There is one at a time, and later requests wait behind it.
         """
@@ -335,7 +338,7 @@ class Protocol(HttpToolsProtocol):
             self._sending = self.loop.create_task(self._send_pieces(answer, answer.pieces))
         elif isinstance(answer, Answer) and len(answer.body) > LARGE and not self._owe(len(answer.body)):
             self._all.refused("busy")
-            self._respond(errors.plain(busy()))
+            self._respond(problems.plain(busy()))
         else:
             self._respond(answer)
 
@@ -343,7 +346,7 @@ class Protocol(HttpToolsProtocol):
         """Send an answer as it is read: no more than a piece of it is in memory."""
         short = self._short
         self._write_at_once(encode(answer, self.server_state.default_headers, keep_alive=short.keep_alive))
-        if not await send_pieces(self.transport, self.flow.drain, pieces, Lease(self._all.rooms, self.client)):
+        if not await send_pieces(self.transport, self.flow.drain, pieces, Budget(self._all.rooms, self.client)):
             if not self.transport.is_closing():
                 self.reset()
             return

@@ -12,7 +12,7 @@ from muniment_server.telemetry import get_logger
 from muniment_server.web.http.refusals import MIN_RATE
 from muniment_server.web.http.wire import in_kernel
 from muniment_server.web.messages import Pieces
-from muniment_server.web.room import Lease
+from muniment_server.web.room import Budget
 
 _FOREVER = float("inf")
 
@@ -47,10 +47,10 @@ class Unread:
         return now > self.by
 
 
-async def send_pieces(transport: Any, drain: Callable[[], Awaitable[None]], pieces: Pieces, lease: Lease) -> bool:
+async def send_pieces(transport: Any, drain: Callable[[], Awaitable[None]], pieces: Pieces, budget: Budget) -> bool:
     """Send pieces, each when the one before was read. Returns False where the rest of them cannot be had."""
     try:
-        async with aclosing(pieces.pieces(lease)) as found:
+        async with aclosing(pieces.pieces(budget)) as found:
             async for piece in found:
                 if transport.is_closing():
                     break
@@ -62,5 +62,5 @@ async def send_pieces(transport: Any, drain: Callable[[], Awaitable[None]], piec
         get_logger().warning("an answer was cut off", error=f"{type(error).__name__}: {error}")
         return False
     finally:
-        lease.give_back()
+        budget.give_back()
     return True

@@ -22,7 +22,7 @@ from muniment.tree import Edge, grow
 from muniment_server.access.callers import VIEW, Access, Caller
 from muniment_server.app import create_app
 from muniment_server.settings import Settings
-from muniment_server.web.http.exchanges import Append, Exchange
+from muniment_server.web.http.exchanges import AppendExchange, Exchange
 from muniment_server.web.http.fast_path import FastPath, RequestHead
 from muniment_server.web.http.wire import Outbox
 from muniment_server.web.service import Service
@@ -287,10 +287,10 @@ WHOLE = [
 ]
 
 
-def of_known(job: Exchange) -> tuple[bytes, bytes, RequestHead]:
-    """What a job answers that was found by a head that came before, byte for byte."""
-    assert isinstance(job, Append)
-    return POST, job.post.request.raw_path, RequestHead.of(job.post.request.headers)
+def of_known(exchange: Exchange) -> tuple[bytes, bytes, RequestHead]:
+    """What an exchange answers that was found by a head that came before, byte for byte."""
+    assert isinstance(exchange, AppendExchange)
+    return POST, exchange.post.request.raw_path, RequestHead.of(exchange.post.request.headers)
 
 
 def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
