@@ -9,12 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
-from tests.live import ORIGIN, LiveServer, run
+from muniment_server.cli import main
+from tests.live import ORIGIN, LiveServer, run, until
 
 
 class Moved:
-    """An instance with some entries, and a checkpoint of it that somebody kept."""
+    """An instance with some entries, and a checkpoint of it that was kept."""
 
     def __init__(self, data: Path, database: str | None) -> None:
         self.data, self.database = data, database
@@ -27,18 +29,24 @@ class Moved:
     def append(self, count: int) -> None:
         with LiveServer(self.data, database=self.database) as server:
             for number in range(count):
-                httpx.post(f"{server.url}/entries", json={"n": number}).raise_for_status()
-        with LiveServer(self.data, "--read-only", database=self.database) as server:
+                answer = httpx.post(f"{server.url}/entries", json={"n": number}).raise_for_status()
+            size = answer.json()["index"] + 1
+            until(lambda: f"\n{size}\n" in httpx.get(f"{server.url}/checkpoint").text)
             self.checkpoint = httpx.get(f"{server.url}/checkpoint").text
 
     def show(self) -> tuple[int, dict[str, Any]]:
-        done = run("guard", "show", "--data", self.data, "--json", database=self.database, check=False)
-        return done.returncode, json.loads(done.stdout)[0]
+        done = self.command("guard", "show", "--data", self.data, "--json")
+        return done.exit_code, json.loads(done.stdout)[0]
 
     def take(self, verb: str, *words: str | Path) -> tuple[int, str]:
-        done = run("guard", verb, "default", "--data", self.data, *words, database=self.database, check=False)
-        assert "Traceback" not in done.stderr
-        return done.returncode, done.stdout + done.stderr
+        done = self.command("guard", verb, "default", "--data", self.data, *words)
+        return done.exit_code, done.stdout + done.stderr
+
+    def command(self, *words: str | Path) -> Result:
+        """Run a command in this process: to start sixty takes half a minute."""
+        done = CliRunner().invoke(main, [*map(str, words)], env={"MUNIMENT_SERVER_DATABASE": self.database})
+        assert done.exception is None or isinstance(done.exception, SystemExit)
+        return done
 
 
 @pytest.fixture
