@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from muniment.hashing import EMPTY_ROOT, LeafHash, RootHash
@@ -23,6 +24,7 @@ from muniment_server.errors import ReadOnly, StoreError
 from muniment_server.storage.catalog import LogRow
 from muniment_server.storage.log import Head, Reread
 from muniment_server.storage.sqlite.open import open_sqlite
+from muniment_server.write import parts
 from muniment_server.write import sequencer as module
 from muniment_server.write.admission import RawDraft
 from muniment_server.write.guard import Guard
@@ -135,8 +137,8 @@ def _arrange(
     one: Flip, stack: contextlib.ExitStack, sequencer: Sequencer, faulty: Faulty, clean: Submission
 ) -> Submission:
     """Let the bit flip at its place. Returns the submission, which may be spoiled itself."""
-    patch: dict[str, Callable[..., Any]] = {}
-    real_grow, real_sign = module.grow, module.sign_checkpoint
+    patch: dict[tuple[ModuleType, str], Callable[..., Any]] = {}
+    real_grow, real_sign = parts.grow, module.sign_checkpoint
     if one.what == "leaf hash":
         drafts = list(clean.drafts)
         draft = drafts[one.at]
@@ -167,12 +169,12 @@ def _arrange(
         def sign(*words: Any) -> Note:
             return _Spoiled(str(real_sign(*words)), one.bit)  # type: ignore[return-value]
 
-        patch["sign_checkpoint"] = sign
+        patch[module, "sign_checkpoint"] = sign
     else:
-        patch["grow"] = lambda edge, hashes: _spoil_growth(real_grow(edge, hashes), one)
-    for name, function in patch.items():
-        stack.callback(setattr, module, name, getattr(module, name))
-        setattr(module, name, function)
+        patch[parts, "grow"] = lambda edge, hashes: _spoil_growth(real_grow(edge, hashes), one)
+    for (where, name), function in patch.items():
+        stack.callback(setattr, where, name, getattr(where, name))
+        setattr(where, name, function)
     return clean
 
 
