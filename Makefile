@@ -39,7 +39,7 @@ serve: $(READY) ## Serve the data of `make demo` (or a new log) on PORT, by defa
 	$(BIN)/muniment-server serve --data $(DEMO) --port $(PORT)
 
 check: lint ## Check quickly, while you work: lint, and the tests that need no Postgres and no server
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -k "not (test_store_contract and postgres)" \
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q -k "not (test_store_contract and postgres)" \
 	  tests/unit tests/client tests/test_architecture.py tests/service/test_store_contract.py
 
 test: $(READY) ## Run all tests that do not depend on time, on a real Postgres and a real SQLite
