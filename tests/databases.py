@@ -48,7 +48,7 @@ class Databases:
         return self._url(name)
 
     def _template(self) -> str:
-        """Name of the database that is copied. It has that of its migrations: a server may have one from another time."""
+        """Name of the database that is copied: that of its migrations, for a server may have one from another time."""
         migrations = "".join(migration.sql for migration in available("postgres"))
         name = f"muniment_template_{sha256(migrations.encode()).hexdigest()[:12]}"
         if (self.server, name) not in _templates:

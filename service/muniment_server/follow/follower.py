@@ -111,7 +111,7 @@ class Follower:
             if self._lease and not await self._lease.take():
                 return self._retry.seconds
             return await self._work()
-        except Exception as error:  # noqa: BLE001 - see above
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and tried again
             self._woken.set()
             self._retry.tell(error, self._name, self._log)
             return self._retry.rest_after(error)
