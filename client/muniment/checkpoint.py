@@ -37,10 +37,13 @@ def check_origin(origin: str) -> str:
 
 
 def parse_checkpoint(text: str) -> Checkpoint:
-    """Return the head in the text of a note. Raises FormatError unless formatting it gives `text` again."""
+    """Return the head in the text of a note. Raises FormatError unless formatting it gives `text` again.
+
+    The origin is any line that is not empty: logs of others have spaces in theirs. :func:`check_origin` is for ours.
+    """
     origin, size, root, *extensions = _lines(text)
     checkpoint = Checkpoint(
-        check_origin(origin),
+        origin,
         parse_decimal(size, "tree size"),
         RootHash(parse_b64(root, "root hash", HASH_SIZE)),
         tuple(extensions),

@@ -77,10 +77,7 @@ def parse_note(data: bytes | str) -> Note:
     lines = text[split + 2 :].split("\n")[:-1]
     if not 1 <= len(lines) <= MAX_SIGNATURES:
         raise FormatError(f"note has {len(lines)} signature lines, not 1 to {MAX_SIGNATURES}")
-    note = Note(text[: split + 1], tuple(map(_parse_line, lines)))
-    if len({(line.name, line.key_id) for line in note.signatures}) != len(lines):
-        raise FormatError("note has two signature lines of one key")
-    return note
+    return Note(text[: split + 1], tuple(map(_parse_line, lines)))
 
 
 def _parse_line(line: str) -> SignatureLine:
@@ -212,14 +209,17 @@ class SigningKey:
 
 
 def verify_note(note: Note, keys: Iterable[VerifierKey]) -> list[VerifierKey]:
-    """Return the keys among `keys` that signed `note`. Lines of unknown keys are ignored.
+    """Return the keys among `keys` that signed `note`, each once. Lines of unknown keys are ignored, repeated or not.
 
-    Raises BadSignature when a line of a known key does not verify, or when no known key signed at all.
+    Of several lines of a known key the first decides and the others are skipped, as Go's sumdb/note does: two verifiers
+    that differ here would differ on which notes are good. Raises BadSignature when that line does not verify, or when
+    no known key signed at all.
     """
     known: Mapping[tuple[str, bytes], VerifierKey] = {(key.name, key.key_id): key for key in keys}
     signers: list[VerifierKey] = []
     for line in note.signatures:
-        if key := known.get((line.name, line.key_id)):
+        key = known.get((line.name, line.key_id))
+        if key is not None and key not in signers:
             key.verify(note.text, line.signature)
             signers.append(key)
     if not signers:

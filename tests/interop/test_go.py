@@ -5,6 +5,7 @@ goverify/ recomputes the root from the entries: x/mod's tile reader alone would 
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from collections.abc import Callable
@@ -12,6 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from muniment.checkpoint import Checkpoint
+from muniment.encoding import b64
+from muniment.errors import BadSignature, FormatError
+from muniment.hashing import RootHash
+from muniment.note import SignatureLine, SigningKey, parse_note, verify_note
 from tests.interop.flips import Spoil, after, bit_at
 from tests.interop.proxy import spoiling
 from tests.interop.sample import SIZE, Sample
@@ -95,3 +101,56 @@ def test_go_accepts_through_a_proxy_that_changes_nothing(goverify: Path, samples
         done = _verify(goverify, proxy.url, str(log.vkey))
     assert proxy.spoiled == 1
     assert done.returncode == 0, done.stderr
+
+
+# --- notes: what Go opens we open, and what it refuses we refuse --------------------------------------------------------
+
+LOG, OTHER = SigningKey("log.example/go", b"g" * 32), SigningKey("other.example", b"o" * 32)
+TEXTS = [
+    str(Checkpoint(origin, 7, RootHash(bytes(range(32)))))
+    for origin in (LOG.vkey.name, "go.sum database tree", "rekor.example - 2605736670972794746", "a+b", "é" * 200)
+]
+
+
+def _notes() -> list[str]:
+    """Every order of up to three lines, of known keys and others, good and bad, and some that are no lines."""
+    notes = []
+    for text in TEXTS:
+        good, other = LOG.sign(text), OTHER.sign(text)
+        lines = [
+            str(good),
+            str(SignatureLine(good.name, good.key_id, other.signature)),
+            str(other),
+            str(SignatureLine("witness.example", b"wwww", bytes(72))),
+            str(SignatureLine("witness.example", b"wwww", b"\x01" * 72)),
+            str(SignatureLine(good.name, b"kkkk", good.signature)),
+            "— a b AAAAAAAA\n",
+        ]
+        depth = 3 if text == TEXTS[0] else 2
+        chosen = [several for count in range(depth + 1) for several in itertools.product(lines, repeat=count)]
+        notes += [f"{text}\n{''.join(several)}" for several in chosen]
+    unknown = [str(SignatureLine("w", number.to_bytes(4), b"s")) for number in range(101)]
+    first = f"text\n\n{LOG.sign('text' + chr(10))}"
+    return [*notes, first + "".join(unknown[:99]), first + "".join(unknown)]
+
+
+def _signers(note: str) -> list[str]:
+    try:
+        return [key.name for key in verify_note(parse_note(note), [LOG.vkey, OTHER.vkey])]
+    except (FormatError, BadSignature):
+        return []
+
+
+def test_go_opens_the_same_notes(goverify: Path) -> None:
+    notes = _notes()
+    words = [str(goverify), "-notes", "-vkey", f"{LOG.vkey} {OTHER.vkey}"]
+    given = "\n".join(json.dumps(b64(note.encode())) for note in notes)
+    done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    opened = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(opened) == len(notes)
+    for note, signers in zip(notes, opened, strict=True):
+        assert _signers(note) == signers, note
+    assert [LOG.vkey.name] in opened
+    assert [OTHER.vkey.name, LOG.vkey.name] in opened
+    assert [] in opened

@@ -150,7 +150,7 @@ def line(name: str = "n", blob: bytes = bytes(12)) -> str:
         "text\n\n" + line().replace("— ", "—  "), "text\n\n" + line().replace("— ", "—\u00a0"), "text\n\n" + line(""),
         "text\n\n" + line("a b"), "text\n\n" + line("a+b"), "text\n\n" + line("a\u2003b"), "text\n\n" + line("a\u0085b"),
         "text\n\n" + line(blob=b""), "text\n\n" + line(blob=bytes(4)), "text\n\n— n \n", "text\n\n— n\n", "text\n\n— n AAAA\n",
-        "text\n\n— n AAAAAAAAAAB=\n", "text\n\n" + line().replace("\n", " \n"), "text\n\n" + line() + line(),
+        "text\n\n— n AAAAAAAAAAB=\n", "text\n\n" + line().replace("\n", " \n"),
         "text\r\n\r\n" + line(), "te\x00xt\n\n" + line(), "te\txt\n\n" + line(), "te\x0bxt\n\n" + line(), "te\x1fxt\n\n" + line(),
         "te\ud800xt\n\n" + line(), "text\n\n" + line("\udfff"),
     ],
@@ -229,6 +229,23 @@ def test_unknown_lines_are_ignored_and_known_ones_must_verify() -> None:
             verify_note(Note("text\n", signatures), keys)
     with pytest.raises(BadSignature):
         verify_note(Note("text\n", (good,)), [])
+
+
+def test_repeated_lines() -> None:
+    """Unknown keys are ignored however often they stand there; of a known key the first line decides, and counts once."""
+    good, other = KEY.sign("text\n"), SigningKey("other.example", b"o" * 32)
+    bad = SignatureLine(good.name, good.key_id, other.sign("text\n").signature)
+    witness = SignatureLine("witness.example", b"wwww", bytes(72))
+    later = SignatureLine("witness.example", b"wwww", b"\x01" * 72)
+    for lines in ((witness, witness, good), (good, witness, later), (good, good), (good, bad), (good, witness, good)):
+        note = Note("text\n", lines)
+        assert parse_note(str(note)) == note, "every line stays where it is"
+        assert verify_note(note, [KEY.vkey, other.vkey]) == [KEY.vkey]
+    for lines in ((bad, good), (witness, bad, good)):
+        with pytest.raises(BadSignature, match="does not verify"):
+            verify_note(Note("text\n", lines), [KEY.vkey])
+    with pytest.raises(BadSignature, match="not signed by a known key"):
+        verify_note(Note("text\n", (witness, witness)), [KEY.vkey])
 
 
 def test_a_signature_has_64_bytes() -> None:

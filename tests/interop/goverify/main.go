@@ -8,6 +8,8 @@
 //  4. every published checkpoint opens, and is the root of the entries up to its size, also through the tiles of that size;
 //  5. every inclusion proof, every consistency proof to the latest size and every receipt checks.
 //
+// With -notes or -proof it reads what it is given instead, and asks no server.
+//
 // It prints what it counted as one line of JSON, or fails with exit code 1 and the reason.
 package main
 
@@ -16,6 +18,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -34,15 +37,32 @@ type counts struct {
 func main() {
 	url := flag.String("url", "", "where the log is served, without a slash at the end")
 	vkey := flag.String("vkey", "", "the log's verifier key")
+	notes := flag.Bool("notes", false, "instead: open the notes on stdin; -vkey is then any number of keys with spaces between")
+	proof := flag.String("proof", "", "instead: check the tlog-proof in this file")
+	leaf := flag.String("leaf", "", "the file with the leaf that -proof is for")
 	flag.Parse()
+	if *notes {
+		exit(openNotes(os.Stdin, os.Stdout, strings.Fields(*vkey)))
+	}
+	if *proof != "" {
+		exit(proofFile(*proof, *leaf, *vkey))
+	}
 	counted, err := verify(*url, *vkey)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "goverify:", err)
-		os.Exit(1)
+		exit(err)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(counted); err != nil {
 		os.Exit(1)
 	}
+}
+
+// exit ends the program, with code 1 and the reason when there is one.
+func exit(err error) {
+	if err == nil {
+		os.Exit(0)
+	}
+	fmt.Fprintln(os.Stderr, "goverify:", err)
+	os.Exit(1)
 }
 
 // verify runs all steps, in the order of the package comment.
