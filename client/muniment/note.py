@@ -16,7 +16,7 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from muniment.encoding import b64, decode_utf8, parse_b64
+from muniment.encoding import b64, decode_utf8, parse_b64, parse_hex
 from muniment.errors import BadSignature, FormatError
 
 ED25519 = 0x01
@@ -97,6 +97,20 @@ def key_id_of(name: str, kind: int, public_key: bytes) -> bytes:
     return sha256(name.encode() + b"\n" + bytes([kind]) + public_key).digest()[:4]
 
 
+def split_vkey(text: str) -> tuple[str, bytes, bytes]:
+    """Return name, key id and key (its type byte first) of a vkey of any type. Raises FormatError.
+
+    How the id is made of the key, the type decides: that is for the caller to check.
+    """
+    parts = text.split("+", 2)
+    if len(parts) != 3 or not is_key_name(parts[0]):
+        raise FormatError(f"not a vkey (name+id+key): {text[:80]!r}")
+    key_id, key = parse_hex(parts[1], 4, "key id"), parse_b64(parts[2], "vkey")
+    if not key:
+        raise FormatError(f"vkey without a key: {text[:80]!r}")
+    return parts[0], key_id, key
+
+
 def _is_weak(public_key: bytes) -> bool:
     y = int.from_bytes(public_key, "little") & (2**255 - 1)
     return y >= _P or y in _SMALL_ORDER_Y
@@ -132,14 +146,11 @@ class VerifierKey:
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
         """Return the key spelled by a vkey. Raises FormatError, also on a key id that is not this key's."""
-        parts = text.split("+", 2)
-        if len(parts) != 3:
-            raise FormatError(f"not a vkey (name+id+key): {text[:80]!r}")
-        key = parse_b64(parts[2], "vkey")
-        if key[:1] != bytes([ED25519]):
+        name, key_id, key = split_vkey(text)
+        if key[0] != ED25519:
             raise FormatError("vkey is not of type 0x01 (Ed25519)")
-        parsed = cls(parts[0], key[1:])
-        if str(parsed) != text:
+        parsed = cls(name, key[1:])
+        if parsed.key_id != key_id:
             raise FormatError(f"key id of vkey {text[:80]!r} does not match its key")
         return parsed
 

@@ -8,6 +8,9 @@
     quorum <name>|none
 
 Trust comes from this file alone. A key learned from the server it is meant to check is no trust.
+
+Names, URLs and comments are octets to C2SP. Those that are no UTF-8 are kept as Python keeps them in file names
+(surrogateescape), and ``bytes(policy)`` gives them back.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from muniment.checkpoint import Checkpoint, parse_checkpoint
-from muniment.encoding import b64, parse_b64, parse_decimal
+from muniment.encoding import parse_decimal
 from muniment.errors import FormatError, PolicyNotMet
-from muniment.note import VerifierKey, is_key_name, key_id_of, parse_note, verify_note
+from muniment.note import ED25519, VerifierKey, key_id_of, parse_note, split_vkey, verify_note
 
-_BAD_CHARACTER = re.compile(r"[^\t\n\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]")
-_KEY_LENGTHS = {0x01: 33, 0x04: 33, 0x06: 1313}
+_BAD_CHARACTER = re.compile(r"[^\t\n\x20-\x7e\x80-\ud7ff\udc80-\udcff\ue000-\U0010ffff]")
+_KEY_LENGTHS = {0x04: 33, 0x06: 1313}
+"""Of the types of cosignature keys that C2SP defines, with the type byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,16 @@ class LogKey:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherLogKey:
+    """A log line whose key is of a type that this version cannot check. It vouches for nothing; the others still do."""
+
+    vkey: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Witness:
-    """A witness line: its name in this file, its vkey (type 0x01, 0x04 or 0x06), and where it takes checkpoints."""
+    """A witness line: its name in this file, its vkey (of any type but 0x01), and where it takes checkpoints."""
 
     name: str
     vkey: str
@@ -69,20 +81,19 @@ class Policy:
     witnesses: tuple[Witness, ...] = ()
     groups: tuple[Group, ...] = ()
     quorum: str | None = None
+    others: tuple[OtherLogKey, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Policy:
-        """Return the policy in `text`. Raises FormatError naming the line."""
-        return _Parser().parse(text)
+    def parse(cls, data: bytes | str) -> Policy:
+        """Return the policy in `data`. Raises FormatError naming the line."""
+        return _Parser().parse(data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data)
 
     @classmethod
     def read(cls, path: str | Path) -> Policy:
         """Return the policy in a file. Raises FormatError when it is not one, OSError when it cannot be read."""
         data = Path(path).read_bytes()
         try:
-            return cls.parse(data.decode())
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{path} is not UTF-8") from error
+            return cls.parse(data)
         except FormatError as error:
             raise FormatError(f"{path}: {error}") from error
 
@@ -90,9 +101,14 @@ class Policy:
         """Return the policy as a file."""
         return "".join(f"{line}\n" for line in self._lines())
 
+    def __bytes__(self) -> bytes:
+        """Return the policy as the bytes of a file."""
+        return str(self).encode("utf-8", "surrogateescape")
+
     def _lines(self) -> Iterator[str]:
-        for log in self.logs:
-            yield " ".join(filter(None, ("log", str(log.vkey), log.url)))
+        lines = [(str(log.vkey), log.url) for log in self.logs] + [(other.vkey, other.url) for other in self.others]
+        for vkey, url in lines:
+            yield " ".join(filter(None, ("log", vkey, url)))
         for witness in self.witnesses:
             yield " ".join(filter(None, ("witness", witness.name, witness.vkey, witness.url)))
         for group in self.groups:
@@ -121,7 +137,7 @@ def _verify(policy: Policy, note: str | bytes) -> VerifiedCheckpoint:
     checkpoint = parse_checkpoint(parsed.text)
     keys = [log.vkey for log in policy.logs if log.vkey.name == checkpoint.origin]
     if not keys:
-        raise PolicyNotMet(f"the policy lists no log called {checkpoint.origin!r}")
+        raise PolicyNotMet(f"the policy lists no log called {checkpoint.origin!r}{_hint(policy, checkpoint.origin)}")
     verify_note(parsed, keys)
     # Fail closed: this version cannot check cosignatures, and an unchecked quorum is not a quorum.
     if policy.quorum is not None:
@@ -129,9 +145,15 @@ def _verify(policy: Policy, note: str | bytes) -> VerifiedCheckpoint:
     return VerifiedCheckpoint(checkpoint, str(parsed))
 
 
+def _hint(policy: Policy, origin: str) -> str:
+    listed = any(split_vkey(other.vkey)[0] == origin for other in policy.others)
+    return " with a key of a type that this version can check (Ed25519, 0x01)" if listed else ""
+
+
 class _Parser:
     def __init__(self) -> None:
         self.logs: list[LogKey] = []
+        self.others: list[OtherLogKey] = []
         self.witnesses: list[Witness] = []
         self.groups: list[Group] = []
         self.quorums: list[str] = []
@@ -153,7 +175,7 @@ class _Parser:
         if len(self.quorums) != 1:
             raise FormatError(f"a policy has one quorum line, not {len(self.quorums)}")
         quorum = None if self.quorums[0] == "none" else self.quorums[0]
-        return Policy(tuple(self.logs), tuple(self.witnesses), tuple(self.groups), quorum)
+        return Policy(tuple(self.logs), tuple(self.witnesses), tuple(self.groups), quorum, tuple(self.others))
 
     def _line(self, words: list[str]) -> None:
         keyword, *rest = words
@@ -166,13 +188,22 @@ class _Parser:
         {"log": self._log, "witness": self._witness, "group": self._group, "quorum": self._quorum}[keyword](rest)
 
     def _log(self, words: list[str]) -> None:
-        vkey = VerifierKey.parse(words[0])
-        self._new_key(vkey.public_key)
-        self.logs.append(LogKey(vkey, words[1] if len(words) > 1 else None))
+        url = words[1] if len(words) > 1 else None
+        _, _, key = split_vkey(words[0])
+        if key[0] == ED25519:
+            self.logs.append(LogKey(VerifierKey.parse(words[0]), url))
+        else:
+            _check_cosigner(words[0])
+            self.others.append(OtherLogKey(words[0], url))
+        self._new_key(key[1:])
 
     def _witness(self, words: list[str]) -> None:
         name, vkey = words[:2]
-        self._new_key(_witness_key(vkey))
+        _, _, key = split_vkey(vkey)
+        if key[0] == ED25519:
+            raise FormatError("vkey of type 0x01 is the key of a log; a witness has one of type 0x04 or 0x06")
+        _check_cosigner(vkey)
+        self._new_key(key[1:])
         self._new_name(name)
         self.witnesses.append(Witness(name, vkey, words[2] if len(words) > 2 else None))
 
@@ -180,7 +211,7 @@ class _Parser:
         name, threshold, *members = words
         for member in members:
             if member not in self.names:
-                raise FormatError(f"group {name} names {member!r}, which no earlier line defines")
+                raise FormatError(f"group {name!r} names {member!r}, which no earlier line defines")
             if member in self.grouped:
                 raise FormatError(f"{member!r} is a member of a group already")
             self.grouped.add(member)
@@ -211,15 +242,15 @@ def _threshold(word: str, members: int) -> int:
     return threshold
 
 
-def _witness_key(vkey: str) -> bytes:
-    """Return the public key of a witness vkey, checked by round trip. Raises FormatError."""
-    parts = vkey.split("+", 2)
-    if len(parts) != 3 or not is_key_name(parts[0]):
-        raise FormatError(f"not a vkey (name+id+key): {vkey[:80]!r}")
-    key = parse_b64(parts[2], "vkey")
-    kind = key[0] if key else 0
-    if _KEY_LENGTHS.get(kind) != len(key):
-        raise FormatError("witness vkey is not of type 0x01, 0x04 or 0x06 with a key of its length")
-    if f"{parts[0]}+{key_id_of(parts[0], kind, key[1:]).hex()}+{b64(key)}" != vkey:
-        raise FormatError("key id of the witness vkey does not match its key")
-    return key[1:]
+def _check_cosigner(vkey: str) -> None:
+    """Check length and key id of a cosigner's vkey, as far as its type is known. Raises FormatError.
+
+    Of types to come nothing can be said. Such a key vouches for nothing here, and must not stop the rest of the file.
+    """
+    name, key_id, key = split_vkey(vkey)
+    if key[0] not in _KEY_LENGTHS:
+        return
+    if len(key) != _KEY_LENGTHS[key[0]]:
+        raise FormatError(f"vkey of type 0x{key[0]:02x} has {len(key)} bytes, not {_KEY_LENGTHS[key[0]]}")
+    if key_id != key_id_of(name, key[0], key[1:]):
+        raise FormatError(f"key id of vkey {vkey[:80]!r} does not match its key")

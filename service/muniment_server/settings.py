@@ -231,6 +231,10 @@ class Settings(BaseModel):
         """The policy file that trusts the logs of this instance."""
         return self.data / "policy"
 
+    def policy_file(self, log: str) -> Path:
+        """Return the policy file that trusts one log: not every client reads a file that lists several."""
+        return self.data / "policies" / f"{log}.policy"
+
     @property
     def anchor_held(self) -> int:
         """How many calendars should hold an anchor: no more than there are."""

@@ -449,7 +449,8 @@ async def test_without_a_guard_it_comes_back_to_be_read(rig: Rig, tmp_path: Path
     (row,) = await fresh.catalog.logs()
     assert row.name == "elsewhere"
     assert (await fresh.reads.head(row.log_id)).guard_id != bench.guard.read().guard_id
-    assert Policy.read(tmp_path / "data" / "policy") == policy_of(bench)
+    for policy in ("policy", "policies/elsewhere.policy"):
+        assert Policy.read(tmp_path / "data" / policy) == policy_of(bench)
 
 
 async def test_an_old_database_catches_up_from_a_newer_backup(rig: Rig, tmp_path: Path, fresh: Store) -> None:

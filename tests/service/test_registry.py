@@ -88,6 +88,8 @@ class DataFolder:
         published = await self.rig.store.checkpoints.checkpoints(bench.log_id, 0, 1)
         assert [found.size for found in published] == [1]
         Policy.read(self.settings.policy).verify(published[0].note)
+        (alone,) = Policy.read(self.settings.policy_file(name)).logs
+        assert alone.vkey == bench.key.vkey, "its own policy trusts this log and no other"
         assert stat.S_IMODE(self.settings.key_file(name).stat().st_mode) == 0o600
         assert bench.row.public is public
         assert not [name for name in self.files() if ".tmp" in name or "/." in name or name.startswith(".")]
@@ -114,7 +116,7 @@ async def test_a_log_is_made_whole(instance: DataFolder, kind: str):
     key = await instance.create(kind=kind)
     await instance.check(kind=kind)
     assert key.vkey == (await instance.bench()).key.vkey
-    assert set(instance.files()) == {"keys/log.key", "guard/log.guard", "policy"}
+    assert set(instance.files()) == {"keys/log.key", "guard/log.guard", "policies/log.policy", "policy"}
     text = instance.settings.key_file("log").read_text()
     assert text.startswith("PRIVATE+KEY+example.com/log+")
     assert text.endswith("\n")
@@ -131,6 +133,14 @@ async def test_making_it_again_changes_nothing(instance: DataFolder):
     assert {table: found for table, found in after.items() if table != "heads"} == {
         table: found for table, found in rows.items() if table != "heads"
     }
+    await instance.check()
+
+
+async def test_a_policy_of_the_log_alone_is_made_later_too(instance: DataFolder):
+    """Where an earlier release made the log, or the file was lost; and it stands before the joint one."""
+    await instance.create()
+    instance.settings.policy_file("log").unlink()
+    await instance.create()
     await instance.check()
 
 
@@ -154,14 +164,18 @@ async def test_the_policy_grows_by_a_line_for_each_log(instance: DataFolder):
 
 async def test_what_the_operator_wrote_into_the_policy_stays(instance: DataFolder):
     await instance.create("a")
-    first = instance.settings.policy.read_text().splitlines()[0]
-    mine = f"# the log of invoices\n{first} https://example.com/a\n\n# nobody yet\nquorum none\n"
-    instance.settings.policy.write_text(mine)
+    first = instance.settings.policy.read_bytes().splitlines()[0]
+    mine = (
+        b"# the log of caf\xe9 \xe2\x80\xa8log\n"
+        + first
+        + b" https://example.com/a\n\n# nobody yet\xc2\x85\nquorum none\n"
+    )
+    instance.settings.policy.write_bytes(mine)
     key = await instance.create("b")
-    added = instance.settings.policy.read_text()
-    assert added == mine.replace("/a\n\n", f"/a\nlog {key.vkey}\n\n")
+    added = instance.settings.policy.read_bytes()
+    assert added == mine.replace(b"/a\n\n", f"/a\nlog {key.vkey}\n\n".encode())
     await instance.create("b")
-    assert instance.settings.policy.read_text() == added
+    assert instance.settings.policy.read_bytes() == added
 
 
 async def test_racing_makers_of_one_log_make_one(instance: DataFolder):
@@ -205,8 +219,8 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch, Faulty], None]] = {
     "genesis stored, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=False),
     "genesis guarded, not signed": lambda patch, store: _crash_in(patch, Guard, "swap", after=True),
     "signed, not published": lambda patch, store: store.plan("publish", *[Fault(StoreUnavailable("test"))] * 9),
-    "published, no policy": lambda patch, store: _crash_in(patch, creation, "add_to_policy", after=False),
-    "all done but the answer": lambda patch, store: _crash_in(patch, creation, "add_to_policy", after=True),
+    "published, no policy": lambda patch, store: _crash_in(patch, creation, "add_to_policies", after=False),
+    "all done but the answer": lambda patch, store: _crash_in(patch, creation, "add_to_policies", after=True),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from muniment.encoding import b64
 from muniment.errors import BadSignature, FormatError, PolicyNotMet
 from muniment.note import SigningKey, key_id_of
-from muniment.policy import Group, LogKey, Policy, Witness
+from muniment.policy import Group, LogKey, OtherLogKey, Policy, Witness
 from tests.unit.samples import KEY, ORIGIN, POLICY, event_log, policy_of, raw_log
 
 
@@ -53,7 +53,17 @@ GOOD = {
         "h",
     ),
     f"witness a {vkey('m', 9, 6, 1312)}\nquorum none\n": Policy((), (Witness("a", vkey("m", 9, 6, 1312)),)),
-    f"witness a {vkey('e', 9, 1)}\nquorum none\n": Policy((), (Witness("a", vkey("e", 9, 1)),)),
+    f"witness a {vkey('e', 9, 7)}\nquorum none\n": Policy((), (Witness("a", vkey("e", 9, 7)),)),
+    f"log {W1} https://log.example/\n{LOG}\nquorum none\n": Policy(
+        (LogKey(KEY.vkey),), others=(OtherLogKey(W1, "https://log.example/"),)
+    ),
+    f"log {vkey(ORIGIN, 9, 6, 1312)}\nlog x+00000000+/wA=\nquorum none\n": Policy(
+        (), others=(OtherLogKey(vkey(ORIGIN, 9, 6, 1312)), OtherLogKey("x+00000000+/wA="))
+    ),
+    "# caf\udce9 \x80 \x85 \u2028log x\nquorum none\n": Policy(()),
+    f"witness w\udcff {W1} http://\udc80/\nquorum w\udcff\n": Policy(
+        (), (Witness("w\udcff", W1, "http://\udc80/"),), (), "w\udcff"
+    ),
     "witness log " + W1 + "\nwitness quorum " + W2 + "\nquorum log\n": Policy(
         (), (Witness("log", W1), Witness("quorum", W2)), (), "log"
     ),
@@ -75,24 +85,30 @@ BAD = {
     f"{LOG} url more\nquorum none": "takes 1 to 2 words",
     f"log {KEY.vkey}x\nquorum none": "line 1",
     f"log {str(KEY.vkey)[1:]}\nquorum none": "key id",
-    f"log {W1}\nquorum none": "not of type 0x01",
+    f"log {vkey('l', 1, 4, 31)}\nquorum none": "has 32 bytes, not 33",
+    f"log {W1.replace('w1', 'w9')}\nquorum none": "key id",
+    f"log {W1}\nwitness a {W1}\nquorum none": "line 2: this public key",
+    "log x+0000000+/wA=\nquorum none": "key id",
+    "log x+00000000+\nquorum none": "without a key",
+    "log \udce9+00000000+/wA=\nquorum none": "not a vkey",
     f"{LOG}\n{LOG}\nquorum none": "line 2: this public key",
     f"log {log_vkey(1)}\nlog {log_vkey(1, 'log.example/m')}\nquorum none": "line 2: this public key",
     f"witness a {W1}\nwitness b {W1}\nquorum none": "line 2: this public key",
-    f"witness a {vkey('w', 0, 1)}\nwitness b {vkey('v', 0, 4)}\nquorum none": "line 2: this public key",
+    f"witness a {vkey('w', 0, 2)}\nwitness b {vkey('v', 0, 4)}\nquorum none": "line 2: this public key",
+    f"witness a {vkey('w', 1, 1)}\nquorum none": "type 0x01 is the key of a log",
+    f"witness a {KEY.vkey}\nquorum none": "type 0x01 is the key of a log",
     f"witness a {W1}\nwitness a {W2}\nquorum none": "line 2: name 'a' is reserved or taken",
     f"witness none {W1}\nquorum none": "name 'none' is reserved",
     "witness a\nquorum none": "takes 2 to 3 words",
     f"witness a {W1} url more\nquorum none": "takes 2 to 3 words",
     f"witness a {W1[:-2]}\nquorum none": "line 1",
     f"witness a {W1.replace('w1', 'w9')}\nquorum none": "key id",
-    f"witness a {vkey('w', 1, 4, 31)}\nquorum none": "with a key of its length",
-    f"witness a {vkey('w', 1, 6, 32)}\nquorum none": "with a key of its length",
-    f"witness a {vkey('w', 1, 2)}\nquorum none": "not of type",
+    f"witness a {vkey('w', 1, 4, 31)}\nquorum none": "has 32 bytes, not 33",
+    f"witness a {vkey('w', 1, 6, 32)}\nquorum none": "has 33 bytes, not 1313",
     "witness a b\nquorum none": "not a vkey",
     f"witness a {vkey('', 1)}\nquorum none": "not a vkey",
     f"witness a {vkey('w' + chr(0xA0), 1)}\nquorum none": "not a vkey",
-    "witness a b+00000000+\nquorum none": "not of type",
+    "witness a b+00000000+\nquorum none": "without a key",
     THREE + "group g all\nquorum none": "takes 3 to",
     THREE + "group g\nquorum none": "takes 3 to",
     THREE + "group g all a d\nquorum none": "'d', which no earlier line defines",
@@ -112,6 +128,8 @@ BAD = {
     "quorum\x0bnone": "control character",
     "quorum none\n#\x7f": "control character",
     "quorum none\n#\ud800": "control character",
+    f"quorum none\n#{chr(0xDC7F)}": "control character",
+    f"quorum none\n#{chr(0xDD00)}": "control character",
     "\ufeffquorum none": "unknown keyword",
     "quorum\u00a0none": "unknown keyword",
     "quorum none\u2028quorum none": "takes 1 to 1 words|no earlier line",
@@ -122,7 +140,7 @@ BAD = {
 def test_good_policies(text: str, policy: Policy) -> None:
     assert Policy.parse(text) == policy
     assert Policy.parse(str(policy)) == policy
-    assert str(Policy.parse(str(policy))) == str(policy)
+    assert bytes(Policy.parse(bytes(policy))) == bytes(policy)
     assert str(policy).endswith(f"\nquorum {policy.quorum or 'none'}\n") or not policy.logs + policy.witnesses
 
 
@@ -169,8 +187,10 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "policy"
     path.write_bytes(str(POLICY).encode())
     assert Policy.read(path) == Policy.read(str(path)) == POLICY
+    path.write_bytes(b"# caf\xe9 \xff\n" + str(POLICY).encode())
+    assert Policy.read(path) == POLICY
     path.write_bytes(b"quorum no\xffne\n")
-    with pytest.raises(FormatError, match="policy is not UTF-8"):
+    with pytest.raises(FormatError, match=r"policy: line 1: quorum names 'no\\udcffne'"):
         Policy.read(path)
     path.write_bytes(b"quorum\n")
     with pytest.raises(FormatError, match="policy: line 1: quorum takes"):
@@ -195,6 +215,17 @@ def test_a_listed_log_is_vouched_for() -> None:
 def test_a_log_that_is_not_listed_is_not(policy: Policy) -> None:
     with pytest.raises(PolicyNotMet, match="lists no log called"):
         policy.verify(NOTE)
+
+
+def test_a_key_of_an_unknown_type_vouches_for_nothing_and_stops_nothing() -> None:
+    """A file is for many verifiers: the ML-DSA key of a log stands in it beside the Ed25519 key."""
+    for other in (vkey(ORIGIN, 9, 6, 1312), vkey(ORIGIN, 9), vkey(ORIGIN, 9, 0xFF)):
+        both = Policy.parse(f"log {other}\n{LOG}\nwitness w {vkey('w', 8, 0xFF)}\nquorum none\n")
+        assert both.verify(NOTE) == POLICY.verify(NOTE)
+        with pytest.raises(
+            PolicyNotMet, match=f"lists no log called '{ORIGIN}' with a key of a type that this version"
+        ):
+            Policy.parse(f"log {other}\nquorum none\n").verify(NOTE)
 
 
 def test_another_key_of_the_same_name_is_not_trusted() -> None:

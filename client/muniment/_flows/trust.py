@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 
 from muniment._flows import fields
 from muniment._flows.steps import Call, Exclusive, Flow, Request, Retries, json_of, send
@@ -47,7 +46,7 @@ class Trust:
     """
 
     def __init__(self, policy: Policy, state: State, url: str, origin: str | None, retries: Retries) -> None:
-        self.policy: Policy = _Once(policy.logs, policy.witnesses, policy.groups, policy.quorum)
+        self.policy = policy
         self.origin = origin if origin is not None else _origin_at(policy, url)
         self._state = state
         self._retries = retries
@@ -222,17 +221,3 @@ def contradiction(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> Inconsi
         f" and of size {second.size} with root {second.root.hex()}: keep both checkpoints, they are the evidence",
         (older.note, newer.note),
     )
-
-
-class _Once(Policy):
-    """A policy that checks each note once: all receipts of a batch carry the same."""
-
-    __slots__ = ()
-
-    def verify(self, note: str | bytes) -> VerifiedCheckpoint:
-        return _verify(Policy(self.logs, self.witnesses, self.groups, self.quorum), note)
-
-
-@lru_cache(maxsize=64)
-def _verify(policy: Policy, note: str | bytes) -> VerifiedCheckpoint:
-    return policy.verify(note)

@@ -203,8 +203,9 @@ async def rebuild(settings: Settings, store: Store, checked: Checked, progress: 
         )
     await _raise_guard(settings, store, row, final, checked.guarded)
     await _publish_all(store, row, checked, progress)
-    if not settings.policy.exists():
-        write_new(settings.policy, str(checked.trust), 0o644)
+    for path in (settings.policy_file(row.name), settings.policy):
+        if not path.exists():
+            write_new(path, str(checked.trust), 0o644)
     return Restored(row.name, row.origin, size, final.root.hex(), size - head.size, *counts, checked.writable)
 
 

@@ -33,8 +33,12 @@ def log_create(name: str, **flags: Any) -> None:
     settings = settings_from(data=flags["data"], database=flags["database"])
     need_instance(settings)
     vkey = run(make_log(settings, name, flags))
-    value = {"name": name, "origin": flags["origin"], "vkey": vkey, "policy": str(settings.policy)}
-    text = f"Log {name} is ready, under /logs/{name}.\n\nIts public key, to give to everyone:\n  {vkey}"
+    policies = {"policy": str(settings.policy), "log_policy": str(settings.policy_file(name))}
+    value = {"name": name, "origin": flags["origin"], "vkey": vkey, **policies}
+    text = (
+        f"Log {name} is ready, under /logs/{name}.\n\nIts public key, to give to everyone:\n  {vkey}\n\n"
+        f"A policy that trusts this log alone: {settings.policy_file(name)}"
+    )
     print_result(flags["as_json"], value, text)
 
 

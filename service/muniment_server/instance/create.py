@@ -18,7 +18,7 @@ from muniment_server.errors import (
     StoreUnavailable,
 )
 from muniment_server.failpoints import step
-from muniment_server.instance.files import add_to_policy, exclusive, read_key, read_policy, write_new
+from muniment_server.instance.files import add_to_policies, exclusive, read_key, read_policy, write_new
 from muniment_server.instance.registry import LOG_NAME, new_sequencer
 from muniment_server.log import Log
 from muniment_server.read.cache import Cache
@@ -67,7 +67,7 @@ async def _create_log(settings: Settings, store: Store, row: LogRow) -> SigningK
     except HeadMoved as error:
         raise SetupError(f"another log has the name {row.name!r} or the origin {row.origin!r}: {error}") from error
     await _write_genesis(settings, store, row, key)
-    add_to_policy(settings, key)
+    add_to_policies(settings, row.name, key)
     return key
 
 

@@ -28,7 +28,7 @@ def write_new(path: Path, text: str, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        os.write(descriptor, text.encode())
+        os.write(descriptor, text.encode("utf-8", "surrogateescape"))  # a policy may hold other octets
         os.fsync(descriptor)
         os.link(temporary, path)
     finally:
@@ -54,27 +54,34 @@ def read_key(path: Path) -> SigningKey:
 
 def read_policy(settings: Settings) -> Policy | None:
     """Return the policy of this instance, or None when there is none yet. Raises SetupError."""
+    return _policy_at(settings.policy) if settings.policy.exists() else None
+
+
+def _policy_at(path: Path) -> Policy:
     try:
-        return Policy.read(settings.policy)
-    except FileNotFoundError:
-        return None
+        return Policy.read(path)
     except (OSError, FormatError) as error:
         raise SetupError(f"the policy file cannot be read: {error}") from error
 
 
 @step("instance.policy")
-def add_to_policy(settings: Settings, key: SigningKey) -> None:
-    """Make sure that the policy file of this instance trusts `key`. What else is in it stays, comments too."""
-    old = read_policy(settings)
-    if old is None:
-        write_new(settings.policy, str(Policy((LogKey(key.vkey),))), 0o644)
-    elif not any(log.vkey == key.vkey for log in old.logs):
-        lines = settings.policy.read_text("utf-8").splitlines(keepends=True)
+def add_to_policies(settings: Settings, name: str, key: SigningKey) -> None:
+    """Make sure that the policy file of this instance trusts `key`, and before it the file of the log alone."""
+    _add_to_policy(settings.policy_file(name), key)
+    _add_to_policy(settings.policy, key)
+
+
+def _add_to_policy(path: Path, key: SigningKey) -> None:
+    """Make sure that the policy at `path` trusts `key`. What else is in it stays, comments too."""
+    if not path.exists():
+        write_new(path, str(Policy((LogKey(key.vkey),))), 0o644)
+    elif not any(log.vkey == key.vkey for log in _policy_at(path).logs):
+        lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
         after = max((at for at, line in enumerate(lines, 1) if line.split()[:1] == ["log"]), default=0)
-        temporary = settings.policy.with_name(f".policy.{secrets.token_hex(4)}")
-        write_new(temporary, "".join((*lines[:after], f"log {key.vkey}\n", *lines[after:])), 0o644)
-        temporary.replace(settings.policy)
-        sync_directory(settings.policy.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        write_new(temporary, "\n".join((*lines[:after], f"log {key.vkey}", *lines[after:])), 0o644)
+        temporary.replace(path)
+        sync_directory(path.parent)
 
 
 @asynccontextmanager
