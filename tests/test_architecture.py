@@ -35,6 +35,7 @@ ORDER = {
         "event",
         "members",
         "anchored",
+        "tlogproof",
         "receipt",
         "__init__",
         "wire",

@@ -1,30 +1,29 @@
 """Receipts: what proves one entry by itself, offline. Specified in docs/spec/receipt.md.
 
-Two forms: JSON ``muniment/receipt@v1`` with everything, and C2SP ``tlog-proof@v1`` text with the leaf as its extra
-data.
+Two forms: JSON ``muniment/receipt@v1`` with everything, and C2SP ``tlog-proof@v1`` text, which may come without the
+leaf.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muniment import members, strictjson
 from muniment.anchored import MAX_ANCHORS, AnchoredCheckpoint
 from muniment.checkpoint import Checkpoint, parse_checkpoint
-from muniment.encoding import b64, parse_b64, parse_decimal
+from muniment.encoding import b64, parse_b64
 from muniment.errors import BadDisclosure, BadProof, FormatError
 from muniment.event import Commitment, EventLeaf, OwnLeaf, parse_leaf
-from muniment.hashing import HASH_SIZE, LeafHash, leaf_hash
+from muniment.hashing import LeafHash, leaf_hash
 from muniment.members import expect
 from muniment.note import parse_note
 from muniment.policy import Policy
-from muniment.proofs import MAX_PROOF, verify_inclusion
+from muniment.proofs import verify_inclusion
+from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 
 RECEIPT_TYPE = "muniment/receipt@v1"
-TLOG_PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +123,16 @@ class Receipt:
         return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def parse(cls, data: bytes | str) -> Receipt:
-        """Return the receipt in JSON or tlog-proof text. Raises FormatError."""
+    def parse(cls, data: bytes | str, leaf: bytes | None = None) -> Receipt:
+        """Return the receipt in JSON or tlog-proof text. Raises FormatError.
+
+        `leaf`, when it is given, is what must have been logged, whatever the text says: see :meth:`verify`, step 3.
+        """
         raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         if raw.startswith(TLOG_PROOF_HEADER.encode()):
-            return cls.parse_tlog_proof(raw)
-        return cls.from_json(strictjson.parse(raw))
+            return cls.parse_tlog_proof(raw, leaf)
+        receipt = cls.from_json(strictjson.parse(raw))
+        return receipt if leaf is None else replace(receipt, leaf=leaf)
 
     @classmethod
     def from_json(cls, value: Any) -> Receipt:
@@ -161,44 +164,24 @@ class Receipt:
     # --- C2SP tlog-proof ----------------------------------------------------------------------------------------------
 
     def to_tlog_proof(self) -> str:
-        """Return C2SP tlog-proof text; commitment and disclosures have no place in it."""
-        return format_tlog_proof(self.index, self.leaf, self.proof, self.checkpoint)
+        """Return C2SP tlog-proof text; commitment and disclosures have no place in it, nor has a very long leaf."""
+        return str(TlogProof.with_leaf(self.index, self.leaf, self.proof, self.checkpoint))
 
     @classmethod
-    def parse_tlog_proof(cls, data: bytes) -> Receipt:
-        """Return the receipt in tlog-proof text whose extra data is the leaf.
+    def parse_tlog_proof(cls, data: bytes, leaf: bytes | None = None) -> Receipt:
+        """Return the receipt in tlog-proof text whose extra data is the leaf, unless the caller has the leaf.
 
-        Raises FormatError unless formatting the result gives `data` again.
+        Raises FormatError, also when neither has it.
         """
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            raise FormatError("tlog-proof is not UTF-8") from None
-        head, separator, note = text.partition("\n\n")
-        lines = head.split("\n")
-        expect(bool(separator) and lines[0] == TLOG_PROOF_HEADER, "not a tlog-proof")
-        expect(3 <= len(lines) <= 3 + MAX_PROOF, "tlog-proof has too few or too many lines")
-        expect(
-            lines[1].startswith("extra ") and lines[2].startswith("index "),
-            "tlog-proof lacks its extra or index line",
-        )
-        signed = parse_checkpoint(parse_note(note).text)
-        receipt = cls(
-            origin=signed.origin,
-            index=parse_decimal(lines[2][6:], "index"),
-            leaf=parse_b64(lines[1][6:], "extra"),
-            tree_size=signed.size,
-            proof=tuple(parse_b64(line, "proof hash", HASH_SIZE) for line in lines[3:]),
-            checkpoint=note,
-        )
-        expect(receipt.to_tlog_proof() == text, "tlog-proof is not in canonical form")
-        return receipt
-
-
-def format_tlog_proof(index: int, leaf: bytes, proof: Sequence[bytes], checkpoint: str) -> str:
-    """Return C2SP tlog-proof text with the leaf as `extra`; `proof` is leaf sibling first."""
-    lines = [TLOG_PROOF_HEADER, f"extra {b64(leaf)}", f"index {index}", *map(b64, proof)]
-    return "\n".join(lines) + f"\n\n{checkpoint}"
+        proof = TlogProof.parse(data)
+        leaf = proof.extra if leaf is None else leaf
+        if leaf is None:
+            raise FormatError(
+                "this tlog-proof has no extra line, so it does not hold what was logged: give that beside it"
+                " (muniment verify --leaf FILE)"
+            )
+        signed = parse_checkpoint(parse_note(proof.checkpoint).text)
+        return cls(signed.origin, proof.index, leaf, signed.size, proof.hashes, proof.checkpoint)
 
 
 def _is_texts(value: Any) -> bool:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import muniment.client._sync
 from muniment import Receipt
 from muniment.cli.output import explain
 from muniment.errors import Unavailable, Unreachable
+from muniment.tlogproof import TlogProof
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import ORIGIN, FakeLog, answering, edit, instead, lost_after, problem
 from tests.client.served import served
@@ -298,6 +300,23 @@ def test_every_changed_byte_of_a_receipt_is_noticed(cli: Cli, log: FakeLog) -> N
             assert (result["complete"], result["event"]) == (False, {}), changed
         else:
             assert done.code == 1
+
+
+def test_a_tlog_proof_without_its_leaf(cli: Cli, log: FakeLog, here: Path) -> None:
+    receipt = log.receipt(1)
+    text = str(replace(TlogProof.parse(receipt.to_tlog_proof().encode()), extra=None))
+    (here / "proof").write_text(text)
+    (here / "leaf").write_bytes(receipt.leaf)
+    (here / "other").write_bytes(receipt.leaf + b"\n")
+    assert cli("verify", "proof", "--leaf", "leaf").code == 0
+    assert cli("verify", "-", "--leaf", "leaf", stdin=text.encode()).code == 0
+    assert "NOT PROVED" in cli("verify", "proof", "--leaf", "other").out
+    done = cli("verify", "proof")
+    assert done.code == 1
+    assert "--leaf FILE" in done.out
+    for words in (("proof", "proof"), ("leaf",)):
+        assert cli("verify", *words, "--leaf", "leaf").code == 2
+    assert cli("consistency", "--since", "proof").code == 0
 
 
 def test_consistency(cli: Cli, log: FakeLog, here: Path) -> None:

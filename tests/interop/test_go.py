@@ -9,6 +9,7 @@ import itertools
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,15 @@ from muniment.encoding import b64
 from muniment.errors import BadSignature, FormatError
 from muniment.hashing import RootHash
 from muniment.note import SignatureLine, SigningKey, parse_note, verify_note
+from muniment.receipt import Receipt
+from muniment.tlogproof import TlogProof
 from tests.interop.flips import Spoil, after, bit_at
 from tests.interop.proxy import spoiling
 from tests.interop.sample import SIZE, Sample
 from tests.live import PATIENCE
+from tests.unit.samples import Logged, SampleLog, policy_of, raw_log
 
+RAW = raw_log()
 FULL, REST = 256, SIZE % 256
 SPOILED: list[tuple[str, str, Spoil, str]] = [
     # what, GET, the byte, where the verifier must say it stopped
@@ -154,3 +159,26 @@ def test_go_opens_the_same_notes(goverify: Path) -> None:
     assert [LOG.vkey.name] in opened
     assert [OTHER.vkey.name, LOG.vkey.name] in opened
     assert [] in opened
+
+
+# --- tlog-proofs as stock Go reads them: line by line, none over 64 KiB -------------------------------------------------
+
+
+def _prove(program: Path, folder: Path, text: str, leaf: bytes) -> subprocess.CompletedProcess[str]:
+    (folder / "proof").write_text(text)
+    (folder / "leaf").write_bytes(leaf)
+    words = [str(program), "-vkey", str(RAW.key.vkey), "-proof", str(folder / "proof"), "-leaf", str(folder / "leaf")]
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.mark.parametrize(("size", "extra"), [(0, 0), (49_146, 49_146), (49_147, -1), (65_535, -1)])
+def test_go_reads_the_proof_of_a_leaf_of_any_size(goverify: Path, tmp_path: Path, size: int, extra: int) -> None:
+    leaf = bytes(size)
+    log = SampleLog([Logged(b"first"), Logged(leaf), Logged(b"third")], RAW.key)
+    text = log.receipt(1).to_tlog_proof()
+    done = _prove(goverify, tmp_path, text, leaf)
+    assert (done.returncode, done.stdout.strip()) == (0, str(extra)), done.stderr
+    assert Receipt.parse(text, leaf).verify(policy_of(log)).leaf == leaf
+    assert _prove(goverify, tmp_path, text, leaf + b"x").returncode == 1
+    whole = str(replace(TlogProof.parse(text.encode()), extra=leaf))
+    assert _prove(goverify, tmp_path, whole, leaf).returncode == (0 if extra >= 0 else 1), "or it need not be left out"

@@ -185,6 +185,16 @@ def test_receipts_come_as_tlog_proof_for_who_asks(world: FilledServer, accept: s
     assert answers[2].headers["vary"] == "Accept"
 
 
+def test_a_tlog_proof_of_a_long_leaf_comes_without_it(world: World) -> None:
+    """A line of more than 64 KiB would end stock readers; and without the leaf nobody can ask /verify about it."""
+    leaf = unique_leaf().ljust(49_147, b".")
+    appended = world.http.post("/logs/raw/entries", content=leaf, headers={"Accept": "text/plain"})
+    found = Receipt.parse(appended.text, leaf)
+    assert appended.text.startswith(f"c2sp.org/tlog-proof@v1\nindex {found.index}\n")
+    assert found.verify(world.instance.policy).leaf == leaf
+    expect_problem(world.http.post("/logs/raw/verify", content=appended.content), 422, "invalid_receipt")
+
+
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", 'application/json;charset="UTF-8"', "text/json"])
 def test_json_may_be_called_by_its_other_names(world: FilledServer, kind: str) -> None:
     answer = world.http.post("/entries", content=b'{"a":1}', headers={"Content-Type": kind})

@@ -16,7 +16,8 @@ from muniment.event import Disclosure, EventLeaf, OwnLeaf
 from muniment.hashing import RootHash
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
-from muniment.receipt import RECEIPT_TYPE, TLOG_PROOF_HEADER, Receipt, format_tlog_proof
+from muniment.receipt import RECEIPT_TYPE, Receipt
+from muniment.tlogproof import MAX_LINE, TLOG_PROOF_HEADER, TlogProof
 from tests.unit.anchors import sample_anchor, sample_chain
 from tests.unit.samples import EVENTS, KEY, NOON, ORIGIN, POLICY, Logged, SampleLog, event_log, policy_of, raw_log
 
@@ -281,7 +282,7 @@ def test_tlog_proof_byte_by_byte() -> None:
     receipt = raw_log().receipt(0, 2)
     expected = f"c2sp.org/tlog-proof@v1\nextra aGVsbG8=\nindex 0\n{b64(raw_log().tree.leaf_hash(1))}\n\n{raw_log().checkpoint(2)}"
     assert receipt.to_tlog_proof() == expected
-    assert format_tlog_proof(0, b"hello", receipt.proof, receipt.checkpoint) == expected
+    assert str(TlogProof(0, receipt.proof, receipt.checkpoint, b"hello")) == expected
 
 
 def test_tlog_proofs_round_trip() -> None:
@@ -293,6 +294,38 @@ def test_tlog_proofs_round_trip() -> None:
         assert Receipt.parse(text).to_tlog_proof() == text
         verified = Receipt.parse(text).verify(policy_of(event_log(), raw_log()))
         assert verified.leaf == receipt.leaf
+
+
+def test_a_tlog_proof_without_its_extra_line_is_of_the_leaf_that_is_given() -> None:
+    receipt = raw_log().receipt(0, 2)
+    text = str(replace(TlogProof.parse(receipt.to_tlog_proof().encode()), extra=None))
+    assert text == receipt.to_tlog_proof().replace("extra aGVsbG8=\n", "")
+    with pytest.raises(FormatError, match="--leaf FILE"):
+        Receipt.parse(text)
+    assert Receipt.parse(text, b"hello").verify(RAW_POLICY).leaf == b"hello"
+    with pytest.raises(BadProof):
+        Receipt.parse(text, b"hallo").verify(RAW_POLICY)
+
+
+def test_a_leaf_that_is_given_counts_and_not_what_the_text_says() -> None:
+    """C2SP: nothing vouches for extra data, and logs of others put other things there."""
+    receipt = raw_log().receipt(0, 2)
+    other = str(replace(TlogProof.parse(receipt.to_tlog_proof().encode()), extra=b"of another kind"))
+    assert Receipt.parse(other, b"hello").verify(RAW_POLICY).leaf == b"hello"
+    for text in (other, receipt.to_tlog_proof(), str(receipt)):
+        with pytest.raises(BadProof):
+            Receipt.parse(text, b"hallo").verify(RAW_POLICY)
+    assert Receipt.parse(str(receipt), b"hello") == receipt
+
+
+def test_no_line_of_a_tlog_proof_is_too_long_for_stock_readers() -> None:
+    receipt = raw_log().receipt(0, 2)
+    longest = (MAX_LINE - len("extra \n")) // 4 * 3
+    for size, there in ((0, True), (longest, True), (longest + 1, False), (65_535, False)):
+        text = replace(receipt, leaf=bytes(size)).to_tlog_proof()
+        assert ("\nextra " in text) is there, size
+        assert max(len(line) + 1 for line in text.split("\n")) <= MAX_LINE
+        assert Receipt.parse(text, None if there else bytes(size)).to_tlog_proof() == text
 
 
 def test_a_tree_of_one_leaf_needs_no_hashes() -> None:
@@ -332,7 +365,7 @@ def test_what_is_not_a_tlog_proof_is_refused() -> None:
 def test_the_largest_index_and_size_are_carried() -> None:
     head = Checkpoint(ORIGIN, 2**63 - 1, RootHash(bytes(32)))
     note = str(sign_checkpoint(head, KEY))
-    receipt = Receipt.parse(format_tlog_proof(2**63 - 2, b"", (), note))
+    receipt = Receipt.parse(str(TlogProof(2**63 - 2, (), note, b"")))
     assert (receipt.index, receipt.tree_size, receipt.leaf) == (2**63 - 2, 2**63 - 1, b"")
     with pytest.raises(BadProof):
         receipt.verify(POLICY)

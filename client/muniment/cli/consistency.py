@@ -12,7 +12,8 @@ from muniment.cli.options import Target, log_options
 from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.errors import FormatError
 from muniment.note import parse_note
-from muniment.receipt import TLOG_PROOF_HEADER, Receipt
+from muniment.receipt import Receipt
+from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 
 MAX_RECEIPT = 64 * 1024 * 1024
 
@@ -91,7 +92,9 @@ def _read(name: str) -> bytes:
 def _note(data: bytes) -> str:
     """Return the checkpoint in a file: the file itself, or that of the receipt it is."""
     try:
-        if data.startswith((b"{", TLOG_PROOF_HEADER.encode())):
+        if data.startswith(TLOG_PROOF_HEADER.encode()):
+            return TlogProof.parse(data).checkpoint
+        if data.startswith(b"{"):
             return Receipt.parse(data).checkpoint
         return str(parse_note(data))
     except FormatError as error:

@@ -6,7 +6,7 @@ Only --check-anchors needs more: the library that reads proofs, and a source of 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,27 +33,38 @@ Outcome = Report | FormatError | VerificationError
 class _Trust:
     """What receipts are held to.
 
-    `anchors` tells whether theirs are checked, and `headers` against what, if anything.
+    `anchors` tells whether theirs are checked, and `headers` against what, if anything. `leaf` is what must have been
+    logged, when the caller has it.
     """
 
     policy: Policy
     anchors: bool = False
     headers: HeaderSource | None = None
+    leaf: bytes | None = None
 
 
 @click.command("verify", short_help="Check receipts offline.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option(
+    "--leaf", type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="FILE",
+    help="What was logged, byte for byte: for a C2SP tlog-proof without its extra line.",
+)  # fmt: skip
 @click.option("--check-anchors", is_flag=True, help="Check the Bitcoin anchors in the receipts too.")
 @source_options
 @policy_option
 @json_option
 def command(
-    files: tuple[str, ...], check_anchors: bool, source: SourceOptions, policy_file: Path | None, as_json: bool
+    files: tuple[str, ...],
+    leaf: str | None,
+    check_anchors: bool,
+    source: SourceOptions,
+    policy_file: Path | None,
+    as_json: bool,
 ) -> int:
     """Check receipts offline, and say what they prove and what they do not.
 
     FILES are receipts in JSON or C2SP tlog-proof text; - is stdin. Nothing is trusted but the
-    policy; no network is used.
+    policy; no network is used. With --leaf the one receipt must be of exactly what is in that file.
 
     With --check-anchors, say too before which Bitcoin block the entry existed, mined when, how deep, according to which
     source of block headers. With --headers FILE this is offline as well; the other sources are asked over the network.
@@ -63,6 +74,7 @@ def command(
     Examples:
       muniment verify receipt.json --policy log-data/policy
       muniment verify receipts/*.json --policy log-data/policy --json
+      muniment verify release.tlog-proof --leaf release.tar.gz --policy log-data/policy
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
       muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
@@ -71,10 +83,12 @@ def command(
     """
     if source.given and not check_anchors:
         raise click.UsageError("a source of headers is for --check-anchors")
-    trust = _Trust(read_policy(policy_file))
+    if leaf is not None and (len(files) > 1 or files[0] == leaf):
+        raise click.UsageError("--leaf FILE is for one receipt, which is another file")
+    trust = _Trust(read_policy(policy_file), leaf=None if leaf is None else _read(leaf))
     if check_anchors:
         anchor_library()
-        trust = _Trust(trust.policy, anchors=True, headers=source.open())
+        trust = replace(trust, anchors=True, headers=source.open())
     outcomes = [(name, _check(_read(name), trust)) for name in files]
     if as_json:
         emit(
@@ -127,7 +141,7 @@ def _read(name: str) -> bytes:
 
 def _check(data: bytes, trust: _Trust) -> Outcome:
     try:
-        receipt = Receipt.parse(data)
+        receipt = Receipt.parse(data, trust.leaf)
         report = verify_receipt(receipt, trust.policy)
         return verify_receipt(receipt, trust.policy, _anchors(receipt, trust)) if trust.anchors else report
     except (FormatError, VerificationError) as error:
