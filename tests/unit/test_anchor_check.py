@@ -15,6 +15,7 @@ from muniment.anchor.header import parse_header
 from muniment.anchor.proof import BitcoinAttestation, merge_submission, parse_ots
 from muniment.anchor.sources import Found
 from muniment.anchored import AnchoredCheckpoint
+from muniment.cli.sources import exit_code
 from muniment.errors import (
     AnchorMismatch,
     BadHeader,
@@ -30,7 +31,7 @@ from muniment.errors import (
 )
 from muniment.note import SigningKey
 from muniment.policy import Policy
-from tests.bitcoin.calendar import SHA256, append, bitcoin, pending
+from tests.bitcoin.calendar import ATTESTATION, SHA256, append, bitcoin, pending, varbytes, varuint
 from tests.bitcoin.chain import GENESIS, Chain, solve
 from tests.unit.anchors import CALENDAR, NONCE, NOON, ChainSource, anchor_of, stamp, to_block
 from tests.unit.ots import file_of, fork
@@ -139,6 +140,23 @@ def test_promises_prove_nothing_yet(source: ChainSource) -> None:
         assert check.claim == "a calendar's promise; proves nothing yet"
         assert check.calendars == (CALENDAR,)
     assert source.asked == []
+
+
+def test_attestations_of_unknown_kinds_are_nobodys_promise(source: ChainSource) -> None:
+    """Of another chain, say, or of a calendar to come: nothing to wait for, and not a false claim either."""
+    other = ATTESTATION + b"\x06\x86\x9a\x0d\x73\xd7\x1b\x45" + varbytes(varuint(2_000_000))
+    alone = file_of(DIGEST, other)
+    for where in (source, None):
+        check = check_file(io.BytesIO(NOTE), alone, where)
+        assert (check.state, check.calendars, check.unknown) == ("unknown", (), 1)
+        assert check.claim.startswith("only attestations of a kind that is not known here; proves nothing here")
+        assert check_anchor(NOTE, alone, where) == check
+    assert exit_code([check]) == 1
+    beside = merge_submission(None, DIGEST, NONCE, fork(other, pending(CALENDAR)))
+    promised = check_anchor(NOTE, beside, source)
+    assert (promised.state, promised.unknown, exit_code([promised])) == ("pending", 1, 3)
+    assert check_anchor(NOTE, merge_submission(beside, DIGEST, NONCE, LIE), source).state == "mismatch"
+    assert promised.to_json()["unknown"] == 1
 
 
 def test_without_an_answer_nothing_is_said(chain: Chain, source: ChainSource) -> None:

@@ -29,7 +29,7 @@ MAX_LOOKUPS = 16
 """Attestations looked up in one proof. Real ones have fewer; each may cost a request."""
 EMBEDDED = "header embedded, not checked against a chain"
 
-State = Literal["confirmed", "complete", "pending", "mismatch", "no_source"]
+State = Literal["confirmed", "complete", "pending", "mismatch", "no_source", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,12 @@ class AnchorCheck:
     - complete: an attestation holds, at fewer.
     - no_source: there are attestations, and no source could say whether one holds.
     - mismatch: there are attestations, and none holds.
-    - pending: there are promises of calendars alone.
+    - pending: there are promises of calendars, and no attestations of blocks.
+    - unknown: there are attestations of other kinds alone, of which nothing is known here.
 
     `found` is the earliest block whose attestation holds, in the first two states. `mismatches` say in words which
     earlier ones do not; `reasons` why others could not be looked up; `calendars` are the URIs of promises; `weak` names
-    the hash operations besides sha256 that lead to `found`.
+    the hash operations besides sha256 that lead to `found`; `unknown` counts attestations of other kinds.
     """
 
     state: State
@@ -53,6 +54,7 @@ class AnchorCheck:
     reasons: tuple[str, ...] = ()
     calendars: tuple[str, ...] = ()
     weak: tuple[str, ...] = ()
+    unknown: int = 0
 
     @property
     def claim(self) -> str:
@@ -63,6 +65,8 @@ class AnchorCheck:
             return f"does not hold: {'; '.join(self.mismatches)}"
         if self.state == "no_source":
             return f"proof complete, not checked here: {'; '.join(self.reasons)}"
+        if self.state == "unknown":
+            return "only attestations of a kind that is not known here; proves nothing here, and waiting does not help"
         return "a calendar's promise; proves nothing yet"
 
     def _doubts(self) -> str:
@@ -86,6 +90,7 @@ class AnchorCheck:
             "mismatches": list(self.mismatches),
             "reasons": list(self.reasons),
             "calendars": list(self.calendars),
+            "unknown": self.unknown,
         }
 
 
@@ -230,6 +235,9 @@ def _check(
             reasons.append(str(error))
         else:
             state: State = "confirmed" if found.depth >= min_depth else "complete"
-            return AnchorCheck(state, found, tuple(mismatches), tuple(reasons), calendars, attestation.weak)
-    undecided: State = "no_source" if reasons else "mismatch" if mismatches else "pending"
-    return AnchorCheck(undecided, None, tuple(mismatches), tuple(dict.fromkeys(reasons)), calendars)
+            weak = attestation.weak
+            return AnchorCheck(state, found, tuple(mismatches), tuple(reasons), calendars, weak, proof.unknown)
+    without: State = "pending" if calendars else "unknown"
+    undecided: State = "no_source" if reasons else "mismatch" if mismatches else without
+    why = tuple(dict.fromkeys(reasons))
+    return AnchorCheck(undecided, None, tuple(mismatches), why, calendars, unknown=proof.unknown)

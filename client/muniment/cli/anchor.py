@@ -168,7 +168,8 @@ def verify(
       muniment anchor verify --checkpoint checkpoint-1000 --bitcoin-rest http://127.0.0.1:8332
       muniment anchor verify --file contract.pdf --headers headers.bin
 
-    Exit code 0 when it holds with 6 confirmations or more, 1 when it does not hold, 3 when there are only promises or
+    Exit code 0 when it holds with 6 confirmations or more, 1 when it does not hold or when nothing in it is of a kind
+    that is known here, 3 when there are only promises or
     too few confirmations, 4 without a source of headers that answers.
     """
     if sum(given is not None for given in (size, checkpoint, any_file)) != 1:

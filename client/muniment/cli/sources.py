@@ -30,6 +30,7 @@ NO_SOURCE = (
 _EXIT_CODES = {
     "confirmed": 0,
     "mismatch": EXIT_FAILED,
+    "unknown": EXIT_FAILED,
     "no_source": EXIT_UNREACHABLE,
     "complete": EXIT_NOT_YET,
     "pending": EXIT_NOT_YET,
