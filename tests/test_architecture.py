@@ -37,6 +37,7 @@ ORDER = {
         "anchored",
         "tlogproof",
         "receipt",
+        "contradictions",
         "__init__",
         "wire",
         "anchor",

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from muniment import strictjson
-from muniment.errors import EventRefused, StateError
+from muniment.checkpoint import parse_checkpoint
+from muniment.errors import BadSignature, EventRefused, FormatError, PolicyNotMet, StateError
+from muniment.note import parse_note, verify_note
+from muniment.policy import Policy, VerifiedCheckpoint
 
 STATE_TYPE = "muniment/checkpoints@v1"
 MAX_STATE = 64 * 1024 * 1024
@@ -115,6 +118,32 @@ class FileState:
                 " Move the file away to start with an empty memory"
             )
         return notes
+
+
+def remembered(policy: Policy, origin: str, note: str) -> VerifiedCheckpoint:
+    """Return the checkpoint in a note that was remembered for `origin`. The quorum is not asked of it.
+
+    Raises StateError when it is damaged, which must not accuse the log, and PolicyNotMet when only keys signed it that
+    this policy does not list. That may be another log under an old name: to forget the first is for its reader.
+    """
+    keys = {(log.vkey.name, log.vkey.key_id): log.vkey for log in policy.logs if log.vkey.name == origin}
+    try:
+        parsed = parse_note(note)
+        checkpoint = parse_checkpoint(parsed.text)
+        if checkpoint.origin != origin:
+            raise FormatError(f"it is of {checkpoint.origin}")  # noqa: TRY301 - one message for every damage
+        if any((line.name, line.key_id) in keys for line in parsed.signatures):
+            verify_note(parsed, keys.values())
+            return VerifiedCheckpoint(checkpoint, note)
+    except (FormatError, BadSignature) as error:
+        raise StateError(
+            f"the checkpoint remembered for {origin} does not verify ({error}): the memory is damaged"
+        ) from error
+    raise PolicyNotMet(
+        f"the checkpoint of size {checkpoint.size} that is remembered for {origin} was signed with a key that the"
+        " policy does not list: this is another log under an old name, or a log with a new key. If you know which, list"
+        " the old key in the policy too, or move checkpoints.json (where the client remembers) away to forget"
+    )
 
 
 def state_folder() -> Path:

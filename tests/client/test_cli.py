@@ -335,6 +335,45 @@ def test_consistency(cli: Cli, log: FakeLog, here: Path) -> None:
     assert cli("consistency", "--since", "policy").code == 2
 
 
+def test_receipts_that_contradict_each_other(cli: Cli, log: FakeLog, here: Path) -> None:
+    branch = log.fork()
+    log.add_events([{"mine": 1}])
+    branch.add_events([{"theirs": 1}])
+    for name, found in (("a", log.receipt(1)), ("b", branch.receipt(1)), ("c", log.receipt(1, 3))):
+        (here / name).write_text(str(found))
+    done = cli("verify", "a", "b")
+    assert done.code == 1
+    assert "a: OK" in done.out
+    assert "b: OK" in done.out, "each holds by itself"
+    assert (
+        "a and b: THESE HEADS CONTRADICT\nthe log example.com/log signed trees that contradict each other" in done.out
+    )
+    value = cli("verify", "a", "b", "--json").json
+    assert (value["verified"], value["contradictions"][0]["names"]) == (False, ["a", "b"])
+    for names in (("a", "c"), ("b", "c"), ("a", "a"), ("a",)):
+        assert cli("verify", *names).code == 0, names
+        assert cli("verify", *names, "--json").json["contradictions"] == []
+
+
+def test_receipts_are_compared_with_what_was_seen_before(cli: Cli, log: FakeLog, here: Path) -> None:
+    branch = log.fork()
+    for fork, name in ((log, "good"), (branch, "bad")):
+        fork.add_events([{name: 1}])
+        (here / name).write_text(str(fork.receipt(3)))
+    (here / "older").write_text(str(log.receipt(1, 2)))
+    assert "Nothing of example.com/log is remembered." in cli("verify", "good", "--state").out
+    log.publish()
+    assert cli("checkpoint").code == 0
+    assert "remembered" not in cli("verify", "good", "--state").out
+    done = cli("verify", "bad", "--state")
+    assert done.code == 1
+    assert "bad and the checkpoint of size 4 in" in done.out
+    assert "THESE HEADS CONTRADICT" in done.out
+    assert cli("verify", "bad").code == 0, "nothing is compared unless it is asked for"
+    done = cli("verify", "older", "--state")
+    assert (done.code, "Not compared with the checkpoint of size 4" in done.out) == (0, True)
+
+
 def test_a_fork_is_exit_1_and_the_evidence_is_kept(cli: Cli, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
     branch = log.fork()
     log.add_events([{"mine": 1}])

@@ -14,7 +14,7 @@ from muniment._flows.trust import prefix_root
 from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.errors import BadProof, Inconsistent, PolicyNotMet, Refused, StateError, Unavailable, Unproven
 from muniment.hashing import EMPTY_ROOT
-from muniment.note import SigningKey
+from muniment.note import SigningKey, parse_note
 from muniment.policy import LogKey
 from muniment.state import FileState, MemoryState
 from muniment.tree import plan_inclusion, plan_root
@@ -304,12 +304,24 @@ def test_a_damaged_memory_does_not_accuse(colours: Colours, tmp_path: Any) -> No
         colours.client(log, state=FileState(path)).checkpoint()
 
 
-def test_a_memory_of_another_log_of_the_same_name_is_no_contradiction(colours: Colours) -> None:
+def test_a_log_with_another_key_does_not_replace_what_is_remembered(colours: Colours) -> None:
+    """A log made again under its old name, with the policy of the new one: no contradiction, and not forgotten either."""
     before, log = grown(4, seed=7), grown(2)
     assert before.key.vkey == SigningKey(ORIGIN, b"\x07" * 32).vkey != log.key.vkey
     state = MemoryState()
     state.swap(ORIGIN, None, before.note(3))
-    assert colours.client(log, state=state).checkpoint().checkpoint.size == log.size
+    with pytest.raises(PolicyNotMet, match=r"another log under an old name.*move checkpoints\.json"):
+        colours.client(log, state=state).checkpoint()
+    assert state.get(ORIGIN) == before.note(3)
+
+
+def test_a_key_that_the_policy_still_lists_may_have_signed_what_is_remembered(colours: Colours) -> None:
+    log = grown(4)
+    old, state = SigningKey(ORIGIN, b"o" * 32), MemoryState()
+    text = parse_note(log.note(3)).text
+    state.swap(ORIGIN, None, f"{text}\n{old.sign(text)}")
+    both = Policy((LogKey(old.vkey), LogKey(log.key.vkey)))
+    assert colours.client(log, policy=both, state=state).checkpoint().checkpoint.size == log.size
     assert state.get(ORIGIN) == log.note(log.size)
 
 

@@ -13,24 +13,20 @@ from collections.abc import Sequence
 from muniment._flows import fields
 from muniment._flows.steps import Call, Exclusive, Flow, Request, Retries, json_of, send
 from muniment._flows.tilereader import TileReader
-from muniment.checkpoint import parse_checkpoint
 from muniment.errors import (
     BadProof,
-    BadSignature,
     FormatError,
     Inconsistent,
     MunimentError,
     PolicyNotMet,
     Refused,
-    StateError,
     Unproven,
 )
 from muniment.hashing import RootHash
-from muniment.note import parse_note, verify_note
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.proofs import verify_consistency
 from muniment.receipt import Receipt
-from muniment.state import State
+from muniment.state import State, remembered
 from muniment.tree import fold, plan_inclusion
 
 ACCEPTED = 1024
@@ -87,7 +83,7 @@ class Trust:
         settled = False
         while not settled:
             note = yield from self._recall(seen.checkpoint.origin)
-            known = None if note is None else self._remembered(seen.checkpoint.origin, note)
+            known = None if note is None else remembered(self.policy, seen.checkpoint.origin, note)
             if known is not None:
                 yield from self._compare(known, seen, receipts)
             if known is not None and seen.checkpoint.size <= known.checkpoint.size:
@@ -114,27 +110,6 @@ class Trust:
             return self._state.get(origin)
         note: str | None = yield Call(lambda: self._state.get(origin))
         return note
-
-    def _remembered(self, origin: str, note: str) -> VerifiedCheckpoint | None:
-        """Return the checkpoint in a remembered note, which may have been damaged, and then must not accuse the log.
-
-        None when only keys signed it that this policy does not list: it is of another log that had the same name, say
-        one made again for a trial. Nothing it says can contradict this one.
-        """
-        keys = {(key.name, key.key_id): key for key in (log.vkey for log in self.policy.logs) if key.name == origin}
-        try:
-            parsed = parse_note(note)
-            checkpoint = parse_checkpoint(parsed.text)
-            if checkpoint.origin != origin:
-                raise FormatError(f"it is of {checkpoint.origin}")  # noqa: TRY301 - one message for every damage
-            if not any((line.name, line.key_id) in keys for line in parsed.signatures):
-                return None
-            verify_note(parsed, keys.values())
-        except (FormatError, BadSignature) as error:
-            raise StateError(
-                f"the checkpoint remembered for {origin} does not verify ({error}): the memory is damaged"
-            ) from error
-        return VerifiedCheckpoint(checkpoint, note)
 
     def _swap(self, expected: str | None, seen: VerifiedCheckpoint) -> Flow[bool]:
         origin = seen.checkpoint.origin

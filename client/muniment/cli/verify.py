@@ -6,7 +6,7 @@ Only --check-anchors needs more: the library that reads proofs, and a source of 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import click
 from muniment.cli.options import json_option, policy_option, read_policy
 from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, EXIT_USAGE, CliError, emit
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
+from muniment.contradictions import Contradiction, Heads
 from muniment.errors import FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.receipt import Receipt
@@ -41,6 +42,8 @@ class _Trust:
     anchors: bool = False
     headers: HeaderSource | None = None
     leaf: bytes | None = None
+    logs: dict[str, Heads] = field(default_factory=dict)
+    """What the receipts that hold show of their logs, by origin. Filled by :func:`_check`."""
 
 
 @click.command("verify", short_help="Check receipts offline.")
@@ -50,6 +53,10 @@ class _Trust:
     help="What was logged, byte for byte: for a C2SP tlog-proof without its extra line.",
 )  # fmt: skip
 @click.option("--check-anchors", is_flag=True, help="Check the Bitcoin anchors in the receipts too.")
+@click.option(
+    "--state", "with_state", is_flag=True,
+    help="Compare with the checkpoint of the same log that this user's commands remember.",
+)  # fmt: skip
 @source_options
 @policy_option
 @json_option
@@ -57,6 +64,7 @@ def command(
     files: tuple[str, ...],
     leaf: str | None,
     check_anchors: bool,
+    with_state: bool,
     source: SourceOptions,
     policy_file: Path | None,
     as_json: bool,
@@ -65,6 +73,10 @@ def command(
 
     FILES are receipts in JSON or C2SP tlog-proof text; - is stdin. Nothing is trusted but the
     policy; no network is used. With --leaf the one receipt must be of exactly what is in that file.
+
+    Receipts of one log that contradict each other are named: their heads come from two histories, and both files are
+    the evidence. With --state they are compared with the checkpoint that was seen last, too. That none contradicts is
+    no proof of one history: `muniment consistency --since FILE` asks the log for that.
 
     With --check-anchors, say too before which Bitcoin block the entry existed, mined when, how deep, according to which
     source of block headers. With --headers FILE this is offline as well; the other sources are asked over the network.
@@ -78,7 +90,7 @@ def command(
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
       muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
-    Exit code 0 when every receipt holds, 1 when one does not. With --check-anchors also 1 when an anchor does not hold,
+    Exit code 0 when every receipt holds, 1 when one does not or when two contradict each other. With --check-anchors also 1 when an anchor does not hold,
     3 when one is missing, only promised or not deep enough, 4 when no source of headers answers.
     """
     if source.given and not check_anchors:
@@ -89,17 +101,47 @@ def command(
     if check_anchors:
         anchor_library()
         trust = replace(trust, anchors=True, headers=source.open())
-    outcomes = [(name, _check(_read(name), trust)) for name in files]
+    outcomes = [(name, _check(name, _read(name), trust)) for name in files]
+    remarks = _compare_with_state(trust) if with_state else []
+    contradictions = [found for heads in trust.logs.values() for found in heads.contradictions()]
     if as_json:
         emit(
             {
-                "verified": not any(map(_failed, outcomes)),
+                "verified": not contradictions and not any(map(_failed, outcomes)),
                 "results": [_json(name, outcome) for name, outcome in outcomes],
+                "contradictions": [found._asdict() for found in contradictions],
             }
+            | ({"state": remarks} if with_state else {})
         )
     else:
         _print(outcomes, hint=check_anchors and trust.headers is None)
-    return _exit_code([outcome for _, outcome in outcomes])
+        click.echo("".join(f"{line}\n" for line in (*remarks, *map(_contradiction, contradictions))), nl=False)
+    return EXIT_FAILED if contradictions else _exit_code([outcome for _, outcome in outcomes])
+
+
+def _contradiction(found: Contradiction) -> str:
+    names = " and ".join(map(printable, found.names))
+    return f"{names}: THESE HEADS CONTRADICT\n{printable(found.detail)}: keep both, they are the evidence."
+
+
+def _compare_with_state(trust: _Trust) -> list[str]:
+    """Take what was seen of each log before, and say of which nothing was, or nothing that can be compared offline."""
+    from muniment.state import FileState, remembered
+
+    state, remarks = FileState(), []
+    for origin, heads in trust.logs.items():
+        note = state.get(origin)
+        if note is None:
+            remarks.append(f"Nothing of {printable(origin)} is remembered.")
+            continue
+        head = remembered(trust.policy, origin, note).checkpoint
+        if not heads.compared(head):
+            remarks.append(
+                f"Not compared with the checkpoint of size {head.size} of {printable(origin)} that is remembered:"
+                " that takes a proof from the log (muniment consistency --since FILE)."
+            )
+        heads.add_head(head, f"the checkpoint of size {head.size} in {state.path}")
+    return remarks
 
 
 def _exit_code(outcomes: list[Outcome]) -> int:
@@ -139,10 +181,12 @@ def _read(name: str) -> bytes:
     return data
 
 
-def _check(data: bytes, trust: _Trust) -> Outcome:
+def _check(name: str, data: bytes, trust: _Trust) -> Outcome:
     try:
         receipt = Receipt.parse(data, trust.leaf)
         report = verify_receipt(receipt, trust.policy)
+        heads = trust.logs.setdefault(receipt.origin, Heads(receipt.origin))
+        heads.add_receipt(receipt, report.verified.checkpoint, name)
         return verify_receipt(receipt, trust.policy, _anchors(receipt, trust)) if trust.anchors else report
     except (FormatError, VerificationError) as error:
         return error
