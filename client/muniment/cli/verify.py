@@ -90,8 +90,9 @@ def command(
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
       muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
-    Exit code 0 when every receipt holds, 1 when one does not or when two contradict each other. With --check-anchors also 1 when an anchor does not hold,
-    3 when one is missing, only promised or not deep enough, 4 when no source of headers answers.
+    Exit code 0 when every receipt holds, 1 when one does not or when two contradict each other. With --check-anchors
+    also 1 when an anchor does not hold, 3 when one is missing, only promised or not deep enough, 4 when no source of
+    headers answers.
     """
     if source.given and not check_anchors:
         raise click.UsageError("a source of headers is for --check-anchors")
