@@ -186,13 +186,13 @@ def test_receipts_come_as_tlog_proof_for_who_asks(world: FilledServer, accept: s
 
 
 def test_a_tlog_proof_of_a_long_leaf_comes_without_it(world: World) -> None:
-    """A line of more than 64 KiB would end stock readers; and without the leaf nobody can ask /verify about it."""
+    """A line of more than 64 KiB would end stock readers; and /verify, which takes one file, says what is missing."""
     leaf = unique_leaf().ljust(49_147, b".")
     appended = world.http.post("/logs/raw/entries", content=leaf, headers={"Accept": "text/plain"})
     found = Receipt.parse(appended.text, leaf)
     assert appended.text.startswith(f"c2sp.org/tlog-proof@v1\nindex {found.index}\n")
     assert found.verify(world.instance.policy).leaf == leaf
-    expect_problem(world.http.post("/logs/raw/verify", content=appended.content), 422, "invalid_receipt")
+    expect_problem(world.http.post("/verify", content=appended.content), 422, "invalid_receipt")
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", 'application/json;charset="UTF-8"', "text/json"])
