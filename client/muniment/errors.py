@@ -22,6 +22,7 @@ The tree, tested as such::
     ├── StateError                the file of remembered checkpoints cannot be read or written
     └── RequestError              talking to the server
         ├── Unreachable           no usable answer arrived
+        ├── Behind                the server shows less of the log than was seen before
         ├── Unavailable           the server said 429 or 5xx
         └── Refused               the server said 4xx; carries the problem document
 
@@ -91,13 +92,14 @@ class Inconsistent(VerificationError):
 class Unproven(VerificationError):
     """The server did not prove two signed checkpoints of one origin consistent. `notes` holds both, older first.
 
-    Not evidence of a fork: a replica that lags, or a log restored from a backup, looks the same. Only the
-    log can tell, by a proof.
+    Not evidence of a fork: a log restored from a backup looks the same. Only the log can tell, by a proof. `absent`
+    tells whether the server said that it does not have what a proof takes.
     """
 
-    def __init__(self, detail: str, notes: tuple[str, str]) -> None:
+    def __init__(self, detail: str, notes: tuple[str, str], *, absent: bool = False) -> None:
         super().__init__(detail)
         self.notes = notes
+        self.absent = absent
 
 
 class BadHeader(FormatError):
@@ -137,6 +139,18 @@ class RequestError(MunimentError):
 
 class Unreachable(RequestError):
     """No usable answer arrived: connection refused, reset or timed out, or an answer that is not ours."""
+
+
+class Behind(RequestError):
+    """The server shows a smaller tree than one seen before, and does not have the larger one.
+
+    That is what a replica or a mirror does for a moment, so it is no accusation: not yet. A log that was rolled back
+    does it for good. `notes` holds both checkpoints, the server's own first.
+    """
+
+    def __init__(self, shown: int, seen: int, notes: tuple[str, str]) -> None:
+        super().__init__(f"the server shows the log at size {shown}, and size {seen} was seen before: it is behind")
+        self.notes = notes
 
 
 class _Answered(RequestError):

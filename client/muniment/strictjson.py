@@ -102,7 +102,9 @@ def _parse_strictly(data: bytes) -> Any:
     except RecursionError:
         raise EventRefused("too_deep", f"nested deeper than {MAX_DEPTH}") from None
     except json.JSONDecodeError as error:
-        raise EventRefused("invalid_json", f"not JSON: {error.msg} at character {error.pos}") from None
+        raise EventRefused(
+            "invalid_json", f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos}"
+        ) from None
     return _checked(value, "", 1)
 
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from muniment import AsyncClient, Client, Policy
-from muniment._flows.trust import prefix_root
+from muniment._flows.proving import prefix_root
 from muniment.checkpoint import Checkpoint, sign_checkpoint
-from muniment.errors import BadProof, Inconsistent, PolicyNotMet, Refused, StateError, Unavailable, Unproven
+from muniment.errors import BadProof, Behind, Inconsistent, PolicyNotMet, Refused, StateError, Unavailable, Unproven
 from muniment.hashing import EMPTY_ROOT
 from muniment.note import SigningKey, parse_note
 from muniment.policy import LogKey
@@ -108,9 +108,9 @@ def test_a_fork_is_caught_with_both_notes(colours: Colours, mine: int, theirs: i
     remembered = state.get(ORIGIN)
     client = colours.client(branch, state=state)
     if theirs < mine:  # the branch cannot prove, nor disprove, what a larger tree holds
-        with pytest.raises(Unproven) as unproven:
+        with pytest.raises(Behind) as behind:
             client.checkpoint()
-        assert remembered in unproven.value.notes
+        assert remembered in behind.value.notes
     else:
         with pytest.raises(Inconsistent) as caught:
             client.checkpoint()
@@ -154,7 +154,7 @@ def test_a_rollback_is_reported_as_what_it_is(colours: Colours) -> None:
     log.publish()
     state = MemoryState()
     colours.client(log, state=state).checkpoint()
-    with pytest.raises(Unproven) as caught:
+    with pytest.raises(Behind) as caught:
         colours.client(old, state=state).checkpoint()
     assert [log.policy.verify(note).checkpoint.size for note in caught.value.notes] == [5, 8]
     old.add_events([{"rewritten": n} for n in range(5)])

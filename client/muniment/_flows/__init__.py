@@ -3,6 +3,6 @@
 The colours are the blocking Client and the AsyncClient: each has a short driver that performs what is yielded, and
 neither has a flow of its own. Each module imports only what stands left of it::
 
-    steps (what a flow is made of) fields tilereader trust (which checkpoints to accept) results reads anchors
-    answered (the receipts of a batch) writes without_receipts
+    steps (what a flow is made of) fields tilereader proving (two checkpoints, one tree) trust (which to accept)
+    results reads anchors answered (the receipts of a batch) writes without_receipts
 """

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from muniment._flows import fields
+from muniment._flows.proving import contradiction
 from muniment._flows.reads import Session, head
 from muniment._flows.steps import MEBIBYTE, Flow, Request, json_of, send
-from muniment._flows.trust import contradiction
 from muniment.anchored import MAX_OTS
 from muniment.encoding import decode_utf8
 from muniment.errors import FormatError, NotWhatWasSent
@@ -177,7 +177,7 @@ def anchored_receipt(session: Session, index: int) -> Flow[Receipt]:
         raise NotWhatWasSent(
             f"asked for the anchored receipt of entry {index}, got one of entry {found.index}, or without anchors"
         )
-    yield from session.trust.observe(found.checkpoint, [found])
+    yield from session.trust.observe_part(found.checkpoint, [found])
     return found
 
 

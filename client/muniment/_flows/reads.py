@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 from muniment._flows import fields
+from muniment._flows.proving import contradiction, prove, prove_shown
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
-from muniment._flows.steps import MEBIBYTE, Flow, Request, Retries, json_of, send
+from muniment._flows.steps import MEBIBYTE, Flow, Request, Retries, Sleep, json_of, send
 from muniment._flows.tilereader import TileReader, check_leaves
-from muniment._flows.trust import Trust, contradiction
+from muniment._flows.trust import Trust
 from muniment.encoding import parse_b64
-from muniment.errors import FormatError, NotWhatWasSent, PolicyNotMet
+from muniment.errors import BadProof, Behind, FormatError, NotWhatWasSent, PolicyNotMet, Refused
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash
 from muniment.note import MAX_NOTE, VerifierKey
 from muniment.policy import LogKey, Policy, VerifiedCheckpoint
@@ -20,6 +22,7 @@ from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt, Verified
 from muniment.tiles import TILE_WIDTH
 
+T = TypeVar("T")
 PAGE_TILES = 3
 """Tiles per page of entries: 768 entries, within the server's limit of 1,000, and no tile is split between pages."""
 PAGE_LIMIT = 192 * MEBIBYTE
@@ -42,11 +45,27 @@ def _json(
     return json_of((yield from send(request, session.retries)))
 
 
+def caught_up(session: Session, ask: Callable[[], Flow[T]]) -> Flow[T]:
+    """Return what `ask` does, asking anew while the server is behind what was seen. Raises Behind when it stays so."""
+    for attempt in count(1):
+        try:
+            return (yield from ask())
+        except Behind:
+            delay = session.retries.delay(attempt, None)
+            if delay is None or not (yield Sleep(delay)):
+                raise
+    raise AssertionError("count() ended")
+
+
 # --- heads ------------------------------------------------------------------------------------------------------------
 
 
 def checkpoint(session: Session) -> Flow[VerifiedCheckpoint]:
     """Return the published checkpoint."""
+    return (yield from caught_up(session, lambda: _checkpoint(session)))
+
+
+def _checkpoint(session: Session) -> Flow[VerifiedCheckpoint]:
     response = yield from send(Request("GET", "/checkpoint", limit=MAX_NOTE), session.retries)
     try:
         note = response.body.decode()
@@ -68,10 +87,14 @@ def consistency(session: Session, since: VerifiedCheckpoint | Receipt | str) -> 
     )
     saved = session.trust.policy.verify(note)
     session.trust.check_origin(saved.checkpoint.origin)
-    latest = yield from checkpoint(session)
-    older, newer = sorted((saved, latest), key=lambda signed: signed.checkpoint.size)
-    hashes = yield from session.trust.prove(older, newer)
-    return ConsistencyProof(older, newer, hashes)
+    return (yield from caught_up(session, lambda: _consistency(session, saved)))
+
+
+def _consistency(session: Session, saved: VerifiedCheckpoint) -> Flow[ConsistencyProof]:
+    latest = yield from _checkpoint(session)
+    if latest.checkpoint.size < saved.checkpoint.size:
+        return ConsistencyProof(latest, saved, (yield from prove_shown(latest, saved, session.retries)))
+    return ConsistencyProof(saved, latest, (yield from prove(saved, latest, session.retries)))
 
 
 class CheckpointPages:
@@ -117,7 +140,23 @@ class CheckpointPages:
 
 
 def verified_receipt(session: Session, index: int, tree_size: int | None) -> Flow[tuple[Receipt, Verified]]:
-    """Return the receipt of an entry with what it proves."""
+    """Return the receipt of an entry with what it proves.
+
+    A server that is behind has one too, of the entries that its smaller tree covers.
+    """
+    try:
+        found, verified = yield from _asked_receipt(session, index, tree_size)
+    except Refused as refused:
+        if refused.status != 404 or index >= (yield from session.trust.seen_size()):
+            raise
+        yield from checkpoint(session)  # the entry was seen: wait until this server has it too, or raise Behind
+        found, verified = yield from _asked_receipt(session, index, tree_size)
+    yield from session.trust.observe_part(found.checkpoint, [found])
+    return found, verified
+
+
+def _asked_receipt(session: Session, index: int, tree_size: int | None) -> Flow[tuple[Receipt, Verified]]:
+    """Return the receipt in an answer, with what it proves by itself."""
     query = {} if tree_size is None else {"tree_size": tree_size}
     answer = yield from _json(session, f"/entries/{index}/receipt", query)
     found = Receipt.from_json(answer)
@@ -127,7 +166,6 @@ def verified_receipt(session: Session, index: int, tree_size: int | None) -> Flo
             f"asked for the receipt of entry {index}{'' if tree_size is None else f' at size {tree_size}'},"
             f" got that of entry {found.index} at size {found.tree_size}"
         )
-    yield from session.trust.observe(found.checkpoint, [found])
     return found, verified
 
 
@@ -179,7 +217,13 @@ class EntryPages:
         for index, (row, leaf) in enumerate(zip(rows, leaves, strict=True), self._at):
             # A payload without the disclosures that open the commitment proves nothing; the receipt has them.
             bare = "event" in row and "disclosures" not in row
-            found.append((yield from entry(self._session, index)) if bare else Entry.open(index, leaf, row))
+            found.append((yield from self._by_receipt(index, leaf)) if bare else Entry.open(index, leaf, row))
+        return found
+
+    def _by_receipt(self, index: int, leaf: bytes) -> Flow[Entry]:
+        found = yield from entry(self._session, index)
+        if found.leaf != leaf:  # a receipt may be of a smaller tree, which is not compared with this one yet
+            raise BadProof(f"the receipt of entry {index} is of another leaf than the signed tree has there")
         return found
 
     def _hashes(self, low: int, high: int) -> Flow[bytes]:
@@ -225,15 +269,15 @@ def _tied(session: Session, answer: dict[str, Any]) -> Flow[InclusionProof]:
     2. The consistency proof ties the tree of the inclusion proof to it.
     3. The inclusion proof leads to the root of that tree.
     """
-    signed = yield from session.trust.observe(fields.text(answer, "checkpoint"))  # 1
+    signed = yield from session.trust.observe_part(fields.text(answer, "checkpoint"))  # 1
     head = signed.checkpoint
     size, root = fields.integer(answer, "tree_size"), RootHash(fields.digest(answer, "root"))
     tie = fields.proof(fields.json_object(answer, "consistency"))
     verify_consistency(size, head.size, root, head.root, tie)  # 2
-    index, leaf_hash = fields.integer(answer, "index"), LeafHash(fields.digest(answer, "leaf_hash"))
+    index, leaf = fields.integer(answer, "index"), LeafHash(fields.digest(answer, "leaf_hash"))
     hashes = fields.proof(answer)
-    verify_inclusion(index, size, leaf_hash, hashes, root)  # 3
-    return InclusionProof(index, leaf_hash, size, root, hashes, signed)
+    verify_inclusion(index, size, leaf, hashes, root)  # 3
+    return InclusionProof(index, leaf, size, root, hashes, signed)
 
 
 def tile(session: Session, level: int, index: int) -> Flow[list[bytes]]:

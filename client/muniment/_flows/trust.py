@@ -3,6 +3,9 @@
 Every checkpoint that arrives is compared with the remembered one of its origin. Of the same size, it must have the same
 root. Of another size, the log must prove that the larger tree extends the smaller. The larger of the two is what is
 remembered, so a smaller one is merely stale. Only what contradicts a signed root is called inconsistent.
+
+A server that does not have the larger tree yet can prove nothing about it. What it shows of its own smaller tree is
+still signed by the log; a client that takes it compares it as soon as the server can.
 """
 
 from __future__ import annotations
@@ -10,27 +13,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from muniment._flows import fields
-from muniment._flows.steps import Call, Exclusive, Flow, Request, Retries, json_of, send
-from muniment._flows.tilereader import TileReader
-from muniment.errors import (
-    BadProof,
-    FormatError,
-    Inconsistent,
-    MunimentError,
-    PolicyNotMet,
-    Refused,
-    Unproven,
-)
-from muniment.hashing import RootHash
+from muniment._flows.proving import contradiction, prefix_root, prove, prove_shown
+from muniment._flows.steps import Call, Exclusive, Flow, Retries
+from muniment.errors import Behind, PolicyNotMet, Unproven
 from muniment.policy import Policy, VerifiedCheckpoint
-from muniment.proofs import verify_consistency
 from muniment.receipt import Receipt
 from muniment.state import State, remembered
-from muniment.tree import fold, plan_inclusion
 
 ACCEPTED = 1024
 """Accepted checkpoints kept in memory, so that a stale one is proved only once."""
+OWED = 64
+"""Checkpoints of smaller trees taken before they could be compared, at most."""
 
 
 class Trust:
@@ -38,7 +31,8 @@ class Trust:
 
     `origin` is the log's name once it is known: given, the one the policy lists for this URL, the only one it lists, or
     that of the first checkpoint accepted. `largest` is the largest checkpoint accepted so far. Any caller may
-    read these; this class alone changes them.
+    read these; this class alone changes them. `owed` are smaller checkpoints that were taken from a server that was
+    behind, by size: they are not accepted, and whatever is accepted has to extend them.
     """
 
     def __init__(self, policy: Policy, state: State, url: str, origin: str | None, retries: Retries) -> None:
@@ -47,6 +41,7 @@ class Trust:
         self._state = state
         self._retries = retries
         self._accepted: OrderedDict[int, VerifiedCheckpoint] = OrderedDict()
+        self.owed: dict[int, VerifiedCheckpoint] = {}
         self.largest: VerifiedCheckpoint | None = None
 
     def check_origin(self, origin: str) -> None:
@@ -60,7 +55,8 @@ class Trust:
         `receipts` are verified ones at this checkpoint. When one is of the entry right after the remembered tree, its
         inclusion proof holds the hashes that prove consistency, and no request is needed.
 
-        Raises FormatError, BadSignature, PolicyNotMet, Inconsistent, Unproven, StateError, or what sending raises.
+        Raises FormatError, BadSignature, PolicyNotMet, Inconsistent, Unproven, StateError, or what sending raises;
+        Behind when the server does not have the remembered tree.
         """
         seen = self.policy.verify(note)
         self.check_origin(seen.checkpoint.origin)
@@ -68,6 +64,40 @@ class Trust:
         if known is None or known.checkpoint.root != seen.checkpoint.root:
             yield Exclusive(self._settle(seen, receipts))
         return seen
+
+    def observe_answer(self, note: str, receipts: Sequence[Receipt]) -> Flow[VerifiedCheckpoint]:
+        """As :meth:`observe`, of the answer to an append. Its server writes, so it is never merely behind."""
+        try:
+            return (yield from self.observe(note, receipts))
+        except Behind as behind:
+            raise Unproven(f"{behind}, although it appends", behind.notes, absent=True) from behind
+
+    def observe_part(self, note: str, receipts: Sequence[Receipt] = ()) -> Flow[VerifiedCheckpoint]:
+        """As :meth:`observe`, of what the checkpoint itself proves. That of a server that is behind is owed a proof."""
+        shown = self.policy.verify(note)
+        owed = self.owed.get(shown.checkpoint.size)
+        if owed is None or owed.checkpoint.root != shown.checkpoint.root:
+            try:
+                return (yield from self.observe(note, receipts))
+            except Behind:
+                if len(self.owed) >= OWED:
+                    raise
+                self.owed[shown.checkpoint.size] = shown
+                self.origin = shown.checkpoint.origin
+        return shown
+
+    def _prove_owed(self, seen: VerifiedCheckpoint) -> Flow[None]:
+        """Prove that the tree of `seen` extends each smaller one that is owed."""
+        for size, owed in sorted(self.owed.items()):
+            if size <= seen.checkpoint.size:
+                yield from prove(owed, seen, self._retries)
+                self.owed.pop(size, None)
+
+    def seen_size(self) -> Flow[int]:
+        """Return the size of the largest tree of this log that is remembered, 0 when none is. Raises StateError."""
+        note = None if self.origin is None else (yield from self._recall(self.origin))
+        known = None if note is None or self.origin is None else self._remembered(self.origin, note)
+        return 0 if known is None else known.checkpoint.size
 
     def _accept(self, seen: VerifiedCheckpoint) -> None:
         self.check_origin(seen.checkpoint.origin)
@@ -80,6 +110,7 @@ class Trust:
 
     def _settle(self, seen: VerifiedCheckpoint, receipts: Sequence[Receipt]) -> Flow[None]:
         """Compare with the remembered checkpoint until the larger of the two is the remembered one, then accept."""
+        yield from self._prove_owed(seen)
         settled = False
         while not settled:
             note = yield from self._recall(seen.checkpoint.origin)
@@ -99,9 +130,9 @@ class Trust:
             if prefix_root(size, seen.checkpoint.size, following[0].proof) != known.checkpoint.root:
                 raise contradiction(known, seen)
         elif size <= seen.checkpoint.size:
-            yield from self.prove(known, seen)
+            yield from prove(known, seen, self._retries)
         else:
-            yield from self.prove(seen, known)
+            yield from prove_shown(seen, known, self._retries)
 
     # --- the state ----------------------------------------------------------------------------------------------------
 
@@ -118,81 +149,9 @@ class Trust:
         swapped: bool = yield Call(lambda: self._state.swap(origin, expected, seen.note))
         return swapped
 
-    # --- consistency --------------------------------------------------------------------------------------------------
-
-    def prove(self, older: VerifiedCheckpoint, newer: VerifiedCheckpoint) -> Flow[tuple[bytes, ...]]:
-        """Return a checked consistency proof between two signed checkpoints of one log, older.size <= newer.size.
-
-        Raises Inconsistent when the two contradict each other, Unproven when the log neither proves nor disproves it.
-        """
-        first, second = older.checkpoint, newer.checkpoint
-        if first.size == second.size:
-            if first.root != second.root:
-                raise contradiction(older, newer)
-            return ()
-        if not first.size:
-            return ()  # every tree extends the empty one
-        try:
-            proof = yield from self._fetch_proof(first.size, second.size)
-            verify_consistency(first.size, second.size, first.root, second.root, proof)
-        except (BadProof, FormatError, Refused) as error:
-            if isinstance(error, Refused) and error.status in (401, 403):
-                raise
-            return (yield from self._prove_by_tiles(older, newer, error))
-        return proof
-
-    def _fetch_proof(self, first: int, second: int) -> Flow[tuple[bytes, ...]]:
-        request = Request("GET", "/proof/consistency", {"first": first, "second": second})
-        answer = json_of((yield from send(request, self._retries)))
-        return fields.proof(answer)
-
-    def _prove_by_tiles(
-        self, older: VerifiedCheckpoint, newer: VerifiedCheckpoint, failure: MunimentError
-    ) -> Flow[tuple[bytes, ...]]:
-        """Decide from the tiles, which the larger root authenticates: they prove consistency or the contradiction.
-
-        A server without proof routes (a static mirror) is served by this; a bad proof alone is no
-        evidence against the log.
-        """
-        reader = TileReader(self._retries)  # its own: these tiles belong to a checkpoint that is not accepted yet
-        size = older.checkpoint.size
-        try:
-            root = yield from reader.root_at(newer.checkpoint, size)
-            proof = yield from reader.consistency(newer.checkpoint, size)
-        except MunimentError:
-            raise Unproven(
-                f"the log does not prove that its trees of size {size} and {newer.checkpoint.size} are one: {failure}",
-                (older.note, newer.note),
-            ) from failure
-        if root != older.checkpoint.root:
-            raise contradiction(older, newer)
-        return proof
-
-
-def prefix_root(index: int, size: int, proof: Sequence[bytes]) -> RootHash:
-    """Return the root of the leaves [0, index), read from the inclusion proof of leaf `index` > 0 at `size`.
-
-    The left siblings on the way up are exactly the complete subtrees of those leaves, smallest first.
-    Requires a verified proof.
-    """
-    parts = plan_inclusion(index, size).parts
-    left = [value for part, value in zip(parts, proof, strict=True) if part[0].index << part[0].height < index]
-    return RootHash(fold(left[::-1]))
-
 
 def _origin_at(policy: Policy, url: str) -> str | None:
     """Return the origin that a policy expects at a URL, or None when it leaves that open."""
     here = {log.vkey.name for log in policy.logs if log.url is not None and log.url.rstrip("/") == url}
     origins = here or {log.vkey.name for log in policy.logs}
     return origins.pop() if len(origins) == 1 else None
-
-
-def contradiction(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> Inconsistent:
-    older, newer = sorted((one, other), key=lambda signed: signed.checkpoint.size)
-    first, second = older.checkpoint, newer.checkpoint
-    return Inconsistent(
-        f"the log {first.origin} signed two trees that contradict each other,"
-        f" of size {first.size} with root {first.root.hex()}"
-        f" and of size {second.size} with root {second.root.hex()}: keep both checkpoints, they are the evidence",
-        (older.note, newer.note),
-    )

@@ -153,7 +153,7 @@ def _prove(
             return None
         receipts.append(Receipt(head.origin, indices[0], leaves[done], head.size, before, note))
         done += len(indices)
-    yield from session.trust.observe(note, receipts)
+    yield from session.trust.observe_answer(note, receipts)
     return Appended(list(chain(*ranges)), head.size)
 
 

@@ -68,7 +68,7 @@ def append(session: Session, entry: PreparedEntry, key: str) -> Flow[Receipt]:
     request = Request("POST", "/entries", body=entry.body, headers=headers, limit=limit)
     receipt = Receipt.from_json(json_of((yield from send(request, session.retries))))
     check_sent(session.trust.policy, entry.body, receipt, is_event=entry.is_event)
-    yield from session.trust.observe(receipt.checkpoint, [receipt])
+    yield from session.trust.observe_answer(receipt.checkpoint, [receipt])
     return receipt
 
 
@@ -134,7 +134,7 @@ def check_batch(session: Session, entries: Sequence[PreparedEntry], answer: Resp
     # As a call, so that an event loop goes on meanwhile: this is as much work as the log's own.
     receipts: list[Receipt] = yield Call(lambda: _checked(session, entries, answer))
     for note in dict.fromkeys(receipt.checkpoint for receipt in receipts):
-        yield from session.trust.observe(note, receipts)
+        yield from session.trust.observe_answer(note, receipts)
     return receipts
 
 

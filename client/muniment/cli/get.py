@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from muniment.cli.options import Number, Target, log_options
+from muniment.cli.options import Number, Target, log_options, say_if_behind
 from muniment.event import EventLeaf, OwnLeaf, format_time
 from muniment.verify import printable
 
@@ -30,7 +30,8 @@ def command(target: Target, indices: tuple[int, ...]) -> None:
     """
     with target.open() as client:
         entries = [client.entry(index) for index in indices]
-        origin = client.checkpoint().checkpoint.origin
+        origin = client.origin
+        say_if_behind(client)
     text = "\n".join(_text(entry, origin) for entry in entries)
     text += "\n" + target.suggest(f"receipt {entries[-1].index} -o receipt-{entries[-1].index}.json")
     value = [entry.to_json() for entry in entries]

@@ -240,6 +240,15 @@ def _given(ctx: click.Context) -> str:
     return given + (" --trust-on-first-use" if ctx.params.get("trust_on_first_use") else "")
 
 
+def say_if_behind(client: Client) -> None:
+    """Say what is not proved yet of an answer that a server gave which is behind."""
+    if client.behind:
+        note(
+            "Note: this server is behind. It shows a smaller tree than one seen before, in which the answer is proved;"
+            " that the two are one tree, it cannot show yet."
+        )
+
+
 def write_output(path: Path, data: str | bytes) -> None:
     """Write a result to a file, whole or not at all. Raises CliError."""
     beside = path.with_name(f"{path.name}.part")

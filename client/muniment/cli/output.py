@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from muniment.errors import (
+    Behind,
     FormatError,
     Inconsistent,
     MunimentError,
@@ -84,6 +85,12 @@ def explain(error: MunimentError) -> CliError:
             found = _unavailable(error)
         case Inconsistent() | Unproven():
             found = _contradicted(error)
+        case Behind():
+            hint = (
+                "A replica or a mirror catches up: try again in a moment."
+                " A log that stays behind was rolled back: ask its operator."
+            )
+            found = CliError(EXIT_NOT_YET, "behind", str(error), hint, notes=list(error.notes))
         case Unreachable():
             hint = "Is it the right --url, and does the server run (muniment-server serve --data DIR)?"
             found = CliError(EXIT_UNREACHABLE, "unreachable", str(error), hint)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from muniment.cli.options import Number, Target, log_options, write_output
+from muniment.cli.options import Number, Target, log_options, say_if_behind, write_output
 
 
 @click.command("receipt", short_help="Fetch the proof of one entry.")
@@ -39,6 +39,7 @@ def command(
         raise click.UsageError("--anchored goes with neither --tlog-proof, which cannot hold anchors, nor --tree-size")
     with target.open() as client:
         receipt = client.anchored_receipt(index) if anchored else client.receipt(index, tree_size=tree_size)
+        say_if_behind(client)
     data = receipt.to_tlog_proof() if tlog_proof else str(receipt)
     if output is None:
         click.echo(data, nl=False)

@@ -86,6 +86,19 @@ class Base:
         """Name the log; never the key."""
         return f"<{type(self).__name__} {self.url}>"
 
+    @property
+    def origin(self) -> str:
+        """The name of the log, once an answer or the policy has said it; else ""."""
+        return self._session.trust.origin or ""
+
+    @property
+    def behind(self) -> bool:
+        """Whether an answer was proved by a smaller tree than one seen before, because the server has no larger one.
+
+        That the two belong together is not proved yet: the client asks for it with its next answer that can.
+        """
+        return bool(self._session.trust.owed)
+
     def _deadline(self) -> Deadline:
         """Return that of a call that begins now."""
         return Deadline.within(CALL * self._timeout)
