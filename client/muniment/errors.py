@@ -19,7 +19,8 @@ The tree, tested as such::
     │   └── AnchorMismatch        an anchor is of other bytes or of no such block
     ├── NoHeader                  no block of this height exists yet
     ├── SourceUnavailable         a source of Bitcoin headers gives no usable answer
-    ├── StateError                the file of remembered checkpoints cannot be read or written
+    ├── StateError                the memory of checkpoints is damaged
+    │   └── StateUnavailable      the file of it cannot be read or written
     └── RequestError              talking to the server
         ├── Unreachable           no usable answer arrived
         ├── Behind                the server shows less of the log than was seen before
@@ -36,7 +37,15 @@ from typing import Any
 
 
 class MunimentError(Exception):
-    """Base of every error in this package."""
+    """Base of every error in this package.
+
+    When an append ends in one, `idempotency_key` is the key it was sent under: the same call with it logs nothing
+    twice. `receipts` are those that the log answered with and that hold by themselves, when only what came after
+    failed, such as comparing them with what is remembered.
+    """
+
+    idempotency_key: str | None = None
+    receipts: tuple[Any, ...] = ()
 
 
 class FormatError(MunimentError):
@@ -130,7 +139,11 @@ class AnchorMismatch(VerificationError):
 
 
 class StateError(MunimentError):
-    """The file of remembered checkpoints is damaged or not writable. Never an accusation of the log."""
+    """What is remembered of checkpoints is damaged. Never an accusation of the log."""
+
+
+class StateUnavailable(StateError):
+    """The file of remembered checkpoints cannot be read or written: no right to, no room, no such folder."""
 
 
 class RequestError(MunimentError):

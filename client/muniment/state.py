@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 from muniment import strictjson
 from muniment.checkpoint import parse_checkpoint
-from muniment.errors import BadSignature, EventRefused, FormatError, PolicyNotMet, StateError
+from muniment.errors import BadSignature, EventRefused, FormatError, PolicyNotMet, StateError, StateUnavailable
 from muniment.note import parse_note, verify_note
 from muniment.policy import Policy, VerifiedCheckpoint
 
@@ -94,7 +94,7 @@ class FileState:
                 replace_file(self.path, _format(notes | {origin: note}))
                 return True
         except OSError as error:
-            raise StateError(f"cannot write {self.path}: {error}") from error
+            raise StateUnavailable(f"cannot write {self.path}: {error}") from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -110,7 +110,7 @@ class FileState:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise StateError(f"cannot read {self.path}: {error}") from error
+            raise StateUnavailable(f"cannot read {self.path}: {error}") from error
         notes = _parse(data)
         if notes is None:
             raise StateError(
@@ -147,10 +147,16 @@ def remembered(policy: Policy, origin: str, note: str) -> VerifiedCheckpoint:
 
 
 def state_folder() -> Path:
-    """Return the folder for what the command line remembers: $XDG_STATE_HOME/muniment or ~/.local/state/muniment."""
+    """Return the folder for what the command line remembers: $XDG_STATE_HOME/muniment or ~/.local/state/muniment.
+
+    Raises StateUnavailable.
+    """
     base = os.environ.get("XDG_STATE_HOME", "")
     # The XDG specification: a relative path is to be ignored.
-    root = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
+    try:
+        root = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
+    except RuntimeError as error:  # a user without a home, as containers have
+        raise StateUnavailable("no folder to remember checkpoints in: XDG_STATE_HOME and HOME are not set") from error
     return root / "muniment"
 
 
@@ -176,7 +182,11 @@ def _parse(data: bytes) -> dict[str, str] | None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace the file at `path` so that a crash at any moment leaves the old content or the new, never a part."""
+    """Replace the file at `path` so that a crash at any moment leaves the old content or the new, never a part.
+
+    Links are followed.
+    """
+    path = path.resolve()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -93,6 +93,14 @@ class Trust:
                 yield from prove(owed, seen, self._retries)
                 self.owed.pop(size, None)
 
+    def check_memory(self) -> Flow[None]:
+        """Raise StateError when what is remembered is damaged: before the first append, not after it is logged."""
+        if self.largest is None:
+            for origin in {log.vkey.name for log in self.policy.logs} if self.origin is None else {self.origin}:
+                note = yield from self._recall(origin)
+                if note is not None:
+                    self._remembered(origin, note)
+
     def seen_size(self) -> Flow[int]:
         """Return the size of the largest tree of this log that is remembered, 0 when none is. Raises StateError."""
         note = None if self.origin is None else (yield from self._recall(self.origin))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -14,7 +15,7 @@ from muniment._flows.answered import Receipts, check_sent
 from muniment._flows.reads import Session
 from muniment._flows.steps import MEBIBYTE, Call, Flow, Request, Response, json_of, send
 from muniment.encoding import MAX_SIZE
-from muniment.errors import FormatError, NotWhatWasSent
+from muniment.errors import FormatError, MunimentError, NotWhatWasSent
 from muniment.event import canonical_event
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, encode_bundle
@@ -60,15 +61,29 @@ def _headers(content_type: str, key: str | None) -> dict[str, str]:
     return headers
 
 
+@contextmanager
+def told(key: str | None, receipts: Sequence[Receipt] = ()) -> Iterator[None]:
+    """Let every error say under which Idempotency-Key entries were sent, and which receipts hold by themselves."""
+    try:
+        yield
+    except MunimentError as error:
+        error.idempotency_key = key or error.idempotency_key
+        error.receipts = error.receipts or tuple(receipts)
+        raise
+
+
 def append(session: Session, entry: PreparedEntry, key: str) -> Flow[Receipt]:
     """Append one entry and return its receipt, verified and of exactly what was sent."""
     # A raw leaf needs no key: an equal leaf is the same entry.
     headers = _headers("application/json", key) if entry.is_event else _headers("application/octet-stream", None)
     limit = MEBIBYTE + 8 * len(entry.body)
     request = Request("POST", "/entries", body=entry.body, headers=headers, limit=limit)
-    receipt = Receipt.from_json(json_of((yield from send(request, session.retries))))
-    check_sent(session.trust.policy, entry.body, receipt, is_event=entry.is_event)
-    yield from session.trust.observe_answer(receipt.checkpoint, [receipt])
+    with told(key if entry.is_event else None):
+        yield from session.trust.check_memory()
+        receipt = Receipt.from_json(json_of((yield from send(request, session.retries))))
+        check_sent(session.trust.policy, entry.body, receipt, is_event=entry.is_event)
+        with told(None, [receipt]):
+            yield from session.trust.observe_answer(receipt.checkpoint, [receipt])
     return receipt
 
 
@@ -108,7 +123,8 @@ def append_batch(session: Session, entries: Sequence[PreparedEntry], key: str) -
     Requires at least one, all of one kind.
     """
     answer = yield from send_batch(session, entries, key)
-    return (yield from check_batch(session, entries, answer))
+    with told(key if entries[0].is_event else None):
+        return (yield from check_batch(session, entries, answer))
 
 
 def send_batch(
@@ -126,15 +142,18 @@ def send_batch(
         body, headers = encode_bundle(bodies), _headers("application/octet-stream", None)
     limit = MEBIBYTE + 8 * len(body) + 64 * 1024 * len(entries)
     request = Request("POST", "/entries/batch", {"receipts": "true"} if receipts else {}, body, headers, limit)
-    return (yield from send(request, session.retries))
+    with told(key if entries[0].is_event else None):
+        yield from session.trust.check_memory()
+        return (yield from send(request, session.retries))
 
 
 def check_batch(session: Session, entries: Sequence[PreparedEntry], answer: Response) -> Flow[list[Receipt]]:
     """Return the receipts in the answer to a batch, each verified and of exactly what was sent."""
     # As a call, so that an event loop goes on meanwhile: this is as much work as the log's own.
     receipts: list[Receipt] = yield Call(lambda: _checked(session, entries, answer))
-    for note in dict.fromkeys(receipt.checkpoint for receipt in receipts):
-        yield from session.trust.observe_answer(note, receipts)
+    with told(None, receipts):
+        for note in dict.fromkeys(receipt.checkpoint for receipt in receipts):
+            yield from session.trust.observe_answer(note, receipts)
     return receipts
 
 

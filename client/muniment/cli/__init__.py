@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -28,6 +30,10 @@ _COMMANDS = {
 }
 
 
+class _ReaderLeft(Exception):
+    """The reader of our output has gone, and nothing is left to tell it."""
+
+
 class _Lazy(click.Group):
     """A group that imports a command when it is named.
 
@@ -46,6 +52,13 @@ class _Lazy(click.Group):
             return None
         command: click.Command = import_module(f"muniment.cli.{_COMMANDS[cmd_name]}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises _ReaderLeft: at a closed pipe click itself ends with 1, which is "not proved" here."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderLeft from error
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -77,22 +90,46 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         result = cli.main(given, prog_name="muniment", standalone_mode=False)
         sys.stdout.flush()
-    except click.ClickException as error:
-        return _usage(error, as_json)
-    except (CliError, MunimentError) as error:
-        return report(error if isinstance(error, CliError) else explain(error), as_json)
-    except (KeyboardInterrupt, click.Abort):
-        return report(CliError(EXIT_INTERRUPTED, "interrupted", "interrupted"), as_json)
-    except BrokenPipeError:
-        # The reader of our output has gone: no one is left to tell, and the interpreter must not try at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last resort of a program
-        if not as_json:
-            traceback.print_exc()
-        hint = "This is a bug in muniment: please report it with the command and this output."
-        return report(CliError(EXIT_UNEXPECTED, "unexpected", f"{type(error).__name__}: {error}", hint), as_json)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort of a program
+        return _failed(error, as_json)
     return result if isinstance(result, int) else 0
+
+
+_NO_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def _failed(error: BaseException, as_json: bool) -> int:
+    match error:
+        case click.ClickException():
+            return _usage(error, as_json)
+        case BrokenPipeError() | _ReaderLeft():
+            _drop_output()
+            return EXIT_INTERRUPTED
+        case CliError():
+            found = error
+        case MunimentError():
+            found = explain(error)
+        case KeyboardInterrupt() | click.Abort():
+            found = CliError(EXIT_INTERRUPTED, "interrupted", "interrupted")
+        case OSError() if error.errno in _NO_OUTPUT:
+            _drop_output()
+            hint = "Make room, or write elsewhere, and run the command again."
+            found = CliError(EXIT_USAGE, "unwritable", f"cannot write: {error.strerror}", hint)
+        case _:
+            found = _bug(error, as_json)
+    return report(found, as_json)
+
+
+def _drop_output() -> None:
+    """Send what is left in the buffer nowhere: the interpreter would try once more at exit, and fail aloud."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _bug(error: BaseException, as_json: bool) -> CliError:
+    if not as_json:
+        traceback.print_exception(error)
+    hint = "This is a bug in muniment: please report it with the command and this output."
+    return CliError(EXIT_UNEXPECTED, "unexpected", f"{type(error).__name__}: {error}", hint)
 
 
 def _usage(error: click.ClickException, as_json: bool) -> int:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from muniment.anchored import MAX_OTS
+from muniment.cli.files import write_output
 from muniment.cli.headers import command as headers_command
-from muniment.cli.options import Number, Target, log_options, write_output
+from muniment.cli.options import Number, Target, log_options
 from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
 from muniment.note import MAX_NOTE

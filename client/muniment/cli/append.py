@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from muniment.cli.options import Target, log_options, write_output
-from muniment.cli.output import EXIT_GUARD, EXIT_UNREACHABLE, EXIT_USAGE, CliError, explain
-from muniment.errors import EventRefused, FormatError, Unavailable, Unreachable
+from muniment.cli.files import write_output
+from muniment.cli.options import Target, log_options
+from muniment.cli.output import EXIT_GUARD, EXIT_UNREACHABLE, EXIT_USAGE, CliError, emit, explain
+from muniment.errors import EventRefused, FormatError, MunimentError, Unavailable, Unreachable
 from muniment.event import EventLeaf, format_time, parse_event, parse_leaf
 from muniment.receipt import Receipt
+
+if TYPE_CHECKING:
+    from muniment.client import Client
 
 MAX_INPUT = 16 * 1024 * 1024
 
@@ -50,15 +54,42 @@ def command(target: Target, entry: tuple[str, ...], receipt_file: Path | None, i
         else:
             sent = _event(entry)
         key = idempotency_key or _new_key()
-        try:
-            receipt = client.append(sent, idempotency_key=key)
-        except (Unreachable, Unavailable) as error:
-            raise _unknown(explain(error), key) from error
-        except EventRefused as error:
-            raise _bad_event(error) from error
-    if receipt_file is not None:
-        write_output(receipt_file, str(receipt))
+        receipt = _append(client, sent, key, receipt_file)
+    _keep(receipt, receipt_file)
     target.show(receipt.to_json(), _text(target, receipt, receipt_file))
+
+
+def _append(client: Client, sent: Any, key: str, receipt_file: Path | None) -> Receipt:
+    try:
+        return client.append(sent, idempotency_key=key)
+    except EventRefused as error:
+        raise _bad_event(error) from error
+    except MunimentError as error:
+        if error.receipts:
+            raise _logged(explain(error), error.receipts[0], receipt_file) from error
+        if isinstance(error, Unreachable | Unavailable):
+            raise _unknown(explain(error), key) from error
+        raise
+
+
+def _logged(error: CliError, receipt: Receipt, receipt_file: Path | None) -> CliError:
+    """Return the error for an entry that is logged, and proved by itself; its receipt reaches the caller."""
+    _keep(receipt, receipt_file)
+    kept = "" if receipt_file is None else f", receipt {receipt_file}"
+    hint = f"{error.hint}\nThe entry is logged all the same: entry {receipt.index} of {receipt.origin}{kept}."
+    found = error.extra | {"receipt": receipt.to_json()}
+    return CliError(error.exit_code, error.code, error.message, hint.lstrip(), **found)
+
+
+def _keep(receipt: Receipt, receipt_file: Path | None) -> None:
+    """Write the receipt of an entry that is logged; where that fails, print it. Raises CliError."""
+    if receipt_file is not None:
+        try:
+            write_output(receipt_file, str(receipt))
+        except CliError as error:
+            emit(receipt.to_json())
+            error.hint = f"Entry {receipt.index} of {receipt.origin} is logged: its receipt is what was printed."
+            raise
 
 
 def _new_key() -> str:

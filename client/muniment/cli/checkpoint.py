@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from muniment.cli.options import Number, Target, log_options, write_output
+from muniment.cli.files import write_output
+from muniment.cli.options import Number, Target, log_options
 
 if TYPE_CHECKING:
     from muniment.policy import VerifiedCheckpoint

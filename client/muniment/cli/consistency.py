@@ -8,14 +8,13 @@ from pathlib import Path
 import click
 
 from muniment.checkpoint import Checkpoint, parse_checkpoint
+from muniment.cli.files import MAX_RECEIPT, check_text
 from muniment.cli.options import Target, log_options
 from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.errors import FormatError
 from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
-
-MAX_RECEIPT = 64 * 1024 * 1024
 
 
 @click.command("consistency", short_help="Prove that the log only grew.")
@@ -44,7 +43,9 @@ def command(target: Target, since: str | None) -> None:
 
 
 def _since_file(target: Target, name: str) -> None:
-    note = _note(_read(name))
+    data = _read(name)
+    check_text(name, data)
+    note = _note(data)
     with target.open() as client:
         proof = client.consistency(note)
     value = {"consistent": True, **proof.to_json()}
@@ -52,10 +53,10 @@ def _since_file(target: Target, name: str) -> None:
 
 
 def _since_last_seen(target: Target) -> None:
-    from muniment.state import FileState
-
-    with target.open() as client:
-        state = FileState()
+    if target.no_state:
+        raise click.UsageError("--no-state leaves nothing to compare with: give --since FILE")
+    state = target.memory()
+    with target.open(state=state) as client:
         seen = {log.vkey.name: state.get(log.vkey.name) for log in client.policy.logs}
         latest = client.checkpoint()
     before = seen.get(latest.checkpoint.origin)

@@ -6,7 +6,6 @@ import functools
 import os
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,13 +13,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from muniment.cli.output import EXIT_USAGE, CliError, emit, note
+from muniment.cli.files import check_text
+from muniment.cli.output import EXIT_USAGE, CliError, emit, note, show
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
 from muniment.policy import Policy
 
 if TYPE_CHECKING:
     from muniment.client import Client
+    from muniment.state import State
 
 P = ParamSpec("P")
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -28,8 +29,8 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 _NO_POLICY = (
     "Give --policy FILE or set MUNIMENT_POLICY. `muniment-server init --data DIR` wrote one, DIR/policy;"
     " of a log of others, ask its operator for the vkey."
-    " To start without: --trust-on-first-use pins and prints the key that the server names."
 )
+_FIRST_USE = " To start without: --trust-on-first-use pins and prints the key that the server names."
 
 
 class Number(click.ParamType[int]):
@@ -55,6 +56,7 @@ class Target:
     policy_file: Path | None
     api_key_file: Path | None
     trust_on_first_use: bool
+    no_state: bool
     as_json: bool
     flags: str
     """Those of the options above that were given as flags: a suggested command repeats them."""
@@ -106,7 +108,7 @@ class Target:
         except (OSError, UnicodeDecodeError) as error:
             raise CliError(EXIT_USAGE, "api_key_unreadable", f"cannot read {self.api_key_file}: {error}") from error
 
-    def open(self, *, long: bool = False) -> Client:
+    def open(self, *, long: bool = False, state: State | None = None) -> Client:
         """Return a client of the log that remembers checkpoints in the user's state folder.
 
         A person waits for most commands, so by default they give up after a second or two where no server answers. Long
@@ -114,7 +116,6 @@ class Target:
         """
         from muniment.client import Client, Retries
         from muniment.client._http import TIMEOUT
-        from muniment.state import FileState
 
         policy = self.policy()
         try:
@@ -124,19 +125,25 @@ class Target:
                 origin=self.origin,
                 policy=policy,
                 api_key=self.api_key(),
-                state=FileState(),
+                state=state or self.memory(),
                 retries=Retries(tries=8 if long else 4),
                 timeout=4 * TIMEOUT if long else TIMEOUT,
             )
         except FormatError as error:
             raise CliError(EXIT_USAGE, "usage", str(error)) from error
 
+    def memory(self) -> State:
+        """Return where checkpoints are remembered."""
+        from muniment.cli.memory import memory
+
+        return memory(keep=not self.no_state)
+
     def show(self, value: Any, text: str) -> None:
         """Print a result: `value` with --json, else `text`."""
         if self.as_json:
             emit(value)
         else:
-            click.echo(text.rstrip("\n"))
+            show(text.rstrip("\n") + "\n")
 
     def suggest(self, command: str) -> str:
         """Return a command to try next, with the flags of this one."""
@@ -149,17 +156,20 @@ def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def read_policy(path: Path | None) -> Policy:
-    """Return the policy in a file. Raises CliError when there is none or it is not one."""
+def read_policy(path: Path | None, *, offline: bool = False) -> Policy:
+    """Return the policy in a file. Raises CliError when there is none or it is not one.
+
+    `offline` is for a command that asks no server, and so cannot trust one on first use.
+    """
+    hint = _NO_POLICY if offline else _NO_POLICY + _FIRST_USE
     if path is None:
-        raise CliError(EXIT_USAGE, "no_policy", "no policy says which keys to trust", _NO_POLICY)
+        raise CliError(EXIT_USAGE, "no_policy", "no policy says which keys to trust", hint)
     try:
         return Policy.read(path)
     except OSError as error:
-        raise CliError(
-            EXIT_USAGE, "no_policy", f"cannot read the policy {path}: {error.strerror}", _NO_POLICY
-        ) from error
+        raise CliError(EXIT_USAGE, "no_policy", f"cannot read the policy {path}: {error.strerror}", hint) from error
     except FormatError as error:
+        check_text(str(path), path.read_bytes())
         hint = "A policy has a line `log <vkey>` for each trusted key and ends in `quorum none`."
         raise CliError(EXIT_USAGE, "bad_policy", f"not a policy: {error}", hint) from error
 
@@ -195,6 +205,7 @@ _OPTIONS = (
     click.option(
         "--trust-on-first-use", is_flag=True, help="Without a policy: pin and print the key that the server names."
     ),
+    click.option("--no-state", is_flag=True, help="Remember no checkpoints, and compare with none seen before."),
     json_option,
 )
 
@@ -211,12 +222,14 @@ def log_options(command: Callable[..., int | None]) -> Callable[..., int | None]
         policy_file: Path | None,
         api_key_file: Path | None,
         trust_on_first_use: bool,
+        no_state: bool,
         as_json: bool,
         **rest: Any,
     ) -> int | None:
         flags = _given(click.get_current_context())
         return command(
-            Target(url, log or None, origin, policy_file, api_key_file, trust_on_first_use, as_json, flags), **rest
+            Target(url, log or None, origin, policy_file, api_key_file, trust_on_first_use, no_state, as_json, flags),
+            **rest,
         )
 
     for option in reversed(_OPTIONS):
@@ -237,7 +250,9 @@ def _given(ctx: click.Context) -> str:
     for name, flag in flags.items():
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             given += f" {flag} {shlex.quote(str(ctx.params[name]))}"
-    return given + (" --trust-on-first-use" if ctx.params.get("trust_on_first_use") else "")
+    for name, flag in {"trust_on_first_use": "--trust-on-first-use", "no_state": "--no-state"}.items():
+        given += f" {flag}" if ctx.params.get(name) else ""
+    return given
 
 
 def say_if_behind(client: Client) -> None:
@@ -247,15 +262,3 @@ def say_if_behind(client: Client) -> None:
             "Note: this server is behind. It shows a smaller tree than one seen before, in which the answer is proved;"
             " that the two are one tree, it cannot show yet."
         )
-
-
-def write_output(path: Path, data: str | bytes) -> None:
-    """Write a result to a file, whole or not at all. Raises CliError."""
-    beside = path.with_name(f"{path.name}.part")
-    try:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise CliError(EXIT_USAGE, "unwritable", f"cannot write {path}: {error.strerror}") from error

@@ -7,6 +7,8 @@ Results go to stdout, everything else to stderr. With --json both are JSON, erro
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -56,7 +58,32 @@ class CliError(Exception):
 
 def emit(value: Any) -> None:
     """Print a result as JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(inert_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def inert_json(text: str) -> str:
+    """Return a JSON text of the same value, with everything escaped that a terminal might obey or hide."""
+    return "\n".join(line if line.isprintable() else _UNPRINTABLE.sub(_escaped, line) for line in text.split("\n"))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return (
+        found[0]
+        if found[0].isprintable()
+        else "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+    )
+
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
+"""At least what a terminal might obey; which of it does is asked of each character."""
+
+
+def show(text: str) -> None:
+    """Print a text exactly; on a terminal with everything escaped that it might obey or hide."""
+    if sys.stdout.isatty():
+        text = "\n".join(map(printable, text.split("\n")))
+    click.echo(text, nl=False)
 
 
 def note(text: str) -> None:
@@ -68,7 +95,7 @@ def report(error: CliError, as_json: bool) -> int:
     """Print an error and return its exit code."""
     if as_json:
         body = {"code": error.code, "message": error.message, "hint": error.hint, **error.extra}
-        note(json.dumps({"error": body}, ensure_ascii=False))
+        note(inert_json(json.dumps({"error": body}, ensure_ascii=False)))
     else:
         text = f"muniment: {error.message}" + (f"\n{error.hint}" if error.hint else "")
         for line in text.split("\n"):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from muniment.cli.options import Number, Target, log_options, say_if_behind, write_output
+from muniment.cli.files import MAX_RECEIPT, write_output
+from muniment.cli.options import Number, Target, log_options, say_if_behind
+from muniment.cli.output import EXIT_USAGE, CliError, inert_json, show
+from muniment.errors import FormatError, VerificationError
+from muniment.policy import Policy
+from muniment.receipt import Receipt
 
 
 @click.command("receipt", short_help="Fetch the proof of one entry.")
@@ -42,8 +48,9 @@ def command(
         say_if_behind(client)
     data = receipt.to_tlog_proof() if tlog_proof else str(receipt)
     if output is None:
-        click.echo(data, nl=False)
+        show(data if tlog_proof else inert_json(data))
         return
+    _check_fuller(output, receipt, {} if tlog_proof else receipt.verify(target.policy()).opened, target.policy())
     write_output(output, data)
     value = {"file": str(output), "origin": receipt.origin, "index": receipt.index, "tree_size": receipt.tree_size}
     policy = f" --policy {target.policy_file}" if " --policy " in target.flags else ""
@@ -52,3 +59,27 @@ def command(
         f"Receipt of entry {index} of {receipt.origin}, as of size {receipt.tree_size}: {output}\n"
         f"Next: muniment verify {output}{policy}{' --check-anchors --headers FILE' if anchored else ''}",
     )
+
+
+def _check_fuller(path: Path, receipt: Receipt, opened: dict[str, Any], policy: Policy) -> None:
+    """Raise CliError when a file holds a receipt of the same entry that opens what this one does not.
+
+    What it opens may exist nowhere else: an API key without the right to payloads gets receipts that open nothing.
+    """
+    if lost := sorted(_opened(path, receipt, policy).keys() - opened.keys()):
+        message = f"{path} holds a receipt of this entry that opens more: {', '.join(map(repr, lost))}"
+        hint = "Give another FILE, or move that one away; an API key with scope read gets receipts that open all."
+        raise CliError(EXIT_USAGE, "fuller_receipt", message, hint)
+
+
+def _opened(path: Path, receipt: Receipt, policy: Policy) -> dict[str, Any]:
+    """Return what the receipt in a file opens: nothing when there is none, of that entry, that holds."""
+    try:
+        if not path.is_file():
+            return {}
+        with path.open("rb") as file:
+            kept = Receipt.parse(file.read(MAX_RECEIPT))
+        same = (kept.origin, kept.index) == (receipt.origin, receipt.index)
+        return kept.verify(policy).opened if same else {}
+    except (OSError, FormatError, VerificationError):
+        return {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from muniment.cli.files import check_text
 from muniment.cli.options import json_option, policy_option, read_policy
 from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, EXIT_USAGE, CliError, emit
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
@@ -98,7 +99,7 @@ def command(
         raise click.UsageError("a source of headers is for --check-anchors")
     if leaf is not None and (len(files) > 1 or files[0] == leaf):
         raise click.UsageError("--leaf FILE is for one receipt, which is another file")
-    trust = _Trust(read_policy(policy_file), leaf=None if leaf is None else _read(leaf))
+    trust = _Trust(read_policy(policy_file, offline=True), leaf=None if leaf is None else _read(leaf))
     if check_anchors:
         anchor_library()
         trust = replace(trust, anchors=True, headers=source.open())
@@ -179,6 +180,7 @@ def _read(name: str) -> bytes:
         raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
     if len(data) > MAX_RECEIPT:
         raise CliError(EXIT_USAGE, "unreadable", f"{name} is larger than any receipt")
+    check_text(name, data)
     return data
 
 

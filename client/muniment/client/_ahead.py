@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from muniment._flows.steps import Response
-from muniment._flows.writes import PreparedEntry
+from muniment._flows.writes import PreparedEntry, told
 from muniment.receipt import Receipt
 
 T = TypeVar("T")
@@ -40,7 +40,9 @@ def in_order(
         before, answer = under_way, under_way.answer() if under_way else None
         under_way = _OnItsWay(following, send) if isinstance(following, tuple) else None
         if before and answer:
-            yield check(before.entries, answer)
+            with told(before.key):
+                checked = check(before.entries, answer)
+            yield checked
         if isinstance(following, Exception):
             raise following
         if following is None:
@@ -62,7 +64,7 @@ class _OnItsWay:
     """
 
     def __init__(self, batch: Batch, send: Callable[[list[PreparedEntry], str], Response]) -> None:
-        self.entries, self._key = batch
+        self.entries, self.key = batch
         self._send = send
         self._outcome: Response | BaseException | None = None  # the thread's until it has ended
         self._thread = threading.Thread(target=self._run, name="muniment-send", daemon=True)
@@ -70,7 +72,7 @@ class _OnItsWay:
 
     def _run(self) -> None:
         try:
-            self._outcome = self._send(self.entries, self._key)
+            self._outcome = self._send(self.entries, self.key)
         except BaseException as error:  # noqa: BLE001 - raised again where the answer is wanted
             self._outcome = error
 

@@ -1,0 +1,91 @@
+"""Files that commands write for their caller: whole or not at all, and never in place of what is no regular file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO
+
+from muniment.cli.output import EXIT_USAGE, CliError
+
+MAX_RECEIPT = 64 * 1024 * 1024
+
+
+def write_output(path: Path, data: str | bytes) -> None:
+    """Write a result to a file. Raises CliError."""
+    with output(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def output(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file whose content is that of `path` once the block has ended well. Raises CliError.
+
+    A regular file is replaced in one step, where links lead to, and keeps its mode. A device, a pipe or a socket is
+    written to: a rename would put a file in its place, for all who use it. So is a file in a folder that takes no new
+    ones.
+    """
+    try:
+        found = _status(path)
+        if found is None or stat.S_ISREG(found.st_mode):
+            with _replacing(path.resolve(), found) as file:
+                yield file
+        else:
+            with path.open("wb") as file:
+                yield file
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CliError(EXIT_USAGE, "unwritable", f"cannot write {path}: {error.strerror}") from error
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _replacing(path: Path, found: os.stat_result | None) -> Iterator[BinaryIO]:
+    beside = path.with_name(f".{path.name[:200]}.{token_hex(4)}.part")
+    try:
+        file = beside.open("xb")
+    except PermissionError:
+        if found is None:
+            raise
+        with path.open("wb") as file:
+            yield file
+        return
+    try:
+        with file:
+            if found is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode))
+            yield file
+        beside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+# --- text of another system -------------------------------------------------------------------------------------------
+
+_MARKS = {b"\xef\xbb\xbf": "a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def check_text(name: str, data: bytes) -> None:
+    """Raise CliError when an editor or a shell of Windows rewrote a file whose bytes are fixed.
+
+    It says nothing of the log: without this it would look like a receipt that does not hold.
+    """
+    mark = next((what for start, what in _MARKS.items() if data.startswith(start)), None)
+    if mark is None and b"\r\n" in data and not data.startswith(b"{"):  # JSON may have them
+        mark = "Windows line ends"
+    if mark is not None:
+        hint = "Copy the file as it was written, or save it as UTF-8 without a byte order mark, with line ends of Unix."
+        raise CliError(EXIT_USAGE, "not_plain_text", f"{name} cannot be read: it has {mark}", hint)

@@ -1,0 +1,71 @@
+"""Entries as CSV: a column for each member that occurs, and no cell that a spreadsheet would obey."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import tempfile
+from collections.abc import Iterable
+from typing import IO, Any
+
+from muniment.verify import printable
+
+_FIXED = ("index", "leaf_hash", "logged_at")
+_OURS = (*_FIXED, "own", "leaf", "hidden")
+_FORMULA = re.compile("[=+@\t\r\n-]|[\uff1d\uff0b\uff20\uff0d]")
+"""How a cell begins that spreadsheets take for a formula, in full width too."""
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def write_csv(file: IO[str], rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows with a column for each member that occurs, and return their number.
+
+    Which ones do is known only at the end, so rows wait on disk.
+    """
+    columns: set[str] = set()
+    count = 0
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+        for row in rows:
+            flat = _flat(row)
+            columns |= flat.keys()
+            spool.write(json.dumps(flat) + "\n")
+            count += 1
+        spool.seek(0)
+        names = [*_FIXED, *sorted(columns - set(_FIXED))]
+        shown = printable if file.isatty() else str
+        file.write(_line(map(shown, names)))
+        for line in spool:
+            flat = json.loads(line)
+            file.write(_line(shown(flat.get(name, "")) for name in names))
+    return count
+
+
+def _line(cells: Iterable[str]) -> str:
+    # With "\r\n" at the end the csv module quotes cells that hold a "\r"; with "\n" alone it would split the row there.
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(map(_inert, cells))
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _inert(cell: str) -> str:
+    """Return a cell that is shown and not computed. A number may begin with a sign."""
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def _flat(row: dict[str, Any]) -> dict[str, str]:
+    flat = {name: str(row[name]) for name in _FIXED if name in row}
+    for name, value in (row.get("event") or {}).items():
+        flat[_column(name)] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    for name in ("own", "hidden"):
+        if name in row:
+            flat[name] = json.dumps(row[name], ensure_ascii=False)
+    if "leaf" in row:
+        flat["leaf"] = row["leaf"]
+    return flat
+
+
+def _column(name: str) -> str:
+    """Return the column of a member. Those named like one of ours, or like what that makes of them, get a prefix."""
+    return f"event.{name}" if name in _OURS or name.startswith("event.") else name
