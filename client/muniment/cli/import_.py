@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import fcntl
 import sys
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from muniment.cli.import_state import state_path
-from muniment.cli.importer import Importer, batches, fingerprint, limits
+from muniment.cli.importer import REFUSED_FOR_GOOD, Importer, appended, at_line, batches, fingerprint, limits
 from muniment.cli.options import Target, log_options
-from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError
+from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError, explain
 from muniment.cli.progress import progress
-from muniment.cli.rows import FORMATS, Source
+from muniment.cli.row_files import RowFiles
+from muniment.cli.rows import FORMATS, Form, Row, Source
+from muniment.errors import MunimentError, Refused
 
 if TYPE_CHECKING:
-    from muniment.client import Client, LogInfo
+    from muniment.client import Batch, Client, LogInfo
+
+
+class Delimiter(click.ParamType[str]):
+    """One character that separates columns."""
+
+    name = "character"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the character. Fails on what cannot be one."""
+        text = {"tab": "\t", "\\t": "\t"}.get(str(value), str(value))
+        if len(text) != 1 or not text.isascii() or text in '"\r\n' or text.isalnum():
+            self.fail("a delimiter is one character of punctuation, or tab", param, ctx)
+        return text
 
 
 @click.command("import", short_help="Append every row of a file, resumably.")
@@ -36,19 +52,47 @@ if TYPE_CHECKING:
     type=click.Choice(["lost"]),
     help="Only when told so: what a crash cut off is not in the log.",
 )
+@click.option(
+    "--delimiter",
+    type=Delimiter(),
+    metavar="CHAR",
+    help="What separates the columns of CSV: a character, or tab. [default: a comma]",
+)
+@click.option(
+    "--map",
+    "index_map",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the index of each row here, as JSONL: its line of the input, its index.",
+)
+@click.option(
+    "--receipts",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the receipt of each row here, as JSONL. Takes about twice as long.",
+)
 @log_options
-def command(target: Target, file: str, form: str | None, assume: str | None) -> None:
+def command(
+    target: Target,
+    file: str,
+    form: str | None,
+    assume: str | None,
+    delimiter: str | None,
+    index_map: Path | None,
+    receipts: Path | None,
+) -> None:
     """Append every row of FILE, each proof verified.
 
     Run it again after a crash or Ctrl-C: nothing is lost or logged twice. An event log takes JSONL (one event a line)
     or CSV (a header, then one event a row, all values strings); a raw log takes one leaf a line, without its newline.
     Blank lines are skipped. FILE.muniment-import beside the input remembers how far the import came; when rows were
-    added to FILE since, only those are imported. Stdin (-) cannot be resumed.
+    added to FILE since, only those are imported. Stdin (-) cannot be resumed. --map and --receipts are files with a
+    line for each row, whole after a crash too when every run names them.
 
     \b
     Examples:
-      muniment import events.jsonl
-      muniment import users.csv
+      muniment import events.jsonl --map indices.jsonl
+      muniment import users.csv --delimiter ';'
       zcat old.jsonl.gz | muniment import -
     """
     with target.open(long=True) as client:
@@ -56,10 +100,14 @@ def command(target: Target, file: str, form: str | None, assume: str | None) -> 
         form = form or _form(file, info)
         if (form == "lines") != (info.kind == "raw"):
             raise CliError(EXIT_USAGE, "usage", f"{form} does not fit: {info.origin} is a log of kind {info.kind}")
-        if file == "-":
-            _stream(target, client, info, form)
-        else:
-            _resumable(target, client, info, Path(file), form, assume)
+        if delimiter and form != "csv":
+            raise CliError(EXIT_USAGE, "usage", f"--delimiter is for CSV, and this is {form}: add --format csv")
+        reading = Form(form, delimiter, info.max_entry_bytes)
+        with closing(RowFiles(None if file == "-" else Path(file), index_map, receipts)) as files:
+            if file == "-":
+                _stream(target, client, info, reading, files)
+            else:
+                _resumable(target, client, info, Path(file), reading, assume, files)
 
 
 def _form(name: str, info: LogInfo) -> str:
@@ -68,26 +116,38 @@ def _form(name: str, info: LogInfo) -> str:
     return "csv" if name.lower().endswith(".csv") else "jsonl"
 
 
-def _resumable(target: Target, client: Client, info: LogInfo, path: Path, form: str, assume: str | None) -> None:
+def _resumable(
+    target: Target, client: Client, info: LogInfo, path: Path, form: Form, assume: str | None, files: RowFiles
+) -> None:
     with (
         _opened(path) as file,
         progress(f"Importing {path.name}", path.stat().st_size, quiet=target.as_json) as advance,
     ):
-        importer = Importer(client, info, state_path(path), form, fingerprint(target.api_key()), assume, advance)
+        caller = fingerprint(target.api_key())
+        importer = Importer(client, info, state_path(path), form, caller, assume, files, advance)
         before = importer.state.rows
         try:
             importer.run(file)
-        except KeyboardInterrupt:
-            hint = "Run the same command again: it goes on from here."
-            message = f"interrupted; {importer.state.rows} rows are in the log"
-            raise CliError(EXIT_INTERRUPTED, "interrupted", message, hint, rows=importer.state.rows) from None
-        except CliError as error:
-            error.hint = f"{error.hint}\nThe {importer.state.rows} rows before it are in the log.".lstrip()
-            raise
+        except (KeyboardInterrupt, MunimentError, CliError) as error:
+            state = importer.state
+            unsure = sum(batch.rows for batch in state.pending)
+            raise _stopped(error, state.rows, unsure, "Run the same command again: it goes on from there.") from error
     state = importer.state
     new = state.rows - before
     value = {"origin": state.origin, "rows": state.rows, "new_rows": new, "first": state.first, "last": state.last}
     target.show(value | {"state": str(importer.path)}, _text(target, importer, new))
+
+
+def _stopped(error: BaseException, rows: int, unsure: int, remedy: str) -> CliError:
+    """Return the error of an import that ended early, which says how much is logged, and what may be."""
+    if isinstance(error, MunimentError):
+        error = explain(error)
+    if not isinstance(error, CliError):
+        error = CliError(EXIT_INTERRUPTED, "interrupted", "interrupted")
+    logged = f"{rows} rows are in the log" + (f", and the {unsure} after them may be." if unsure else ".")
+    error.hint = f"{error.hint}\n{logged} {remedy}".lstrip()
+    error.extra |= {"rows": rows, "unsure": unsure}
+    return error
 
 
 def _text(target: Target, importer: Importer, new: int) -> str:
@@ -116,23 +176,49 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise CliError(EXIT_USAGE, "unreadable", f"cannot read {path}: {error.strerror}") from error
 
 
-def _stream(target: Target, client: Client, info: LogInfo, form: str) -> None:
+def _stream(target: Target, client: Client, info: LogInfo, form: Form, files: RowFiles) -> None:
     """Import stdin, which cannot be read again: what was logged is said, whatever happens."""
-    from muniment._flows.writes import new_key
-
-    rows = Source(sys.stdin.buffer, form).rows()
-    first, last, count = None, None, 0
-    keyed = (([row.entry for row in batch], new_key()) for batch in batches(rows, *limits(info)))
+    stream = _Stream(client, info, files)
     try:
-        for appended in client.append_without_receipts(keyed):
-            first = min(*appended.indices, appended.indices[0] if first is None else first)
-            last = max(*appended.indices, appended.indices[0] if last is None else last)
-            count += len(appended.indices)
-    except CliError as error:
-        error.hint = f"{error.hint}\nThe {count} rows before it are in the log.".lstrip()
-        raise
-    value = {"origin": info.origin, "rows": count, "new_rows": count, "first": first, "last": last}
-    text = f"Imported {count} rows into {info.origin}, each proved to be logged as it was sent."
-    if first is not None:
-        text += f"\nFrom entry {first} to entry {last}.\n{target.suggest(f'get {first}')}"
+        stream.run(Source(sys.stdin.buffer, form).rows())
+    except (KeyboardInterrupt, MunimentError, CliError) as error:
+        remedy = "Stdin cannot be resumed: send the rows after these again."
+        raise _stopped(error, stream.count, stream.sent - stream.count, remedy) from error
+    value = {"origin": info.origin, "rows": stream.count, "new_rows": stream.count}
+    value |= {"first": stream.first, "last": stream.last}
+    text = f"Imported {stream.count} rows into {info.origin}, each proved to be logged as it was sent."
+    if stream.first is not None:
+        text += f"\nFrom entry {stream.first} to entry {stream.last}.\n{target.suggest(f'get {stream.first}')}"
     target.show(value, text)
+
+
+class _Stream:
+    """Imports rows that come once. `count` of them are logged for sure, `sent` were sent."""
+
+    def __init__(self, client: Client, info: LogInfo, files: RowFiles) -> None:
+        self._client, self._info, self._files = client, info, files
+        self._lines: deque[list[int]] = deque()  # of the batches under way
+        self.first: int | None = None
+        self.last: int | None = None
+        self.count = self.sent = 0
+
+    def run(self, rows: Iterator[Row]) -> None:
+        self._files.keep(0)
+        try:
+            for indices, _, receipts in appended(self._client, self._keyed(rows), receipts=self._files.receipts):
+                self._files.write(self._lines.popleft(), indices, receipts)
+                self.first = min(*indices, indices[0] if self.first is None else self.first)
+                self.last = max(*indices, indices[0] if self.last is None else self.last)
+                self.count += len(indices)
+        except Refused as refused:
+            if refused.status in REFUSED_FOR_GOOD:  # that batch is not logged, and what follows it was not sent
+                self.sent = self.count
+            raise at_line(refused, self._lines[0] if self._lines else []) from refused
+
+    def _keyed(self, rows: Iterator[Row]) -> Iterator[Batch]:
+        from muniment._flows.writes import new_key
+
+        for batch in batches(rows, *limits(self._info)):
+            self._lines.append([row.line for row in batch])
+            self.sent += len(batch)
+            yield [row.entry for row in batch], new_key()

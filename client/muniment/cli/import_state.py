@@ -95,7 +95,7 @@ def load(path: Path) -> ImportState | None:
     try:
         return _parse(json.loads(data))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        hint = "It says how much is logged already: look with `muniment export` before you import again."
+        hint = "It said how much is logged already: look with `muniment export` before you import again."
         raise CliError(EXIT_USAGE, "import_state", f"{path} is damaged", hint) from error
 
 

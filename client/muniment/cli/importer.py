@@ -12,19 +12,21 @@ from typing import IO, TYPE_CHECKING
 
 from muniment import strictjson
 from muniment.cli.import_state import ImportState, Pending, load, save
-from muniment.cli.output import EXIT_USAGE, CliError
-from muniment.cli.rows import Row, Source, read_header
+from muniment.cli.output import EXIT_USAGE, CliError, explain
+from muniment.cli.row_files import RowFiles
+from muniment.cli.rows import Form, Row, Source
 from muniment.errors import Refused
 
 if TYPE_CHECKING:
     from muniment.client import Batch, Client, LogInfo
+    from muniment.receipt import Receipt
 
 MAX_ENTRIES = 1000
 MAX_BYTES = 2 * 1024 * 1024
 SETTLED = 10.0
 """Seconds after which a batch that was under way when the last run ended is surely logged and published, or lost."""
 
-_REFUSED_FOR_GOOD = {400, 413, 415, 422}
+REFUSED_FOR_GOOD = {400, 413, 415, 422}
 """Answers to the content of a batch: every earlier attempt at the same bytes was refused too."""
 
 
@@ -40,24 +42,27 @@ def fingerprint(api_key: str | None) -> str:
 class Importer:
     """Imports one file.
 
-    `state` and `tree_size` are changed by this class alone; `state` is what the file beside the input says.
+    `state` and `tree_size` are changed by this class alone; `state` is what the file beside the input says. `lines`
+    are those of the rows under way, by Idempotency-Key.
     """
 
     client: Client
     info: LogInfo
     path: Path
-    form: str
+    form: Form
     caller: str
     assume: str | None
+    files: RowFiles
     advance: Callable[[int], None] = lambda _: None
     state: ImportState = field(init=False)
     tree_size: int = field(init=False)
+    lines: dict[str, list[int]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Load the state. Raises CliError when it is of another log or format."""
         found = load(self.path)
-        self.state = found or ImportState(self.info.origin, self.form, 0, sha256().hexdigest())
-        if (self.state.origin, self.state.form) != (self.info.origin, self.form):
+        self.state = found or ImportState(self.info.origin, self.form.text, 0, sha256().hexdigest())
+        if (self.state.origin, self.state.form) != (self.info.origin, self.form.text):
             hint = f"Remove {self.path} to import the whole file into this log."
             raise CliError(
                 EXIT_USAGE, "import_state", f"{self.path} is about {self.state.form} into {self.state.origin}", hint
@@ -66,7 +71,8 @@ class Importer:
 
     def run(self, file: IO[bytes]) -> None:
         """Import what is not in the log yet. Requires `file` to be seekable."""
-        header = read_header(file) if self.form == "csv" and self.state.offset else None
+        self.files.keep(self.state.rows)
+        header = Source(file, self.form).header() if self.form.name == "csv" and self.state.offset else None
         file.seek(0)
         source = Source(file, self.form)
         if source.skip(self.state.offset) != self.state.digest:
@@ -85,14 +91,15 @@ class Importer:
     def _append(self, noted: Iterable[Batch]) -> None:
         """Send batches that are in the state, and take each out of it once it is verified."""
         try:
-            for appended in self.client.append_without_receipts(noted):
-                self.tree_size = max(self.tree_size, appended.tree_size)
-                self._done(appended.indices)
+            for indices, size, receipts in appended(self.client, noted, receipts=self.files.receipts):
+                self.tree_size = max(self.tree_size, size)
+                self._done(indices, receipts)
         except Refused as refused:
             # What was verified is not under way any more, and what follows a refused batch is not sent.
-            if refused.status in _REFUSED_FOR_GOOD and refused.code != "idempotency_mismatch":
+            lines = self.lines[self.state.pending[0].key] if self.state.pending else []
+            if refused.status in REFUSED_FOR_GOOD and refused.code != "idempotency_mismatch":
                 self._save(self.state.abandoned())
-            raise
+            raise at_line(refused, lines) from refused
 
     def _begun(self, found: Iterable[list[Row]]) -> Iterator[Batch]:
         """Note each batch as under way before it is yielded, to be sent."""
@@ -102,10 +109,15 @@ class Importer:
             end, key = batch[-1], new_key()
             pending = Pending(end.end, end.digest, len(batch), key, self.tree_size, _now(), self.caller)
             self._save(self.state.begun(pending))
-            yield [row.entry for row in batch], key
+            yield self._batch(batch, key)
 
-    def _done(self, indices: Sequence[int]) -> None:
+    def _batch(self, rows: Sequence[Row], key: str) -> Batch:
+        self.lines[key] = [row.line for row in rows]
+        return [row.entry for row in rows], key
+
+    def _done(self, indices: Sequence[int], receipts: Sequence[Receipt]) -> None:
         before = self.state.offset
+        self.files.write(self.lines.pop(self.state.pending[0].key), indices, receipts)
         self._save(self.state.done(indices))
         self.advance(self.state.offset - before)
 
@@ -129,10 +141,11 @@ class Importer:
             batch = list(islice(rows, pending.rows))
             if not batch or (batch[-1].end, batch[-1].digest) != (pending.end, pending.digest):  # 1
                 raise self._changed()
+            to_send = self._batch(batch, pending.key)
             if self.info.kind == "raw" or self._holds(pending):  # 2
-                self._append([([row.entry for row in batch], pending.key)])
+                self._append([to_send])
             elif (indices := self._find(batch, pending)) is not None:  # 3
-                self._done(indices)
+                self._done(indices, list(map(self.client.receipt, indices)) if self.files.receipts else ())
             else:
                 self._save(self.state.abandoned())
                 return batch
@@ -174,6 +187,27 @@ class Importer:
                     " --cut-off-batch lost (they are logged again).",
                 )
             yield None if entry.event is None else strictjson.canonical(entry.event)
+
+
+def appended(
+    client: Client, batches: Iterable[Batch], *, receipts: bool
+) -> Iterator[tuple[Sequence[int], int, Sequence[Receipt]]]:
+    """Append batches; yield the indices of each, the size of a tree that has them, and the receipts if asked for."""
+    if not receipts:
+        for one in client.append_without_receipts(batches):
+            yield one.indices, one.tree_size, ()
+        return
+    for found in client.append_batches(batches):
+        yield [receipt.index for receipt in found], max(receipt.tree_size for receipt in found), found
+
+
+def at_line(refused: Refused, lines: Sequence[int]) -> CliError:
+    """Return the error for a batch with an entry that the log refuses, named by its line of the input."""
+    error, number = explain(refused), refused.problem.get("line")
+    if isinstance(number, int) and 0 < number <= len(lines):
+        line = error.extra["line"] = lines[number - 1]
+        error.message = f"line {line}: {error.message.replace(f'entry {number} of the batch: ', '')}"
+    return error
 
 
 def limits(info: LogInfo) -> tuple[int, int]:

@@ -17,25 +17,42 @@ if TYPE_CHECKING:
 FORMATS = ("jsonl", "csv", "lines")
 """One JSON event a line; one event a row, named by the header; one raw leaf a line."""
 MAX_LINE = 16 * 1024 * 1024
+_OTHERS = ";\t|"
+"""What separates columns where commas do not."""
+
+
+class Form(NamedTuple):
+    """How the input is read: one of FORMATS, its delimiter when it was named, and the most bytes of an entry."""
+
+    name: str
+    delimiter: str | None = None
+    most: int = MAX_LINE
+
+    @property
+    def text(self) -> str:
+        """What the state of an import says of it: another delimiter would make other rows of the same bytes."""
+        return self.name if self.delimiter in (None, ",") else f"{self.name} {self.delimiter!r}"
 
 
 class Row(NamedTuple):
-    """A row: its entry, the offset after it, and the SHA-256 (hex) of all bytes before that offset."""
+    """A row: its entry, the offset after it, the SHA-256 (hex) of all bytes before that, and the line it begins at."""
 
     entry: PreparedEntry
     end: int
     digest: str
+    line: int
 
 
 class Source:
     """The rows of a file from an offset on. Blank lines are skipped. Every error names the line."""
 
-    def __init__(self, file: IO[bytes], form: str) -> None:
+    def __init__(self, file: IO[bytes], form: Form) -> None:
         self._file = file
         self._form = form
         self._hash = sha256()
         self._end = 0
-        self._line = 0
+        self._line = 0  # the number of the line read last
+        self._whole = True  # whether it was read to its end
 
     def skip(self, offset: int) -> str:
         """Read up to `offset` and return the SHA-256 (hex) of what is before it; shorter files give another digest."""
@@ -46,12 +63,14 @@ class Source:
     def _count(self, data: bytes) -> bytes:
         self._hash.update(data)
         self._end += len(data)
-        self._line += data.endswith(b"\n")
+        self._line += self._whole
+        self._whole = data.endswith(b"\n")
         return data
 
     def _lines(self) -> Iterator[bytes]:
         while data := self._file.readline(MAX_LINE):
             if len(data) == MAX_LINE:
+                self._count(data)
                 raise self._error("line_too_long", f"the line is longer than {MAX_LINE} bytes")
             yield self._count(data)
 
@@ -63,40 +82,52 @@ class Source:
 
         `header` are the column names of a CSV file that was read past its first line.
         """
-        for entry in self._csv(header) if self._form == "csv" else self._plain():
-            yield Row(entry, self._end, self._hash.hexdigest())
+        for line, entry in self._csv(header) if self._form.name == "csv" else self._plain():
+            yield Row(entry, self._end, self._hash.hexdigest(), line)
 
-    def _plain(self) -> Iterator[PreparedEntry]:
+    def _plain(self) -> Iterator[tuple[int, PreparedEntry]]:
         for line in self._lines():
             content = line.removesuffix(b"\n")
             if content.strip():
-                yield self._prepare(content)
+                yield self._line, self._prepare(content)
 
     def _prepare(self, entry: bytes | dict[str, Any]) -> PreparedEntry:
         """Return the entry of a line, or of a row of CSV."""
         from muniment.client import PreparedEntry
 
         try:
-            if self._form == "jsonl" and isinstance(entry, bytes):
-                return PreparedEntry(canonical_text(entry), is_event=True)
-            return PreparedEntry.of(entry)
+            if self._form.name == "jsonl" and isinstance(entry, bytes):
+                found = PreparedEntry(canonical_text(entry), is_event=True)
+            else:
+                found = PreparedEntry.of(entry)
         except FormatError as error:
             raise self._error(error.code if isinstance(error, EventRefused) else "bad_row", str(error)) from error
+        if len(found.body) > self._form.most:
+            problem = f"the entry has {len(found.body)} bytes, and this log takes at most {self._form.most}"
+            raise self._error("entry_too_large", f"{problem}: log a digest of the document instead")
+        return found
 
-    def _csv(self, header: list[str] | None) -> Iterator[PreparedEntry]:
-        rows = csv.reader((self._text(line) for line in self._lines()), strict=True)
+    def _csv(self, header: list[str] | None) -> Iterator[tuple[int, PreparedEntry]]:
+        begin = self._line + 1
         try:
-            for row in rows:
-                if not row:
-                    continue
-                if header is None:
+            for row in self._records():
+                if row and header is None:
                     header = self._checked_header(row)
-                elif len(row) != len(header):
-                    raise self._error("bad_row", f"{len(row)} values for {len(header)} columns")
-                else:
-                    yield self._prepare(dict(zip(header, row, strict=True)))
+                elif row and header is not None:
+                    if len(row) != len(header):
+                        raise self._error("bad_row", f"{len(row)} values for {len(header)} columns")
+                    yield begin, self._prepare(dict(zip(header, row, strict=True)))
+                begin = self._line + 1
         except csv.Error as error:
             raise self._error("bad_row", str(error)) from error
+
+    def _records(self) -> Iterator[list[str]]:
+        texts = (self._text(line) for line in self._lines())
+        yield from csv.reader(texts, strict=True, delimiter=self._form.delimiter or ",")
+
+    def header(self) -> list[str] | None:
+        """Return the column names of a CSV file, read from its start, or None when it has none."""
+        return next(filter(None, self._records()), None)
 
     def _text(self, line: bytes) -> str:
         try:
@@ -107,13 +138,13 @@ class Source:
     def _checked_header(self, row: list[str]) -> list[str]:
         if len(set(row)) != len(row) or not all(row):
             raise self._error("bad_header", "the columns of the header need names, each another one")
+        if self._form.delimiter is None and (found := [other for other in _OTHERS if other in "".join(row)]):
+            raise self._ask_for_delimiter(row, found[0])
         return row
 
-
-def read_header(file: IO[bytes]) -> list[str] | None:
-    """Return the column names of a CSV file, read from its start, or None when it has none."""
-    source = Source(file, "csv")
-    for row in csv.reader((source._text(line) for line in source._lines()), strict=True):  # noqa: SLF001 - same module
-        if row:
-            return row
-    return None
+    def _ask_for_delimiter(self, row: list[str], found: str) -> CliError:
+        """Return what asks for the delimiter: a wrong one would log rows of one member without a word."""
+        error = self._error("delimiter", f"columns end at commas, and the header has {found!r} in {row[0]!r}")
+        word = "tab" if found == "\t" else f"'{found}'"
+        error.hint = f"Add --delimiter {word} when that separates the columns; --delimiter ',' when it does not."
+        return error
