@@ -135,6 +135,10 @@ def test_the_commands_of_the_quickstart_run(tmp_path: Path) -> None:
     _run_page(ROOT / "docs" / "quickstart.md", tmp_path)
 
 
+def test_the_snippets_of_the_sdk_page_run(tmp_path: Path) -> None:
+    _run_page(ROOT / "docs" / "sdk.md", tmp_path)
+
+
 def _run_page(page: Path, folder: Path) -> None:
     """Run the console blocks of a page, in order, with one server behind its `serve` line; then its Python blocks."""
     text = page.read_text("utf-8")

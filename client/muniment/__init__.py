@@ -8,22 +8,69 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from muniment.checkpoint import Checkpoint
-from muniment.errors import FormatError, MunimentError, VerificationError
+from muniment.errors import (
+    AnchorMismatch,
+    BadDisclosure,
+    BadHeader,
+    BadHeaderChain,
+    BadProof,
+    BadSignature,
+    BadTimestamp,
+    Behind,
+    EventRefused,
+    FormatError,
+    Inconsistent,
+    MunimentError,
+    NoHeader,
+    NotWhatWasSent,
+    PolicyNotMet,
+    Refused,
+    RequestError,
+    SourceUnavailable,
+    StateError,
+    StateUnavailable,
+    Unavailable,
+    Unproven,
+    Unreachable,
+    VerificationError,
+)
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt, Verified
 
 if TYPE_CHECKING:
-    from muniment.client import AsyncClient, Client
+    from muniment.client import AsyncClient, Client, Retries
 
 __version__ = "0.1.0"
 __all__ = [
+    "AnchorMismatch",
     "AsyncClient",
+    "BadDisclosure",
+    "BadHeader",
+    "BadHeaderChain",
+    "BadProof",
+    "BadSignature",
+    "BadTimestamp",
+    "Behind",
     "Checkpoint",
     "Client",
+    "EventRefused",
     "FormatError",
+    "Inconsistent",
     "MunimentError",
+    "NoHeader",
+    "NotWhatWasSent",
     "Policy",
+    "PolicyNotMet",
     "Receipt",
+    "Refused",
+    "RequestError",
+    "Retries",
+    "SourceUnavailable",
+    "StateError",
+    "StateUnavailable",
+    "Unavailable",
+    "Unproven",
+    "Unreachable",
     "VerificationError",
     "Verified",
     "VerifiedCheckpoint",
@@ -32,7 +79,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load the HTTP clients on first use: an offline verifier must not need httpx."""
-    if name in ("AsyncClient", "Client"):
+    if name in ("AsyncClient", "Client", "Retries"):
         from muniment import client  # noqa: PLC0415 - the point of this function
 
         return getattr(client, name)

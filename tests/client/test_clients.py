@@ -293,7 +293,7 @@ def test_log_info(colours: Colours) -> None:
 
 
 def test_without_a_policy(colours: Colours) -> None:
-    with pytest.raises(PolicyNotMet, match=r"policy=Policy\.read"):
+    with pytest.raises(TypeError, match=r"policy=Policy\.read"):
         Client(URL)
     with pytest.raises(PolicyNotMet, match="lists no log"):
         colours.client(FakeLog(), policy=Policy(())).checkpoint()

@@ -14,9 +14,9 @@ from muniment._flows import fields
 from muniment._flows.answered import Receipts, check_sent
 from muniment._flows.reads import Session
 from muniment._flows.steps import MEBIBYTE, Call, Flow, Request, Response, json_of, send
+from muniment._flows.values import Default, event_body
 from muniment.encoding import MAX_SIZE
 from muniment.errors import FormatError, MunimentError, NotWhatWasSent
-from muniment.event import canonical_event
 from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, encode_bundle
 
@@ -34,17 +34,16 @@ class PreparedEntry:
     is_event: bool
 
     @classmethod
-    def of(cls, entry: Entryish) -> PreparedEntry:
-        """Return `entry` prepared. Raises EventRefused, or FormatError for a raw leaf of a wrong length."""
+    def of(cls, entry: Entryish, default: Default | None = None) -> PreparedEntry:
+        """Return `entry` prepared. Raises EventRefused, or FormatError for a raw leaf of a wrong length.
+
+        `default` returns a JSON value for one that is none.
+        """
         if not isinstance(entry, bytes | bytearray | memoryview):
-            return cls(canonical_event(_as_dict(entry)), is_event=True)
+            return cls(event_body(entry, default), is_event=True)
         if not 1 <= len(entry) <= MAX_ENTRY:
             raise FormatError(f"a raw leaf has 1 to {MAX_ENTRY} bytes, not {len(entry)}: log a digest of it instead")
         return cls(bytes(entry), is_event=False)
-
-
-def _as_dict(entry: Any) -> Any:
-    return dict(entry) if isinstance(entry, Mapping) else entry
 
 
 def new_key() -> str:
@@ -183,14 +182,16 @@ def _is_range(value: Any) -> bool:
     return whole and 0 <= value[0] < value[1] <= MAX_SIZE
 
 
-def batches(entries: Iterable[Entryish], batcher: Batcher) -> Iterator[list[PreparedEntry]]:
+def batches(
+    entries: Iterable[Entryish], batcher: Batcher, default: Default | None = None
+) -> Iterator[list[PreparedEntry]]:
     """Yield the batches of an iterable, reading no further than the batch at hand.
 
     When an entry cannot be logged, or the iterable fails, what came before is yielded before the error is raised.
     """
     try:
         for entry in entries:
-            yield from batcher.add(PreparedEntry.of(entry))
+            yield from batcher.add(PreparedEntry.of(entry, default))
     except Exception:
         if rest := batcher.take():
             yield rest

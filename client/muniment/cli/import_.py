@@ -140,14 +140,16 @@ def _resumable(
 
 def _stopped(error: BaseException, rows: int, unsure: int, remedy: str) -> CliError:
     """Return the error of an import that ended early, which says how much is logged, and what may be."""
-    if isinstance(error, MunimentError):
-        error = explain(error)
-    if not isinstance(error, CliError):
-        error = CliError(EXIT_INTERRUPTED, "interrupted", "interrupted")
-    logged = f"{rows} rows are in the log" + (f", and the {unsure} after them may be." if unsure else ".")
-    error.hint = f"{error.hint}\n{logged} {remedy}".lstrip()
-    error.extra |= {"rows": rows, "unsure": unsure}
-    return error
+    may_be = f", and the {unsure} after them may be." if unsure else "."
+    if isinstance(error, CliError):  # of a row, or of the input: the same command would fail again
+        found, logged = error, f"The {rows} rows before it are in the log{may_be}"
+    else:
+        interrupted = CliError(EXIT_INTERRUPTED, "interrupted", "interrupted")
+        found = explain(error) if isinstance(error, MunimentError) else interrupted
+        logged = f"{rows} rows are in the log{may_be} {remedy}"
+    found.hint = f"{found.hint}\n{logged}".lstrip()
+    found.extra |= {"rows": rows, "unsure": unsure}
+    return found
 
 
 def _text(target: Target, importer: Importer, new: int) -> str:

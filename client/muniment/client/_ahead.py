@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from muniment._flows.steps import Response
 from muniment._flows.writes import PreparedEntry, told
-from muniment.receipt import Receipt
 
 T = TypeVar("T")
 Batch = tuple[list[PreparedEntry], str]
@@ -89,15 +88,15 @@ class _OnItsWay:
 _UNDER_WAY = 2
 """Batches that were sent and whose receipts were not all taken: one being checked and one on its way."""
 
-_Answered = tuple[list[PreparedEntry], Response]
+_Answered = tuple[Batch, Response]
 
 
 async def in_order_async(
-    batches: AsyncGenerator[list[PreparedEntry], None],
-    send: Callable[[list[PreparedEntry]], Awaitable[Response]],
-    check: Callable[[list[PreparedEntry], Response], Awaitable[list[Receipt]]],
-) -> AsyncGenerator[list[Receipt], None]:
-    """Yield the receipts of each batch as soon as they are checked, also while the source has nothing more.
+    batches: AsyncGenerator[Batch, None],
+    send: Callable[[list[PreparedEntry], str], Awaitable[Response]],
+    check: Callable[[list[PreparedEntry], Response], Awaitable[T]],
+) -> AsyncGenerator[T, None]:
+    """Yield what `check` makes of the answer to each batch, also while the source has nothing more.
 
     Closes `batches`.
     """
@@ -106,7 +105,10 @@ async def in_order_async(
     sender = asyncio.create_task(_send_all(batches, send, turns, answers))
     try:
         while (answered := unwrap(await answers.get())) is not None:
-            yield await check(*answered)
+            (entries, key), answer = answered
+            with told(key):
+                checked = await check(entries, answer)
+            yield checked
             turns.release()
     finally:
         sender.cancel()
@@ -114,16 +116,16 @@ async def in_order_async(
 
 
 async def _send_all(
-    batches: AsyncGenerator[list[PreparedEntry], None],
-    send: Callable[[list[PreparedEntry]], Awaitable[Response]],
+    batches: AsyncGenerator[Batch, None],
+    send: Callable[[list[PreparedEntry], str], Awaitable[Response]],
     turns: asyncio.Semaphore,
     answers: asyncio.Queue[_Answered | Exception | None],
 ) -> None:
     try:
         async with aclosing(batches):
             await turns.acquire()  # before reading, so that a batch is all that has arrived by its turn
-            async for entries in batches:
-                answers.put_nowait((entries, await send(entries)))
+            async for batch in batches:
+                answers.put_nowait((batch, await send(*batch)))
                 await turns.acquire()
     except Exception as error:  # noqa: BLE001 - raised again by the consumer, after what came before it was checked
         answers.put_nowait(error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable
+from typing import Any, Required, TypedDict, TypeVar, Unpack
 
 import httpx
 
@@ -11,7 +12,9 @@ from muniment._flows.reads import Session
 from muniment._flows.steps import Lost, Request, Retries
 from muniment._flows.tilereader import TileReader
 from muniment._flows.trust import Trust
-from muniment.errors import FormatError, PolicyNotMet, Unreachable
+from muniment._flows.values import Default
+from muniment.client._options import check_options
+from muniment.errors import FormatError, Unreachable
 from muniment.policy import Policy
 from muniment.state import MemoryState, State
 from muniment.wire import Deadline, NoAnswer
@@ -28,14 +31,13 @@ CONNECTIONS = 32
 httpcore's pool walks all connections for every waiting request, so waiting is done before it.
 """
 
+T = TypeVar("T")
 _LOG_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-class Options(TypedDict, total=False):
-    """What a client takes besides the URL of its server."""
+class Settings(TypedDict, total=False):
+    """What a client takes besides the URL of its server and a policy."""
 
-    policy: Policy | None
-    """Which keys to trust. Required."""
     log: str | None
     """Name of one of several logs of the server; by default the default log."""
     origin: str | None
@@ -57,21 +59,27 @@ class Options(TypedDict, total=False):
     """
     retries: Retries | None
     """How often and how patiently to try again."""
+    default: Default | None
+    """Returns a JSON value for a value in an event that is none (Decimal, datetime, UUID, Enum, ...), as the argument
+    of json.dumps does: ``default=str``. Without it such an event is refused, with a pointer to the place.
+    """
+
+
+class Options(Settings):
+    """What a client takes besides the URL of its server."""
+
+    policy: Required[Policy]
+    """Which keys to trust: ``Policy.read(path)``."""
 
 
 class Base:
     """A client before its colour."""
 
     def __init__(self, url: str, **options: Unpack[Options]) -> None:
-        policy = options.get("policy")
-        timeout = options.get("timeout", TIMEOUT)
+        check_options(type(self).__name__, options)
+        policy, timeout = options["policy"], options.get("timeout", TIMEOUT)
         if not 0 < timeout <= MAX_TIMEOUT:
             raise FormatError(f"a timeout is more than 0 and at most {MAX_TIMEOUT:.0f} seconds")
-        if policy is None:
-            raise PolicyNotMet(
-                "a client needs a policy, the file that says which keys to trust: policy=Policy.read(path)."
-                " To start without one, trust_on_first_use(url) pins the keys that the server names"
-            )
         self.url = log_url(url, options.get("log"))
         self.policy = policy
         self._retries = options.get("retries") or Retries()
@@ -80,6 +88,7 @@ class Base:
         trust = Trust(policy, known, self.url, options.get("origin"), self._retries)
         self._session = Session(trust, TileReader(self._retries), self._retries)
         self._timeout = timeout
+        self._default = options.get("default")
         self._options = options_of(options.get("api_key"))
 
     def __repr__(self) -> str:
@@ -146,6 +155,15 @@ def options_of(api_key: str | None) -> dict[str, Any]:
         "limits": httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
         "follow_redirects": False,
     }
+
+
+def made(make: Callable[[], T]) -> T:
+    """Return an HTTP client. Raises Unreachable when the environment names proxies or certificates that cannot be."""
+    try:
+        return make()
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+        names = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        raise Unreachable(f"the environment does not allow connections ({error}): look at {names}") from error
 
 
 def lost(error: NoAnswer, url: str) -> Lost:

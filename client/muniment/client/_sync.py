@@ -18,7 +18,18 @@ from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response
 from muniment._flows.without_receipts import Appended
 from muniment._flows.writes import Batcher, Entryish, PreparedEntry
 from muniment.client._ahead import Batch, in_order
-from muniment.client._http import BATCH_BYTES, BATCH_ENTRIES, CONNECTIONS, Base, Options, in_vain, log_url, lost
+from muniment.client._http import (
+    BATCH_BYTES,
+    BATCH_ENTRIES,
+    CONNECTIONS,
+    Base,
+    Options,
+    Settings,
+    in_vain,
+    log_url,
+    lost,
+    made,
+)
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
@@ -33,8 +44,9 @@ class Client(Base):
     What it takes besides the URL is in :class:`~muniment.client.Options`; `policy` is required.
 
     Every method raises Unreachable, Unavailable or Refused when no answer came, FormatError or VerificationError
-    when the answer is not proved, Inconsistent when the log contradicts a checkpoint it signed before, and
-    StateError when the state fails.
+    when the answer is not proved, Inconsistent when the log contradicts a checkpoint it signed before, Behind when the
+    server has less of the log than was seen before, and StateError when the state fails. Those of an append carry
+    `idempotency_key`, under which it can be repeated.
 
     "The tree" is that of the largest checkpoint this client has accepted: the published one, or a newer one that an
     append of its own was answered with.
@@ -42,7 +54,7 @@ class Client(Base):
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None, **options: Unpack[Options]) -> None:
         super().__init__(url, **options)
-        self._http = bounded(httpx.Client(transport=transport, **self._options))
+        self._http = bounded(made(lambda: httpx.Client(transport=transport, **self._options)))
         self._lock = threading.Lock()
         self._turns = threading.Semaphore(CONNECTIONS)
         self._counting = threading.Lock()  # guards the two below
@@ -51,16 +63,16 @@ class Client(Base):
 
     @classmethod
     def trust_on_first_use(
-        cls, url: str, *, transport: httpx.BaseTransport | None = None, **options: Unpack[Options]
+        cls, url: str, *, transport: httpx.BaseTransport | None = None, **settings: Unpack[Settings]
     ) -> Policy:
         """Return a policy that pins the keys the server at `url` names.
 
         Save it, and compare it with what the operator publishes. This proves nothing about today's server; it makes
         sure that later answers come from the same log.
         """
-        where = log_url(url, options.get("log"))
-        options["policy"] = Policy(())  # vouches for nothing, and nothing is asked of it
-        with cls(url, transport=transport, **options) as client:
+        where = log_url(url, settings.get("log"))
+        nothing = Policy(())  # vouches for nothing, and nothing is asked of it
+        with cls(url, transport=transport, policy=nothing, **settings) as client:
             return client._run(reads.first_use(where, client._retries))
 
     # --- performing steps ---------------------------------------------------------------------------------------------
@@ -152,7 +164,8 @@ class Client(Base):
         Raises EventRefused when the event has no canonical form, NotWhatWasSent when the answer is a
         proof of something else.
         """
-        return self._run(writes.append(self._session, PreparedEntry.of(entry), idempotency_key or writes.new_key()))
+        prepared = PreparedEntry.of(entry, self._default)
+        return self._run(writes.append(self._session, prepared, idempotency_key or writes.new_key()))
 
     def append_many(
         self, entries: Iterable[Entryish], *, batch_entries: int = BATCH_ENTRIES, batch_bytes: int = BATCH_BYTES
@@ -165,7 +178,7 @@ class Client(Base):
         error. A caller that takes no more receipts, or gets an answer that is not proved, leaves at most one batch that
         may be logged and is not accounted for.
         """
-        batches = writes.batches(entries, Batcher(batch_entries, batch_bytes))
+        batches = writes.batches(entries, Batcher(batch_entries, batch_bytes), self._default)
         for receipts in self.append_batches((batch, writes.new_key()) for batch in batches):
             yield from receipts
 
