@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -264,9 +265,9 @@ def read_settings(flags: Mapping[str, Any], environment: Mapping[str, str] | Non
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     found = {name[len(PREFIX) :].lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
     if unknown := sorted(set(found) - set(Settings.model_fields)):
-        raise SettingsError(
-            f"unknown environment variable {PREFIX}{unknown[0].upper()}: see `muniment-server serve --help`"
-        )
+        close = get_close_matches(unknown[0], Settings.model_fields, 1)
+        meant = f"did you mean {PREFIX}{close[0].upper()}?" if close else "docs/operating.md lists all settings"
+        raise SettingsError(f"unknown environment variable {PREFIX}{unknown[0].upper()}: {meant}")
     return found
 
 

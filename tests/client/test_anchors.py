@@ -182,6 +182,8 @@ def test_list_and_show(cli: Cli, log: AnchoredLog, tmp_path: Path) -> None:
     assert listed.code == 0
     assert [line.split()[0] for line in listed.out.splitlines()[1:4]] == ["2", "4", "7"]
     assert cli("anchor", "list", "--start", 3, "--json").json[0]["tree_size"] == 4
+    none = cli("anchor", "list", "--start", 1000).out
+    assert "none yet, or is not anchored" in none, "the server does not say which"
     shown = cli("anchor", "show", 4, "-o", "cp")
     assert shown.code == 0
     assert "Not\\x1b found" in shown.out, "nothing from a calendar reaches the terminal as it is"

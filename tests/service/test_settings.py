@@ -74,6 +74,12 @@ def test_an_unknown_variable_is_refused_by_name(tmp_path: Path, name: str):
         read_settings({"data": tmp_path}, {PREFIX + name: "1"})
 
 
+@pytest.mark.parametrize(("name", "meant"), [("PROT", "PORT"), ("DATABSE", "DATABASE"), ("ZZZ", "docs/operating.md")])
+def test_what_an_unknown_variable_may_have_meant(tmp_path: Path, name: str, meant: str):
+    with pytest.raises(SettingsError, match=f"did you mean {PREFIX}{meant}|{meant} lists all settings"):
+        read_settings({"data": tmp_path}, {PREFIX + name: "1"})
+
+
 def test_variables_of_others_are_left_alone(tmp_path: Path):
     read_settings({"data": tmp_path}, {"MUNIMENT_URL": "x", "PATH": "y", "MUNIMENT_SERVE": "z"})
 

@@ -384,3 +384,10 @@ def test_a_canonical_form_made_the_short_way_is_one_that_is_read(value: Any):
     found = strictjson.canonical_plain(value)
     if found is not None:
         assert found == strictjson.canonical(strictjson.parse(found)) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize(("text", "at"), [('{"a":"\n"}', 6), ('{"a":"x', 5), ("{", 1)])
+def test_where_a_text_ends_to_be_json_is_said_once(text: str, at: int) -> None:
+    with pytest.raises(EventRefused, match=rf"not JSON: [^:]*\w at character {at}$") as caught:
+        strictjson.parse(text.encode())
+    assert "at at" not in str(caught.value)

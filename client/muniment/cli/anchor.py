@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from muniment.client import AnchorInfo
 
 
+_NONE = "No anchors. This log has none yet, or is not anchored: that is for its operator to set (anchor = true)."
+
+
 @click.group("anchor", short_help="List, show and check Bitcoin anchors.")
 def command() -> None:
     """Bitcoin anchors: proofs that a checkpoint of the log existed before a block was mined.
@@ -70,7 +73,7 @@ def list_(target: Target, start: int) -> None:
         f"  {printable(one.explanation)}"
         for one in found
     ]
-    text = "\n".join(lines) if found else "No anchors yet."
+    text = "\n".join(lines) if found else _NONE
     if found:
         text += "\n" + target.suggest(f"anchor verify {found[-1].tree_size}")
     target.show([one.to_json() for one in found], text)

@@ -28,7 +28,8 @@ from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 def command(target: Target, since: str | None) -> None:
     """Prove that the log only grew: that today's tree contains an earlier one, unchanged.
 
-    A log that cannot show it is reported with both signed checkpoints, which are the evidence, and exit code 1.
+    A log that cannot show it is reported with both signed checkpoints, which are the evidence, and exit code 1. A
+    server that is behind what was seen before, as a replica may be, is waited for; exit code 3 when it stays behind.
 
     \b
     Examples:
