@@ -68,7 +68,7 @@ def _name(name: Any, pointer: str) -> str:
 
 def _scalar(value: Any, pointer: str) -> Any:
     if isinstance(value, float) and not isfinite(value):
-        raise EventRefused("invalid_number", f"{value} is not JSON: send null or text", pointer)
+        raise EventRefused("invalid_json", f"{value} is not JSON: send null or text", pointer)
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise EventRefused("number_range", "an integer beyond 2^53-1 is not exact for every reader: send text", pointer)
+        raise EventRefused("invalid_json", "an integer beyond 2^53-1 is not exact for every reader: send text", pointer)
     return value
