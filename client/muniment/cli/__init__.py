@@ -54,7 +54,7 @@ class _Lazy(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Raises _ReaderLeft: at a closed pipe click itself ends with 1, which is "not proved" here."""
+        """Run the command. Raises _ReaderLeft: at a closed pipe click itself ends with 1, which means "not proved"."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
