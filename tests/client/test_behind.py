@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -171,7 +173,7 @@ def test_a_page_is_not_opened_by_a_receipt_of_another_leaf(colours: Colours) -> 
         list(colours.client(log).entries(1))
 
 
-def test_commands(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_commands(cli: Cli, tmp_path: Path) -> None:
     log, replica, _ = lagging()
     (tmp_path / "policy").write_text(str(log.policy))
     with served(log) as url, served(replica.old) as behind:
@@ -187,4 +189,4 @@ def test_commands(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> N
         done = cli("receipt", "3", *options, behind)
         assert done.code == 0
         assert "behind" in done.err
-    assert not list((tmp_path.parent).rglob("evidence-*"))
+    assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob("evidence-*"))
