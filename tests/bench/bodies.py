@@ -90,9 +90,9 @@ def request_maker(name: str, seed: int, size: int) -> Callable[[int], bytes]:
     workload = WORKLOADS[name]
     path = path_maker(workload, seed, size)
     if not workload.post:
-        return lambda number: f"GET {path(number)} HTTP/1.1\r\nhost: bench\r\n\r\n".encode()
+        return lambda number: f"GET {path(number)} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
     make = body_maker(workload, seed)
     length = len(make(0))
-    head = f"POST {path(0)} HTTP/1.1\r\nhost: bench\r\ncontent-type: {workload.content_type}\r\ncontent-length: {length}\r\n\r\n"
+    head = f"POST {path(0)} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {workload.content_type}\r\ncontent-length: {length}\r\n\r\n"
     encoded = head.encode()
     return lambda number: encoded + make(number)

@@ -55,7 +55,7 @@ class Wire:
         try:
             async with asyncio.timeout(seconds):
                 await self._connect(url)
-                lines = [f"{method} {path} HTTP/1.1", "Host: muniment.test", f"Content-Length: {len(body)}"]
+                lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
                 lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
                 sent = True
                 self._writer.write("\r\n".join([*lines, "", ""]).encode() + body)

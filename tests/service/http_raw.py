@@ -36,7 +36,7 @@ def request_bytes(method: str, path: str, body: bytes = b"", headers: Mapping[st
     """A request as it goes over the wire."""
     lines = [
         f"{method} {path} HTTP/1.1",
-        "Host: test",
+        "Host: localhost",
         *(f"{name}: {value}" for name, value in (headers or {}).items()),
     ]
     if body or method == "POST":

@@ -529,8 +529,8 @@ def test_numbers_in_odd_spellings(http: httpx.Client, prefix: str, place: str) -
         spelled = quote(number, safe="")
         path = place.format(spelled) if "{}" in place else place + spelled
         answer = http.get(prefix + path)
-        if "?" not in place and ("/" in number or "\n" in number):
-            expect_problem(answer, 404, "not_found")  # another path, or none at all
+        if "?" not in place and "/" in number:
+            expect_problem(answer, 404, "not_found")  # another path
         else:
             found = expect_problem(answer, 400, "bad_parameter")
             assert len(found["detail"]) < 300
@@ -668,7 +668,11 @@ EVENT = b'{"a":1}'
 
 
 def post(
-    extra: str = "", body: bytes = EVENT, length: str | None = None, path: str = "/entries", host: str = "Host: x\r\n"
+    extra: str = "",
+    body: bytes = EVENT,
+    length: str | None = None,
+    path: str = "/entries",
+    host: str = "Host: localhost\r\n",
 ) -> bytes:
     """A POST with these header lines."""
     size = f"Content-Length: {len(body) if length is None else length}\r\n" if length != "none" else ""
@@ -693,10 +697,6 @@ BAD_FRAMING = {
     "chunk size negative": post("Transfer-Encoding: chunked\r\n", b"-7\r\n" + EVENT + b"\r\n0\r\n\r\n", "none"),
     "chunk size huge": post("Transfer-Encoding: chunked\r\n", b"f" * 30 + b"\r\n" + EVENT + b"\r\n0\r\n\r\n", "none"),
     "chunk without its end": post("Transfer-Encoding: chunked\r\n", b"7\r\n" + EVENT + b"XX0\r\n\r\n", "none"),
-    "transfer-encoding unknown": post("Transfer-Encoding: gzip\r\n", b"7\r\n" + EVENT + b"\r\n0\r\n\r\n", "none"),
-    "transfer-encoding obfuscated": post(
-        "Transfer-Encoding: xchunked\r\n", b"7\r\n" + EVENT + b"\r\n0\r\n\r\n", "none"
-    ),
     "chunked not last": post("Transfer-Encoding: chunked, gzip\r\n", b"7\r\n" + EVENT + b"\r\n0\r\n\r\n", "none"),
     "space before the colon": post("X : y\r\n"),
     "folded header": post("X: a\r\n b\r\n").replace(b"Host", b" Host", 1),
@@ -719,8 +719,23 @@ BAD_FRAMING = {
     "bytes": bytes(range(256)) * 4,
     "method unknown": post().replace(b"POST", b"PoST"),
     "method long": post().replace(b"POST", b"P" * 1000),
-    "fragment": b"GET /checkpoint#x HTTP/1.1\r\nHost: x\r\n\r\n",
+    "fragment": b"GET /checkpoint#x HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "bare line feeds": post().replace(b"\r\n", b"\n"),
+    "host missing": post(host=""),
+    "host nonsense": post(host="Host: [\r\n"),
+    "host with a path": post(host="Host: a/b?c#d@e\r\n"),
+    "two hosts": post(host="Host: a\r\nHost: b\r\n"),
+    "one host twice": post(host="Host: localhost\r\nHost: localhost\r\n"),
+    "two hosts in one field": post(host="Host: a, b\r\n"),
+    "host with a name and password": post(host="Host: u:p@x\r\n"),
+    "host with two ports": post(host="Host: x:80:81\r\n"),
+    "host not ascii": post(host="Host: \xe2\x84\x80\r\n"),
+    "host with ansi": post(host="Host: \x9b[31m\r\n"),
+    "two hosts in http/1.0": post(host="Host: a\r\nHost: b\r\n").replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "absolute url with a password": post(path="http://u:p@other.example/entries"),
+    "chunks in http/1.0": post("Transfer-Encoding: chunked\r\n", b"7\r\n" + EVENT + b"\r\n0\r\n\r\n", "none").replace(
+        b"HTTP/1.1", b"HTTP/1.0"
+    ),
 }
 
 
@@ -755,13 +770,7 @@ ODD_FRAMING = {
     "chunked": post("Transfer-Encoding: chunked\r\n", b"3\r\n" + EVENT[:3] + b"\r\n4;x=y\r\n" + EVENT[3:] + b"\r\n0\r\nT: x\r\n\r\n", "none"),
     "chunked in capitals": post("Transfer-Encoding: Chunked\r\n", b"00007\r\n" + EVENT + b"\r\n0\r\n\r\n", "none"),
     "absolute url": post(path="http://other.example/entries"),
-    "host missing": post(host=""),
-    "host nonsense": post(host="Host: [\r\n"),
-    "host with a path": post(host="Host: a/b?c#d@e\r\n"),
-    "two hosts": post(host="Host: a\r\nHost: b\r\n"),
-    "host not ascii": post(host="Host: \xe2\x84\x80\r\n"),
     "host empty": post(host="Host:\r\n"),
-    "host with ansi": post(host="Host: \x1b[31m\r\n").replace(b"\x1b", b"\x9b"),
     "header values in latin-1": post("X: \xff\xfe\r\nUser-Agent: \xe9\r\n"),
     "forwarded headers": post("X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: javascript\r\nX-Forwarded-Host: evil\r\n"),
     "method override": post("X-HTTP-Method-Override: DELETE\r\n"),
@@ -801,7 +810,7 @@ def test_a_body_that_is_cut_off(server: LiveServer, http: httpx.Client, path: st
         kind = "application/x-ndjson" if "batch" in path else "application/json"
         framing = "Transfer-Encoding: chunked" if chunked else "Content-Length: 100"
         body = b'8\r\n{"a":1}\n\r\n' if chunked else b'{"a":1}\n'
-        data = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode() + body
+        data = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode() + body
         for reset in (False, True):
             with socket.create_connection(address(server.url)) as connection:
                 connection.sendall(data)
@@ -829,17 +838,6 @@ def test_expect_continue(server: LiveServer, http: httpx.Client) -> None:
     assert head_size(http) == size + 1
 
 
-def test_an_upgrade_is_not_taken(server: LiveServer, http: httpx.Client) -> None:
-    """The parser drops the body of a request that asks for an upgrade: then the request is refused, never logged in part."""
-    with nothing_written(http), nothing_written(http, "/logs/raw"):
-        for path in ("/entries", "/logs/raw/add"):
-            data = post("Upgrade: h2c\r\n", path=path).replace(b"Connection: close", b"Connection: Upgrade, close")
-            assert statuses(exchange(server.url, data)) == [422]
-    for protocol in (b"websocket", b"h2c"):
-        data = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n" % protocol
-        assert statuses(exchange(server.url, data, answers=1)) == [200]
-
-
 def test_a_request_byte_by_byte(server: LiveServer, http: httpx.Client) -> None:
     size = head_size(http)
     with socket.create_connection(address(server.url), timeout=PATIENCE) as connection:
@@ -862,8 +860,8 @@ def test_pipelined_requests_are_answered_in_order(server: LiveServer, http: http
 
 
 def test_a_get_with_a_body_does_not_shift_the_next_request(server: LiveServer) -> None:
-    smuggled = b"GET /log HTTP/1.1\r\nHost: x\r\n\r\n"
-    first = f"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: {len(smuggled)}\r\n\r\n".encode() + smuggled
+    smuggled = b"GET /log HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    first = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(smuggled)}\r\n\r\n".encode() + smuggled
     received = exchange(server.url, first + request_bytes("GET", "/nope"), answers=2)
     assert statuses(received) == [200, 404], received
 
@@ -877,7 +875,7 @@ def test_garbage_after_a_request(server: LiveServer, http: httpx.Client) -> None
     assert http.get(f"/entries/{size}").json()["event"] == {"a": 1}
 
 
-HALF = b"POST /entries HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+HALF = b"POST /entries HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
 
 
 def test_an_idle_connection_costs_nothing(server: LiveServer, http: httpx.Client) -> None:
@@ -922,7 +920,7 @@ def test_nasty_paths_and_queries_everywhere(server: LiveServer) -> None:
                     f"{path.format(log='default', index=0, size=1, path='0/000')}?{nasty}={nasty}",
                     f"{path.format(log='default', index=0, size=1, path='0/000')}/{nasty}",
                 ):
-                    head = f"{method.upper()} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                    head = f"{method.upper()} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
                     received = exchange(server.url, head.encode())
                     assert re.match(rb"HTTP/1.1 [24]\d\d ", received), f"{method} {target}: {received[:300]!r}"
                     answer_head = received.partition(b"\r\n\r\n")[0].lower()

@@ -282,8 +282,8 @@ class Parsed:
 
 
 WHOLE = [
-    b"POST /logs/raw/entries HTTP/1.1\r\nHost: x\r\nX-Odd: a b:c\r\nContent-Length: 5\r\n\r\nhello",
-    b"GET /proof/inclusion?index=0 HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
+    b"POST /logs/raw/entries HTTP/1.1\r\nHost: localhost\r\nX-Odd: a b:c\r\nContent-Length: 5\r\n\r\nhello",
+    b"GET /proof/inclusion?index=0 HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n",
 ]
 
 

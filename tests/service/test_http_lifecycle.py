@@ -149,7 +149,9 @@ def test_stopping_waits_neither_for_idle_nor_for_stuck_clients(embedded: Instanc
         socket.create_connection((host, port)) as stuck,
     ):
         http.get("/healthz")
-        stuck.sendall(b"POST /logs/raw/add HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbeginning of a leaf")
+        stuck.sendall(
+            b"POST /logs/raw/add HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nbeginning of a leaf"
+        )
         time.sleep(0.1)  # the beginning arrives
         assert server.stop() == 0, "long before the clients' time is over"
     with embedded.server() as again, client(again.url) as http:
@@ -563,7 +565,12 @@ def test_every_event_is_one_json_line(embedded: Instance) -> None:
 
 def _request(line: str, *headers: tuple[bytes, bytes]) -> bytes:
     fields = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-    return f"{line} HTTP/1.1\r\n".encode() + b"Host: x\r\nConnection: close\r\nContent-Length: 0\r\n" + fields + b"\r\n"
+    return (
+        f"{line} HTTP/1.1\r\n".encode()
+        + b"Host: localhost\r\nConnection: close\r\nContent-Length: 0\r\n"
+        + fields
+        + b"\r\n"
+    )
 
 
 def test_secrets_are_not_in_the_log_lines(embedded: Instance) -> None:

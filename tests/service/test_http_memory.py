@@ -330,7 +330,7 @@ def test_unfinished_heads(server: LiveServer, http: httpx.Client, line: bytes) -
 def test_requests_that_wait_behind_others(server: LiveServer, http: httpx.Client) -> None:
     """Those behind an answer that is not read do not begin; they may not fill the memory either."""
     fields = b"a:\r\n" * 250
-    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n"
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n"
     data = request_bytes("GET", "/logs/raw/tile/entries/000") + one * 99
     with ExitStack() as stack, Watch(server) as watch:
         for _ in range(120):
@@ -341,7 +341,7 @@ def test_requests_that_wait_behind_others(server: LiveServer, http: httpx.Client
 
 def test_short_requests_that_wait_behind_others(server: LiveServer, http: httpx.Client) -> None:
     """A request of 40 bytes takes some thousands while it waits."""
-    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     data = request_bytes("GET", "/logs/raw/entries?limit=1000") + one * 95
     with ExitStack() as stack, Watch(server) as watch:
         for _ in range(800):

@@ -49,7 +49,7 @@ def request(
 ) -> bytes:
     """A request with right framing."""
     length = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
-    start = b"%b %b HTTP/1.1\r\nHost: x\r\n" % (method.encode(), _bytes(path))
+    start = b"%b %b HTTP/1.1\r\nHost: localhost\r\n" % (method.encode(), _bytes(path))
     return start + fields(headers) + length + b"\r\n" + (body or b"")
 
 

@@ -23,7 +23,7 @@ PATHS = [
 def _post(extra: bytes, body: bytes, path: bytes, length: bytes | None = None) -> bytes:
     kind = b"application/x-ndjson" if path.endswith(b"batch") else b"application/json"
     size = b"" if length is None else b"Content-Length: " + length + b"\r\n"
-    return b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: %b\r\n%b%bConnection: close\r\n\r\n%b" % (
+    return b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: %b\r\n%b%bConnection: close\r\n\r\n%b" % (
         path,
         kind,
         extra,
@@ -65,7 +65,7 @@ STARTS = [
 NOISE = [
     b"\x00" * 1000, bytes(range(256)) * 4, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00" * 64, bytes.fromhex("16030100c8010000c40303") + b"\x42" * 190, b"\r\n" * 5000,
     b"\n", b"GET", b"GET /", b"GET / HTTP/1.1\r\n", b"\xff\xf4\xff\xfd\x06", b"SSH-2.0-x\r\n", b"EHLO x\r\n", b"*1\r\n$4\r\nPING\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + b"\x00" * 100_000,
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"\x00" * 100_000,
 ]  # fmt: skip
 
 

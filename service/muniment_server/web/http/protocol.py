@@ -29,6 +29,7 @@ from muniment_server.web.http.cycle import Short
 from muniment_server.web.http.exchanges import Exchange
 from muniment_server.web.http.fast_path import FastPath, RequestHead
 from muniment_server.web.http.framing import MAX_FIELDS, MAX_URL, Framing, body_length
+from muniment_server.web.http.head import fault_of, of_target, without_upgrade
 from muniment_server.web.http.kept import Kept
 from muniment_server.web.http.refusals import MAX_PIPELINED, MIN_RATE, refusal
 from muniment_server.web.http.unread import Unread, send_pieces
@@ -69,6 +70,7 @@ class Protocol(HttpToolsProtocol):
         self._fast_path = fast_path
         self._exchange: Exchange | None = None  # while its body is being received
         self._first = b""  # what came in one piece with the first byte of the request that is being parsed
+        self._again = b""  # a head that is to be parsed again, without what the parser would stop at
         self._body = b""
         self._short = Short()
         self._running: Any = None  # the cycle of the request that the application answers; later ones wait behind it
@@ -144,8 +146,24 @@ class Protocol(HttpToolsProtocol):
             if end == at:
                 self._refuse_framing()
                 return
-            self.parser.feed_data(view[at:end])
+            try:
+                self.parser.feed_data(view[at:end])
+            except httptools.HttpParserUpgrade as stopped:
+                self._parse_again(view[at + stopped.args[0] : end])
             at = end
+
+    def _parse_again(self, rest: memoryview) -> None:
+        """Begin anew with a head that asked for another protocol: none is offered, and the body belongs to it.
+
+        CONNECT has no body, and nothing of what follows it is for this server.
+        """
+        again, self._again = self._again, b""
+        if not again:
+            raise httptools.HttpParserUpgrade(0)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(again)
+        self.parser.feed_data(rest)
 
     def _count_what_waits(self, came: int) -> None:
         if self._refusal is None and (
@@ -239,12 +257,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or queue it behind the one being answered."""
-        if len(self.url) > MAX_URL:
-            self._stop("url_too_long")
-        if b"#" in self.url:  # uvicorn drops it, and a tile would have many URLs
-            self._stop("fragment")
-        if len(self.pipeline) >= MAX_PIPELINED:
-            self._stop("pipelining")
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            head = self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+            self._again = without_upgrade(*head)
+            return
+        self._check_head()
         self._framing.head_ends(body_length(self.headers))
         self._exchange = self._find_exchange()
         self._first = b""
@@ -258,6 +275,20 @@ class Protocol(HttpToolsProtocol):
         self._busy = True
         self._phase = _BODY
         self._deadline = self.loop.time() + self._grace
+
+    def _check_head(self) -> None:
+        """Refuse what the parser takes, and others would not."""
+        if len(self.url) > MAX_URL:
+            self._stop("url_too_long")
+        if b"#" in self.url:  # uvicorn drops it, and a tile would have many URLs
+            self._stop("fragment")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._stop("pipelining")
+        reason = fault_of(self.parser.get_http_version(), self.headers)
+        if reason:
+            self._stop(reason)
+        if self.url[:1] not in b"/*" and self.parser.get_method() != b"CONNECT":
+            self.headers = of_target(self.url, self.headers) or self._stop("host")
 
     def _find_exchange(self) -> Exchange | None:
         """Return how to answer this request here.
@@ -298,6 +329,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the clock: now the client waits for this server."""
+        if self._again:
+            return
         self._framing.message_ends()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:

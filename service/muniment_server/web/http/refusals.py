@@ -34,6 +34,11 @@ _REFUSALS = {
         "Send larger chunks, and as header fields what stands in trailers: those are dropped.",
     ),
     "header_timeout": _LATE,
+    "host": Refused(
+        "invalid_request",
+        "the request names no host, several, or what is none",
+        "Send one field `Host: NAME`, or `Host: NAME:PORT`. See RFC 9112 section 3.2.",
+    ),
     "headers_too_large": Refused(
         "headers_too_large",
         f"the header fields have more than {MAX_HEADERS} bytes, or are more than {MAX_FIELDS}",
@@ -47,6 +52,12 @@ _REFUSALS = {
     ),
     "too_many": _FULL,
     "too_many_from_address": _FULL,
+    "transfer_coding": Refused(
+        "transfer_coding",
+        "the body comes in a transfer coding other than chunked",
+        "Send the body as it is, with `Content-Length`, or with `Transfer-Encoding: chunked` alone.",
+    ),
+    "version": Refused("http_version", "this server speaks versions 1.1 and 1.0", "Send the request as HTTP 1.1."),
     "url_too_long": Refused("url_too_long", f"the URL has more than {MAX_URL} bytes", "No resource has such a URL."),
 }
 
