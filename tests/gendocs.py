@@ -16,6 +16,7 @@ import click
 from muniment.cli import cli as client_main
 from muniment_server.cli import main as server_main
 from muniment_server.settings import PREFIX, Settings
+from muniment_server.web.examples import CURL
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES, Route
 from tests.rigs import report
@@ -26,38 +27,15 @@ DOCS = Path(__file__).parents[1] / "docs"
 START, END = "<!-- settings: made by `make docs` -->", "<!-- end of settings -->"
 WIDTH = 100
 
-# One command for each route, run against a live server by tests/test_docs.py. $URL is an event log, $RAW a raw log, with entries.
-CURL = {
-    "POST /entries": """curl --json '{"actor":"alice","action":"invoice.approve"}' $URL/entries""",
-    "POST /entries/batch": (
-        """printf '%s\\n' '{"n":1}' '{"n":2}' | curl -H 'Content-Type: application/x-ndjson' --data-binary @- $URL/entries/batch"""
-    ),
-    "POST /add": "printf 'some bytes' | curl --data-binary @- $RAW/add",
-    "GET /entries": "curl '$URL/entries?start=0&limit=10'",
-    "GET /entries/{index}": "curl $URL/entries/1",
-    "GET /entries/{index}/receipt": "curl $URL/entries/1/receipt",
-    "GET /proof/inclusion": "curl '$URL/proof/inclusion?index=1'",
-    "GET /proof/consistency": "curl '$URL/proof/consistency?first=1&second=2'",
-    "GET /checkpoints": "curl '$URL/checkpoints?start=0&limit=10'",
-    "GET /anchors": "curl '$URL/anchors?start=0&limit=10'",
-    "GET /anchors/{size}": "curl $URL/anchors/1",
-    "GET /anchors/{size}/checkpoint": "curl -O $URL/anchors/1/checkpoint",
-    "GET /anchors/{size}/checkpoint.ots": "curl -O $URL/anchors/1/checkpoint.ots",
-    "GET /log": "curl $URL/log",
-    "GET /checkpoint": "curl $URL/checkpoint",
-    "GET /tile/{path:path}": "curl -o tile $URL/tile/0/000.p/2",
-    "GET /healthz": "curl $URL/healthz",
-    "GET /readyz": "curl $URL/readyz",
-    "POST /verify": "curl $URL/entries/1/receipt | curl --json @- $URL/verify",
-    "GET /openapi.json": "curl $URL/openapi.json",
-    "GET /docs": "curl $URL/docs",
-}
 SYSTEM = {
     "GET /healthz": "The process runs.",
-    "GET /readyz": "200 when reads work; the body says for each log whether it takes entries, and why not.",
+    "GET /readyz": "200 when reads work; the body says for each log that the caller may see whether it takes entries, and why not.",
+    "GET /logs": "The logs that the caller may see: without a key the public ones. `GET /log` under a log's prefix says more.",
+    "GET /version": "Which release of the server this is.",
     "POST /verify": "What a receipt proves and what it does not. A convenience, not evidence: you are asking the operator.",
     "GET /openapi.json": "This page as an OpenAPI 3.1 document.",
     "GET /docs": "This page, served by the server itself.",
+    "GET /": "For browsers a page about this server and its logs, for others where to go on, as JSON.",
 }
 
 _API_HEAD = """# HTTP API
@@ -71,7 +49,12 @@ Below, `$URL` is the address of an event log, for example `http://127.0.0.1:8080
 - Numbers are plain decimals, hashes lowercase hex, ranges half-open, indices from zero. A parameter in any other spelling, given twice or
   unknown, is refused.
 - `Authorization: Bearer mk_...` carries an API key. Appends need the scope `append`; payloads of events, unless the log is open, and everything
-  of a private log need `read`. On a loopback address without any key, everything is allowed.
+  of a private log need `read`. Without a valid key every log that is not public is 401, whether there is one of that name or not; to a key of
+  another log it is 404.
+- While no key was ever made, a server on a loopback address allows everything to the programs of its machine: to requests whose `Host` is
+  `localhost` or a loopback address, and that do not come from a web page of another host (`Origin`).
+- Web pages of any origin may read what is public. The operator names the origins that may use API keys and append
+  (`MUNIMENT_SERVER_CORS_ORIGINS`); `OPTIONS` answers what a browser asks before.
 - Errors are `application/problem+json` with a stable `code`, a `detail` and a `hint`; 429 and 503 carry `Retry-After`. C2SP routes answer a
   line of text instead.
 - `Idempotency-Key` on event logs: the same key with the same body answers with the same entry, a fresh receipt and

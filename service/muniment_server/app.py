@@ -10,10 +10,11 @@ from starlette.requests import Request as AsgiRequest
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from muniment_server.access.callers import OPEN
 from muniment_server.settings import Settings
 from muniment_server.telemetry import Metrics
-from muniment_server.web import problems
-from muniment_server.web.grammar import Table
+from muniment_server.web import cors, problems
+from muniment_server.web.grammar import Table, methods_of
 from muniment_server.web.messages import MAX_HEADERS
 from muniment_server.web.routes import ROUTES
 from muniment_server.web.service import Service
@@ -25,6 +26,7 @@ class Application:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._table = Table(ROUTES)
+        self._origins = service.settings.cors_origins
         self._lifespan = Starlette(lifespan=self._live)
 
     @asynccontextmanager
@@ -39,10 +41,13 @@ class Application:
             await self._lifespan(scope, receive, send)
             return
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        response = await self._answer(method, scope, receive)
+        origin = cors.origin_of(scope["headers"], self._origins) if self._origins else None
+        response = await self._answer(method, scope, receive, origin)
+        if origin is not None and method != "OPTIONS":
+            send = cors.sending_to(origin, send)
         await response(scope, receive, send if method == scope["method"] else _without_body(send))
 
-    async def _answer(self, method: str, scope: Scope, receive: Receive) -> Response:
+    async def _answer(self, method: str, scope: Scope, receive: Receive, origin: str | None) -> Response:
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADERS:
             return problems.problem(
                 "headers_too_large",
@@ -53,7 +58,11 @@ class Application:
         if found := self._table.find(method, path):
             request = AsgiRequest({**scope, "method": method, "path_params": found.parameters}, receive)
             return await self.service.answer(found.route, request)
-        return problems.no_route(path, self._table.methods(path))
+        routes = ROUTES if path == "*" else self._table.at(path)
+        if method == "OPTIONS" and routes:
+            for_all = methods_of([route for route in routes if route.method == "GET" or route.needs == OPEN])
+            return cors.preflight(methods_of(routes), for_all, scope["headers"], origin)
+        return problems.no_route(path, methods_of(routes), c2sp=any(route.c2sp for route in routes))
 
 
 def _without_body(send: Send) -> Send:

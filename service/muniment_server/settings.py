@@ -26,6 +26,8 @@ def _words(value: Any) -> Any:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+_Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+$")]
+Origins = Annotated[tuple[_Origin, ...], BeforeValidator(_words)]
 
 
 class Settings(BaseModel):
@@ -53,7 +55,9 @@ class Settings(BaseModel):
             "In production a volume that is not restored with the database."
         ),
     )
-    host: str = Field("127.0.0.1", min_length=1, description="Address to serve on.")
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to serve on; :: is every address of the machine, IPv4 too."
+    )
     port: int = Field(8080, ge=0, le=65535, description="Port to serve on; 0 takes a free one and prints it.")
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Address of the Prometheus metrics.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the Prometheus metrics; 0 turns them off.")
@@ -62,6 +66,13 @@ class Settings(BaseModel):
     )
     allow_anonymous_writes: bool = Field(
         default=False, description="Accept appends without an API key on an address that is not loopback."
+    )
+    cors_origins: Origins = Field(
+        (),
+        description=(
+            "Origins of web pages, like https://app.example, that may use this server from a browser as their user's API "
+            "key allows, separated by commas. Unset: pages may read what is public, and nothing else."
+        ),
     )
     publish_interval: float = Field(
         1.0, gt=0, le=60, description="Seconds within which an acknowledged entry is under a published checkpoint."

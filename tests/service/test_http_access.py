@@ -60,7 +60,8 @@ NEEDS = {
     "GET /checkpoint": "read",
     "GET /tile/{path}": "read",
 }
-FOR_ALL = {"GET /healthz", "GET /readyz", "POST /verify"}
+FOR_ALL = {"GET /healthz", "GET /readyz", "POST /verify", "GET /version", "GET /logs"}
+OF_INSTANCE = {operation.split()[1] for operation in FOR_ALL}
 CALLERS = ["none", "append", "read", "both", "own log", "other log", "revoked", "malformed"]
 MALFORMED = [
     "Bearer",
@@ -87,7 +88,7 @@ class KeyedServer:
     def call(self, operation: str, log: str, caller: str, v1: bool = False) -> httpx.Response:
         """Make the request of an operation as this caller."""
         method, path = operation.split()
-        prefix = ("/v1" if v1 else "") + ("" if path in ("/healthz", "/readyz", "/verify") else f"/logs/{log}")
+        prefix = ("/v1" if v1 else "") + ("" if path in OF_INSTANCE else f"/logs/{log}")
         path = path.replace("{index}", "1").replace("{size}", "1").replace("{path}", "entries/000.p/1")
         query = {"GET /proof/inclusion": "?index=1", "GET /proof/consistency": "?first=1"}.get(operation, "")
         content, headers = body_of(operation, log) if method == "POST" else (None, {})
@@ -145,14 +146,16 @@ def operations() -> list[str]:
 
 
 def expected(operation: str, log: LogSpec, caller: str) -> int:
-    """The status by the rules of NEEDS; 200 stands for any success."""
+    """The status by the rules of docs/api.md; 200 stands for any success."""
+    if operation == "GET /logs":
+        return 401 if caller in ("revoked", "malformed") else 200
     if operation in FOR_ALL:
         return 422 if operation == "POST /verify" else 200
     if caller in ("revoked", "malformed"):
         return 401
-    if caller == "other log":
-        return 403
-    if operation == "POST /add" and log.kind != "raw" and caller not in ("none", "read"):
+    if caller == "other log" and not log.public:
+        return 404
+    if operation == "POST /add" and log.kind != "raw" and caller not in ("none", "read", "other log"):
         return 422
     need = NEEDS[operation]
     if need == "read" and log.public:
@@ -182,13 +185,13 @@ def test_every_scope_can_be_given_to_a_key() -> None:
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.name)
 def test_access_matrix(world: KeyedServer, log: LogSpec, caller: str) -> None:
-    codes = {401: "unauthorized", 403: "forbidden", 422: "invalid_receipt"}
+    codes = {401: "unauthorized", 403: "forbidden", 404: "unknown_log", 422: "invalid_receipt"}
     size = _size(world, log)
     written = 0
     for operation in operations():
         wanted = expected(operation, log, caller)
         c2sp = operation in ("GET /checkpoint", "GET /tile/{path}", "POST /add")
-        versions = [False] if c2sp or operation in ("GET /healthz", "GET /readyz") else [False, True]
+        versions = [False] if c2sp or operation in ("GET /healthz", "GET /readyz", "GET /version") else [False, True]
         for v1 in versions:
             answer = world.call(operation, log.name, caller, v1)
             where = f"{operation} on {log.name} by {caller}: {answer.status_code} {answer.text[:200]}"
@@ -236,6 +239,54 @@ def test_two_keys_in_one_request_are_refused(world: KeyedServer) -> None:
         for pair in ([good, good], [good, "Bearer x"], ["Bearer x", good]):
             answer = http.get("/logs/private/log", headers=[("Authorization", value) for value in pair])
             expect_problem(answer, 401, "unauthorized")
+
+
+# --- which logs there are -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("caller", ["none", "append", "read", "both open", "both private"])
+def test_a_log_that_a_caller_may_not_see_is_not_there(world: KeyedServer, caller: str) -> None:
+    """What tells them apart would tell that there is one: the same answer, by each operation, as for no log at all."""
+    key = {} if caller == "none" else {"Authorization": f"Bearer {world.instance.keys[caller]}"}
+    told = {}
+    for log in ("private", "nowhere"):
+        world.http.headers.update(key)
+        try:
+            answers = [world.call(operation, log, "none", v1) for operation in sorted(NEEDS) for v1 in (False, True)]
+        finally:
+            world.http.headers.pop("Authorization", None)
+        told[log] = [(answer.status_code, answer.text.replace(log, "LOG")) for answer in answers]
+    if caller in ("none", "both open"):
+        assert told["private"] == told["nowhere"]
+    if caller != "none":
+        assert {status for status, _ in told["nowhere"]} == {404}
+    if caller == "none":
+        assert {status for status, _ in told["nowhere"]} <= {401, 404}, "404 where there is no such route"
+
+
+@pytest.mark.parametrize(
+    ("caller", "seen"),
+    [
+        ("none", {"default", "open", "raw"}),
+        ("both open", {"default", "open", "raw"}),
+        ("both private", {"default", "open", "raw", "private"}),
+        ("append", {"default", "open", "raw"}),
+        ("read", {"default", "open", "raw", "private"}),
+    ],
+)
+def test_the_logs_that_a_caller_may_see(world: KeyedServer, caller: str, seen: set[str]) -> None:
+    key = {} if caller == "none" else {"Authorization": f"Bearer {world.instance.keys[caller]}"}
+    answer = world.http.get("/logs", headers=key)
+    assert {log["name"] for log in answer.json()["logs"]} == seen
+    assert [log["name"] for log in answer.json()["logs"]] == sorted(seen)
+    assert ("access-control-allow-origin" in answer.headers) == ("private" not in seen)
+    assert world.http.get("/v1/logs", headers=key).json() == answer.json()
+    assert set(world.http.get("/readyz", headers=key).json()["writes"]) == seen
+
+
+def test_a_check_of_readiness_is_answered_with_a_key_that_is_not_valid_too(world: KeyedServer) -> None:
+    answer = world.http.get("/readyz", headers={"Authorization": "Bearer nonsense"})
+    assert (answer.status_code, set(answer.json()["writes"])) == (200, {"default", "open", "raw"})
 
 
 # --- payloads -----------------------------------------------------------------------------------------------------------

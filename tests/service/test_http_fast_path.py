@@ -19,6 +19,7 @@ from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from muniment.tiles import decode_bundle, encode_bundle
 from muniment.tree import Edge, grow
+from muniment_server.access.asking import Asking
 from muniment_server.access.callers import VIEW, Access, Caller
 from muniment_server.app import create_app
 from muniment_server.settings import Settings
@@ -223,11 +224,13 @@ TAKEN = [
     (POST, b"/logs/raw/entries", [LENGTH]),
     (POST, b"/logs/raw/add", [LENGTH]),
     (GET, b"/proof/inclusion?index=0", []),
-    (GET, b"/v1/proof/inclusion?index=0", [(b"host", b"x")]),
+    (GET, b"/v1/proof/inclusion?index=0", [(b"host", b"127.0.0.1:8080")]),
     (GET, b"/proof/inclusion?index=1", []),
     (GET, b"/tile/0/001", []),
 ]
 LEFT = [
+    (POST, b"/entries", [LENGTH, TYPE, (b"host", b"page.example")]),
+    (POST, b"/entries", [LENGTH, TYPE, (b"origin", b"https://page.example")]),
     (POST, b"/entries", [LENGTH]),
     (POST, b"/entries", [(b"content-length", b"99999999"), TYPE]),
     (POST, b"/entries", [(b"content-length", b"+5"), TYPE]),
@@ -249,9 +252,11 @@ LEFT = [
 ]
 
 
-def asked(one: tuple[bytes, bytes, list[tuple[bytes, bytes]]]) -> tuple[bytes, bytes, RequestHead]:
+def asked(fast_path: FastPath, one: tuple[bytes, bytes, list[tuple[bytes, bytes]]]) -> tuple[bytes, bytes, RequestHead]:
     method, url, headers = one
-    return method, url, RequestHead.of(headers)
+    if not any(name == b"host" for name, _ in headers):
+        headers = [(b"host", b"localhost"), *headers]
+    return method, url, fast_path.head(headers)
 
 
 class Parsed:
@@ -287,10 +292,10 @@ WHOLE = [
 ]
 
 
-def of_known(exchange: Exchange) -> tuple[bytes, bytes, RequestHead]:
+def of_known(fast_path: FastPath, exchange: Exchange) -> tuple[bytes, bytes, RequestHead]:
     """What an exchange answers that was found by a head that came before, byte for byte."""
     assert isinstance(exchange, AppendExchange)
-    return POST, exchange.post.request.raw_path, RequestHead.of(exchange.post.request.headers)
+    return POST, exchange.post.request.raw_path, fast_path.head(exchange.post.request.headers)
 
 
 def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +312,7 @@ def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatc
         assert fast_path.find_whole(whole)
         return bool(seen)
 
-    fast_path.remember(whole, RequestHead.of(Parsed(whole).headers))
+    fast_path.remember(whole, fast_path.head(Parsed(whole).headers))
     fast_path._posts.clear()
     monkeypatch.setattr(fast_path, "find", find)
     now = [access._read_at + 0.1]
@@ -315,7 +320,9 @@ def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatc
     assert (looks_up(), looks_up()) == (True, False)
     with monkeypatch.context() as patch:
         patch.setattr(
-            access, "_callers", {(None, fast_path._log(b"raw").row.log_id): Caller("anonymous", frozenset({VIEW}))}
+            access,
+            "_callers",
+            {(Asking((), local=True), fast_path._log(b"raw").row.log_id): Caller("anonymous", frozenset({VIEW}))},
         )
         assert fast_path.find_whole(whole) is None, "the caller may no longer append"
     assert looks_up() is False
@@ -323,8 +330,8 @@ def known_heads_hold_for_a_while(fast_path: FastPath, access: Access, monkeypatc
     assert fast_path.find_whole(whole) is None, "the keys have to be read first"
     now[0] = access._read_at + 0.1
     for length in range(1, 2000):
-        head = b"POST /logs/raw/entries HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % length
-        fast_path.remember(head, RequestHead.of(Parsed(head).headers))
+        head = b"POST /logs/raw/entries HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length
+        fast_path.remember(head, fast_path.head(Parsed(head).headers))
         assert fast_path.find_whole(head + bytes(length))
     assert len(fast_path._posts) <= 1024
 
@@ -334,7 +341,7 @@ def spoil_known_blocks(fast_path: FastPath) -> None:
     answered = 0
     for whole in WHOLE:
         assert fast_path.find_whole(whole) is None, "no block is known yet"
-        fast_path.remember(whole, RequestHead.of(Parsed(whole).headers))
+        fast_path.remember(whole, fast_path.head(Parsed(whole).headers))
         assert fast_path.find_whole(whole)
         odd = [
             whole[:at] + bytes([byte]) + whole[at + cut :] for at in range(len(whole)) for cut in (0, 1) for byte in ODD
@@ -349,7 +356,7 @@ def spoil_known_blocks(fast_path: FastPath) -> None:
             if not found:
                 continue
             answered += 1
-            ((method, url, fields),) = seen or [of_known(found[0])]
+            ((method, url, fields),) = seen or [of_known(fast_path, found[0])]
             parsed = Parsed(data)
             assert parsed.good, data
             assert (method, url, fields.headers, found[1]) == (parsed.method, parsed.url, parsed.headers, parsed.body)
@@ -363,10 +370,10 @@ def spoil_known_blocks(fast_path: FastPath) -> None:
         b"X: " + bytes(1025).replace(b"\0", b"y"),
     ):
         data = b"GET / HTTP/1.1\r\n%b\r\n\r\n" % block
-        fast_path.remember(data, RequestHead.of(Parsed(data).headers))
+        fast_path.remember(data, fast_path.head(Parsed(data).headers))
         assert fast_path.find_whole(data) is None, "not a block that looks the same to every reader"
     for number in range(1000):
-        fast_path.remember(b"GET / HTTP/1.1\r\nX: %d\r\n\r\n" % number, RequestHead.of([(b"x", b"%d" % number)]))
+        fast_path.remember(b"GET / HTTP/1.1\r\nX: %d\r\n\r\n" % number, fast_path.head([(b"x", b"%d" % number)]))
     assert len(fast_path._blocks) <= 256
 
 
@@ -434,15 +441,15 @@ async def _which(instance: Instance) -> None:
     await service.start()
     try:
         fast_path = FastPath(service)
-        assert fast_path.find(*asked(TAKEN[0])) is None, "API keys have to be read first"
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert fast_path.find(*asked(fast_path, TAKEN[0])) is None, "API keys have to be read first"
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
             assert (await http.get("/proof/inclusion?index=0")).status_code == 200
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "monotonic", lambda: service.access._read_at + 0.1)  # or the keys are read again
             for one in TAKEN:
-                assert fast_path.find(*asked(one)), one
+                assert fast_path.find(*asked(fast_path, one)), one
             for one in LEFT:
-                assert fast_path.find(*asked(one)) is None, one
+                assert fast_path.find(*asked(fast_path, one)) is None, one
             spoil_known_blocks(fast_path)
             known_heads_hold_for_a_while(fast_path, service.access, patch)
     finally:

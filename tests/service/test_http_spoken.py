@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from muniment.tiles import decode_bundle
+from muniment_server import __version__
 from tests.live import LiveServer, free_of_tracebacks
-from tests.service.http_check import client, head_size
+from tests.service.http_check import NDJSON, bundle, client, head_size, published
 from tests.service.http_raw import exchange, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
 
@@ -156,3 +158,234 @@ def test_a_refused_head_ends_the_connection(server: LiveServer) -> None:
         received = exchange(server.url, request(b"GET /healthz", b"") + bad + request(b"GET /healthz", b""))
         assert statuses(received) in ([200, 400], [200, 501]), received
         assert re.search(rb"\r\nconnection: close\r\n", received.lower())
+
+
+# --- web pages ----------------------------------------------------------------------------------------------------------
+
+PAGE, OTHER = "https://app.example", "https://evil.example"
+ASKS = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
+
+
+def granted(answer: httpx.Response) -> dict[str, str]:
+    """What a preflight lets a page do."""
+    start = "access-control-"
+    return {name.removeprefix(start): value for name, value in answer.headers.items() if name.startswith(start)}
+
+
+@pytest.mark.parametrize("path", ["/entries", "/v1/logs/none/entries", "/verify", "/log", "/tile/0/000"])
+def test_what_a_browser_asks_before(server: LiveServer, path: str) -> None:
+    """Without a setting, pages may read what is public, and no page may append. OPTIONS says nothing of logs."""
+    with client(server.url) as http:
+        wishes = {
+            method: ASKS | {"Access-Control-Request-Method": method, "Origin": PAGE} for method in ("GET", "POST")
+        }
+        found = {method: http.options(path, headers=fields) for method, fields in wishes.items()}
+        assert {answer.status_code for answer in found.values()} == {204}
+        reads, posts = (granted(found[method]) for method in ("GET", "POST"))
+        takes = found["GET"].headers["allow"].split(", ")
+        assert bool(reads) == ("GET" in takes)
+        assert bool(posts) == (path == "/verify")
+        for fields in (reads, posts):
+            assert fields.get("allow-origin", "*") == "*"
+            assert "Authorization" not in fields.get("allow-headers", "")
+
+
+def test_options_in_general(server: LiveServer) -> None:
+    received = exchange(server.url, request(b"OPTIONS *", b"") + request(b"OPTIONS /nowhere", b""), answers=2)
+    assert statuses(received) == [204, 404]
+
+
+def test_a_page_that_the_operator_names(instance: Instance) -> None:
+    """It may send a key and JSON, and sees what it needs of the answers; pages of other origins see what they saw."""
+    origins = {"MUNIMENT_SERVER_CORS_ORIGINS": f"{PAGE}, http://localhost:3000"}
+    with instance.server(env=origins) as server, client(server.url) as http:
+        fields = granted(http.options("/entries", headers=ASKS | {"Origin": PAGE}))
+        assert fields["allow-origin"] == PAGE
+        assert "POST" in fields["allow-methods"]
+        assert {"Authorization", "Content-Type", "Idempotency-Key"} <= set(fields["allow-headers"].split(", "))
+        assert not granted(http.options("/entries", headers=ASKS | {"Origin": OTHER}))
+        answer = http.post("/entries", json={"a": 1}, headers={"Origin": PAGE})
+        assert (answer.status_code, granted(answer)["allow-origin"]) == (201, PAGE)
+        assert "Location" in granted(answer)["expose-headers"]
+        assert answer.headers["vary"] == "Origin"
+        for path in ("/checkpoint", "/proof/inclusion?index=0", "/tile/0/000.p/1", "/entries/1"):
+            mine, others = (http.get(path, headers={"Origin": origin}) for origin in (PAGE, OTHER))
+            assert (granted(mine)["allow-origin"], granted(others)["allow-origin"]) == (PAGE, "*"), path
+        assert "event" in http.get("/entries/1", headers={"Origin": PAGE}).json()
+        assert http.post("/entries", json={"a": 1}, headers={"Origin": OTHER}).status_code == 401
+        refused = http.get("/entries/x", headers={"Origin": PAGE})
+        assert (refused.status_code, granted(refused)["allow-origin"]) == (400, PAGE)
+
+
+def test_an_etag_can_be_read(http: httpx.Client) -> None:
+    answer = http.get("/checkpoint", headers={"Origin": OTHER})
+    assert answer.headers["etag"]
+    assert granted(answer) == {"allow-origin": "*", "expose-headers": "ETag"}
+
+
+STRANGERS = {
+    "a page": {"Origin": OTHER},
+    "a page of no origin": {"Origin": "null"},
+    "a page of another port": {"Origin": "http://localhost:1"},
+    "a name that points here": {"Host": "evil.example"},
+    "a name that looks like ours": {"Host": "localhost.evil.example"},
+    "an address elsewhere": {"Host": "192.0.2.1"},
+    "no name": {"Host": ""},
+}
+NEIGHBOURS = [
+    {},
+    {"Host": "localhost"},
+    {"Host": "LocalHost.:99"},
+    {"Host": "[::1]:8080"},
+    {"Host": "127.9.9.9"},
+    {"Host": "localhost:8080", "Origin": "http://localhost:8080"},
+]
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_rights_of_the_address_are_not_for_web_pages(http: httpx.Client, stranger: str) -> None:
+    """A browser on this machine sends what any page tells it to: that page is not the machine's user."""
+    head, fields = head_size(http), STRANGERS[stranger]
+    for kind in ("text/plain", "application/json"):
+        answer = http.post("/entries", content=BODY, headers=fields | {"Content-Type": kind})
+        assert answer.status_code == 401, answer.text
+    assert http.post("/logs/raw/add", content=b"leaf", headers=fields).status_code == 401
+    for path in ("/entries/1", "/entries?start=1", "/entries/1/receipt"):
+        answer = http.get(path, headers=fields)
+        assert answer.status_code == 200
+        assert '"event"' not in answer.text
+        assert '"disclosures"' not in answer.text
+    assert head_size(http) == head
+
+
+@pytest.mark.parametrize("fields", NEIGHBOURS)
+def test_rights_of_the_address_are_for_programs(http: httpx.Client, fields: dict[str, str]) -> None:
+    assert http.post("/entries", json={"a": 1}, headers=fields).status_code == 201
+    for path in ("/entries/1", "/entries?start=1", "/entries/1/receipt"):
+        answer = http.get(path, headers=fields)
+        assert BODY in answer.content or '"disclosures"' in answer.text
+        assert "access-control-allow-origin" not in answer.headers
+
+
+# --- a JSON array is a batch ----------------------------------------------------------------------------------------------
+
+ARRAYS = {
+    b'[{"a":1},{"b":[1,{"c":"],["}]}]': 2,
+    b' [ {"a":"\\"]"} ,\n{"a":","} ]\r\n': 2,
+    b'[{"a":{"b":{}}}]': 1,
+    b'[{"\xc3\xa9":"\xe2\x82\xac"},{"a":[]}]': 2,
+}
+NO_ARRAYS = {
+    b"[]": "empty_batch",
+    b" [ ] ": "empty_batch",
+    b"": "invalid_json",
+    b"[": "invalid_json",
+    b"]": "invalid_json",
+    b'{"a":1}': "invalid_json",
+    b'{"a":1}\n{"a":2}\n': "invalid_json",
+    b'[{"a":1},]': "invalid_json",
+    b'[,{"a":1}]': "invalid_json",
+    b'[{"a":1}]]': "invalid_json",
+    b'[{"a":1}] x': "invalid_json",
+    b'[{"a":1}': "invalid_json",
+    b'[{"a":1]': "invalid_json",
+    b'[{"a":"x]': "invalid_json",
+    b'[{"a":[1}]': "invalid_json",
+    b'[{"a":1} {"b":1}]': "invalid_json",
+    b'[{"a":1},{"a":1,"a":2}]': "duplicate_name",
+    b'[[{"a":1}]]': "not_an_object",
+    b"[1]": "not_an_object",
+    b"[{}]": "empty_event",
+    b'[{"a":"' + b"x" * 70_000 + b'"}]': "body_too_large",
+    b"[" * 100_000: "body_too_large",
+    b"[" + b'{"a":1},' * 10_000 + b'{"a":1}]': "too_many_entries",
+    b'\xef\xbb\xbf[{"a":1}]': "invalid_json",
+}
+
+
+@pytest.mark.parametrize("body", ARRAYS)
+def test_an_array_is_a_batch(http: httpx.Client, body: bytes) -> None:
+    size = head_size(http)
+    for kind in ("application/json", "application/json; charset=utf-8", "application/vnd.audit+json"):
+        answer = http.post("/entries/batch?receipts=true", content=body, headers={"Content-Type": kind})
+        assert (answer.status_code, answer.json()["count"]) == (201, ARRAYS[body])
+    events = json.loads(body)
+    page = http.get("/entries", params={"start": size, "limit": 1000}).json()["entries"]
+    assert [entry["event"] for entry in page] == events * 3
+
+
+@pytest.mark.parametrize("body", NO_ARRAYS, ids=lambda body: str(body[:24]))
+def test_what_is_no_array_of_events_writes_nothing(http: httpx.Client, body: bytes) -> None:
+    size = head_size(http)
+    answer = http.post("/entries/batch", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.json()["code"], 400 <= answer.status_code < 500) == (NO_ARRAYS[body], True)
+    assert head_size(http) == size
+
+
+def test_an_array_is_the_batch_of_its_lines(http: httpx.Client) -> None:
+    """The same events under one Idempotency-Key, however they are written."""
+    key = {"Idempotency-Key": "array"}
+    first = http.post("/entries/batch", content=b'{"a":1}\n{"a":2}\n', headers=NDJSON | key)
+    again = http.post("/entries/batch", json=[{"a": 1}, {"a": 2}], headers=key)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["indices"] == first.json()["indices"]
+
+
+# --- compressed bundles ---------------------------------------------------------------------------------------------------
+
+TAKES_GZIP = {
+    "gzip": True,
+    "gzip, identity": True,
+    "br;q=1.0, GZip;q=0.8": True,
+    "*": True,
+    "x-gzip": True,
+    "gzip;q=0": False,
+    "gzip; q=0.000, *": False,
+    "*;q=0": False,
+    "identity": False,
+    "br, deflate": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("wish", TAKES_GZIP)
+def test_a_bundle_is_compressed_for_those_who_take_it(served_bundles: LiveServer, wish: str) -> None:
+    """The same bytes, from the database and from memory, one by one and through the application."""
+    url, zipped = served_bundles.url, TAKES_GZIP[wish]
+    for path in ("/logs/raw/tile/entries/000", "/tile/entries/000"):
+        for way in ({}, {}, {"Connection": "close"}):
+            fields = {"Accept-Encoding": wish} | way
+            plain, answer = (
+                httpx.get(url + path, headers=given) for given in ({"Accept-Encoding": "identity"}, fields)
+            )
+            assert answer.headers.get("content-encoding") == ("gzip" if zipped else None)
+            assert plain.content == answer.content
+            assert len(decode_bundle(answer.content)) == 256
+            assert (int(answer.headers["content-length"]) < len(plain.content)) == zipped
+            for one in (plain, answer):
+                assert one.headers["vary"] == "Accept-Encoding"
+                assert one.headers["cache-control"] == "public, max-age=604800, immutable"
+
+
+def test_what_does_not_get_smaller_is_sent_as_it_is(served_bundles: LiveServer) -> None:
+    for path in ("/tile/0/000", "/tile/1/000.p/1", "/tile/entries/000.p/9", "/tile/entries/001.p/2", "/checkpoint"):
+        answer = httpx.get(served_bundles.url + path, headers={"Accept-Encoding": "gzip"})
+        assert (answer.status_code, answer.headers.get("content-encoding")) == (200, None), path
+
+
+@pytest.fixture(scope="module")
+def served_bundles(instance: Instance, server: LiveServer) -> LiveServer:
+    """The server, with a full bundle in each of its logs, read from nothing but the database at first."""
+    with client(server.url) as http:
+        http.post("/entries/batch", content=b'{"a":"b"}\n' * 300, headers=NDJSON)
+        http.post("/logs/raw/entries/batch", content=bundle(*(b"leaf %d of many" % n for n in range(300))))
+        for prefix in ("", "/logs/raw"):
+            published(http, prefix, head_size(http, prefix))
+    return server
+
+
+# --- the server itself --------------------------------------------------------------------------------------------------
+
+
+def test_the_version(http: httpx.Client) -> None:
+    assert http.get("/version").json() == {"name": "muniment-server", "version": __version__}

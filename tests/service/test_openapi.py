@@ -54,7 +54,7 @@ def test_every_route_is_in_the_document_and_no_other() -> None:
     wanted = {
         (route.method, prefix + route.path.replace(":path", "")) for route in LOG_ROUTES for prefix in LOG_PREFIXES
     }
-    wanted |= {("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/verify")}
+    wanted |= {("GET", path) for path in ("/healthz", "/readyz", "/logs", "/version")} | {("POST", "/verify")}
     assert {(method, path) for method, path, _ in operations()} == wanted
 
 

@@ -6,21 +6,17 @@ It is asked once for each request, before its handler.
 from __future__ import annotations
 
 import asyncio
-import functools
-import ipaddress
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from muniment_server.access.asking import Asking, Headers, is_loopback
 from muniment_server.access.keys import SCOPES, digest_of_key
-from muniment_server.errors import Refused, StoreError
+from muniment_server.errors import NotFound, Refused, StoreError
 from muniment_server.settings import Settings
 from muniment_server.storage.catalog import ApiKeyRow, Catalog, LogRow
 from muniment_server.telemetry import get_logger
-
-Headers = Sequence[tuple[bytes, bytes]]
-"""Header fields of a request, their names in lower case."""
 
 OPEN = "open"
 """Permission that every caller has, with whatever key. Routes that need it look at no key."""
@@ -54,10 +50,9 @@ class Caller:
         """Raise Refused unless the caller has a permission."""
         if permission in self.permissions:
             return
-        scope = _SCOPE[permission]
         if self.name == ANONYMOUS:
-            hint = f"Ask the operator for `muniment-server key create --scope {scope}` and send it as a Bearer token."
-            raise Refused("unauthorized", f"this needs an API key with scope {scope}", hint)
+            raise _missing(permission)
+        scope = _SCOPE[permission]
         raise Refused("forbidden", f"the API key lacks scope {scope}", f"Use a key with scope {scope}.")
 
 
@@ -71,11 +66,15 @@ class Access:
         self._catalog = catalog
         self._settings = settings
         self._keys: dict[bytes, ApiKeyRow] = {}
-        self._callers: dict[tuple[bytes | None, int], Caller] = {}  # by header field and log, while these keys hold
+        self._callers: dict[tuple[Asking, int], Caller] = {}  # by what they say and log, while these keys hold
         self._any_key = False  # whether a key was ever made, also one that is revoked by now
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
         self._refresh: asyncio.Task[None] | None = None
+
+    def asking(self, headers: Headers) -> Asking:
+        """Return what the fields of a request say of who sends it. It stays the same for the same fields."""
+        return Asking.of(headers, self._settings.cors_origins)
 
     async def admit(self, headers: Headers, log: LogRow | None, needs: str) -> Caller:
         """Return who is calling about `log`, or about the instance.
@@ -84,46 +83,73 @@ class Access:
         """
         if needs == OPEN:
             return _ANY
-        if self._age() > _KEYS_SECONDS:
-            await self._read(_KEYS_SECONDS)
-        return self._admit(headers, log, needs)
+        await self._current()
+        return self._admit(self.asking(headers), log, needs)
 
-    def admit_now(self, headers: Headers, log: LogRow | None, needs: str) -> Caller | None:
+    def admit_now(self, asking: Asking, log: LogRow | None, needs: str) -> Caller | None:
         """As :meth:`admit`; None when the keys have to be read first."""
         age = self._age()
         if age > _KEYS_SECONDS:
             return None
         if age > _KEYS_AGAIN and self._refresh is None:
             self._refresh = asyncio.get_running_loop().create_task(self._read_beside())
-        return self._admit(headers, log, needs)
+        return self._admit(asking, log, needs)
 
-    def _admit(self, headers: Headers, log: LogRow | None, needs: str) -> Caller:
-        given = [value for name, value in headers if name == b"authorization"]
-        key = (given[0] if given else None, log.log_id if log else 0)  # an empty field is a key that is not valid
-        caller = self._callers.get(key) if len(given) < 2 else None
+    async def refuse_unknown(self, headers: Headers, name: str, needs: str) -> Refused:
+        """Return the refusal of a log that there is not.
+
+        To those who may not see every log it is the one of a log that they may not see. Raises Refused on a key that is
+        not valid.
+        """
+        await self._current()
+        asking = self.asking(headers)
+        if self._key(asking) is None and VIEW not in self._anonymous(asking, None):
+            return _missing(needs)
+        return _unknown(name)
+
+    async def visible(self, headers: Headers, logs: Iterable[LogRow]) -> list[LogRow]:
+        """Return the logs whose heads the sender of a request may see. Raises Refused on a key that is not valid."""
+        await self._current()
+        asking = self.asking(headers)
+        row = self._key(asking)
+        return [log for log in logs if _may_ask(row, log) and VIEW in self._permissions(asking, row, log)]
+
+    def _admit(self, asking: Asking, log: LogRow | None, needs: str) -> Caller:
+        key = (asking, log.log_id if log else 0)
+        caller = self._callers.get(key)
         if caller is None:
-            caller = self._caller(given, log)
+            caller = self._caller(asking, log)
             if len(self._callers) >= _MAX_CALLERS:
                 self._callers.clear()
             self._callers[key] = caller
         caller.need(needs)
         return caller
 
-    def _caller(self, given: Sequence[bytes], log: LogRow | None) -> Caller:
-        anonymous = self._anonymous(log)
-        if not given:
-            return Caller(ANONYMOUS, anonymous)
-        scheme, _, token = given[0].decode("latin-1").partition(" ")
-        good = len(given) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
+    def _caller(self, asking: Asking, log: LogRow | None) -> Caller:
+        row = self._key(asking)
+        if log is not None and not _may_ask(row, log):
+            raise _unknown(log.name)
+        return Caller(row.key_id if row else ANONYMOUS, self._permissions(asking, row, log))
+
+    def _key(self, asking: Asking) -> ApiKeyRow | None:
+        """Return the API key of a request; None when it has none. Raises Refused on one that is not valid."""
+        if not asking.keys:
+            return None
+        scheme, _, token = asking.keys[0].decode("latin-1").partition(" ")
+        good = len(asking.keys) == 1 and scheme.lower() == "bearer" and _TOKEN.fullmatch(token)
         row = self._keys.get(digest_of_key(token)) if good else None
         if row is None:
             raise Refused("unauthorized", "the API key is not valid", "Send `Authorization: Bearer mk_...`.")
-        if row.log_name is not None and (log is None or row.log_name != log.name):
-            raise Refused("forbidden", "the API key is for another log", "Use a key made for this log.")
-        return Caller(row.key_id, _permissions(row.scopes) | anonymous)
+        return row
 
-    def _anonymous(self, log: LogRow | None) -> frozenset[str]:
-        if not self._any_key and is_loopback(self._settings.host):
+    def _permissions(self, asking: Asking, row: ApiKeyRow | None, log: LogRow | None) -> frozenset[str]:
+        anonymous = self._anonymous(asking, log)
+        if row is None or row.log_name not in (None, log.name if log else None):
+            return anonymous
+        return _permissions(row.scopes) | anonymous
+
+    def _anonymous(self, asking: Asking, log: LogRow | None) -> frozenset[str]:
+        if asking.local and not self._any_key and is_loopback(self._settings.host):
             return _permissions(
                 SCOPES
             )  # the quick start: only this machine can reach it, and no key was ever asked for
@@ -131,6 +157,10 @@ class Access:
             return frozenset()
         scopes = (("append", self._settings.allow_anonymous_writes), ("read", log.open))
         return _permissions(scope for scope, given in scopes if given) | ({VIEW} if log.public else set())
+
+    async def _current(self) -> None:
+        if self._age() > _KEYS_SECONDS:
+            await self._read(_KEYS_SECONDS)
 
     def _age(self) -> float:
         return time.monotonic() - self._read_at
@@ -158,10 +188,17 @@ def _permissions(scopes: Iterable[str]) -> frozenset[str]:
     return frozenset[str]().union(*(PERMISSIONS[scope] for scope in scopes))
 
 
-@functools.cache
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _may_ask(row: ApiKeyRow | None, log: LogRow) -> bool:
+    """Tell whether a key may know of a log: one that is made for another log knows of those that all may see."""
+    return row is None or log.public or row.log_name in (None, log.name)
+
+
+def _unknown(name: str) -> Refused:
+    return NotFound("unknown_log", f"there is no log {name[:63]!r}", "GET /logs lists the logs that you may see.")
+
+
+def _missing(permission: str) -> Refused:
+    """Return the refusal of a caller without a key."""
+    scope = _SCOPE[permission]
+    hint = f"Ask the operator for `muniment-server key create --scope {scope}` and send it as a Bearer token."
+    return Refused("unauthorized", f"this needs an API key with scope {scope}", hint)

@@ -50,7 +50,7 @@ def serve(**flags: Any) -> None:
 
 async def _check_public(settings: Settings) -> None:
     """Refuse to offer appends to the world by accident."""
-    from muniment_server.access.callers import is_loopback
+    from muniment_server.access.asking import is_loopback
     from muniment_server.storage.open import open_store
 
     if settings.read_only or settings.allow_anonymous_writes or is_loopback(settings.host):

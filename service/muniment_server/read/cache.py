@@ -27,8 +27,8 @@ _OVERHEAD = 360
 """Bytes an element takes beyond its content: key, list, and the headers of the objects in it."""
 _LOG_BITS = 59
 """Bits of a key below those of the log."""
-_BUNDLES = -1
-"""The level that stands for entry bundles."""
+_BUNDLES, _GZIPPED = -1, 13
+"""The levels that stand for entry bundles, as they are and as gzip. Those of tiles end at 7."""
 _TILE = 40 * 256
 """Bytes for each tile of level 0: 97 of a hundred have room."""
 _LEAST = 38 * 2**20
@@ -104,6 +104,15 @@ class Cache:
         """Keep a full entry bundle, unless it is so large that it would drive out the tiles of thousands of proofs."""
         if len(data) <= _MAX_BUNDLE:
             self.put_data(log_id, _BUNDLES, index, data)
+
+    def gzipped(self, log_id: int, index: int) -> bytes | None:
+        """Return a full entry bundle as gzip, or None."""
+        return self.data(log_id, _GZIPPED, index)
+
+    def put_gzipped(self, log_id: int, index: int, data: bytes) -> None:
+        """Keep a full entry bundle as gzip, under the same limit: it takes a third of what it is made of."""
+        if len(data) <= _MAX_BUNDLE:
+            self.put_data(log_id, _GZIPPED, index, data)
 
     def forget(self, log_id: int) -> None:
         """Drop everything of a log: some of it may have come from another database."""

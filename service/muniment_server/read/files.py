@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
@@ -19,6 +21,9 @@ _LEAVES = 64
 """Leaves of a bundle that are read at a time: at most four megabytes."""
 _LARGEST = TILE_WIDTH * (MAX_ENTRY + 2)
 """Bytes of the largest bundle there is."""
+
+
+_EFFORT = 6
 
 
 class Files:
@@ -61,6 +66,16 @@ class Files:
             return self._cache.bundle(self._log_id, wanted.index) if wanted.width == TILE_WIDTH else None
         data = self._cache.data(self._log_id, level, wanted.index)
         return data and data[: wanted.width * HASH_SIZE]
+
+    def gzipped_now(self, bundle: Bundle) -> bytes | None:
+        """Return a full bundle as gzip, when a signed head has it and it is in memory so; else None."""
+        return self._cache.gzipped(self._log_id, bundle.index) if self._is_full_now(0, bundle.index) else None
+
+    async def gzip(self, bundle: Bundle, data: bytes) -> bytes:
+        """Return a full bundle as gzip, and keep it so. `data` are its bytes. The event loop goes on meanwhile."""
+        zipped = await asyncio.to_thread(gzip.compress, data, _EFFORT, mtime=0)
+        self._cache.put_gzipped(self._log_id, bundle.index, zipped)
+        return zipped
 
     def _tile(self, tile: Tile) -> Flow[bytes | None]:
         if self._is_full_now(tile.level, tile.index):

@@ -64,27 +64,42 @@ class Found(NamedTuple, Generic[R]):
 
 
 class Table(Generic[R]):
-    """A table of routes. Of two that match, the first one counts."""
+    """A table of routes. Of two that match, the first one counts.
+
+    A path that one route spells out is that one's for every method: "batch" in /entries/batch is no index.
+    """
 
     def __init__(self, routes: Sequence[R]) -> None:
-        self._routes = [(route.method, re.compile(pattern(route, orgs=True)), route) for route in routes]
+        known = [(route.method, re.compile(pattern(route, orgs=True)), route) for route in routes]
+        spelled = [(route.path, regex) for _, regex, route in known if "{" not in route.path]
+        self._routes = [
+            (method, regex, route, [other for path, other in spelled if "{" in route.path and regex.fullmatch(path)])
+            for method, regex, route in known
+        ]
 
     def find(self, method: str, path: str) -> Found[R] | None:
         """Return the route for a decoded path, or None."""
-        for known, regex, route in self._routes:
-            if known == method and (match := regex.fullmatch(path)):
+        for known, regex, route, spelled in self._routes:
+            if known == method and (match := regex.fullmatch(path)) and not _is_one_of(path, spelled):
                 given = {name: value for name, value in match.groupdict().items() if value is not None}
                 # There are no organisations yet: what is under them is nowhere.
                 return None if "org" in given else Found(route, given)
         return None
 
-    def methods(self, path: str) -> list[str]:
-        """Return the methods that some route of a path has, sorted; HEAD with GET.
+    def at(self, path: str) -> list[R]:
+        """Return the routes of a path, whatever their method. Empty where there is no such path."""
+        return [
+            route
+            for _, regex, route, spelled in self._routes
+            if (match := regex.fullmatch(path)) and not match.groupdict().get("org") and not _is_one_of(path, spelled)
+        ]
 
-        Empty where there is no such path.
-        """
-        matches = [(route, match) for _, regex, route in self._routes if (match := regex.fullmatch(path))]
-        known = [route for route, match in matches if not match.groupdict().get("org")]
-        literal = [route for route in known if "{index}" not in route.path]  # "batch" is no index
-        methods = {route.method for route in literal or known}
-        return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+def _is_one_of(path: str, spelled: Sequence[re.Pattern[str]]) -> bool:
+    return any(regex.fullmatch(path) for regex in spelled)
+
+
+def methods_of(routes: Sequence[Path]) -> list[str]:
+    """Return the methods that the routes of one path take, sorted; HEAD with GET, and OPTIONS."""
+    methods = {route.method for route in routes}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()) | ({"OPTIONS"} if methods else set()))

@@ -222,6 +222,29 @@ class Health(_Model):
     status: Literal["ok"]
 
 
+class Version(_Model):
+    """Which release of the server this is."""
+
+    name: Literal["muniment-server"]
+    version: str
+
+
+class LogLine(_Model):
+    """A log, in short. `GET /log` under its prefix says more."""
+
+    name: str
+    origin: str
+    kind: Literal["event", "raw"]
+    public: bool
+    tree_size: int = Size
+
+
+class Logs(_Model):
+    """The logs that the caller may see, by name."""
+
+    logs: list[LogLine]
+
+
 class Readiness(_Model):
     """Whether reads work, and for each log whether it takes entries; `problems` says why not."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from muniment_server import __version__
+from muniment_server.access.callers import OPEN
 from muniment_server.instance.registry import LOG_NAME
 from muniment_server.web import models
 from muniment_server.web.routes import ROUTES, Route
@@ -18,7 +19,18 @@ _DESCRIPTION = (
     "The default log is at the root, the others under /logs/{log}; JSON routes are mounted under /v1 as well. "
     "Errors are RFC 9457 problem documents with a stable code and a hint; C2SP routes answer plain text."
 )
-_ID = str.maketrans({"/": "_", "{": None, "}": None, ":": "_"})
+_ID = str.maketrans({"/": "_", "{": None, "}": None, ":": "_", ".": "_"})
+_KEY = "apiKey"
+_SCHEMES = {
+    _KEY: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, mk_..., of the scope `append` or `read`. What is public needs none, nor does a server "
+        "on a loopback address while no key was ever made.",
+    }
+}
+_BOUNDS = ("maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum")
+_LARGEST = 2**63 - 1
 _LOG = {
     "name": "log",
     "in": "path",
@@ -26,6 +38,8 @@ _LOG = {
     "description": "Name of the log.",
     "schema": {"type": "string", "pattern": f"^{LOG_NAME.pattern}$"},
 }
+_KEYED = ("/logs", "/readyz")
+"""Routes for all callers whose answer depends on the key."""
 _PROBLEM = {"schema": models.Problem.model_json_schema()}
 
 
@@ -40,7 +54,22 @@ def document() -> dict[str, Any]:
     for route in ROUTES:
         if route.on == "instance" and not route.hidden:
             _describe_instance(app, route)
-    return app.openapi()
+    made = app.openapi()
+    made["components"]["securitySchemes"] = _SCHEMES
+    _mend_bounds(made)
+    return made
+
+
+def _mend_bounds(node: Any) -> None:
+    """Make integers of the bounds of integers: FastAPI makes floats of them, and of the largest another number."""
+    if isinstance(node, list):
+        for one in node:
+            _mend_bounds(one)
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name in _BOUNDS and isinstance(value, float):
+                node[name] = min(int(value), _LARGEST)
+            _mend_bounds(value)
 
 
 def _describe(app: FastAPI, route: Route, prefix: str) -> None:
@@ -73,7 +102,7 @@ def _describe_instance(app: FastAPI, route: Route) -> None:
         tags=[route.tag],
         operation_id=f"{name}_{name}_{route.method.lower()}",
         responses=responses,
-        openapi_extra=extra,
+        openapi_extra=_security(route) | extra,
     )
 
 
@@ -101,8 +130,14 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
     return found
 
 
+def _security(route: Route) -> dict[str, Any]:
+    """Say that a key may be sent: whether one is needed depends on the log, and on the server."""
+    return {"security": [{}] if route.needs == OPEN and route.path not in _KEYED else [{_KEY: []}, {}]}
+
+
 def _extra(route: Route, prefix: str) -> dict[str, Any]:
     extra: dict[str, Any] = {"parameters": [*([_LOG] if "{log}" in prefix else []), *route.parameters]}
+    extra |= _security(route)
     if route.body:
         extra["requestBody"] = route.body
     return extra

@@ -115,6 +115,7 @@ def problem(code: str, detail: str, hint: str, status: int | None = None, **extr
     headers = {"Cache-Control": "no-store", "Access-Control-Allow-Origin": "*"}
     if "retry_after" in extra:
         headers["Retry-After"] = str(extra["retry_after"])
+        headers["Access-Control-Expose-Headers"] = "Retry-After"
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="muniment"'
     return Response(orjson.dumps(body), status, headers, media_type="application/problem+json")
@@ -164,14 +165,15 @@ def nowhere(path: str) -> Response:
     return problem("not_found", f"there is no {path[:200]!r} here", "GET /docs lists every resource.")
 
 
-def no_route(path: str, methods: Sequence[str]) -> Response:
+def no_route(path: str, methods: Sequence[str], *, c2sp: bool) -> Response:
     """Return the answer for a path, or a method of a path, that no route takes.
 
-    `methods` are those that the path has.
+    `methods` are those that the path has, and `c2sp` whether its routes are C2SP's.
     """
     if not methods:
         return nowhere(path)
     allowed = ", ".join(methods)
-    found = problem("method_not_allowed", f"this resource takes {allowed}", "Use one of these methods.")
+    error = Refused("method_not_allowed", f"this resource takes {allowed}", "Use one of these methods.")
+    found = (plain if c2sp else answer)(error)
     found.headers["Allow"] = allowed
     return found

@@ -12,11 +12,12 @@ from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
 from muniment_server.access.callers import ANONYMOUS, Caller
 from muniment_server.errors import Refused
-from muniment_server.web.messages import Request, budget_of
+from muniment_server.web.messages import Headers, Request, budget_of
 
 _IDEMPOTENCY = re.compile(r'"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x5b\x5d-\x7e]{1,255})')
 _LENGTH = re.compile(r"[0-9]{1,19}")  # isdigit() also takes digits that int() does not
 _PLAIN_TYPES = frozenset(("application/json", "application/octet-stream", "application/x-ndjson"))
+_ZERO = re.compile(rb"\s*q=0(\.0*)?\s*")
 _FALSE_TRUE = {"false": False, "true": True}
 
 
@@ -136,6 +137,20 @@ def idempotency_key(request: Request) -> str | None:
             'Send for example Idempotency-Key: "8e03978e-40d5-43e8-bc93-6894a57f9324".',
         )
     return match[1] or match[2]
+
+
+def takes_gzip(headers: Headers) -> bool:
+    """Tell whether the caller takes an answer as gzip (RFC 9110 section 12.5.3)."""
+    weights = dict(
+        _weighed(part) for name, value in headers if name == b"accept-encoding" for part in value.lower().split(b",")
+    )
+    return weights.get(b"gzip", weights.get(b"x-gzip", weights.get(b"*", False)))
+
+
+def _weighed(part: bytes) -> tuple[bytes, bool]:
+    """Return a coding, and whether it is taken: not with a weight of zero."""
+    coding, _, weight = part.partition(b";")
+    return coding.strip(), not _ZERO.fullmatch(weight)
 
 
 def wants_text(request: Request) -> bool:

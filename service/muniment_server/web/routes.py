@@ -42,6 +42,11 @@ class Route:
     tagged: bool = False
     hidden: bool = False
 
+    @property
+    def asks(self) -> bool:
+        """Whether the route knows any query parameter."""
+        return any(parameter["in"] == "query" for parameter in self.parameters)
+
 
 def _query(name: str, description: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "required": required, "schema": schema}
@@ -72,10 +77,11 @@ _KEY = {
     "in": "header",
     "required": False,
     "description": "Repeats with the same key and body answer with the same entry (event logs).",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[!#-\[\]-~]+$"},
+    "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-\[\]-~]{1,255})$'},
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _EVENT = {"schema": {"type": "object", "minProperties": 1, "maxProperties": 256}}
+_EVENTS = {"schema": {"type": "array", "minItems": 1, "maxItems": 10_000, "items": _EVENT["schema"]}}
 _TEXT = "text/plain"
 _OCTETS = "application/octet-stream"
 
@@ -97,12 +103,15 @@ ROUTES: tuple[Route, ...] = (
         path="/entries/batch",
         handler=write.add_batch,
         needs=APPEND,
-        summary="Append 1 to 10,000 entries, all or nothing",
+        summary="Append 1 to 10,000 entries, all or nothing: one event a line, a JSON array, or a bundle",
         tag="append",
         answers={201: models.Batch, 200: models.Batch},
         errors=(400, 401, 403, 409, 413, 415, 422, 429, 503),
         parameters=(_KEY, _query("receipts", "Answer with every receipt.", {"type": "boolean", "default": False})),
-        body={"required": True, "content": {"application/x-ndjson": _BYTES, _OCTETS: _BYTES}},
+        body={
+            "required": True,
+            "content": {"application/x-ndjson": _BYTES, "application/json": _EVENTS, _OCTETS: _BYTES},
+        },
     ),
     Route(
         method="POST",
@@ -295,6 +304,7 @@ ROUTES: tuple[Route, ...] = (
         summary="The process runs",
         tag="about",
         answers={200: models.Health},
+        errors=(400,),
     ),
     Route(
         method="GET",
@@ -306,6 +316,30 @@ ROUTES: tuple[Route, ...] = (
         summary="Reads work; which logs take entries",
         tag="about",
         answers={200: models.Readiness, 503: models.Readiness},
+        errors=(400,),
+    ),
+    Route(
+        method="GET",
+        path="/logs",
+        handler=system.list_logs,
+        needs=OPEN,
+        on="instance",
+        summary="List the logs that the caller may see",
+        tag="about",
+        answers={200: models.Logs},
+        errors=(400, 401),
+    ),
+    Route(
+        method="GET",
+        path="/version",
+        handler=system.version,
+        needs=OPEN,
+        on="instance",
+        v1=False,
+        summary="Which release of the server this is",
+        tag="about",
+        answers={200: models.Version},
+        errors=(400,),
     ),
     Route(
         method="POST",
@@ -318,6 +352,18 @@ ROUTES: tuple[Route, ...] = (
         answers={200: models.Verdict},
         errors=(400, 413, 415, 422),
         body={"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+    ),
+    Route(
+        method="GET",
+        path="/",
+        handler=system.home,
+        needs=OPEN,
+        on="instance",
+        v1=False,
+        summary="What this server is",
+        tag="about",
+        answers={200: "text/html"},
+        hidden=True,
     ),
     Route(
         method="GET",

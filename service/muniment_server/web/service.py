@@ -22,8 +22,8 @@ from muniment_server.settings import Settings
 from muniment_server.storage.open import open_store
 from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.web import problems
-from muniment_server.web.handlers import read
 from muniment_server.web.messages import Request
+from muniment_server.web.request import Query
 from muniment_server.web.room import LARGE, Budget, Rooms, budget_for, busy
 from muniment_server.web.routes import Route
 
@@ -84,18 +84,20 @@ class Service:
 
     async def _handle(self, route: Route, asgi: AsgiRequest, budget: Budget) -> Response:
         request = Request.of(asgi, budget)
-        log = await self._log(request) if route.on == "log" else None
+        log = await self._log(request, route.needs) if route.on == "log" else None
         caller = await self.access.admit(request.headers, log.row if log else None, route.needs)
+        if request.query and not route.asks:
+            Query(request, ())  # one rule for all routes: what is not known is refused
         answer = await route.handler(request, log or self, caller)
         if len(answer.body) > LARGE and not budget.cover(len(answer.body), must=route.method != "GET"):
             raise busy()
         return answer.response(budget)
 
-    async def _log(self, request: Request) -> Log:
+    async def _log(self, request: Request, needs: str) -> Log:
         name = request.params.get("log", DEFAULT_LOG)
         log = await self.registry.get(name)
         if log is None:
-            raise read.refuse_unknown_log(name)
+            raise await self.access.refuse_unknown(request.headers, name, needs)
         return log
 
     def fail(self, route: Route, error: Exception) -> Response:

@@ -54,7 +54,6 @@ async def get_proof(request: Request, log: Log, _caller: Caller) -> Answer:
 
 
 async def _anchor(request: Request, log: Log) -> AnchorRow:
-    Query(request, ())
     size = parse_decimal(request.params["size"], "size")
     found, _ = await log.anchors.page(size, 1)
     if found and found[0].tree_size == size:

@@ -6,6 +6,7 @@ import time
 from binascii import hexlify
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -15,25 +16,28 @@ from muniment.encoding import parse_b64, parse_decimal, parse_hex
 from muniment.errors import FormatError
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
-from muniment.tiles import MAX_ENTRY, Bundle, Tile, parse_tile_path
+from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, Tile, parse_tile_path
 from muniment_server.access.callers import READ, Caller
-from muniment_server.errors import NotFound, Refused
+from muniment_server.errors import NotFound
 from muniment_server.log import Log
-from muniment_server.read.flow import Flow, run
+from muniment_server.read.flow import Call, Flow, run
 from muniment_server.read.proofs import Proof
+from muniment_server.web.cors import ANY
 from muniment_server.web.handlers.large import WHOLE, LargeBundle, page_of
 from muniment_server.web.handlers.write import form_of
 from muniment_server.web.messages import JSON, OCTETS, TEXT, Answer, Request, budget_of
-from muniment_server.web.request import Query, wants_text
+from muniment_server.web.request import Query, takes_gzip, wants_text
 from muniment_server.write.receipts import hex_list
 from muniment_server.write.submission import Signed
 
-_ANYBODY = b"access-control-allow-origin: *\r\n"
 _CHECK_AGAIN = b"cache-control: no-cache\r\n"
 # By whether a log is public: any page may read that, and any cache keep it.
-_FRESH = {True: _ANYBODY + _CHECK_AGAIN, False: _CHECK_AGAIN}
+_FRESH = {True: ANY + _CHECK_AGAIN, False: _CHECK_AGAIN}
+_VARY, _GZIP = b"vary: Accept-Encoding\r\n", b"content-encoding: gzip\r\n"
+_ZIPPED = (512, 256 * 1024)
+"""Bytes of the smallest bundle that gets smaller, and of the largest that does so in milliseconds."""
 _FOR_GOOD = {
-    True: _ANYBODY + b"cache-control: public, max-age=604800, immutable\r\n",
+    True: ANY + b"cache-control: public, max-age=604800, immutable\r\n",
     False: b"cache-control: private, max-age=604800, immutable\r\n",
 }
 
@@ -55,12 +59,18 @@ def for_good(log: Log) -> bytes:
 
 def tagged(log: Log, tag: str) -> bytes:
     """Return the header fields of an answer that `tag` tells from a later one."""
-    return fresh(log) + b"etag: %b\r\n" % tag.encode()
+    exposed = b"access-control-expose-headers: ETag\r\n" if log.row.public else b""
+    return fresh(log) + exposed + b"etag: %b\r\n" % tag.encode()
 
 
 def _may_open(log: Log, caller: Caller) -> bool:
     """Tell whether the caller may see payloads. A raw leaf is its own payload: every reader of the log may read it."""
     return log.row.kind == "event" and READ in caller.permissions
+
+
+def _fresh_for(log: Log, caller: Caller) -> bytes:
+    """As :func:`fresh`, of an answer with payloads if the caller may see them: pages may read those of open logs."""
+    return _FRESH[log.row.public and (log.row.open or not _may_open(log, caller))]
 
 
 def _index(request: Request) -> int:
@@ -72,8 +82,8 @@ def _index(request: Request) -> int:
 
 async def get_entry(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}: one entry, with what of its payload the caller may see."""
-    Query(request, ())
-    return json_answer(log, await log.entries.one(_index(request), with_payload=_may_open(log, caller)))
+    value = await log.entries.one(_index(request), with_payload=_may_open(log, caller))
+    return Answer(orjson.dumps(value), JSON, 200, _fresh_for(log, caller))
 
 
 async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
@@ -81,7 +91,7 @@ async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
     start, limit = Query(request, ("start", "limit")).page()
     text, following, size = await page_of(log, start, limit, budget_of(request), with_payload=_may_open(log, caller))
     after = b"%d" % following if start < following < size else b"null"
-    return Answer(b'{"entries":%b,"next":%b,"tree_size":%d}' % (text, after, size), JSON, 200, fresh(log))
+    return Answer(b'{"entries":%b,"next":%b,"tree_size":%d}' % (text, after, size), JSON, 200, _fresh_for(log, caller))
 
 
 async def get_receipt(request: Request, log: Log, caller: Caller) -> Answer:
@@ -93,7 +103,7 @@ async def get_receipt(request: Request, log: Log, caller: Caller) -> Answer:
     receipt = await log.receipts.published(_index(request), size, with_payload=_may_open(log, caller))
     if anchored:
         receipt = replace(receipt, anchors=(await log.anchors.covering(_index(request)),))
-    return Answer(*form_of(request, receipt), 200, fresh(log) + b"vary: Accept\r\n")
+    return Answer(*form_of(request, receipt), 200, _fresh_for(log, caller) + b"vary: Accept\r\n")
 
 
 # --- proofs -----------------------------------------------------------------------------------------------------------
@@ -219,41 +229,55 @@ async def get_checkpoint(request: Request, log: Log, _caller: Caller) -> Answer:
 
 async def get_tile(request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /tile/...: a hash tile or an entry bundle. Whatever is not there is exactly 404."""
-    if b"%" in request.raw_path or request.query:
-        raise FormatError("a tile has one URL, without escapes and query")
+    if b"%" in request.raw_path:
+        raise FormatError("a tile has one URL, without escapes")
     wanted = parse_tile_path(request.params["path"])
-    return await run(file(log, wanted, budget_of(request).turn()))
+    return await run(file(log, wanted, budget_of(request).turn(), gzip=takes_gzip(request.headers)))
 
 
-def file(log: Log, wanted: Tile | Bundle, turn: AbstractAsyncContextManager[None]) -> Flow[Answer]:
+def file(
+    log: Log, wanted: Tile | Bundle, turn: AbstractAsyncContextManager[None], *, gzip: bool = False
+) -> Flow[Answer]:
     """Answer with a tile or bundle; with a large bundle in pieces. Raises NotFound.
 
-    What may be large is read in a `turn`.
+    What may be large is read in a `turn`. With `gzip` the caller takes a bundle so, and a full one is sent and kept so:
+    hashes do not get smaller, and the other bundles have as many widths as the log has sizes.
     """
+    full = wanted if gzip and isinstance(wanted, Bundle) and wanted.width == TILE_WIDTH else None
+    if full and (answer := file_now(log, full, gzip=True)):
+        return answer
     found = yield from log.files.file(wanted, WHOLE, turn)
     if found is None:
         raise NotFound("not_found", "no such tile", "The latest checkpoint says which tiles there are.")
     if isinstance(found, int):
-        return Answer(b"", OCTETS, 200, for_good(log), LargeBundle.of(log, wanted, found))
-    return _file(log, found)
+        return Answer(b"", OCTETS, 200, for_good(log) + _VARY, LargeBundle.of(log, wanted, found))
+    if full and _ZIPPED[0] <= len(found) <= _ZIPPED[1]:
+        return _gzipped(log, (yield Call(partial(log.files.gzip, full, found))))
+    return _file(log, wanted, found)
 
 
-def file_now(log: Log, wanted: Tile | Bundle) -> Answer | None:
-    """As :func:`file`, when the file is in memory; else None."""
+def file_now(log: Log, wanted: Tile | Bundle, *, gzip: bool = False) -> Answer | None:
+    """As :func:`file`, when the file is in memory as it is to be sent; else None."""
+    if gzip and isinstance(wanted, Bundle) and wanted.width == TILE_WIDTH:
+        zipped = log.files.gzipped_now(wanted)
+        return None if zipped is None else _gzipped(log, zipped)
     data = log.files.file_now(wanted)
-    return None if data is None else _file(log, data)
+    return None if data is None else _file(log, wanted, data)
 
 
-def _file(log: Log, data: bytes) -> Answer:
-    return Answer(data, OCTETS, 200, for_good(log))
+def _file(log: Log, wanted: Tile | Bundle, data: bytes) -> Answer:
+    return Answer(data, OCTETS, 200, for_good(log) if isinstance(wanted, Tile) else for_good(log) + _VARY)
+
+
+def _gzipped(log: Log, data: bytes) -> Answer:
+    return Answer(data, OCTETS, 200, for_good(log) + _VARY + _GZIP)
 
 
 # --- about the log ----------------------------------------------------------------------------------------------------
 
 
-async def get_log(request: Request, log: Log, _caller: Caller) -> Answer:
+async def get_log(_request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /log: what this log is."""
-    Query(request, ())
     genesis = await log.entries.one(0, with_payload=False)
     settings = log.settings
     value = {
@@ -274,8 +298,3 @@ async def get_log(request: Request, log: Log, _caller: Caller) -> Answer:
         "idempotency_ttl_seconds": settings.idempotency_ttl,
     }
     return json_answer(log, value)
-
-
-def refuse_unknown_log(name: str) -> Refused:
-    """Return the refusal of a log this server does not have."""
-    return Refused("unknown_log", f"there is no log {name[:63]!r}", "`muniment-server log list` names the logs.")

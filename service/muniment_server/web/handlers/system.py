@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,10 +13,14 @@ from muniment.errors import FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.verify import failure_json, verify_receipt
+from muniment_server import __version__
 from muniment_server.access.callers import Caller
 from muniment_server.errors import NotFound, Refused, StoreError
+from muniment_server.log import Log
+from muniment_server.web import pages
+from muniment_server.web.cors import ANY
 from muniment_server.web.messages import JSON, Answer, Request
-from muniment_server.web.request import Query, read_body
+from muniment_server.web.request import read_body
 
 if TYPE_CHECKING:
     from muniment_server.web.service import Service
@@ -27,7 +30,34 @@ HTML = "text/html; charset=utf-8"
 MAX_RECEIPT = 1_048_576
 
 
-_NO_STORE = b"cache-control: no-store\r\n"
+_NO_STORE, _CHECK_AGAIN = b"cache-control: no-store\r\n", b"cache-control: no-cache\r\n"
+_HOME = _CHECK_AGAIN + b"vary: Accept\r\n"
+_NO_SCRIPTS = b"content-security-policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
+
+
+async def version(_request: Request, _service: Service, _caller: Caller) -> Answer:
+    """GET /version: which release this is."""
+    return Answer(orjson.dumps({"name": "muniment-server", "version": __version__}), JSON, 200, ANY + _NO_STORE)
+
+
+async def list_logs(request: Request, service: Service, _caller: Caller) -> Answer:
+    """GET /logs: the logs that the caller may see, by name. Of others it does not tell whether there are any."""
+    logs, all_public = await _seen(request, service)
+    body = orjson.dumps({"logs": [await _about(log) for log in logs]})
+    return Answer(body, JSON, 200, (ANY if all_public else b"") + _CHECK_AGAIN)
+
+
+async def _seen(request: Request, service: Service) -> tuple[list[Log], bool]:
+    """Return the logs that the caller may see, by name, and whether all callers may see them."""
+    logs = {log.row.name: log for log in service.registry.logs()}
+    rows = await service.access.visible(request.headers, [log.row for log in logs.values()])
+    return [logs[name] for name in sorted(row.name for row in rows)], all(row.public for row in rows)
+
+
+async def _about(log: Log) -> dict[str, Any]:
+    row = log.row
+    size = (await log.heads.published()).size
+    return {"name": row.name, "origin": row.origin, "kind": row.kind, "public": row.public, "tree_size": size}
 
 
 async def healthz(_request: Request, _service: Service, _caller: Caller) -> Answer:
@@ -35,8 +65,11 @@ async def healthz(_request: Request, _service: Service, _caller: Caller) -> Answ
     return Answer(b'{"status":"ok"}', JSON, 200, _NO_STORE)
 
 
-async def readyz(_request: Request, service: Service, _caller: Caller) -> Answer:
-    """GET /readyz: 200 when reads work; whether each log takes entries stands in the body."""
+async def readyz(request: Request, service: Service, _caller: Caller) -> Answer:
+    """GET /readyz: 200 when reads work; whether each log takes entries stands in the body.
+
+    It names the logs that the caller may see. A log that is not named counts all the same.
+    """
     writes: dict[str, bool] = {}
     problems: dict[str, str] = {}
     reads = True
@@ -50,13 +83,24 @@ async def readyz(_request: Request, service: Service, _caller: Caller) -> Answer
         writes[name] = reads and log.sequencer is not None and refusal is None
         if refusal:
             problems[name] = refusal.code  # the sentence names files of this machine: it is in the server's log
+    shown = await _names_shown(request, service)
+    writes = {name: found for name, found in writes.items() if name in shown}
+    problems = {name: found for name, found in problems.items() if name in shown}
     body = orjson.dumps({"reads": reads, "writes": writes, "problems": problems})
     return Answer(body, JSON, 200 if reads else 503, _NO_STORE)
 
 
+async def _names_shown(request: Request, service: Service) -> set[str]:
+    """Return the names of the logs that the caller may see; of the public ones where no key can be looked up."""
+    rows = [log.row for log in service.registry.logs()]
+    try:
+        return {row.name for row in await service.access.visible(request.headers, rows)}
+    except (Refused, StoreError):  # a check of readiness is answered whatever it brings along
+        return {row.name for row in rows if row.public}
+
+
 async def verify(request: Request, service: Service, _caller: Caller) -> Answer:
     """POST /verify: check a receipt of one of this instance's logs."""
-    Query(request, ())
     body = await read_body(request, MAX_RECEIPT)
     try:
         receipt = Receipt.parse(body)
@@ -73,14 +117,24 @@ async def verify(request: Request, service: Service, _caller: Caller) -> Answer:
     return Answer(orjson.dumps(verdict), JSON, 200, _NO_STORE)
 
 
+async def home(request: Request, service: Service, _caller: Caller) -> Answer:
+    """GET /: what this server is, and where to go on: a page for browsers, JSON for others."""
+    logs, _ = await _seen(request, service)
+    if "text/html" not in (request.value(b"accept") or ""):
+        body = {"name": "muniment-server", "version": __version__, **pages.LINKS}
+        return Answer(orjson.dumps(body), JSON, 200, ANY + _HOME)
+    heads = [(log.row.name, log.row.origin, (await log.heads.published()).note) for log in logs]
+    return Answer(pages.home(heads), HTML, 200, _HOME + _NO_SCRIPTS)
+
+
 async def docs(_request: Request, _service: Service, _caller: Caller) -> Answer:
     """GET /docs: the OpenAPI document as one page, without scripts."""
-    return Answer(_docs_page(), HTML, 200)
+    return Answer(_docs_page(), HTML, 200, _NO_SCRIPTS)
 
 
 async def openapi(_request: Request, _service: Service, _caller: Caller) -> Answer:
     """GET /openapi.json: the document."""
-    return Answer(_document(), JSON, 200)
+    return Answer(_document(), JSON, 200, ANY)
 
 
 @functools.cache
@@ -93,28 +147,4 @@ def _document() -> bytes:
 @functools.cache
 def _docs_page() -> bytes:
     """Return the page. To make it takes as long as a hundred answers, and anyone may ask."""
-    document = orjson.loads(_document())
-    rows = [
-        f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation['summary'])}</p>"
-        f"{_parameters(operation)}<p>Answers: {escape(_answers(operation))}</p>"
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
-    ]
-    style = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}h2{margin-top:2rem}"
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Muniment API</title><style>{style}</style>"
-    intro = f"<h1>Muniment API</h1><p>{escape(document['info']['description'])} As a document: "
-    link = '<a href="openapi.json">openapi.json</a>.</p>'
-    return (head + intro + link + "".join(rows)).encode()
-
-
-def _parameters(operation: dict[str, Any]) -> str:
-    items = [
-        f"<li><code>{escape(p['name'])}</code> ({p['in']}{', required' if p.get('required') else ''}): "
-        f"{escape(p.get('description', ''))}</li>"
-        for p in operation.get("parameters", [])
-    ]
-    return f"<ul>{''.join(items)}</ul>" if items else ""
-
-
-def _answers(operation: dict[str, Any]) -> str:
-    return ", ".join(sorted(operation["responses"]))
+    return pages.docs(orjson.loads(_document()))

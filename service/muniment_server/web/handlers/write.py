@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 
 import orjson
@@ -19,6 +19,7 @@ from muniment_server.web.messages import JSON, TEXT, Answer, Request, budget_of
 from muniment_server.web.request import Query, idempotency_key, media_type, read_body, too_large, wants_text
 from muniment_server.web.room import LARGE, busy
 from muniment_server.write.admission import SubmittedDraft, draft_event, draft_plain, draft_raw
+from muniment_server.write.array import elements
 from muniment_server.write.submission import Outcome, Submission
 
 _JSON = ("application/json", "text/json")
@@ -38,8 +39,6 @@ def check_entry(request: Request, log: Log) -> int:
 
     Returns how many bytes the body may have. Raises Refused, FormatError.
     """
-    if request.query:
-        Query(request, ())
     if log.row.kind == "raw":
         return MAX_ENTRY
     _expect_type(request, _JSON, 'curl --json \'{"actor":"alice","action":"test"}\'')
@@ -109,9 +108,13 @@ def _need_room(request: Request, size: int) -> None:
         raise busy()
 
 
+def _is_json(found: str) -> bool:
+    return found in _JSON or found.endswith("+json")
+
+
 def _expect_type(request: Request, allowed: Sequence[str], example: str) -> None:
     found = media_type(request)
-    if found not in allowed and not (allowed is _JSON and found.endswith("+json")):
+    if found not in allowed and not (allowed is _JSON and _is_json(found)):
         raise Refused(
             "unsupported_media_type",
             f"the content type is {found[:80] or 'missing'!r}, not {allowed[0]}",
@@ -134,13 +137,12 @@ async def add_batch(request: Request, log: Log, caller: Caller) -> Answer:
     """POST /entries/batch: many entries in, all or nothing."""
     with_receipts = Query(request, ("receipts",)).flag("receipts")
     log.writer.check_room()
-    if log.row.kind != "raw":
-        _expect_type(request, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
+    make = _raw_drafts if log.row.kind == "raw" else _drafts_of_type(request)
     body = await read_body(request, log.settings.max_batch_bytes, caller, batch=True)
     # One at a time: drafts take ten times the memory of the body, and reads would wait for a step of each of them.
     async with log.drafting:
         log.writer.check_room()  # by now others may have taken it
-        drafts = await (_raw_drafts if log.row.kind == "raw" else _event_drafts)(body, log)
+        drafts = await make(body, log)
     if with_receipts:
         _need_room(request, _ANSWER * len(body) + _RECEIPT * len(drafts))
     del body  # the drafts have copies, and may wait for their turn
@@ -172,14 +174,32 @@ def _check_count(count: int, limit: int) -> None:
         raise Refused("too_many_entries", f"a batch has at most {limit} entries", "Send several batches.")
 
 
-async def _event_drafts(body: bytes, log: Log) -> list[SubmittedDraft]:
+def _drafts_of_type(request: Request) -> Callable[[bytes, Log], Awaitable[list[SubmittedDraft]]]:
+    """Return what makes drafts of a batch of events by its content type: one event a line, or a JSON array."""
+    if _is_json(media_type(request)):
+        return _array_drafts
+    _expect_type(request, _NDJSON, "curl -H 'Content-Type: application/x-ndjson' --data-binary @events.jsonl")
+    return _line_drafts
+
+
+async def _line_drafts(body: bytes, log: Log) -> list[SubmittedDraft]:
     text = body.removesuffix(b"\n")
     _check_count(
         text.count(b"\n") + 1 if body else 0, log.settings.max_batch_entries
     )  # before 16 million newlines become a list
-    lines = text.split(b"\n")
+    return await _event_drafts(text.split(b"\n"), log)
+
+
+async def _array_drafts(body: bytes, log: Log) -> list[SubmittedDraft]:
+    drafts = await _event_drafts(elements(body, log.settings.max_event_bytes), log)
+    _check_count(len(drafts), log.settings.max_batch_entries)
+    return drafts
+
+
+async def _event_drafts(lines: Iterable[bytes], log: Log) -> list[SubmittedDraft]:
     drafts: list[SubmittedDraft] = []
     for number, line in enumerate(lines, 1):
+        _check_count(number, log.settings.max_batch_entries)
         if not number % _BREATH_EVENTS:
             await asyncio.sleep(0)  # ten thousand drafts take a while: let others be answered in between
         try:

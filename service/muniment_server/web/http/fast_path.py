@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import re
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 from muniment.errors import FormatError
 from muniment.tiles import Bundle, Tile, parse_tile_path
+from muniment_server.access.asking import Asking
 from muniment_server.errors import Refused
 from muniment_server.instance.registry import DEFAULT_LOG, LOG_NAME
 from muniment_server.log import Log
@@ -31,6 +33,7 @@ from muniment_server.web.http.exchanges import (
     Ready,
 )
 from muniment_server.web.messages import MAX_HEADERS, Headers, Request
+from muniment_server.web.request import takes_gzip
 from muniment_server.web.service import Service
 
 _POSTS = {exchange: re.compile(pattern(exchange.route, log=LOG_NAME.pattern).encode()) for exchange in (Entry, Plain)}
@@ -52,18 +55,16 @@ _ODD = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrad
 
 
 class RequestHead(NamedTuple):
-    """A block of header fields.
+    """A block of header fields, and what they say of who sends it.
 
-    `length` is that of the body; None when a field asks for something that is not done here.
+    `length` is that of the body; None when a field asks for something that is not done here. `gzip` is whether the
+    answer may be that.
     """
 
     headers: Headers
     length: int | None
-
-    @classmethod
-    def of(cls, headers: Headers) -> RequestHead:
-        """Return what the fields of a request ask for."""
-        return cls(headers, _plain(headers))
+    asking: Asking
+    gzip: bool
 
 
 class _Parsed(NamedTuple):
@@ -72,6 +73,7 @@ class _Parsed(NamedTuple):
     exchange: type[AppendExchange]
     request: Request
     log: Log
+    asking: Asking
     length: int
 
 
@@ -82,6 +84,12 @@ class FastPath:
         self._service = service
         self._blocks: dict[bytes, RequestHead] = {}
         self._posts: dict[bytes, _Parsed] = {}
+        self._odd = _ODD | ({b"origin"} if service.settings.cors_origins else set())
+
+    def head(self, headers: Headers) -> RequestHead:
+        """Return what the fields of a request ask for."""
+        asking = self._service.access.asking(headers)
+        return RequestHead(headers, _plain(headers, self._odd), asking, takes_gzip(headers))
 
     def find(self, method: bytes, url: bytes, head: RequestHead) -> Exchange | None:
         """Return how to answer a request whose head is complete; None leaves it to the application."""
@@ -89,9 +97,9 @@ class FastPath:
             return None
         try:
             if method == b"POST":
-                return self._append(url, head.headers, head.length)
+                return self._append(url, head, head.length)
             if method == b"GET" and not head.length:
-                return self._read(url, head.headers)
+                return self._read(url, head)
         except Exception:  # noqa: BLE001 - whatever it is, the application meets it too, and says so
             return None
         return None
@@ -105,7 +113,7 @@ class FastPath:
         end = data.find(b"\r\n\r\n") + 4
         parsed = self._posts.get(data[:end])
         if parsed is not None and len(data) == end + parsed.length:
-            append = self._admitted(parsed.exchange, parsed.request, parsed.log)
+            append = self._admitted(parsed.exchange, parsed.request, parsed.log, parsed.asking)
             return (append, data[end:]) if append else None
         at = data.find(b"\r\n")
         head = self._blocks.get(data[at:end])
@@ -114,7 +122,7 @@ class FastPath:
         line = _LINE.fullmatch(data, 0, at)
         exchange = line and self.find(line[1], line[2], head)
         if isinstance(exchange, AppendExchange):
-            self._remember_post(data[:end], len(data) - end, exchange)
+            self._remember_post(data[:end], len(data) - end, exchange, head.asking)
         return (exchange, data[end:]) if exchange else None
 
     def remember(self, data: bytes, head: RequestHead) -> None:
@@ -129,34 +137,36 @@ class FastPath:
                 self._blocks.clear()
             self._blocks[block] = head
 
-    def _remember_post(self, head: bytes, length: int, exchange: AppendExchange) -> None:
+    def _remember_post(self, head: bytes, length: int, exchange: AppendExchange, asking: Asking) -> None:
         if len(self._posts) >= _MAX_POSTS:
             self._posts.clear()
-        self._posts[head] = _Parsed(type(exchange), exchange.post.request, exchange.post.log, length)
+        self._posts[head] = _Parsed(type(exchange), exchange.post.request, exchange.post.log, asking, length)
 
     def _log(self, name: bytes | None) -> Log | None:
         return self._service.registry.opened(name.decode() if name else DEFAULT_LOG)
 
-    def _append(self, url: bytes, headers: Headers, length: int) -> Exchange | None:
+    def _append(self, url: bytes, head: RequestHead, length: int) -> Exchange | None:
         found = _posted(url)
         log = None if found is None else self._log(found[0])
         if found is None or log is None:
             return None
         _, path, exchange = found
-        request = Request(path, url, b"", headers, {})
-        made = self._admitted(exchange, request, log)
+        request = Request(path, url, b"", head.headers, {})
+        made = self._admitted(exchange, request, log, head.asking)
         limit = write.check_entry(request, log) if exchange is Entry else write.check_plain(log)
         return made if length <= limit else None
 
-    def _admitted(self, exchange: type[AppendExchange], request: Request, log: Log) -> AppendExchange | None:
+    def _admitted(
+        self, exchange: type[AppendExchange], request: Request, log: Log, asking: Asking
+    ) -> AppendExchange | None:
         """Return an append whose caller may do it; None leaves it to the application, which says what is missing."""
         try:
-            caller = self._service.access.admit_now(request.headers, log.row, exchange.route.needs)
+            caller = self._service.access.admit_now(asking, log.row, exchange.route.needs)
         except Refused:
             return None
         return None if caller is None else exchange(Post(self._service, request, log, caller))
 
-    def _read(self, url: bytes, headers: Headers) -> Exchange | None:
+    def _read(self, url: bytes, head: RequestHead) -> Exchange | None:
         started = time.perf_counter()
         found = _file(url) if b"/tile/" in url else _proof(url)
         log = None if found is None else self._log(found[0])
@@ -164,15 +174,18 @@ class FastPath:
             return None
         wanted = found[1]
         route = PROOF if isinstance(wanted, int) else TILE
-        if self._service.access.admit_now(headers, log.row, route.needs) is None:
+        if self._service.access.admit_now(head.asking, log.row, route.needs) is None:
             return None
-        answer = read.inclusion_now(log, wanted) if isinstance(wanted, int) else read.file_now(log, wanted)
+        if isinstance(wanted, int):
+            answer = read.inclusion_now(log, wanted)
+        else:
+            answer = read.file_now(log, wanted, gzip=head.gzip)
         if answer is not None:
             return Ready(self._service, route, answer, started)
         if isinstance(wanted, int):
             return Cold(self._service, route, read.inclusion(log, wanted), started)
         turn = self._service.rooms.turns.of(lambda: False)
-        return Cold(self._service, route, read.file(log, wanted, turn), started)
+        return Cold(self._service, route, read.file(log, wanted, turn, gzip=head.gzip), started)
 
 
 @functools.lru_cache(4096)
@@ -200,7 +213,7 @@ def _posted(url: bytes) -> tuple[bytes | None, str, type[AppendExchange]] | None
     return None
 
 
-def _plain(headers: Headers) -> int | None:
+def _plain(headers: Headers, odd: Collection[bytes]) -> int | None:
     """Return the length of the body; None when a field asks for something special, or there are too many of them."""
     length, size = 0, 0
     for name, value in headers:
@@ -210,7 +223,7 @@ def _plain(headers: Headers) -> int | None:
                 return None
             length = int(value)
         elif (
-            name in _ODD
+            name in odd
             or (name == b"accept" and b"text/plain" in value)
             or (name == b"connection" and value.lower() != b"keep-alive")
         ):

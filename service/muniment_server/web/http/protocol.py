@@ -27,7 +27,7 @@ from muniment_server.web import problems
 from muniment_server.web.http.connections import Connections, Rank
 from muniment_server.web.http.cycle import Short
 from muniment_server.web.http.exchanges import Exchange
-from muniment_server.web.http.fast_path import FastPath, RequestHead
+from muniment_server.web.http.fast_path import FastPath
 from muniment_server.web.http.framing import MAX_FIELDS, MAX_URL, Framing, body_length
 from muniment_server.web.http.head import fault_of, of_target, without_upgrade
 from muniment_server.web.http.kept import Kept
@@ -301,7 +301,7 @@ class Protocol(HttpToolsProtocol):
             return None
         if self.parser.get_http_version() != "1.1":
             return None
-        head = RequestHead.of(self.headers)
+        head = self._fast_path.head(self.headers)
         exchange = self._fast_path.find(self.parser.get_method(), self.url, head)
         if exchange is not None and self._first:
             self._fast_path.remember(self._first, head)
