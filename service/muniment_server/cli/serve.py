@@ -13,19 +13,19 @@ from typing import Any
 
 import click
 
-from muniment_server.cli.common import EXIT_USAGE, data_options, need_instance, run, settings_from
+from muniment_server.cli.common import EXIT_USAGE, data_options, fail, need_instance, run, settings_from
 from muniment_server.errors import SetupError, StoreUnavailable
 from muniment_server.settings import Settings
 
 
 @click.command()
 @data_options
-@click.option("--host", help="Address to serve on. [default: 127.0.0.1]")
+@click.option("--host", help="Address to serve on; :: is all of both families. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to serve on; 0 takes a free one. [default: 8080]")
 @click.option("--read-only", is_flag=True, default=None, help="Serve reads only.")
 @click.option("--allow-anonymous-writes", is_flag=True, default=None, help="Take appends without a key from anywhere.")
 def serve(**flags: Any) -> None:
-    """Serve the logs of an instance over HTTP until SIGTERM or Ctrl-C.
+    """Serve the logs of an instance over HTTP until SIGTERM, SIGHUP or Ctrl-C.
 
     \b
     Example: muniment-server serve --data ./log-data --port 8080
@@ -42,10 +42,19 @@ def serve(**flags: Any) -> None:
     run(_check_public(settings))
     metrics = Metrics()
     if settings.metrics_port:
-        from prometheus_client import start_http_server
-
-        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+        _serve_metrics(settings, metrics)
     _serve(settings, metrics)
+
+
+def _serve_metrics(settings: Settings, metrics: Any) -> None:
+    from prometheus_client import start_http_server
+
+    try:
+        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    except OSError as error:
+        where = f"port {settings.metrics_port} of {settings.metrics_host}"
+        why = f"cannot serve metrics on {where}: {error.strerror or error}: set MUNIMENT_SERVER_METRICS_PORT"
+        fail(EXIT_USAGE, why)
 
 
 async def _check_public(settings: Settings) -> None:
@@ -79,6 +88,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
     import uvloop
 
     from muniment_server.app import create_app
+    from muniment_server.cli.listen import bind
     from muniment_server.web.http.connections import Connections
     from muniment_server.web.http.fast_path import FastPath
     from muniment_server.web.http.protocol import Protocol
@@ -103,6 +113,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
     server = _announcing_server(config)
 
     async def work() -> None:
+        sockets = bind(settings.host, settings.port)
         # Before the HTTP server: what is wrong with the instance then ends in a sentence, not in a failed lifespan.
         await app.service.start()
         # After start-up nearly everything lives for good: keep the collector from walking it again and again.
@@ -111,7 +122,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
         gc.set_threshold(50_000, 50, 1_000)
         config.backlog = connections.start()
         try:
-            await server.serve()
+            await server.serve(sockets)
         finally:
             connections.stop()
 
@@ -123,6 +134,7 @@ def _serve(settings: Settings, metrics: Any) -> None:
 def _announcing_server(config: Any) -> Any:
     import uvicorn
 
+    from muniment_server.cli.listen import url_of
     from muniment_server.telemetry import get_logger
 
     class Server(uvicorn.Server):
@@ -134,7 +146,9 @@ def _announcing_server(config: Any) -> Any:
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             # uvicorn's own version ends by raising the signal again: to scripts a clean stop then looks like a crash.
-            handled = (signal.SIGINT, signal.SIGTERM)
+            handled = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+                handled.append(signal.SIGHUP)  # otherwise a terminal that closes would cut answers off
             before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
             try:
                 yield
@@ -146,7 +160,6 @@ def _announcing_server(config: Any) -> Any:
             await super().startup(sockets)
             for server in self.servers if self.started else ():
                 for socket in server.sockets:
-                    host, port = socket.getsockname()[:2]
-                    get_logger().info("serving", url=f"http://{host}:{port}")
+                    get_logger().info("serving", url=url_of(socket))
 
     return Server(config)
