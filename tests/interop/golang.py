@@ -35,15 +35,16 @@ def build(folder: Path) -> Path:
     source = shutil.copytree(
         SOURCE, folder / "goverify", dirs_exist_ok=True
     )  # -mod=mod may write go.sum: not into the checkout
-    fetched = _go(go, source, "mod", "download")
+    fetched = run(go, source, "mod", "download")
     if fetched.returncode:
         _cannot(f"{go} cannot fetch golang.org/x/mod: {fetched.stderr.strip()}")
-    built = _go(go, source, "build", "-o", "verify", ".")
+    built = run(go, source, "build", "-o", "verify", ".")
     assert not built.returncode, built.stderr
     return source / "verify"
 
 
-def _go(go: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(go: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a go command in a folder, without a C compiler and a workspace of this machine."""
     environment = os.environ | _FLAGS
     return subprocess.run(
         [go, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
