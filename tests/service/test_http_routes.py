@@ -653,7 +653,7 @@ def test_an_unknown_log_is_404_for_every_route(world: FilledServer, prefix: str)
 
 
 def test_what_is_not_there_is_404(world: FilledServer) -> None:
-    for path in ("/nope", "/entries/", "/v1", "/logs/", "//log", "/v1/healthz", "/tile", "/log%0a"):
+    for path in ("/nope", "/entries/", "/v1", "/logs/", "/log/", "/v1/healthz", "/tile", "/log%0a"):
         expect_problem(world.http.get(path), 404, "not_found")
     for path in ("/v1/checkpoint", "/v1/tile/0/000", "/logs/raw/tile/", "/nope/tile/0/000", "/logs/a%0ab/tile/0/000"):
         assert (world.http.get(path).status_code, world.http.get(path).text) == (404, "not found\n")

@@ -172,7 +172,7 @@ def granted(answer: httpx.Response) -> dict[str, str]:
     return {name.removeprefix(start): value for name, value in answer.headers.items() if name.startswith(start)}
 
 
-@pytest.mark.parametrize("path", ["/entries", "/v1/logs/none/entries", "/verify", "/log", "/tile/0/000"])
+@pytest.mark.parametrize("path", ["/entries", "/v1/logs/none/entries", "/verify", "/log", "/tile/0/000", "/"])
 def test_what_a_browser_asks_before(server: LiveServer, path: str) -> None:
     """Without a setting, pages may read what is public, and no page may append. OPTIONS says nothing of logs."""
     with client(server.url) as http:
@@ -389,3 +389,19 @@ def served_bundles(instance: Instance, server: LiveServer) -> LiveServer:
 
 def test_the_version(http: httpx.Client) -> None:
     assert http.get("/version").json() == {"name": "muniment-server", "version": __version__}
+
+
+def test_the_first_page(http: httpx.Client) -> None:
+    """A page for browsers, with the checkpoint of each log and nothing from elsewhere; JSON for others."""
+    value = http.get("/").json()
+    assert value["name"] == "muniment-server"
+    for path in ("/logs", "/docs", "/openapi.json"):
+        assert path in value.values()
+        assert http.get(path).status_code == 200
+    answer = http.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["vary"] == "Accept"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    for log in http.get("/logs").json()["logs"]:
+        assert f"<h2>{log['origin']}</h2>" in answer.text
+    assert not re.search(r"<script|src=|href=\"?http", answer.text)

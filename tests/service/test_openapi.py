@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance, unsuppor
 
 import muniment_server
 from muniment import errors as client_errors
+from muniment_server.errors import Refused
+from muniment_server.web.examples import CURL
+from muniment_server.web.messages import Request
 from muniment_server.web.openapi import _describe_instance
 from muniment_server.web.problems import CODES
+from muniment_server.web.request import idempotency_key
 from muniment_server.web.routes import ROUTES
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.service.http_audit import audit
@@ -80,6 +86,65 @@ def test_a_route_of_the_instance_keeps_its_parameters() -> None:
     _describe_instance(app, replace(verify, parameters=(parameter,)))
     operation = app.openapi()["paths"]["/verify"]["post"]
     assert (operation["parameters"], operation["requestBody"]) == ([parameter], verify.body)
+
+
+def test_ids_are_names_and_bounds_are_integers() -> None:
+    """Generators make functions of the ids, and read a bound of 9.2e18 as another number."""
+
+    def check(node: Any) -> None:
+        for name, value in (
+            node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        ):
+            assert not isinstance(value, float), f"{name}: {value}"
+            check(value)
+
+    check(document())
+    assert all(operation["operationId"].isidentifier() for _, _, operation in operations())
+    maxima = {p["schema"].get("maximum") for _, _, operation in operations() for p in operation.get("parameters", [])}
+    assert maxima == {None, 1000, 2**63 - 1}
+
+
+def test_what_an_api_key_is_for() -> None:
+    scheme = document()["components"]["securitySchemes"]["apiKey"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for method, path, operation in operations():
+        keyed = {"apiKey": []} in operation["security"]
+        assert keyed == (path not in ("/healthz", "/version", "/verify")), f"{method} {path}"
+
+
+@pytest.mark.parametrize(
+    ("key", "good"),
+    [
+        ("a", True),
+        ('"a b"', True),
+        ('"a"', True),
+        ("a" * 255, True),
+        ("a b", False),
+        ('"a', False),
+        ('""', False),
+        ("a" * 256, False),
+    ],
+)
+def test_the_pattern_of_an_idempotency_key_is_what_is_taken(key: str, good: bool) -> None:
+    (parameter,) = [p for p in document()["paths"]["/entries"]["post"]["parameters"] if p["name"] == "Idempotency-Key"]
+    assert bool(re.search(parameter["schema"]["pattern"], key)) == good
+    request = Request("/entries", b"/entries", b"", [(b"idempotency-key", key.encode())], {})
+    if good:
+        assert idempotency_key(request) == key.strip('"')
+    else:
+        with pytest.raises(Refused):
+            idempotency_key(request)
+
+
+def test_the_page_says_how_to_ask_and_what_errors_mean(running: tuple[Instance, LiveServer]) -> None:
+    with client(running[1].url) as http:
+        page = http.get("/docs").text
+    assert "Authorization: Bearer mk_" in page
+    for code in CODES:
+        assert f"<code>{code}</code>" in page
+    for command in CURL.values():
+        if command not in (CURL["GET /"], CURL["GET /docs"], CURL["GET /openapi.json"]):
+            assert escape(command) in page, command
 
 
 def test_every_error_is_a_problem_or_a_line_of_text() -> None:
