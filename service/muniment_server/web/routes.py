@@ -81,7 +81,7 @@ _KEY = {
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _EVENT = {"schema": {"type": "object", "minProperties": 1, "maxProperties": 256}}
-_EVENTS = {"schema": {"type": "array", "minItems": 1, "maxItems": 10_000, "items": _EVENT["schema"]}}
+_EVENTS = {"schema": {"type": "array", "minItems": 1, "items": _EVENT["schema"]}}
 _TEXT = "text/plain"
 _OCTETS = "application/octet-stream"
 
