@@ -70,8 +70,8 @@ class Settings(BaseModel):
     cors_origins: Origins = Field(
         (),
         description=(
-            "Origins of web pages, like https://app.example, that may use this server from a browser as their user's API "
-            "key allows, separated by commas. Unset: pages may read what is public, and nothing else."
+            "Origins of web pages, like https://app.example, that may use this server from a browser as their user's "
+            "API key allows, separated by commas. Unset: pages may read what is public, and nothing else."
         ),
     )
     publish_interval: float = Field(

@@ -1,4 +1,4 @@
-"""What web pages of other origins may do: read what is public, and what the operator lets their origin do (Fetch, CORS).
+"""What web pages of other origins may do: read what is public, and what the operator lets their origin do (CORS).
 
 A browser asks before it sends a key or JSON from a page, and hides from the page what no header field gives it.
 """

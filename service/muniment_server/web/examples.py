@@ -8,7 +8,8 @@ from __future__ import annotations
 CURL = {
     "POST /entries": """curl --json '{"actor":"alice","action":"invoice.approve"}' $URL/entries""",
     "POST /entries/batch": (
-        """printf '%s\\n' '{"n":1}' '{"n":2}' | curl -H 'Content-Type: application/x-ndjson' --data-binary @- $URL/entries/batch"""
+        """printf '%s\\n' '{"n":1}' '{"n":2}' | """
+        """curl -H 'Content-Type: application/x-ndjson' --data-binary @- $URL/entries/batch"""
     ),
     "POST /add": "printf 'some bytes' | curl --data-binary @- $RAW/add",
     "GET /entries": "curl '$URL/entries?start=0&limit=10'",

@@ -25,8 +25,8 @@ _SCHEMES = {
     _KEY: {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key, mk_..., of the scope `append` or `read`. What is public needs none, nor does a server "
-        "on a loopback address while no key was ever made.",
+        "description": "An API key, mk_..., of the scope `append` or `read`. What is public needs none, nor does a "
+        "server on a loopback address while no key was ever made.",
     }
 }
 _BOUNDS = ("maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum")

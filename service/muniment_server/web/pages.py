@@ -17,11 +17,12 @@ _STYLE = (
 )
 _ABOUT = (
     "A transparency log: every accepted entry is answered with a proof that a stranger can check offline. "
-    "What stands here is what this server says. Trust comes from a policy file, and from checkpoints that others have seen."
+    "What stands here is what this server says. Trust comes from a policy file, and from checkpoints that "
+    "others have seen."
 )
 _KEYS = (
-    "Routes that append, and what is not public, need an API key: <code>Authorization: Bearer mk_...</code>. The operator "
-    "makes one with <code>muniment-server key create --scope append</code> or <code>--scope read</code>."
+    "Routes that append, and what is not public, need an API key: <code>Authorization: Bearer mk_...</code>. The "
+    "operator makes one with <code>muniment-server key create --scope append</code> or <code>--scope read</code>."
 )
 
 
