@@ -46,6 +46,8 @@ def raising(level: str, code: str = "", table: str = "entries", when: str = "INS
 
 
 QUIET = ["DROP FUNCTION test_raise CASCADE"]
+SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+"""Ends the connections that others have to this database, as a fail-over does."""
 
 
 async def appended(bench: Bench, leaf: bytes, store: Store | None = None) -> None:
@@ -107,27 +109,34 @@ async def test_a_notice_is_no_warning(rig: Rig):
 
 
 @pytest.mark.parametrize(
-    ("code", "error"),
+    ("code", "error", "ends"),
     [
-        ("23514", HeadMoved),
-        ("40001", HeadMoved),
-        ("40P01", StoreUnavailable),
-        ("53100", StoreUnavailable),  # disk full
-        ("53200", StoreUnavailable),
-        ("55P03", StoreUnavailable),
-        ("P0001", StoreUnavailable),
-        ("57014", OutcomeUnknown),  # cancelled: perhaps while the commit waited for a replica
-        ("58030", OutcomeUnknown),
-        ("XX001", OutcomeUnknown),
+        ("23514", HeadMoved, False),
+        ("40001", HeadMoved, False),
+        ("40P01", StoreUnavailable, True),
+        ("25006", StoreUnavailable, True),  # read-only: a standby, or a default of its database
+        ("42501", StoreUnavailable, True),
+        ("53100", StoreUnavailable, True),  # disk full
+        ("53200", StoreUnavailable, True),
+        ("55P03", StoreUnavailable, True),
+        ("P0001", StoreUnavailable, True),
+        ("57014", OutcomeUnknown, True),  # cancelled: perhaps while the commit waited for a replica
+        ("58030", OutcomeUnknown, True),
+        ("XX001", OutcomeUnknown, True),
     ],
 )
-async def test_an_error_is_classed_by_what_it_says_of_the_commit(rig: Rig, code: str, error: type[Exception]):
+async def test_an_error_is_classed_by_what_it_says_of_the_commit(
+    rig: Rig, code: str, error: type[Exception], ends: bool
+):
+    """And the session ends, unless a race was lost: nothing tells which other faults are its own."""
     bench = await rig.log("raw")
+    session = (await rig.store.log.head_to_extend(bench.log_id)).session
     before = await rig.dump()
     await rig.sql(*raising("EXCEPTION", code))
     with pytest.raises(error):
         await appended(bench, b"a")
     assert await rig.dump() == before
+    assert ((await rig.store.log.head_to_extend(bench.log_id)).session != session) is ends
     await rig.sql(*QUIET)
     await appended(bench, b"a")
     assert len(await audit(bench)) == 1
@@ -168,9 +177,7 @@ async def test_answers_wait_for_the_disk_whatever_the_default_is(rig: Rig, given
 async def test_a_backend_killed_between_appends(rig: Rig):
     bench = await rig.log("raw")
     await appended(bench, b"a")
-    await rig.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
-    )
+    await rig.sql(SESSIONS)
     with contextlib.suppress(OutcomeUnknown, StoreUnavailable):  # or it was noticed in time, and nothing is lost
         await appended(bench, b"b")
     await eventually(bench, b"c")
@@ -178,6 +185,33 @@ async def test_a_backend_killed_between_appends(rig: Rig):
     assert leaves[-1] == b"c"
     assert leaves in ([b"a", b"c"], [b"a", b"b", b"c"])
     assert await rig.store.catalog.logs()  # the readers' connections were killed as well
+
+
+@pytest.mark.parametrize(
+    ("setting", "reads_fail"), [("default_transaction_read_only = on", False), ("search_path = nowhere", True)]
+)
+async def test_a_fault_of_a_session_ends_with_it(rig: Rig, setting: str, reads_fail: bool):
+    """What a connection was given when it was made stays with it: only a new one gets better."""
+    bench, store = await rig.log("raw"), rig.store
+    grown, expected = await bench.grown([b"a"])
+    works = (
+        lambda: store.log.append(grown, expected),
+        lambda: store.catalog.forget_expired(NOW),
+        lambda: store.reads.leaves(bench.log_id, 0, 1),
+    )
+    await rig.set_default(setting)
+    await rig.sql(SESSIONS)
+    with contextlib.suppress(StoreError):  # the connection that was ended, where nothing has noticed it yet
+        await store.log.append(grown, expected)
+    for work in works[: 3 if reads_fail else 2]:
+        with pytest.raises(StoreUnavailable):
+            await work()
+    name = setting.partition(" ")[0]
+    reset = f"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET {name}', current_database()); END $$"
+    await rig.sql("SET TRANSACTION READ WRITE", reset)
+    for work in works:
+        await work()
+    assert await audit(bench) == [b"a"]
 
 
 class DyingPool:
@@ -201,6 +235,10 @@ class DyingPool:
     [
         asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
         asyncpg.AdminShutdownError("terminating connection due to administrator command"),
+        asyncpg.CrashShutdownError("terminating connection because of crash of another server process"),
+        asyncpg.CannotConnectNowError("the database system is shutting down"),
+        asyncpg.IdleSessionTimeoutError("terminating connection due to idle-session timeout"),
+        asyncpg.ReadOnlySQLTransactionError("cannot execute DELETE in a read-only transaction"),
         asyncpg.InterfaceError("connection is closed"),
         asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"),
         ConnectionResetError("connection reset by peer"),

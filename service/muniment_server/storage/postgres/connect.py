@@ -28,6 +28,18 @@ FAILED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientE
 _DURABLE = {"fsync": "on", "full_page_writes": "on", "data_sync_retry": "off", "zero_damaged_pages": "off"}
 
 
+def is_lost_race(error: BaseException) -> bool:
+    """Tell whether a statement failed for what others stored, and for nothing else.
+
+    After any other fault its connection is not used again. A server that became a standby, a default that was changed
+    meanwhile: such things stay with a connection for as long as it lives, and nothing tells them from a fault that
+    passes.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    # 40001: in a database that isolates more than it must.
+    return state.startswith("23") or state == "40001"
+
+
 async def connect(url: str, command_timeout: float | None = COMMAND_SECONDS) -> asyncpg.Connection[Any]:
     """Open one connection. Raises StoreUnavailable."""
     try:

@@ -7,18 +7,17 @@ from typing import Any
 import asyncpg
 
 from muniment_server.errors import StoreUnavailable
-from muniment_server.storage.postgres.connect import COMMAND_SECONDS, CONNECT_SECONDS, FAILED, PLANS
+from muniment_server.storage.postgres.connect import COMMAND_SECONDS, CONNECT_SECONDS, FAILED, PLANS, is_lost_race
 
 _SIZE = 8
-# What a connection says that died while it lay in the pool.
+# A connection died, or got to the wrong server, while it lay in the pool. Whatever was asked was not done.
 # InternalClientError: it died between two steps of asyncpg's own.
-_GONE = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.AdminShutdownError,
-    ConnectionError,
-)
+_GONE = (asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError)
+_GONE_STATES = ("08", "25", "57P")
+
+
+def _is_gone(error: BaseException) -> bool:
+    return isinstance(error, _GONE) or (getattr(error, "sqlstate", None) or "").startswith(_GONE_STATES)
 
 
 async def _leave_as_is(_: asyncpg.Connection[Any]) -> None:
@@ -55,13 +54,23 @@ class Pool:
     async def all(self, sql: str, *values: Any) -> list[Any]:
         """Run one statement on any connection. Raises StoreUnavailable."""
         try:
-            try:
-                return list(await self._connections.fetch(sql, *values))
-            except _GONE:  # the server was restarted, and every connection of the pool would say so once
-                await self._connections.expire_connections()
-                return list(await self._connections.fetch(sql, *values))
+            return await self._fetch(sql, *values)
         except FAILED as error:
             raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
+
+    async def _fetch(self, sql: str, *values: Any) -> list[Any]:
+        try:
+            return list(await self._connections.fetch(sql, *values))
+        except FAILED as error:
+            await self._leave(error)
+            if not _is_gone(error):
+                raise
+        return list(await self._connections.fetch(sql, *values))
+
+    async def _leave(self, error: BaseException) -> None:
+        """Use no connection again that may have the fault of one of them: each would say so once."""
+        if not is_lost_race(error):
+            await self.expire()
 
     async def one(self, sql: str, *values: Any) -> Any:
         """Run one statement on any connection, and return its first row or None. Raises StoreUnavailable."""
@@ -70,7 +79,11 @@ class Pool:
 
     async def execute(self, sql: str, *values: Any) -> None:
         """Run one statement that writes, once, on any connection. Raises what asyncpg does."""
-        await self._connections.execute(sql, *values)
+        try:
+            await self._connections.execute(sql, *values)
+        except FAILED as error:
+            await self._leave(error)
+            raise
 
     async def expire(self) -> None:
         """Let no connection that there is now be used again."""

@@ -15,7 +15,7 @@ import asyncpg
 
 from muniment_server.errors import HeadMoved, OutcomeUnknown, SessionLost, StoreUnavailable
 from muniment_server.failpoints import step
-from muniment_server.storage.postgres.connect import CONNECT_SECONDS, FAILED, connect
+from muniment_server.storage.postgres.connect import CONNECT_SECONDS, FAILED, connect, is_lost_race
 
 FOLLOWERS = 0
 """Followers write through a connection of their own, which stands under a number that no log has: no append waits for
@@ -149,12 +149,10 @@ class Sessions:
             self._warned.add(id(connection))
 
     def _classify(self, log_id: int, error: BaseException) -> Exception:
-        state = getattr(error, "sqlstate", None) or ""
-        # 40001: lost the race in a database that isolates more than it must.
-        if state.startswith("23") or state == "40001":
+        if is_lost_race(error):
             return HeadMoved(f"Postgres: {error}")
-        if state[:2] in _NOT_COMMITTED:
+        self._writers.pop(log_id).connection.terminate()
+        if (getattr(error, "sqlstate", None) or "")[:2] in _NOT_COMMITTED:
             return StoreUnavailable(f"Postgres: {error}")
         # The statement was sent and no clean answer came back: it may have committed.
-        self._writers.pop(log_id).connection.terminate()
         return OutcomeUnknown(f"Postgres: {type(error).__name__}: {error}")
