@@ -14,7 +14,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test lint format bench bench-quick faults faults-quick rig-tools fuzz docs dist lock clean
+.PHONY: help setup demo serve check test lint format bench bench-quick promtool faults faults-quick rig-tools fuzz docs dist lock clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -69,6 +69,13 @@ faults-quick: $(READY) ## Run the quick lane of every fault rig (at most 20 minu
 rig-tools: ## Install what fault rigs need beside Python (Debian and Ubuntu, as root)
 	$(APT) update -qq
 	$(APT) install -y -qq --no-install-recommends strace faketime xfsprogs e2fsprogs wrk
+
+# Taken out of its package: installed, that would also start a Prometheus.
+promtool: $(READY) ## Put what checks the alerts into the virtual environment (Debian and Ubuntu, as root)
+	$(APT) update -qq
+	folder="$$(mktemp -d)" && cd "$$folder" && $(APT) download -qq prometheus && \
+	  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -O ./usr/bin/promtool > promtool && \
+	  install -m 755 promtool "$(CURDIR)/$(BIN)/promtool" && rm -r "$$folder"
 
 fuzz: $(READY) ## Fuzz every parser, 15 seconds each
 	$(BIN)/python -m tests.fuzz --seconds 15

@@ -8,7 +8,7 @@ from typing import Any
 
 from muniment_server.storage import Store
 
-PARTS = {field.name for field in fields(Store)} - {"has_clock", "close"}
+PARTS = {field.name for field in fields(Store)} - {"close"}
 
 
 class Parts:

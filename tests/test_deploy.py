@@ -498,15 +498,17 @@ def test_caddy_passes_the_largest_batch_on_to_loopback() -> None:
 LINTERS: dict[str, list[str]] = {
     "shellcheck": ["shellcheck", "deploy/entrypoint.sh"],
     "promtool": ["promtool", "check", "rules", "deploy/prometheus/rules.yml"],
+    "what pages": ["promtool", "test", "rules", "deploy/prometheus/rules_test.yml"],
     "caddy": ["caddy", "validate", "--adapter", "caddyfile", "--config", "deploy/Caddyfile"],
 }
 
 
 @pytest.mark.parametrize("name", sorted(LINTERS))
 def test_linters_that_happen_to_be_installed(name: str, tmp_path: Path) -> None:
-    if not shutil.which(name):
-        pytest.skip(f"{name} is not installed")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `make promtool` puts it beside this Python
+    if not shutil.which(LINTERS[name][0], path=path):
+        pytest.skip(f"{LINTERS[name][0]} is not installed")
+    environment = {"PATH": path, "HOME": str(tmp_path)}
     run = subprocess.run(LINTERS[name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 

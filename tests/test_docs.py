@@ -54,7 +54,8 @@ def test_every_error_code_in_the_code_is_in_the_catalogue() -> None:
         text = path.read_text("utf-8")
         used |= set(
             re.findall(
-                r"(?<!\w)(?:Refused\(\s*|NotFound\(\s*|problem\(\s*|GuardRefused\(\s*|ReadOnly\(\s*|_refuse\(\s*)\"([a-z0-9_]+)\"",
+                r"(?<!\w)(?:Refused\(\s*|NotFound\(\s*|problem\(\s*|GuardRefused\(\s*|ReadOnly\(\s*|_refuse\(\s*|"
+                r"\((?:Corrupt|Behind|Replaced|StoreError|FormatError), )\"([a-z0-9_]+)\"",
                 text,
             )
         )

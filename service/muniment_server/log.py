@@ -78,16 +78,7 @@ class Log:
         self.publisher: Publisher | None = None
         self._housekeeper: Housekeeper | None = None
         self._followers: list[Follower] = []
-        if sequencer:
-            self.publisher = Publisher(store, row, sequencer, self.heads, metrics, settings.publish_interval, self.note)
-            self._housekeeper = Housekeeper(store, row, sequencer.clock)
-            self._followers += [self.publisher.follower, self._housekeeper.follower]
-            metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
-            metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
-        if settings.scrub_rate:
-            self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
-        if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
-            metrics.writable.labels(row.name).set_function(lambda: self.refusal is None)
+        self._trouble: str | None = None  # as far as the operator was told
         self.batcher = (
             Batcher(
                 sequencer,
@@ -102,6 +93,16 @@ class Log:
             else None
         )
         self.writer = Writer(sequencer, self.batcher, unwritable, disk)
+        if sequencer and self.batcher:
+            self.publisher = Publisher(store, row, sequencer, self.heads, metrics, settings.publish_interval, self.note)
+            self._housekeeper = Housekeeper(store, row, sequencer.clock, self.batcher.tried)
+            self._followers += [self.publisher.follower, self._housekeeper.follower]
+            metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
+            metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
+        if settings.scrub_rate:
+            self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
+        if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
+            metrics.writable.labels(row.name).set_function(lambda: self.writer.obstacle is None)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -136,6 +137,20 @@ class Log:
     def refusal(self) -> ReadOnly | None:
         """Why this log cannot be written here, or None."""
         return self.writer.refusal
+
+    def tell_trouble(self) -> None:
+        """Tell the operator once that appends are refused, and once that they are taken again.
+
+        Refusals of the log and a full disk have lines of their own.
+        """
+        was, self._trouble = self._trouble, self.writer.trouble
+        if self._trouble == was:
+            return
+        if self._trouble:
+            detail = self.sequencer and self.sequencer.clock_doubt
+            get_logger().error("appends are refused", log=self.row.name, code=self._trouble, detail=detail or "")
+        else:
+            get_logger().info("appends are taken again", log=self.row.name, code=was)
 
     def withdraw(self, refusal: ReadOnly) -> None:
         """Take nothing more, for this reason."""

@@ -142,6 +142,23 @@ class Settings(BaseModel):
     shutdown_seconds: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds to answer accepted requests after SIGTERM."
     )
+    max_clock_behind_seconds: int = Field(
+        60,
+        ge=1,
+        description=(
+            "Seconds that the clock may be behind the last entry; beyond, appends get 503 clock. Until the clock has "
+            "caught up, entries get the time of the last one. Set it higher to go on with a log that holds an entry "
+            "from the future."
+        ),
+    )
+    max_clock_ahead_days: int = Field(
+        366,
+        ge=1,
+        description=(
+            "Days that the clock may be ahead of the last entry when the server starts; beyond, appends get 503 clock. "
+            "Set it higher, once, for a log that got nothing for longer than that."
+        ),
+    )
     min_free_percent: float = Field(
         10.0,
         ge=0,

@@ -115,6 +115,11 @@ class Metrics:
             registry=self.registry,
         )
         self.writable = Gauge("muniment_writable", "1 while the log takes entries.", ["log"], registry=self.registry)
+        self.database_up = Gauge(
+            "muniment_database_up",
+            "1 while the database answers; 0 also while a server that starts waits for it.",
+            registry=self.registry,
+        )
         self.races_lost = Gauge(
             "muniment_races_lost", "Times another writer of the log was quicker.", ["log"], registry=self.registry
         )

@@ -53,6 +53,9 @@ class Sequencer:
             self.size += count
         return answers if wrong is None else wrong(answers)
 
+    def doubt(self) -> None:
+        """Nothing is known here that could be dropped."""
+
     def release(self, wrong: Any = None) -> None:
         """Let the batch in flight end: well, with an exception, or with its answers changed by a function."""
         self.gates[-1].set_result(wrong)

@@ -358,22 +358,63 @@ async def test_a_clock_that_is_set_forward_is_not_believed_at_once(rig: Rig):
     now[0] -= 10 * 365 * 86400
     await sequencer.run([event(4)])  # the glitch is over, and nothing is stamped with it
     now[0] += 3600
-    with pytest.raises(ClockRefused, match="forward"):
-        await sequencer.run([event(5)])
-    pass_by(59.9)
-    with pytest.raises(ClockRefused, match="forward"):
-        await sequencer.run([event(5)])
-    pass_by(0.2)
-    (outcome,) = await sequencer.run([event(5)])  # somebody has set the clock
+    for seconds in (0, 60, 86_400):
+        pass_by(seconds)
+        assert "forward" in sequencer.clock_doubt, "also while nobody appends"
+        with pytest.raises(ClockRefused, match="forward by 3600 s"):
+            await sequencer.run([event(5)])
+    sequencer = await started(bench, clock=Clock(lambda: now[0], lambda: steady[0]))  # the operator says it is right
+    assert sequencer.clock_doubt is None
+    (outcome,) = await sequencer.run([event(5)])
     assert parse_leaf(outcome.leaves[0]).logged_at == int(now[0] * 1000)
     now[0] -= 7200
     with pytest.raises(ClockRefused, match="behind"):
         await sequencer.run([event(6)])
     now[0] += 7200
     await sequencer.run([event(6)])  # right again: no jump
+    await audit(bench)
+
+
+@pytest.mark.parametrize("steady", [True, False])
+async def test_a_database_whose_clock_was_not_set_says_which_time_is_right(rig: Rig, steady: bool):
+    now = [NOW / 1000]
+    bench = await rig.log("event")
+    clock = Clock(lambda: now[0], lambda: 1000.0)
+    sequencer = await started(bench, clock=clock)
+    await sequencer.run([event(1)])
+    clock.compare(NOW + 3_600_000 * steady, clock.now())
     now[0] += 3600
-    sequencer.clock.rebase()  # the database's clock says the same
-    await sequencer.run([event(6)])
+    clock.compare(NOW + 3_600_000, clock.now())
+    assert clock.skew == 0
+    if steady:  # this clock was an hour late
+        await sequencer.run([event(2)])
+    else:  # perhaps one machine, and one clock
+        with pytest.raises(ClockRefused, match="forward"):
+            await sequencer.run([event(2)])
+
+
+async def test_a_clock_far_ahead_at_the_start_is_not_believed(rig: Rig):
+    year = 366 * 86_400_000
+    bench = await rig.log("event")
+    bench.clock = lambda: NOW / 1000
+    await (await started(bench)).run([event(1)])
+    for later, good in ((year, True), (year + 1, False), (10 * year, False)):
+        clock = Clock(lambda later=later: (NOW + later) / 1000, lambda: 1.0, ahead=year)
+        sequencer = await started(bench, clock=clock)
+        assert (sequencer.clock_doubt is None) == good
+        if not good:
+            with pytest.raises(ClockRefused, match="max_clock_ahead_days"):
+                await sequencer.run([event(2)])
+
+
+async def test_a_log_that_got_an_entry_from_the_future_can_go_on(rig: Rig):
+    years = 10 * 365 * 86_400_000
+    bench = await rig.log("event")
+    await (await started(bench, clock=Clock(lambda: (NOW + years) / 1000))).run([event(1)])
+    with pytest.raises(ClockRefused, match="max_clock_behind_seconds"):
+        await (await started(bench, clock=Clock(lambda: NOW / 1000))).run([event(2)])
+    (outcome,) = await (await started(bench, clock=Clock(lambda: NOW / 1000, behind=years))).run([event(2)])
+    assert parse_leaf(outcome.leaves[0]).logged_at == NOW + years, "time stands still, and never goes back"
     await audit(bench)
 
 

@@ -95,6 +95,10 @@ class Access:
             self._refresh = asyncio.get_running_loop().create_task(self._read_beside())
         return self._admit(asking, log, needs)
 
+    async def check(self) -> None:
+        """Raise StoreError unless the keys can be read."""
+        await self._read(_KEYS_SECONDS)
+
     async def refuse_unknown(self, headers: Headers, name: str, needs: str) -> Refused:
         """Return the refusal of a log that there is not.
 

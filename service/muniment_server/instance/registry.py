@@ -14,6 +14,7 @@ from muniment_server.errors import (
     ReadOnly,
     Replaced,
     SetupError,
+    StoreError,
 )
 from muniment_server.host import memory
 from muniment_server.host.disk import Disk
@@ -34,6 +35,7 @@ DEFAULT_LOG = "default"
 LOG_NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
 """Names that a log can have."""
 _REFRESH_SECONDS = 1.0
+_DATABASE_SECONDS = 5.0
 _DISK_SECONDS = 0.1  # a fast disk takes tens of megabytes in a second
 
 
@@ -47,7 +49,9 @@ def new_sequencer(
     if key.vkey.name != row.origin:
         raise SetupError(f"{settings.key_file(row.name)} is the key of {key.vkey.name!r}, not of {row.origin!r}")
     guard = Guard(settings.guard_file(row.name))
-    return partial(Sequencer, store, row, key, guard, settings.idempotency_ttl, Clock(monotonic=boot_time), trace)
+    behind, ahead = settings.max_clock_behind_seconds * 1000, settings.max_clock_ahead_days * 86_400_000
+    clock = Clock(monotonic=boot_time, behind=behind, ahead=ahead)
+    return partial(Sequencer, store, row, key, guard, settings.idempotency_ttl, clock, trace)
 
 
 class Registry:
@@ -63,7 +67,7 @@ class Registry:
         self._lock = asyncio.Lock()
         self._trace = Trace(settings.trace) if settings.trace else None
         self._disk = Disk((settings.data, settings.guards), settings.min_free_percent)
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._replaced = False  # the database's files, as far as the operator was told
 
     def logs(self) -> list[Log]:
@@ -83,7 +87,10 @@ class Registry:
         if not self._logs:
             await self.close()
             raise self._no_log()
-        self._watch = asyncio.create_task(self._watch_disk(), name="disk watch")
+        self._watches = [
+            asyncio.create_task(self._watch_disk(), name="disk watch"),
+            asyncio.create_task(self._watch_database(), name="database watch"),
+        ]
 
     def _no_log(self) -> SetupError:
         """Guards without a log: the database is another one, or empty.
@@ -108,7 +115,19 @@ class Registry:
                 say = get_logger().error if self._disk.low else get_logger().info
                 say("disk is nearly full: appends are refused" if self._disk.low else "disk has room again")
             self._check_premises()
+            for log in self.logs():
+                log.tell_trouble()
             await asyncio.sleep(_DISK_SECONDS)
+
+    async def _watch_database(self) -> None:
+        """Tell whether the database answers, also in a server that only reads and is asked nothing."""
+        while True:
+            try:
+                await self.store.catalog.api_keys()
+                self._metrics.database_up.set(1)
+            except StoreError:
+                self._metrics.database_up.set(0)
+            await asyncio.sleep(_DATABASE_SECONDS)
 
     def _check_premises(self) -> None:
         """Let every log be refused when the database's files are gone or others.
@@ -178,8 +197,8 @@ class Registry:
 
     async def close(self) -> None:
         """Answer everything that was taken, publish, and close the database."""
-        if self._watch:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         try:
             await asyncio.gather(*(log.close() for log in self._logs.values()))
         finally:

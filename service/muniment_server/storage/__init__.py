@@ -22,8 +22,7 @@ from muniment_server.storage.log import Append, Reads
 class Store:
     """An open database, by concern. What needs one or two of its parts takes these, and not the whole.
 
-    `has_clock` tells whether its clock is another one than this process's. `close` releases every connection; writes in
-    flight finish first.
+    `close` releases every connection; writes in flight finish first.
     """
 
     log: Append
@@ -33,5 +32,4 @@ class Store:
     catalog: Catalog
     anchors: Anchors
     followers: Followers
-    has_clock: bool
     close: Callable[[], Awaitable[None]]

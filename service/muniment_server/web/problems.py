@@ -121,13 +121,29 @@ def problem(code: str, detail: str, hint: str, status: int | None = None, **extr
     return Response(orjson.dumps(body), status, headers, media_type="application/problem+json")
 
 
+_CODES_OF = (
+    (Corrupt, "damaged"),
+    (Behind, "database_behind"),
+    (Replaced, "database_replaced"),
+    (StoreError, "database_unavailable"),
+    (FormatError, "bad_parameter"),
+)
+
+
+def code_of(error: Exception) -> str:
+    """Return the code that an error of a handler is answered with."""
+    if isinstance(error, Refused):
+        return error.code
+    return next((code for kind, code in _CODES_OF if isinstance(error, kind)), "internal")
+
+
 def answer(error: Exception) -> Response:
     """Return the problem document for an error of a handler."""
     match error:
         case Refused():
             return problem(error.code, error.detail, error.hint, **error.extra)
         case FormatError():
-            return problem("bad_parameter", str(error), "See the API documentation at /docs.")
+            return problem(code_of(error), str(error), "See the API documentation at /docs.")
         case StoreError():
             return _of_store(error)
     get_logger().error("unexpected error", exc_info=error)
@@ -138,15 +154,15 @@ def _of_store(error: StoreError) -> Response:
     match error:
         case Corrupt():
             get_logger().error("database damaged", detail=str(error))
-            return problem("damaged", "stored data is missing", "The operator must run `muniment-server fsck`.")
+            return problem(code_of(error), "stored data is missing", "The operator must run `muniment-server fsck`.")
         case Behind():
             get_logger().error("database behind", detail=str(error))
             hint = "Retry later: this server shows nothing smaller than what it has shown before."
-            return problem("database_behind", "the database is an older copy", hint, retry_after=5)
+            return problem(code_of(error), "the database is an older copy", hint, retry_after=5)
         case Replaced():
             hint = "The operator must restart the server on the right database."
-            return problem("database_replaced", "the database was replaced under the server", hint, retry_after=30)
-    return problem("database_unavailable", "the database does not answer", "Retry later.", retry_after=1)
+            return problem(code_of(error), "the database was replaced under the server", hint, retry_after=30)
+    return problem(code_of(error), "the database does not answer", "Retry later.", retry_after=1)
 
 
 def plain(error: Exception) -> Response:

@@ -15,7 +15,7 @@ from starlette.requests import Request as AsgiRequest
 from starlette.responses import Response
 
 from muniment_server.access.callers import Access
-from muniment_server.errors import StoreUnavailable
+from muniment_server.errors import StoreError, StoreUnavailable
 from muniment_server.instance.registry import DEFAULT_LOG, Registry
 from muniment_server.log import Log
 from muniment_server.settings import Settings
@@ -85,7 +85,12 @@ class Service:
     async def _handle(self, route: Route, asgi: AsgiRequest, budget: Budget) -> Response:
         request = Request.of(asgi, budget)
         log = await self._log(request, route.needs) if route.on == "log" else None
-        caller = await self.access.admit(request.headers, log.row if log else None, route.needs)
+        try:
+            caller = await self.access.admit(request.headers, log.row if log else None, route.needs)
+        except StoreError as error:  # an append would fail alike
+            if log and log.batcher:
+                log.batcher.tried(problems.code_of(error))
+            raise
         if request.query and not route.asks:
             Query(request, ())  # one rule for all routes: what is not known is refused
         answer = await route.handler(request, log or self, caller)
@@ -103,7 +108,7 @@ class Service:
     def fail(self, route: Route, error: Exception) -> Response:
         """Return the answer to an error of a handler, and count it."""
         response = (problems.plain if route.c2sp else problems.answer)(error)
-        self.metrics.refused.labels(getattr(error, "code", type(error).__name__)).inc()
+        self.metrics.refused.labels(problems.code_of(error)).inc()
         return response
 
     def count(self, route: Route, status: int, started: float) -> None:

@@ -62,6 +62,7 @@ class Batcher:
         self._commit_seconds = metrics.commit_seconds.labels(name)
         self._batch_entries = metrics.batch_entries.labels(name)
         self._closing = False
+        self._failing: str | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -171,7 +172,9 @@ class Batcher:
             if self._sequencer.lost:
                 try:
                     await self._sequencer.start()
+                    self._failing = None
                 except Exception as error:  # noqa: BLE001 - whatever it was, only a successful reload ends this
+                    self._failing = _failure(error).code
                     get_logger().warning("recovery failed", log=self._name, error=f"{type(error).__name__}: {error}")
                     delay = min(2 * delay, _MAX_RETRY_SECONDS)
             pause = delay if self._sequencer.lost else self._sequencer.next_look
@@ -182,6 +185,19 @@ class Batcher:
         """Have the sequencer recover, if it has lost its state, although nothing was submitted."""
         self._wake.set()
 
+    @property
+    def failing(self) -> str | None:
+        """The code that the last try to store something was answered with, and the next one may be; or None."""
+        return self._failing
+
+    def tried(self, code: str | None) -> None:
+        """Take note of a try that others made: the code that it failed with, or None.
+
+        A success of theirs does not show that a sequencer has recovered that has lost its state.
+        """
+        if code or not self._sequencer.lost:
+            self._failing = code
+
     async def _answers(self, batch: Sequence[_Waiting]) -> Sequence[Outcome | Refused]:
         """Run a batch; whatever goes wrong becomes the answer of everybody in it."""
         started = time.perf_counter()
@@ -189,13 +205,25 @@ class Batcher:
             answers = await self._run([waiting.submission for waiting in batch])
         except _EXPECTED as error:
             get_logger().warning("batch failed", log=self._name, error=str(error))
-            return [_failure(error)] * len(batch)
+            return [self._failed(error)] * len(batch)
         except Exception as error:  # noqa: BLE001 - a bug fails this batch, not the task that all later ones need
             get_logger().exception("batch failed unexpectedly", log=self._name)
-            return [_failure(error)] * len(batch)
+            return [self._failed(error)] * len(batch)
+        self._failing = None
         self._commit_seconds.observe(time.perf_counter() - started)
         self._count(answers)
         return answers
+
+    def _failed(self, error: Exception) -> Refused:
+        """Return what the waiters of a failed batch are told, and let the log be read again.
+
+        Otherwise only the next batch would show whether all is well again. What a clock says needs no reading.
+        """
+        failure = _failure(error)
+        if not isinstance(error, ClockRefused | ReadOnly):
+            self._failing = failure.code
+            self._sequencer.doubt()
+        return failure
 
     async def _run(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Refused]:
         answers = await self._sequencer.run(submissions)

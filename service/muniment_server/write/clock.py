@@ -8,11 +8,10 @@ from collections.abc import Callable
 from muniment_server.errors import ClockRefused
 
 MAX_SKEW = 5_000
-"""Milliseconds this clock and the database's may differ."""
+"""Milliseconds this clock and the database's may differ, and that a jump may have."""
 MAX_BEHIND = 60_000
 """Milliseconds this clock may be behind the last entry's time; beyond, time would stand still for too long."""
-HOLD = 60_000
-"""Milliseconds for which a clock that was set forward is not believed."""
+_DAY = 86_400_000
 
 
 def boot_time() -> float:
@@ -24,14 +23,25 @@ class Clock:
     """Stamps entries, in milliseconds since 1970. `skew` is how far the database's clock is ahead, in milliseconds.
 
     `wall` gives seconds since 1970; `monotonic`, seconds that no operator can set, shows when `wall` was set forward.
-    Without `monotonic` jumps go unseen.
+    Without `monotonic` jumps go unseen. It may be `behind` the last entry by so many milliseconds; and `ahead` of it,
+    when this object is made, or by any time.
     """
 
-    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
+        *,
+        behind: int = MAX_BEHIND,
+        ahead: int | None = None,
+    ) -> None:
         self._wall = wall
         self._monotonic = monotonic
+        self._behind = behind
+        self._ahead = ahead
+        self._begun = self.now()
         self._offset = 0  # of the wall clock against the monotonic one, when last believed
-        self._jumped: int | None = None  # monotonic time at which the clock was first seen to be set forward
+        self._database: int | None = None  # likewise of the database's clock, when last seen to go on evenly
         self.skew = 0
         self.rebase()
 
@@ -42,36 +52,63 @@ class Clock:
     def stamp(self, last: int) -> int:
         """Return the time of entries that follow one of the time `last`: never earlier. Raises ClockRefused."""
         now = self.now()
-        self._check_jump(now, last)
-        if abs(self.skew) > MAX_SKEW:
-            raise ClockRefused(f"this clock and the database's differ by {abs(self.skew) / 1000:.1f} s")
-        if last - now > MAX_BEHIND:
-            raise ClockRefused(f"this clock is {(last - now) / 1000:.0f} s behind the last entry")
+        if doubt := self._doubt(now, last):
+            raise ClockRefused(doubt)
         return max(now, last)
+
+    def doubt(self, last: int) -> str | None:
+        """Return why entries that follow one of the time `last` would be refused now, or None."""
+        return self._doubt(self.now(), last)
 
     def rebase(self) -> None:
         """Take the clock as right: from now on it may not jump forward from here."""
-        self._offset = self.now() - int(self._monotonic() * 1000) if self._monotonic else 0
-        self._jumped = None
+        self._offset = self._since_boot(self.now())
 
-    def _check_jump(self, now: int, last: int) -> None:
-        """Refuse for a while when the clock was set forward: entries from a future would keep all later ones out.
+    def compare(self, database: int, now: int) -> None:
+        """Take note of what the database's clock said when this one said `now`.
 
-        If it still says so after HOLD, it is the old time that was wrong. Raises ClockRefused.
+        Where both say the same, that is reason to believe this one, unless both were set: they may be one and the same.
         """
-        if self._monotonic is None:
+        self.skew = database - now
+        offset = self._since_boot(database)
+        if self._database is not None and abs(offset - self._database) > MAX_SKEW:
             return
-        since = int(self._monotonic() * 1000)
-        ahead = now - since - self._offset
+        self._database = offset
+        if abs(self.skew) <= MAX_SKEW:
+            self.rebase()
+
+    def _since_boot(self, time_: int) -> int:
+        return time_ - int(self._monotonic() * 1000) if self._monotonic else 0
+
+    def _doubt(self, now: int, last: int) -> str | None:
+        if jump := self._jump(now, last):
+            return (
+                f"this clock jumped forward by {jump / 1000:.0f} s, and the time since the machine was started did "
+                "not: set it right, and appends go on; if it is right now, restart the server"
+            )
+        if abs(self.skew) > MAX_SKEW:
+            return f"this clock and the database's differ by {abs(self.skew) / 1000:.1f} s"
+        if last - now > self._behind:
+            return (
+                f"this clock is {(last - now) / 1000:.0f} s behind the last entry: set it right; if it is right, "
+                "see max_clock_behind_seconds in docs/operating.md"
+            )
+        if self._ahead is not None and last and self._begun - last > self._ahead:
+            return (
+                f"this clock was {(self._begun - last) / _DAY:.0f} days ahead of the last entry when the server "
+                "started: set it right and restart; if it is right, see max_clock_ahead_days in docs/operating.md"
+            )
+        return None
+
+    def _jump(self, now: int, last: int) -> int:
+        """Return by how much the clock was set forward, in milliseconds; 0 when it was not.
+
+        Entries from a future would keep all later ones out, for as long as it takes to get there.
+        """
+        ahead = self._since_boot(now) - self._offset
         # No jump, also when it was set back and is then set right again; or one that cannot keep later entries out for
         # long.
         if ahead <= MAX_SKEW or now - last <= MAX_BEHIND:
-            self._offset, self._jumped = max(self._offset, now - since), None
-            return
-        self._jumped = since if self._jumped is None else self._jumped
-        if since - self._jumped < HOLD:
-            raise ClockRefused(
-                f"this clock jumped forward by {ahead / 1000:.0f} s: entries are refused for {HOLD // 1000} s, "
-                "then it is believed"
-            )
-        self.rebase()
+            self._offset += max(ahead, 0)
+            return 0
+        return ahead

@@ -98,6 +98,11 @@ class Sequencer:
         return self._state is None or self._doubted
 
     @property
+    def clock_doubt(self) -> str | None:
+        """Why the next entries would get no time, as far as is known, or None."""
+        return self.clock.doubt(self._state.head.logged_at) if self._state else None
+
+    @property
     def next_look(self) -> float | None:
         """Seconds until a refusal is looked at again; None when there is no need to."""
         return self._refusals.next_look

@@ -28,6 +28,23 @@ class Writer:
         """Why the log cannot be written here, or None."""
         return self._sequencer.refusal if self._sequencer else self._unwritable
 
+    @property
+    def obstacle(self) -> str | None:
+        """The code that appends are answered with at the moment, or None; also while there are none.
+
+        Load is no obstacle, nor is it one that a server only reads.
+        """
+        if refusal := self.refusal:
+            return refusal.code
+        return "disk_low" if self._batcher and self._disk and self._disk.low else self.trouble
+
+    @property
+    def trouble(self) -> str | None:
+        """The part of `obstacle` that nothing else has told the operator about."""
+        if not self._batcher or not self._sequencer or self._sequencer.refusal:
+            return None
+        return "clock" if self._sequencer.clock_doubt else self._batcher.failing
+
     def check_room(self) -> None:
         """Raise Refused when nothing is taken at the moment: before a body is read for nothing."""
         self._taking().check_room()

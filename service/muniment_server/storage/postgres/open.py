@@ -33,6 +33,5 @@ async def open_postgres(url: str) -> Store:
         catalog=PostgresCatalog(pool),
         anchors=PostgresAnchors(pool, sessions),
         followers=PostgresFollowers(sessions),
-        has_clock=True,
         close=close,
     )

@@ -30,6 +30,5 @@ async def open_sqlite(path: Path) -> Store:
         catalog=SqliteCatalog(database),
         anchors=SqliteAnchors(database),
         followers=SqliteFollowers(database),
-        has_clock=False,
         close=database.close,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -20,6 +21,7 @@ from muniment_server.log import Log
 from muniment_server.web import pages
 from muniment_server.web.cors import ANY
 from muniment_server.web.messages import JSON, Answer, Request
+from muniment_server.web.problems import code_of
 from muniment_server.web.request import read_body
 
 if TYPE_CHECKING:
@@ -66,23 +68,23 @@ async def healthz(_request: Request, _service: Service, _caller: Caller) -> Answ
 
 
 async def readyz(request: Request, service: Service, _caller: Caller) -> Answer:
-    """GET /readyz: 200 when reads work; whether each log takes entries stands in the body.
+    """GET /readyz: 200 when reads work; whether each log takes entries stands in the body, and why not.
 
     It names the logs that the caller may see. A log that is not named counts all the same.
     """
     writes: dict[str, bool] = {}
     problems: dict[str, str] = {}
+    keys = await _problem_of(service.access.check())
     reads = True
     for log in service.registry.logs():
         name = log.row.name
-        try:
-            await log.heads.published()
-        except (StoreError, NotFound) as error:
-            reads, problems[name] = False, "database_unavailable" if isinstance(error, StoreError) else error.code
-        refusal = log.refusal
-        writes[name] = reads and log.sequencer is not None and refusal is None
-        if refusal:
-            problems[name] = refusal.code  # the sentence names files of this machine: it is in the server's log
+        unread = await _problem_of(log.heads.published())
+        reads = reads and unread is None
+        # The sentence that goes with a code names files of this machine: it is in the server's log.
+        problem = log.writer.obstacle or unread or (keys if log.sequencer else None)
+        writes[name] = log.sequencer is not None and problem is None
+        if problem:
+            problems[name] = problem
     shown = await _names_shown(request, service)
     writes = {name: found for name, found in writes.items() if name in shown}
     problems = {name: found for name, found in problems.items() if name in shown}
@@ -97,6 +99,15 @@ async def _names_shown(request: Request, service: Service) -> set[str]:
         return {row.name for row in await service.access.visible(request.headers, rows)}
     except (Refused, StoreError):  # a check of readiness is answered whatever it brings along
         return {row.name for row in rows if row.public}
+
+
+async def _problem_of(read: Awaitable[object]) -> str | None:
+    """Return the code that a read fails with, or None."""
+    try:
+        await read
+    except (StoreError, NotFound) as error:
+        return code_of(error)
+    return None
 
 
 async def verify(request: Request, service: Service, _caller: Caller) -> Answer:
