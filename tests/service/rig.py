@@ -34,8 +34,8 @@ TABLES = (
 )
 SQLITE_TABLES = ("leaf_keys", "leaf_keys_carried")
 """What SQLite has besides: in Postgres an index does it."""
-NOW = 1_800_000_000_000
-"""A time in milliseconds, where a test needs no real clock."""
+NOW = 1_700_000_000_000
+"""A time in milliseconds, in the past, where a test needs no real clock."""
 
 
 _SQLITE = (

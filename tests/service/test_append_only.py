@@ -5,11 +5,14 @@ A tripwire, not the proof: whoever owns the tables can drop the triggers first.
 
 from __future__ import annotations
 
+import time
+
 import apsw
 import asyncpg
 import pytest
 
 from muniment_server.storage.anchors import AnchorRow, CalendarRow
+from muniment_server.storage.catalog import ApiKeyRow
 from muniment_server.storage.checkpoints import Published
 from tests.service.rig import NOW, SQLITE_TABLES, Bench, Rig, new_entry
 
@@ -57,8 +60,14 @@ BOTH = {
     "give the head another root": "UPDATE heads SET root = {zero}",
     "take the time back": "UPDATE heads SET logged_at = logged_at - 1",
     "take the epoch back": "UPDATE heads SET epoch = epoch - 1",
+    "leap the epoch": "UPDATE heads SET epoch = epoch + 2",
+    "end the epochs": "UPDATE heads SET epoch = 9223372036854775807",
+    "move the time alone": "UPDATE heads SET logged_at = logged_at + 1",
+    "move the time into the future": "UPDATE heads SET size = size + 1, logged_at = {future}",
+    "end the times": "UPDATE heads SET size = size + 1, logged_at = 9223372036854775807",
     "take publication back": "UPDATE heads SET published_size = 1",
     "publish beyond the head": "UPDATE heads SET published_size = 4",
+    "publish what is no checkpoint": "UPDATE heads SET published_size = 3",
     "give the head to another log": "UPDATE heads SET log_id = {log} + 1",
     "delete the head": "DELETE FROM heads",
     "replace the head by an upsert": (
@@ -74,6 +83,18 @@ BOTH = {
     "delete a checkpoint": "DELETE FROM checkpoints",
     "publish an older size afterwards": "INSERT INTO checkpoints VALUES ({log}, 1, 'late', 0)",
     "publish a size again": "INSERT INTO checkpoints VALUES ({log}, 2, 'again', 0)",
+    "store a checkpoint beyond the head": "INSERT INTO checkpoints VALUES ({log}, 4, 'next', 0)",
+    "end the checkpoints": "INSERT INTO checkpoints VALUES ({log}, 9223372036854775807, 'last', 0)",
+    "store a checkpoint of no log": "INSERT INTO checkpoints VALUES ({log} + 1, 0, 'none', 0)",
+    "give a revoked key back": "UPDATE api_keys SET revoked_at = NULL",
+    "revoke a key at another time": "UPDATE api_keys SET revoked_at = revoked_at + 1 WHERE revoked_at IS NOT NULL",
+    "widen a key": "UPDATE api_keys SET scopes = 'append read'",
+    "change a key": "UPDATE api_keys SET digest = {garbage_digest} WHERE key_id = 'live'",
+    "delete the keys": "DELETE FROM api_keys",  # then any caller on loopback may append
+    "replace a key by an upsert": (
+        "INSERT INTO api_keys VALUES ('dead', {garbage_digest}, 'read', NULL, '', 0, NULL) "
+        "ON CONFLICT (key_id) DO UPDATE SET revoked_at = NULL"
+    ),
     "replace a checkpoint by an upsert": (
         "INSERT INTO checkpoints VALUES ({log}, 2, 'again', 0) ON CONFLICT (log_id, size) DO UPDATE SET note = 'forged'"
     ),
@@ -110,6 +131,8 @@ SQLITE = {
     "replace a tile by its row id": 'INSERT OR REPLACE INTO tiles (rowid, log_id, level, "index", data) VALUES (1, {log}, 0, 7, {zero})',
     "replace the head": "INSERT OR REPLACE INTO heads VALUES ({log}, 0, {zero}, 0, 0, 'g', 0)",
     "replace a checkpoint": "REPLACE INTO checkpoints VALUES ({log}, 2, 'again', 0)",
+    "replace a key": "REPLACE INTO api_keys VALUES ('dead', {garbage_digest}, 'append', NULL, '', 0, NULL)",
+    "replace a key by its digest": "REPLACE INTO api_keys VALUES ('new', {zero}, 'append', NULL, '', 0, NULL)",
     "replace an anchor": (
         "INSERT OR REPLACE INTO anchors (log_id, tree_size, root, checkpoint, digest, nonce, created_at, state, revision) "
         "VALUES ({log}, 2, {zero}, {zero}, {zero}, {nonce}, 0, 'queued', 0)"
@@ -133,6 +156,7 @@ POSTGRES = {
     "empty the heads": "TRUNCATE heads",
     "empty the anchors": "TRUNCATE anchors CASCADE",
     "empty the calendars": "TRUNCATE anchor_calendars",
+    "empty the keys": "TRUNCATE api_keys",
     "empty everything": "TRUNCATE logs CASCADE",
     "merge over an entry": (
         "MERGE INTO entries e USING (SELECT 1 AS at) u ON id & 1 = u.at WHEN MATCHED THEN UPDATE SET leaf = {zero}"
@@ -163,6 +187,9 @@ async def _stored(rig: Rig) -> tuple[Bench, dict[str, str]]:
     await rig.store.checkpoints.publish(bench.log_id, Published(2, "note", NOW))
     anchor = AnchorRow(2, bytes(32), b"note", bytes(32), bytes(16), NOW, ots=bytes(64), logged=0)
     await rig.store.anchors.add_anchor(bench.log_id, anchor, [CalendarRow(2, "https://c")])
+    for key_id, digest in (("dead", bytes(32)), ("live", bytes(31) + b"x")):
+        await rig.store.catalog.create_key(ApiKeyRow(key_id, digest, frozenset({"read"}), None, "", NOW, None))
+    await rig.store.catalog.revoke_key("dead", NOW)
     ((tile,),) = await rig.sql("SELECT data FROM tiles")
     names = {
         "zero": bytes(32),
@@ -174,7 +201,8 @@ async def _stored(rig: Rig) -> tuple[Bench, dict[str, str]]:
         "garbage_digest": bytes(range(32)),
         "nonce": bytes(range(16)),
     }
-    return bench, {"log": str(bench.log_id)} | {name: rig.blob(data) for name, data in names.items()}
+    future = str(int(time.time() * 1000) + 2 * 86_400_000)
+    return bench, {"log": str(bench.log_id), "future": future} | {name: rig.blob(data) for name, data in names.items()}
 
 
 async def _each_is_refused(rig: Rig, deeds: dict[str, str], *first: str) -> None:
@@ -224,7 +252,7 @@ async def test_every_table_of_the_log_has_its_triggers(rig: Rig):
     else:
         sql = "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'trigger'"
     assert {name for (name,) in await rig.sql(sql)} == {
-        *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "anchors", "anchor_calendars"),
+        *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "anchors", "anchor_calendars", "api_keys"),
         *(() if rig.database else SQLITE_TABLES),
     }
 
@@ -248,5 +276,8 @@ async def test_what_may_change_still_can(rig: Rig):
     await _stored(rig)
     true = "true" if rig.database else "1"
     await rig.sql(f"UPDATE logs SET open = {true}", "SELECT 1")
+    await rig.sql("UPDATE api_keys SET revoked_at = 5 WHERE key_id = 'live'", "SELECT 1")
+    hour = int(time.time() * 1000) + 3_600_000  # clocks differ
+    await rig.sql(f"UPDATE heads SET size = size + 1, logged_at = {hour}", "SELECT 1")
     await rig.sql("UPDATE heads SET guard_id = 'adopted', epoch = epoch + 1", "SELECT 1")
     await rig.sql("DELETE FROM idempotency", "SELECT 1")

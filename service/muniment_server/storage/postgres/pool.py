@@ -54,18 +54,19 @@ class Pool:
     async def all(self, sql: str, *values: Any) -> list[Any]:
         """Run one statement on any connection. Raises StoreUnavailable."""
         try:
-            return await self._fetch(sql, *values)
-        except FAILED as error:
-            raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
-
-    async def _fetch(self, sql: str, *values: Any) -> list[Any]:
-        try:
             return list(await self._connections.fetch(sql, *values))
         except FAILED as error:
-            await self._leave(error)
-            if not _is_gone(error):
-                raise
-        return list(await self._connections.fetch(sql, *values))
+            return await self._again(error, sql, values)
+
+    async def _again(self, error: Exception, sql: str, values: tuple[Any, ...]) -> list[Any]:
+        """Run a statement a second time that failed for its connection alone. Raises StoreUnavailable."""
+        await self._leave(error)
+        if _is_gone(error):
+            try:
+                return list(await self._connections.fetch(sql, *values))
+            except FAILED as again:
+                error = again
+        raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
 
     async def _leave(self, error: BaseException) -> None:
         """Use no connection again that may have the fault of one of them: each would say so once."""

@@ -40,12 +40,13 @@ class SqliteCheckpoints:
         def work(connection: apsw.Connection) -> bool:
             if not _begins_with(connection, log_id, edge):
                 raise OtherTree(f"the database does not hold the tree of size {checkpoints[-1].size} that was signed")
-            sql = "UPDATE heads SET published_size = ? WHERE log_id = ? AND published_size < ?"
-            connection.execute(sql, (checkpoints[-1].size, log_id, checkpoints[0].size))
-            if not connection.changes():
+            sql = "SELECT 1 FROM heads WHERE log_id = ? AND published_size < ?"
+            if not connection.execute(sql, (log_id, checkpoints[0].size)).fetchone():
                 return False
             rows = [(log_id, one.size, one.note, one.published_at) for one in checkpoints]
             connection.executemany("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", rows)
+            sql = "UPDATE heads SET published_size = ? WHERE log_id = ?"  # last: what is published is there
+            connection.execute(sql, (checkpoints[-1].size, log_id))
             return True
 
         larger = await self._database.write(work)
