@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import apsw
 import pytest
 from structlog.testing import capture_logs
 
@@ -25,7 +26,7 @@ from tests import shared
 from tests.live import PATIENCE, free_port, until
 from tests.rigs.control import Postgres
 from tests.service.faulty import Fault, Faulty
-from tests.service.http_check import client
+from tests.service.http_check import client, expect_problem
 from tests.service.http_world import make_instance
 from tests.service.rig import NOW, Bench, Rig, event
 from tests.service.test_http_lifecycle import samples
@@ -178,3 +179,29 @@ def test_a_primary_that_only_reads_that_hides_its_keys_and_that_dies(
             line["event"] for line in map(json.loads, server.stderr().splitlines()) if "appends are" in line["event"]
         ]
         assert lines == ["appends are refused", "appends are taken again"] * 3
+
+
+@pytest.mark.parametrize(
+    ("last", "way_out"),
+    [
+        (1, "MUNIMENT_SERVER_MAX_CLOCK_AHEAD_DAYS=100000"),
+        (4_102_444_800_000, "MUNIMENT_SERVER_MAX_CLOCK_BEHIND_SECONDS=9999999999"),
+    ],
+    ids=["long ago", "2100"],
+)
+def test_a_last_entry_that_is_far_from_now_refuses_until_the_operator_says_otherwise(
+    last: int, way_out: str, tmp_path: Path
+):
+    instance = make_instance(tmp_path / "data")
+    database = apsw.Connection(str(instance.data / "muniment.sqlite"))
+    database.execute("DROP TRIGGER heads_advance; DROP TRIGGER heads_steps")
+    database.execute("UPDATE heads SET logged_at = ?", (last,))
+    database.close()
+    with instance.server() as server, client(server.url) as http:
+        assert http.get("/readyz").json()["problems"] == {"default": "clock"}
+        assert expect_problem(http.post("/entries", json={"a": 1}), 503, "clock")["detail"]
+        until(lambda: "appends are refused" in server.stderr())
+    name, _, value = way_out.partition("=")
+    with instance.server(env={name: value}) as server, client(server.url) as http:
+        assert http.get("/readyz").json()["problems"] == {}
+        assert http.post("/entries", json={"a": 1}).status_code == 201

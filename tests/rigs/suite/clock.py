@@ -57,9 +57,7 @@ class Stepped:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
         self.server = LiveServer(instance.data, env=instance.environment() | faked)
-        self.believed = (
-            offset  # what the server takes for right: a clock set forward by more than this is not, for a minute
-        )
+        self.believed = offset  # what the server takes for right: a clock set forward by more than this is not
 
     def step(self, offset: int) -> None:
         """Step the clock, at one instant."""
