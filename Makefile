@@ -68,7 +68,8 @@ faults-quick: $(READY) ## Run the quick lane of every fault rig (at most 20 minu
 
 rig-tools: ## Install what fault rigs need beside Python (Debian and Ubuntu, as root)
 	$(APT) update -qq
-	$(APT) install -y -qq --no-install-recommends strace faketime xfsprogs e2fsprogs wrk
+	$(APT) install -y -qq --no-install-recommends strace faketime xfsprogs e2fsprogs wrk \
+	  patroni etcd-server haproxy
 
 # Taken out of its package: installed, that would also start a Prometheus.
 promtool: $(READY) ## Put what checks the alerts into the virtual environment (Debian and Ubuntu, as root)

@@ -27,7 +27,7 @@ PREFIXES = {"event": "", "raw": "/logs/raw"}
 """The two logs of an instance: their origins, and where their routes are."""
 
 
-def _other_user() -> dict[str, Any]:
+def other_user() -> dict[str, Any]:
     """Return who Postgres is to run as: it refuses to run as root."""
     return {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
 
@@ -48,7 +48,7 @@ def _runs(program: Path) -> bool:
     """Tell whether a program runs as the other user, who may have no way into a folder of root's."""
     try:
         return not subprocess.run(
-            [program, "--version"], cwd="/", capture_output=True, timeout=20, check=False, **_other_user()
+            [program, "--version"], cwd="/", capture_output=True, timeout=20, check=False, **other_user()
         ).returncode
     except OSError:
         return False
@@ -61,7 +61,7 @@ class Postgres:
         """Make the data folder (in `under`): empty, or a standby's copy of `like`, which must be running."""
         self._bin = binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="muniment-pg-", dir=under))
-        self._as = _other_user()
+        self._as = other_user()
         if self._as:
             shutil.chown(self.folder, **self._as)
             self.folder.chmod(0o755)

@@ -18,6 +18,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+"""Where programs are: daemons are not on the path of every user."""
+
 
 class Missing(Exception):
     """The machine lacks something a rig needs: a tool, or the right to mount. In CI that fails, elsewhere the rig is skipped."""
@@ -45,7 +48,7 @@ class FaultRig:
         for need in self.needs:
             if need == "mount":
                 check_mount()
-            elif not shutil.which(need):
+            elif not shutil.which(need, path=PATH):
                 raise Missing(f"rig {self.name} needs {need}: run `make rig-tools`")
 
 

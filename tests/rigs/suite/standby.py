@@ -157,7 +157,7 @@ async def _promote_too_late(pair: Pair) -> None:
     signed = guards(pair.instance)
     # A trace of its own: that the old state is served, as what it is, would count against the log's.
     server = await asyncio.to_thread(pair.instance.serve, MUNIMENT_SERVER_TRACE=str(pair.instance.data / "old-trace"))
-    await _refuses(pair, server)
+    await refuses(pair.load, server)
     assert guards(pair.instance) == signed, "the guard moved although the database is behind it"
     pair.instance.kill()
     pair.instance.database = straight
@@ -166,7 +166,7 @@ async def _promote_too_late(pair: Pair) -> None:
     pair.load.reading = True
 
 
-async def _refuses(pair: Pair, server: LiveServer) -> None:
+async def refuses(load: Load, server: LiveServer) -> None:
     """Check that a server on the old state takes no entry and says why, and that it still serves reads."""
     wire = Wire()
     answer = await wire.ask(server.url, "POST", "/entries", b'{"a":1}', {"Content-Type": "application/json"})
@@ -174,7 +174,7 @@ async def _refuses(pair: Pair, server: LiveServer) -> None:
     assert answer.json()["code"] == "database_behind", answer.body
     answer = await wire.ask(server.url, "GET", "/checkpoint")
     assert answer.status == 200, answer.body[:300]
-    size = pair.load.recorders["event"].checkpoint(answer.body.decode())
+    size = load.recorders["event"].checkpoint(answer.body.decode())
     answer = await wire.ask(server.url, "GET", f"/proof/consistency?first=1&second={size}")
     assert answer.status == 200, answer.body[:300]
     wire.close()
