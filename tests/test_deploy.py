@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import asyncpg
@@ -30,6 +31,7 @@ from packaging.utils import canonicalize_name
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
+from muniment_server.storage.postgres.connect import PLANS
 from muniment_server.telemetry import Metrics, Timings
 from muniment_server.web.problems import CODES
 from tests import shared
@@ -157,6 +159,40 @@ def test_variables_are_settings() -> None:
 def test_every_variable_named_anywhere_exists(path: Path) -> None:
     named = set(re.findall(rf"{PREFIX}([A-Z][A-Z_]*[A-Z])\b", path.read_text()))
     assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+# --- Patroni --------------------------------------------------------------------------------------------------------------
+
+
+AVAILABILITY = (ROOT / "docs" / "high-availability.md").read_text()
+PATRONI = sorted((DEPLOY / "patroni").iterdir())
+
+
+def filled(name: str) -> Any:
+    """Return a YAML file of deploy/patroni/ with every name replaced by itself."""
+    template = Template((DEPLOY / "patroni" / name).read_text())
+    return yaml.safe_load(template.substitute({name: name for name in template.get_identifiers()}))
+
+
+def test_page_has_every_file_and_every_name_to_fill_in() -> None:
+    names = {name for path in PATRONI for name in Template(path.read_text()).get_identifiers()}
+    (table,) = re.findall(r"\| name \| what \|.*?\n\n", AVAILABILITY, re.DOTALL)
+    assert set(re.findall(r"`([A-Z0-9_]+)`", table)) == names
+    assert set(re.findall(r"deploy/patroni/([\w.-]+)\)", AVAILABILITY)) == {path.name for path in PATRONI}
+
+
+def test_a_new_cluster_is_strict_and_its_times_fit() -> None:
+    dcs = filled("patroni.yml")["bootstrap"]["dcs"]
+    strict = filled("mode-strict.yml")
+    rewind = strict.pop("postgresql")
+    assert strict.items() <= dcs.items()
+    assert rewind.items() <= dcs["postgresql"].items()
+    assert dcs["ttl"] >= dcs["loop_wait"] + 2 * dcs["retry_timeout"]
+
+
+def test_what_a_pooler_drops_is_set_for_the_role() -> None:
+    assert dict(re.findall(r"ALTER ROLE muniment_app SET (\w+) = (\w+);", AVAILABILITY)) == PLANS
+    assert re.search(r"ignore_startup_parameters = (\S+)", AVAILABILITY)[1].split(",") == [*PLANS]
 
 
 # --- image --------------------------------------------------------------------------------------------------------------
