@@ -50,6 +50,7 @@ ORDER = {
     "muniment_server": [
         "__init__",
         "errors",
+        "database_url",
         "settings",
         "failpoints",
         "telemetry",

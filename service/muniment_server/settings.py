@@ -12,8 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from muniment_server.database_url import read_url
 from muniment_server.errors import SettingsError
 
 PREFIX = "MUNIMENT_SERVER_"
@@ -25,9 +26,16 @@ def _words(value: Any) -> Any:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
+def _readable(url: str) -> str:
+    """Raise SettingsError unless this is the URL of a Postgres database."""
+    read_url(url)
+    return url
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 _Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+$")]
 Origins = Annotated[tuple[_Origin, ...], BeforeValidator(_words)]
+DatabaseUrl = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 
 
 class Settings(BaseModel):
@@ -39,9 +47,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(description="Folder of this instance: embedded database, keys, guard, policy and muniment.toml.")
-    database: str | None = Field(
+    database: DatabaseUrl | None = Field(  # an empty variable is a mistake, and must not mean the embedded database
         None,
-        min_length=1,  # an empty variable is a mistake, and must not mean the embedded database
         description=(
             "URL of a Postgres database, postgresql://user@host/name. Unset: the embedded SQLite in the data folder. "
             "Put the password in PGPASSWORD or PGPASSFILE, or set this in the environment, never on a command line."

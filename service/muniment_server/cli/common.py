@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from muniment_server.database_url import has_password
 from muniment_server.errors import (
     Corrupt,
     GuardRefused,
@@ -66,14 +68,15 @@ def run(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLo
 
 def settings_from(**flags: Any) -> Settings:
     """Return the settings as of these flags, or exit saying which one is wrong."""
-    database = flags.get("database")
-    if database and "@" in database and ":" in database.split("//", 1)[-1].split("@", 1)[0]:
-        fail(
-            EXIT_USAGE,
-            "no password on a command line: others on this machine can read it. "
-            "Set MUNIMENT_SERVER_DATABASE, or PGPASSWORD or PGPASSFILE",
-        )
+    if os.environ.get("PGPASSWORD") == "":
+        del os.environ["PGPASSWORD"]  # none, as in libpq: the driver would not look into PGPASSFILE
     try:
+        if flags.get("database") and has_password(flags["database"]):
+            fail(
+                EXIT_USAGE,
+                "no password on a command line: others on this machine can read it. "
+                "Set MUNIMENT_SERVER_DATABASE, or PGPASSWORD or PGPASSFILE",
+            )
         return read_settings(flags)
     except SettingsError as error:
         fail(EXIT_USAGE, str(error))

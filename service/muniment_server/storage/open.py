@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muniment_server.errors import SetupError
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 
@@ -15,7 +14,7 @@ from muniment_server.storage import Store
 async def open_database(sqlite: Path, url: str | None) -> Store:
     """Open the Postgres database at `url`, or else the embedded one in the file `sqlite`.
 
-    Raises SchemaError or StoreUnavailable.
+    Raises SchemaError, SettingsError or StoreUnavailable.
     """
     if url:
         from muniment_server.storage.postgres.open import open_postgres  # noqa: PLC0415 - see above
@@ -27,7 +26,5 @@ async def open_database(sqlite: Path, url: str | None) -> Store:
 
 
 async def open_store(settings: Settings) -> Store:
-    """Open the database of an instance. Raises SchemaError, StoreUnavailable or SetupError."""
-    if settings.database and not settings.database.startswith(("postgres://", "postgresql://")):
-        raise SetupError("the database is not a postgresql:// URL")
+    """Open the database of an instance. Raises SchemaError, SettingsError or StoreUnavailable."""
     return await open_database(settings.sqlite, settings.database)

@@ -6,7 +6,8 @@ from typing import Any
 
 import asyncpg
 
-from muniment_server.errors import SchemaError, StoreUnavailable
+from muniment_server.database_url import read_url
+from muniment_server.errors import SchemaError, SettingsError, StoreUnavailable
 from muniment_server.storage.migrate import migrate_postgres, pending_postgres
 
 OLDEST = 15
@@ -40,19 +41,34 @@ def is_lost_race(error: BaseException) -> bool:
     return state.startswith("23") or state == "40001"
 
 
+def arguments(url: str) -> dict[str, Any]:
+    """Return how to connect, for the driver. Raises SettingsError."""
+    given = read_url(url)
+    return {"timeout": CONNECT_SECONDS} | given | {"server_settings": PLANS | given.get("server_settings", {})}
+
+
 async def connect(url: str, command_timeout: float | None = COMMAND_SECONDS) -> asyncpg.Connection[Any]:
     """Open one connection. Raises StoreUnavailable."""
     try:
-        return await asyncpg.connect(
-            url, timeout=CONNECT_SECONDS, command_timeout=command_timeout, server_settings=PLANS
-        )
+        made: asyncpg.Connection[Any] = await asyncpg.connect(command_timeout=command_timeout, **arguments(url))
+        return made
     except (*FAILED, ValueError) as error:
         raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
 
 
+async def _first(url: str, command_timeout: float | None = COMMAND_SECONDS) -> asyncpg.Connection[Any]:
+    """As `connect`; raises SettingsError where trying again would not help, such as for a certificate that is missing."""
+    try:
+        return await connect(url, command_timeout)
+    except StoreUnavailable as error:
+        if isinstance(error.__cause__, asyncpg.exceptions.ClientConfigurationError):
+            raise SettingsError(f"setting database: {error.__cause__}") from error
+        raise
+
+
 async def check_database(url: str) -> None:
-    """Raise SchemaError unless the server and the schema of its database will do; StoreUnavailable."""
-    connection = await connect(url)
+    """Raise SchemaError unless the server and the schema of its database will do; SettingsError; StoreUnavailable."""
+    connection = await _first(url)
     try:
         await _check_server(connection)
         todo = await pending_postgres(connection)
@@ -69,9 +85,9 @@ async def check_database(url: str) -> None:
 async def migrate(url: str, *, dry_run: bool = False) -> list[str]:
     """Apply pending migrations and return their names; with `dry_run` only name them.
 
-    Raises SchemaError, StoreUnavailable.
+    Raises SchemaError, SettingsError, StoreUnavailable.
     """
-    connection = await connect(url, command_timeout=None)  # a migration may take long, or wait for another one
+    connection = await _first(url, command_timeout=None)  # a migration may take long, or wait for another one
     try:
         await _check_server(connection)
         done = await pending_postgres(connection) if dry_run else await migrate_postgres(connection)

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from muniment_server.errors import StoreUnavailable
-from muniment_server.storage.postgres.connect import COMMAND_SECONDS, CONNECT_SECONDS, FAILED, PLANS, is_lost_race
+from muniment_server.storage.postgres.connect import COMMAND_SECONDS, FAILED, arguments, is_lost_race
 
 _SIZE = 8
 # A connection died, or got to the wrong server, while it lay in the pool. Whatever was asked was not done.
@@ -39,13 +39,11 @@ class Pool:
         """Connect. Raises StoreUnavailable."""
         try:
             connections = await asyncpg.create_pool(
-                url,
                 min_size=1,
                 max_size=_SIZE,
-                timeout=CONNECT_SECONDS,
                 command_timeout=COMMAND_SECONDS,
-                server_settings=PLANS,
                 reset=_leave_as_is,
+                **arguments(url),
             )
         except FAILED as error:
             raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
