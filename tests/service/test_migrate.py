@@ -9,10 +9,13 @@ from pathlib import Path
 import apsw
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
 from muniment.hashing import leaf_hash
 from muniment.tree import Edge, grow
+from muniment_server.cli import main
 from muniment_server.errors import SchemaError, StoreUnavailable
+from muniment_server.settings import PREFIX
 from muniment_server.storage import Store
 from muniment_server.storage import migrate as module
 from muniment_server.storage.log import leaf_key
@@ -330,13 +333,33 @@ async def test_a_dry_run_names_and_changes_nothing(empty: Database):
 
 
 @pytest.mark.parametrize("engine", ["postgres"], indirect=True)
-def test_serve_and_init_on_an_unmigrated_postgres_name_the_command(empty: Database, tmp_path: Path):
+def test_serve_on_an_unmigrated_postgres_names_the_command(empty: Database, tmp_path: Path):
     (tmp_path / "policy").write_text("quorum none\n")
-    for command in (("init", "--origin", ORIGIN), ("serve", "--port", "0")):
-        done = run(command[0], "--data", tmp_path, *command[1:], database=empty.url, check=False)
-        assert done.returncode not in (0, 70), done
-        assert "run `muniment-server migrate` first" in done.stderr
+    done = run("serve", "--data", tmp_path, "--port", "0", database=empty.url, check=False)
+    assert done.returncode == 2, done
+    assert "run `muniment-server migrate` first" in done.stderr
     assert asyncio.run(empty.tables()) == set()
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+def test_init_makes_the_schema_of_an_empty_postgres(empty: Database, tmp_path: Path):
+    """Where it may; on a database of another release it changes nothing and names the command."""
+
+    def init(url: str, *, exit_code: int) -> str:
+        words = ["init", "--data", str(tmp_path / "data"), "--origin", ORIGIN]
+        done = CliRunner().invoke(main, words, env={f"{PREFIX}DATABASE": url})
+        assert done.exit_code == exit_code, done.output
+        return done.output
+
+    assert empty.url
+    others = f"{empty.url}{'&' if '?' in empty.url else '?'}options=-c%20role%3Dpg_monitor"
+    assert "`muniment-server migrate` with a role that may" in init(others, exit_code=2)
+    assert asyncio.run(empty.tables()) == set()
+    init(empty.url, exit_code=0)
+    assert asyncio.run(empty.sql("SELECT name FROM logs")) == [("default",)]
+    init(empty.url, exit_code=0)
+    asyncio.run(empty.sql(f"DELETE FROM schema_migrations WHERE version = {NEXT - 1}"))
+    assert "run `muniment-server migrate` first" in init(empty.url, exit_code=2)
 
 
 @pytest.mark.parametrize("engine", ["postgres"], indirect=True)

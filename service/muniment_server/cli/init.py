@@ -21,6 +21,8 @@ from muniment_server.settings import FILE, Settings
 def init(**flags: Any) -> None:
     """Make an instance: key, guard, policy and genesis entry. Safe to run again after a crash.
 
+    An empty Postgres database gets its tables too, where the role may make them; else run `migrate` first.
+
     \b
     Example: muniment-server init --data ./log-data --origin example.com/log
     """
@@ -50,9 +52,9 @@ def init(**flags: Any) -> None:
 async def make_log(settings: Settings, name: str, flags: dict[str, Any]) -> str:
     """Make, or finish, the log that the flags of `init` or `log create` describe, and return its vkey."""
     from muniment_server.instance.create import create_log
-    from muniment_server.storage.open import open_store
+    from muniment_server.storage.open import open_new_store
 
-    store = await open_store(settings)
+    store = await open_new_store(settings)
     try:
         key = await create_log(
             settings,

@@ -14,7 +14,10 @@ from muniment_server.cli.common import data_options, json_option, print_result, 
 @click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
 @json_option
 def migrate(**flags: Any) -> None:
-    """Bring a Postgres database to the schema of this release. SQLite migrates by itself on serve."""
+    """Bring a Postgres database to the schema of this release.
+
+    `init` and `restore` do so with an empty one; SQLite migrates by itself.
+    """
     settings = settings_from(data=flags["data"], database=flags["database"])
     if not settings.database:
         print_result(flags["as_json"], {"applied": []}, "The embedded database migrates by itself on init and serve.")

@@ -70,10 +70,10 @@ def _text(settings: Settings, done: Any) -> str:
 
 async def _restore(settings: Settings, flags: dict[str, Any]) -> Any:
     from muniment_server.backup.restore import check, rebuild
-    from muniment_server.storage.open import open_store
+    from muniment_server.storage.open import open_new_store
 
     policy = _policy(settings, flags["policy"])
-    store = await open_store(settings)
+    store = await open_new_store(settings)
     try:
         with progress_bar() as progress:
             checked = await check(

@@ -28,3 +28,12 @@ async def open_database(sqlite: Path, url: str | None) -> Store:
 async def open_store(settings: Settings) -> Store:
     """Open the database of an instance. Raises SchemaError, SettingsError or StoreUnavailable."""
     return await open_database(settings.sqlite, settings.database)
+
+
+async def open_new_store(settings: Settings) -> Store:
+    """As `open_store`; an empty Postgres database gets its schema first, as SQLite does by itself."""
+    if settings.database:
+        from muniment_server.storage.postgres.connect import make_schema  # noqa: PLC0415 - see above
+
+        await make_schema(settings.database)
+    return await open_store(settings)

@@ -49,11 +49,12 @@ def arguments(url: str) -> dict[str, Any]:
 
 async def connect(url: str, command_timeout: float | None = COMMAND_SECONDS) -> asyncpg.Connection[Any]:
     """Open one connection. Raises StoreUnavailable."""
+    given = arguments(url)
     try:
-        made: asyncpg.Connection[Any] = await asyncpg.connect(command_timeout=command_timeout, **arguments(url))
-        return made
+        made: asyncpg.Connection[Any] = await asyncpg.connect(command_timeout=command_timeout, **given)
     except (*FAILED, ValueError) as error:
         raise StoreUnavailable(f"cannot connect to Postgres: {error}") from error
+    return made
 
 
 async def _first(url: str, command_timeout: float | None = COMMAND_SECONDS) -> asyncpg.Connection[Any]:
@@ -98,6 +99,28 @@ async def migrate(url: str, *, dry_run: bool = False) -> list[str]:
         raise SchemaError(f"migration failed and was rolled back: {error}") from error
     finally:
         await connection.close()
+
+
+async def make_schema(url: str) -> None:
+    """Apply all migrations to a database that never had one; leave every other database as it is.
+
+    Raises SchemaError, SettingsError, StoreUnavailable.
+    """
+    connection = await _first(url)
+    try:
+        fresh = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NULL")
+    except FAILED as error:
+        raise StoreUnavailable(f"Postgres: {type(error).__name__}: {error}") from error
+    finally:
+        await connection.close()
+    if fresh:
+        try:
+            await migrate(url)
+        except SchemaError as error:
+            raise SchemaError(
+                f"the database is empty and its tables cannot be made: {error}. "
+                "Run `muniment-server migrate` with a role that may make them"
+            ) from error
 
 
 async def _check_server(connection: asyncpg.Connection[Any]) -> None:
