@@ -149,6 +149,7 @@ def test_app_restores_a_backup(owned: str, new_owned: Callable[[], str], tmp_pat
         tmp_path / "other",
         "--policy",
         data / "policy",
+        "--public",
         "--json",
     )
     done = run("restore", *words, database=as_role(other, "muniment_app"))

@@ -75,6 +75,14 @@ def has_password(url: str) -> bool:
     return "password" in found or "sslpassword=" in found.get("dsn", "")
 
 
+def name_of(url: str) -> str:
+    """Return the name of a database for people, without anything secret. Raises SettingsError."""
+    found = read_url(url)
+    places = [f"{host}:{port}" for host, port in zip(found.get("host", ()), found.get("port", ()), strict=False)]
+    name = f" {found['database']}" if "database" in found else ""
+    return f"Postgres database{name} on {', '.join(places) or 'the host of its service or PGHOST'}"
+
+
 def _refuse(why: str) -> NoReturn:
     raise SettingsError(f"setting database: {why}") from None
 

@@ -14,10 +14,14 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 from click.testing import CliRunner
 
+from muniment_server.backup import restore as module
 from muniment_server.cli import main
+from muniment_server.database_url import name_of
+from muniment_server.errors import StoreUnavailable
 from tests.live import PATIENCE, LiveServer, init, run
 from tests.test_docs import _run_page
 
@@ -42,8 +46,11 @@ def test_backup_and_restore_as_commands(two_logs: Path, tmp_path: Path) -> None:
     assert "0 files written" in run("backup", "--data", two_logs, "--to", folder, "--log", "default").stdout
 
     words = ("restore", "--data", fresh, "--policy", two_logs / "policy")
-    said = run(*words, "--from", folder / "default").stdout
+    done = run(*words, "--from", folder / "default", "--public")
+    said = done.stdout
     assert "Log default is back with 1 entries" in said
+    assert f"It is in SQLite database {fresh}/muniment.sqlite." in said
+    assert done.stderr == f"restoring into SQLite database {fresh}/muniment.sqlite\n"
     assert f"serve --data {fresh} --read-only" in said
     done = json.loads(run(*words, "--from", folder / "releases", "--name", "copy", "--json").stdout)
     assert (done["log"], done["origin"], done["writable"]) == ("copy", "example.com/releases", False)
@@ -78,24 +85,101 @@ def test_exit_codes(two_logs: Path, tmp_path: Path) -> None:
     assert code("backup", "--data", tmp_path / "nowhere", "--to", folder)[0] == 2
     (tmp_path / "file").write_text("")
     assert code("backup", "--data", two_logs, "--to", tmp_path / "file" / "x")[0] == 2
-    back = ("restore", "--data", fresh, "--from", folder / "default")
+    back = ("restore", "--data", fresh, "--public", "--from", folder / "default")
     assert code(*back)[0] == 2, "no policy"
     inside = ": name the folder of one log in it, default, releases"
-    assert code(*back[:3], "--from", folder, "--policy", two_logs / "policy") == (
+    assert code(*back[:4], "--from", folder, "--policy", two_logs / "policy") == (
         2,
-        f"muniment-server: {folder} is not a complete backup of a log: there is no file checkpoint in it{inside}\n",
+        f"restoring into SQLite database {fresh}/muniment.sqlite\nmuniment-server: {folder} is not a complete backup of a log: there is no file checkpoint in it{inside}\n",
     )
     assert code(*back, "--policy", two_logs / "policy", "--name", "no good")[0] == 2
     tile = folder / "default" / "tile" / "0" / "000.p" / "1"
     good = tile.read_bytes()
     tile.write_bytes(good[:-1])
-    assert code(*back, "--policy", two_logs / "policy") == (1, f"muniment-server: {tile} has 31 bytes, not 32\n")
+    status, said = code(*back, "--policy", two_logs / "policy")
+    assert (status, said.splitlines()[-1]) == (1, f"muniment-server: {tile} has 31 bytes, not 32")
     tile.write_bytes(good)
     (fresh / "guard").mkdir()
     shutil.copy(two_logs / "guard" / "releases.guard", fresh / "guard" / "default.guard")
     status, said = code(*back, "--policy", two_logs / "policy")
     assert (status, "guard_foreign" in said) == (5, True)
     assert code("backup", "--data", two_logs, "--to", folder, "--database", "postgresql://nobody@127.0.0.1:1/x")[0] == 4
+
+
+# --- what a restore touches, and who may read it then --------------------------------------------------------------------
+
+
+def command(*words: str | Path, database: str | None = None) -> tuple[int, str]:
+    """Run a command in this process; return exit code and everything it said."""
+    done = CliRunner().invoke(main, [*map(str, words)], env={"MUNIMENT_SERVER_DATABASE": database})
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    return done.exit_code, done.output
+
+
+def rows(data: Path) -> list[tuple[str, int, int]]:
+    """Name and access of each log."""
+    found = apsw.Connection(str(data / "muniment.sqlite")).execute("SELECT name, public, open FROM logs")
+    return [(name, public, opened) for name, public, opened in found]
+
+
+def test_a_drill_does_not_touch_the_log_that_is_served(new_database: Callable[[], str], tmp_path: Path) -> None:
+    """With the URL of the live database in the environment, as the manual sets it. The empty one gets its schema."""
+    live, empty, data = new_database(), new_database(), tmp_path / "data"
+    assert command("init", "--data", data, "--origin", "example.com/log", database=live)[0] == 0
+    status, said = command("backup", "--data", data, "--to", tmp_path / "backup", database=live)
+    assert (status, said.splitlines()[0]) == (0, f"backing up {name_of(live)}")
+    drill = ("restore", "--data", tmp_path / "drill", "--policy", data / "policy", "--public")
+    drill = (*drill, "--from", tmp_path / "backup" / "default")
+    for more in ((), ("--name", "copy")):
+        status, said = command(*drill, *more, database=live)
+        assert status == 2, said
+        assert f"restoring into {name_of(live)}" in said
+        assert "is already there, with 1 entries" in said
+    assert command(*drill, "--existing", database=live)[0] == 0
+    status, said = command(*drill, database=empty)
+    assert status == 0, said
+    assert "(1 added)" in said
+    assert f"It is in {name_of(empty)}." in said
+
+
+def test_an_interrupted_restore_is_not_already_there(
+    two_logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fresh = tmp_path / "backup", tmp_path / "fresh"
+    run("backup", "--data", two_logs, "--to", folder)
+    words = ("restore", "--data", fresh, "--policy", two_logs / "policy", "--public", "--from", folder / "default")
+
+    async def cut(*_: object) -> None:
+        raise StoreUnavailable("the database is gone")
+
+    monkeypatch.setattr(module, "_publish_all", cut)
+    assert command(*words)[0] == 4
+    monkeypatch.undo()
+    assert "(0 added)" in command(*words)[1]
+    status, said = command(*words)
+    assert (status, "is already there" in said) == (2, True)
+
+
+def test_log_json_opens_nothing(two_logs: Path, tmp_path: Path) -> None:
+    """A private log whose description was edited: only the command line makes it public."""
+    run("backup", "--data", two_logs, "--to", tmp_path / "backup")
+    words = ("restore", "--policy", two_logs / "policy", "--from", tmp_path / "backup" / "releases")
+    assert command(*words, "--data", tmp_path / "asis")[0] == 0
+    assert rows(tmp_path / "asis") == [("releases", 0, 0)]
+    file = tmp_path / "backup" / "releases" / "log.json"
+    good = file.read_text()
+    for member, confirm, deny, found in (
+        ("public", "--public", "--private", (1, 0)),
+        ("open", "--open", "--closed", (0, 1)),
+    ):
+        file.write_text(good.replace(f'"{member}":false', f'"{member}":true'))
+        status, said = command(*words, "--data", tmp_path / "none")
+        assert status == 2
+        assert f"confirm with {confirm}, or say {deny}" in said
+        assert not rows(tmp_path / "none")
+        for flag, access in ((deny, (0, 0)), (confirm, found)):
+            assert command(*words, "--data", tmp_path / f"{flag}", flag)[0] == 0
+            assert rows(tmp_path / f"{flag}") == [("releases", *access)]
 
 
 # --- docs/backup.md -----------------------------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from muniment.tiles import TILE_WIDTH
 from muniment.tree import Edge, Node, expand, grow, hash_in, partial_tiles, place, plan_root
 from muniment_server.backup import Progress
 from muniment_server.backup.make import policy_of
-from muniment_server.backup.rows import decode_log, path_of
+from muniment_server.backup.rows import path_of
 from muniment_server.backup.source import FolderSource, read_file
+from muniment_server.backup.target import described
 from muniment_server.backup.tree import Part, Tree, check_tiles, checked_parts, erased_indices
 from muniment_server.errors import Corrupt, GuardRefused, HeadMoved, InstanceRefused, OutcomeUnknown, SetupError
 from muniment_server.instance.files import read_key, write_new
@@ -74,8 +75,7 @@ async def check(
     Writes nothing. `payloads` False leaves out the payloads that the backup may hold. Raises Corrupt, or SetupError
     when this instance cannot take it.
     """
-    row, has_payloads = _described(path)
-    row = replace(row, name=name or row.name)
+    row, has_payloads = described(path, name)
     if not LOG_NAME.fullmatch(row.name):
         raise SetupError(f"a log is named by lowercase letters, digits and hyphens, at most 63: not {row.name!r}")
     note = read_file(path / "checkpoint")
@@ -100,15 +100,6 @@ async def check(
     if not isinstance(content, OwnLeaf) or content.value.get("kind") != row.kind:
         raise Corrupt(f"{path / 'log.json'} says kind {row.kind!r}, and the first entry of the log does not")
     return Checked(source, row, tree, trust, guarded, guarded is not None and has_key, erased)
-
-
-def _described(path: Path) -> tuple[LogRow, bool]:
-    if not (path / "checkpoint").exists():
-        inside = sorted(each.parent.name for each in path.glob("*/checkpoint"))
-        hint = f": name the folder of one log in it, {', '.join(inside)}" if inside else ""
-        raise SetupError(f"{path} is not a complete backup of a log: there is no file checkpoint in it{hint}")
-    file = path / "log.json"
-    return decode_log(read_file(file), file)
 
 
 def _guarded(settings: Settings, name: str, head: Checkpoint, trust: Policy) -> tuple[Guarded | None, bool]:

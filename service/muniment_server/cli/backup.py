@@ -97,8 +97,9 @@ def progress_bar() -> Iterator[Any]:
 async def _backup(settings: Settings, flags: dict[str, Any]) -> list[Any]:
     from muniment.policy import Policy
     from muniment_server.backup.make import backup as make
-    from muniment_server.storage.open import open_store
+    from muniment_server.storage.open import open_store, place_of
 
+    click.echo(f"backing up {place_of(settings)}", err=True)
     store = await open_store(settings)
     try:
         rows = [row for row in await store.catalog.logs() if flags["log_name"] in (None, row.name)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from muniment_server.database_url import name_of
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
 
@@ -23,6 +24,11 @@ async def open_database(sqlite: Path, url: str | None) -> Store:
     from muniment_server.storage.sqlite.open import open_sqlite  # noqa: PLC0415 - see above
 
     return await open_sqlite(sqlite)
+
+
+def place_of(settings: Settings) -> str:
+    """Return which database an instance has, for people: nothing in it is secret."""
+    return name_of(settings.database) if settings.database else f"SQLite database {settings.sqlite}"
 
 
 async def open_store(settings: Settings) -> Store:

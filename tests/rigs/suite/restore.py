@@ -342,7 +342,7 @@ def static_tree(world: SeenLog, old: Path, new: Path) -> None:
             assert place.run("migrate").returncode == 0
         if name != "static-read":
             give(world.home, place, "keys", "guard")
-        done = place.run("restore", "--from", tree, "--policy", policy, "--json")
+        done = place.run("restore", "--from", tree, "--policy", policy, "--public", "--json")
         if name == "static-old":
             assert done.returncode == 5, f"seed {world.seed}: {done.returncode} {done.stderr}"
             assert "database_behind" in done.stderr, f"seed {world.seed}: {done.stderr}"
