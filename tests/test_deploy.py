@@ -33,6 +33,9 @@ from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.storage.postgres.connect import PLANS
 from muniment_server.telemetry import Metrics, Timings
+from muniment_server.web.http.framing import MAX_URL
+from muniment_server.web.http.refusals import MIN_RATE
+from muniment_server.web.messages import MAX_HEADERS
 from muniment_server.web.problems import CODES
 from tests import shared
 from tests.live import PATIENCE, free_port
@@ -515,12 +518,39 @@ def test_unit_never_gives_up_and_is_hardened() -> None:
     assert service["Restart"] == "always"
     assert service["User"] not in ("", "root")
     assert service["ExecStart"].endswith("muniment-server serve --data /var/lib/muniment")
-    assert service["StateDirectory"] == "muniment"
+    assert service["StateDirectory"].split() == ["muniment", "muniment-guard"]
     for name in ("NoNewPrivileges", "ProtectHome", "PrivateTmp", "PrivateDevices", "ProtectKernelTunables"):
         assert service[name] == "yes"
     assert service["ProtectSystem"] == "strict"
     assert service["CapabilityBoundingSet"] == ""
     assert service["LimitCORE"] == "0"
+
+
+def test_unit_keeps_the_guard_out_of_the_folder_of_the_database(tmp_path: Path) -> None:
+    """The settings file that the first lines make is one that every command reads."""
+    text = (DEPLOY / "muniment.service").read_text()
+    written = re.search(r"echo '(guard_dir = \S+)' .*/var/lib/muniment/muniment\.toml$", text, re.MULTILINE)
+    assert written
+    (tmp_path / "muniment.toml").write_text(written[1])
+    settings = read_settings({"data": tmp_path}, {})
+    assert settings.guards == Path("/var/lib") / unit()["Service"]["StateDirectory"].split()[1]
+    assert unit()["Unit"]["RequiresMountsFor"].split() == ["/var/lib/muniment", str(settings.guards)]
+
+
+def test_caddy_leaves_refusals_to_the_server() -> None:
+    """What the server would take passes, and what it would refuse too: its answer says why."""
+    text = (DEPLOY / "Caddyfile").read_text()
+
+    def number(name: str) -> int:
+        found = re.search(rf"^\s*{name} (\d+)(m|s|KiB)\b", text, re.MULTILINE)
+        assert found, name
+        return int(found[1]) * {"m": 60, "s": 1, "KiB": 1024}[found[2]]
+
+    default = {name: field.default for name, field in Settings.model_fields.items()}
+    assert number("read_header") >= default["client_seconds"]
+    assert number("read_body") >= default["max_batch_bytes"] / MIN_RATE + default["client_seconds"]
+    assert number("max_header_size") > MAX_URL + MAX_HEADERS
+    assert number("keepalive") < default["keep_alive_seconds"]
 
 
 def test_caddy_passes_the_largest_batch_on_to_loopback() -> None:

@@ -251,6 +251,13 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important log line to write."
     )
+    access_log: bool = Field(
+        default=False,
+        description=(
+            "Write a line `request` for each request, at level info, with an id that its answer has as X-Request-Id. "
+            "Off by default: a proxy writes such lines too, and they cost more than a read."
+        ),
+    )
 
     @property
     def guards(self) -> Path:

@@ -221,6 +221,11 @@ def configure_logging(form: Literal["json", "console"], level: str) -> None:
     )
 
 
+def bind_to_lines(**values: str) -> None:
+    """Put these values into every line that the running task writes from now on."""
+    structlog.contextvars.bind_contextvars(**values)
+
+
 def _same(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     return event
 

@@ -520,7 +520,8 @@ INJECTIONS = [
 
 def test_every_event_is_one_json_line(embedded: Instance) -> None:
     """Whatever clients put into headers, paths, parameters and bodies: no line is forged, none is without structure."""
-    with embedded.server(env={"MUNIMENT_SERVER_LOG_LEVEL": "debug"}) as server:
+    every = {"MUNIMENT_SERVER_LOG_LEVEL": "debug", "MUNIMENT_SERVER_ACCESS_LOG": "true"}
+    with embedded.server(env=every) as server:
         for text in INJECTIONS:
             value = text.encode()
             escaped = "".join(f"%{byte:02x}" for byte in value)
@@ -577,7 +578,8 @@ def test_secrets_are_not_in_the_log_lines(embedded: Instance) -> None:
     made = run("key", "create", "--scope", "append", "--data", embedded.data, "--json")
     token = json.loads(made.stdout)["key"]
     secret = (embedded.data / "keys" / "default.key").read_text().strip()
-    with embedded.server(env={"MUNIMENT_SERVER_LOG_LEVEL": "debug"}) as server, client(server.url, token) as http:
+    every = {"MUNIMENT_SERVER_LOG_LEVEL": "debug", "MUNIMENT_SERVER_ACCESS_LOG": "true"}
+    with embedded.server(env=every) as server, client(server.url, token) as http:
         answer = http.post(
             "/entries", content=b'{"password":"hunter2"}', headers=JSON | {"Idempotency-Key": "k-secret"}
         )
@@ -595,8 +597,7 @@ def test_console_lines_for_people(embedded: Instance) -> None:
         words, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as people:
         assert people.stderr
-        line = people.stderr.readline()
-        assert "serving" in line
+        line = next(line for line in people.stderr if "serving" in line)
         assert "http://127.0.0.1:" in line
         assert "\x1b" not in line, "colours only on a terminal"
         people.terminate()

@@ -88,14 +88,15 @@ def _serve(settings: Settings, metrics: Any) -> None:
     import uvloop
 
     from muniment_server.app import create_app
+    from muniment_server.cli import announce
     from muniment_server.cli.listen import bind
+    from muniment_server.telemetry import get_logger
     from muniment_server.web.http.connections import Connections
     from muniment_server.web.http.fast_path import FastPath
-    from muniment_server.web.http.protocol import Protocol
 
     app = create_app(settings, metrics)
     connections = Connections(settings, metrics, app.service.rooms)
-    protocol: Any = functools.partial(Protocol, connections=connections, fast_path=FastPath(app.service))
+    protocol: Any = functools.partial(_protocol(settings), connections=connections, fast_path=FastPath(app.service))
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -110,12 +111,13 @@ def _serve(settings: Settings, metrics: Any) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
     )
-    server = _announcing_server(config)
+    server = _announcing_server(config, announce.about(settings))
 
     async def work() -> None:
         sockets = bind(settings.host, settings.port)
         # Before the HTTP server: what is wrong with the instance then ends in a sentence, not in a failed lifespan.
         await app.service.start()
+        await announce.warn(settings, app.service)
         # After start-up nearly everything lives for good: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
@@ -129,9 +131,20 @@ def _serve(settings: Settings, metrics: Any) -> None:
     run(work(), uvloop.new_event_loop)
     if not server.started:
         sys.exit(EXIT_USAGE)
+    get_logger().info("stopped")
 
 
-def _announcing_server(config: Any) -> Any:
+def _protocol(settings: Settings) -> Any:
+    if settings.access_log:
+        from muniment_server.web.http.access_lines import LoggedProtocol
+
+        return LoggedProtocol
+    from muniment_server.web.http.protocol import Protocol
+
+    return Protocol
+
+
+def _announcing_server(config: Any, about: dict[str, str]) -> Any:
     import uvicorn
 
     from muniment_server.cli.listen import url_of
@@ -160,6 +173,6 @@ def _announcing_server(config: Any) -> Any:
             await super().startup(sockets)
             for server in self.servers if self.started else ():
                 for socket in server.sockets:
-                    get_logger().info("serving", url=url_of(socket))
+                    get_logger().info("serving", url=url_of(socket), **about)
 
     return Server(config)
