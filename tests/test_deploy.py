@@ -32,7 +32,7 @@ from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment_server.settings import PREFIX, Settings, read_settings
 from muniment_server.storage.postgres.connect import PLANS
-from muniment_server.telemetry import Metrics, Timings
+from muniment_server.telemetry import Metrics, Timings, Told
 from muniment_server.web.http.framing import MAX_URL
 from muniment_server.web.http.refusals import MIN_RATE
 from muniment_server.web.messages import MAX_HEADERS
@@ -152,7 +152,7 @@ def test_variables_are_settings() -> None:
     settings = read_settings({}, _variables())
     assert settings.host == "0.0.0.0"
     assert settings.database == "postgresql://muniment_app@postgres:5432/muniment"
-    assert settings.metrics_port == 9090
+    assert settings.metrics_port == 9464
     assert settings.log_format == "json"
 
 
@@ -587,10 +587,14 @@ DASHBOARD = json.loads((DEPLOY / "grafana" / "muniment.json").read_text())
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 
 
+PROCESS = ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "process_max_fds")
+"""Series about the process, which the client library makes on Linux."""
+
+
 def _series() -> dict[str, set[str]]:
     """Return every time series the server can make, with its labels."""
     metrics = Metrics()
-    found = {}
+    found: dict[str, set[str]] = {name: set() for name in PROCESS}
     for collector in vars(metrics).values():
         if collector is metrics.registry:
             continue
@@ -601,6 +605,8 @@ def _series() -> dict[str, set[str]]:
 
 
 def _labels_of(collector: Any) -> tuple[str, ...]:
+    if isinstance(collector, Told):
+        return ("log",)
     return collector._labels if isinstance(collector, Timings) else collector._labelnames  # type: ignore[no-any-return]
 
 
@@ -613,11 +619,11 @@ def _expressions() -> list[str]:
 @pytest.mark.parametrize("expression", _expressions())
 def test_alerts_and_panels_use_what_is_measured(expression: str) -> None:
     series = _series()
-    for name, selector in re.findall(r"\b(muniment_\w+)(?:\{(.*?)\})?", expression):
+    for name, selector in re.findall(r"\b((?:muniment|process)_\w+)(?:\{(.*?)\})?", expression):
         assert name in series
         assert set(re.findall(r"(\w+)=", selector)) <= series[name] | {"instance", "job"}
     for names in re.findall(r"\bby \((.*?)\)", expression):
-        known = set().union(*(series[name] for name in re.findall(r"muniment_\w+", expression)))
+        known = set().union(*(series[name] for name in re.findall(r"(?:muniment|process)_\w+", expression)))
         assert set(names.split(", ")) <= known | {"instance"}
     for codes in re.findall(r'reason=~"(.*?)"', expression):
         assert set(codes.split("|")) <= set(CODES)
@@ -626,9 +632,43 @@ def test_alerts_and_panels_use_what_is_measured(expression: str) -> None:
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_alerts_say_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
-    assert set(rule["annotations"]) == {"summary", "action"}
+    assert set(rule["annotations"]) == {"summary", "action", "runbook_url"}
+    page, _, place = rule["annotations"]["runbook_url"].partition("#")
+    headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert not place or place in anchors, place
     for heading in re.findall(r'docs/operating\.md, "(.*?)"', rule["annotations"]["action"]):
         assert f"## {heading}\n" in OPERATING
+
+
+def test_metrics_follow_the_conventions() -> None:
+    """Of Prometheus: what only grows ends in _total, a time in _timestamp_seconds, and nothing is said twice."""
+    metrics = Metrics()
+    families = list(metrics.registry.collect())
+    names = [family.name for family in families]
+    assert len(set(names)) == len(names)
+    for name in _series():
+        assert not name.endswith("_created")
+        assert re.search(r"last|oldest", name) is None or name.endswith("_timestamp_seconds"), name
+    assert not [sample.name for family in families for sample in family.samples if sample.name.endswith("_created")]
+    assert {"process_resident_memory_bytes", "muniment_build_info"} <= set(names)
+    counted = {family.name for family in families if family.type == "counter"}
+    assert {"muniment_races_lost", "muniment_guard_refusals", "muniment_appends"} <= counted
+
+
+def test_prometheus_does_not_scrape_itself() -> None:
+    """Its own port is 9090: it would find itself there, and `up` would be 1 while the server is down."""
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    ((target,),) = [config["targets"] for job in scrape["scrape_configs"] for config in job["static_configs"]]
+    assert target == f"127.0.0.1:{SERVICES['service']['environment']['MUNIMENT_SERVER_METRICS_PORT']}"
+    assert not target.endswith(":9090")
+
+
+@pytest.mark.parametrize(
+    "what", ["disk", "scrub", "anchor", "connections", "process_resident_memory_bytes", "database"]
+)
+def test_the_dashboard_shows(what: str) -> None:
+    assert any(what in target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"])
 
 
 def test_panels_are_different() -> None:

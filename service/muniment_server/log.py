@@ -65,6 +65,7 @@ class Log:
         self.sequencer = sequencer
         self.traced = trace is not None
         self._metrics = metrics
+        self._database_seconds = metrics.database_seconds.labels(row.name)
         self._trace = trace
         self.heads = Heads(store, row, sequencer, self.fell_behind)
         tiles = Tiles(store, row.log_id, self.heads, cache)
@@ -97,7 +98,8 @@ class Log:
             self.publisher = Publisher(store, row, sequencer, self.heads, metrics, settings.publish_interval, self.note)
             self._housekeeper = Housekeeper(store, row, sequencer.clock, self.batcher.tried)
             self._followers += [self.publisher.follower, self._housekeeper.follower]
-            metrics.races_lost.labels(row.name).set_function(lambda: sequencer.races_lost)
+            metrics.races_lost.set_function(row.name, lambda: sequencer.races_lost)
+            metrics.guard_refusals.labels(row.name)  # shows 0 from the start
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
         if settings.scrub_rate:
             self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
@@ -164,9 +166,13 @@ class Log:
         if self.publisher:
             self.publisher.follower.wake()
 
+    def stored(self, seconds: float) -> None:
+        """Count it."""
+        self._database_seconds.observe(seconds)
+
     def refused(self, refusal: ReadOnly) -> None:
         """Tell the operator."""
-        self._metrics.guard_refusals.inc()
+        self._metrics.guard_refusals.labels(self.row.name).inc()
         get_logger().error("log is read-only", log=self.row.name, code=refusal.code, detail=str(refusal))
 
     def returned(self) -> None:

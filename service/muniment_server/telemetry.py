@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from muniment_server import __version__
+
+# Otherwise each counter and histogram has a second series, which no rule and no panel asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -64,11 +69,37 @@ class Timings(Collector):
         yield family
 
 
+class Told(Collector):
+    """A counter whose value for each log is told by what counts it, when Prometheus asks."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self._sources: dict[str, Callable[[], float]] = {}
+
+    def set_function(self, log: str, count: Callable[[], float]) -> None:
+        """Say how to find out the value of a log."""
+        self._sources[log] = count
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the family without values."""
+        yield CounterMetricFamily(self._name, self._text, labels=("log",))
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what Prometheus reads."""
+        family = CounterMetricFamily(self._name, self._text, labels=("log",))
+        for log, count in list(self._sources.items()):
+            family.add_metric((log,), count())
+        yield family
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.build_info = Gauge("muniment_build_info", "1; which release this is.", ["version"], registry=self.registry)
+        self.build_info.labels(__version__).set(1)
         # prometheus_client adds "_total" to counters itself.
         self.appends = Counter(
             "muniment_appends",
@@ -120,9 +151,12 @@ class Metrics:
             "1 while the database answers; 0 also while a server that starts waits for it.",
             registry=self.registry,
         )
-        self.races_lost = Gauge(
-            "muniment_races_lost", "Times another writer of the log was quicker.", ["log"], registry=self.registry
+        self.races_lost = Told("muniment_races_lost", "Times another writer of the log was quicker.")
+        self.registry.register(self.races_lost)
+        self.database_seconds = Timings(
+            "muniment_database_seconds", "Time the database took to store a batch and to read it back.", ("log",)
         )
+        self.registry.register(self.database_seconds)
         self.disk_free_ratio = Gauge(
             "muniment_disk_free_ratio",
             "Free part of the fullest volume this server writes to, in [0, 1].",
@@ -131,19 +165,20 @@ class Metrics:
         self.guard_refusals = Counter(
             "muniment_guard_refusals",
             "Times a log became read-only: an operator must look.",
+            ["log"],
             registry=self.registry,
         )
 
         self.anchors = Gauge("muniment_anchors", "Anchors, by state.", ["log", "state"], registry=self.registry)
         self.anchor_oldest = Gauge(
-            "muniment_anchor_oldest_unconfirmed_seconds",
-            "Age of the oldest anchor that is neither confirmed nor superseded; 0 when there is none.",
+            "muniment_anchor_oldest_unconfirmed_timestamp_seconds",
+            "When the oldest anchor that is neither confirmed nor superseded was made; 0 when there is none.",
             ["log"],
             registry=self.registry,
         )
         self.anchor_confirmed = Gauge(
-            "muniment_anchor_since_confirmed_seconds",
-            "Seconds since the last anchor was confirmed, or since the log was made when none ever was.",
+            "muniment_anchor_last_confirmed_timestamp_seconds",
+            "When the last anchor was confirmed, or the log was made when none ever was.",
             ["log"],
             registry=self.registry,
         )
@@ -172,8 +207,8 @@ class Metrics:
             registry=self.registry,
         )
         self.anchor_calendar_good = Gauge(
-            "muniment_anchor_calendar_last_good_seconds",
-            "When a calendar last answered as it should, in seconds since 1970.",
+            "muniment_anchor_calendar_last_good_timestamp_seconds",
+            "When a calendar last answered as it should.",
             ["log", "calendar"],
             registry=self.registry,
         )
@@ -184,8 +219,8 @@ class Metrics:
             "muniment_scrub_position", "Entries the scrub has recomputed in this pass.", ["log"], registry=self.registry
         )
         self.scrub_last_pass = Gauge(
-            "muniment_scrub_last_pass_seconds",
-            "When the scrub last got to the end, in seconds since 1970.",
+            "muniment_scrub_last_pass_timestamp_seconds",
+            "When the scrub last got to the end.",
             ["log"],
             registry=self.registry,
         )

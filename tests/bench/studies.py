@@ -203,7 +203,7 @@ def _dead_settings(silent: int, free: int) -> str:
 
 def _late_anchors(port: int) -> dict[str, float]:
     """Return what the server says of anchors that no calendar took. Raises RuntimeError after two minutes."""
-    wanted = ("muniment_anchors_degraded{", "muniment_anchor_oldest_unconfirmed_seconds{")
+    wanted = ("muniment_anchors_degraded{", "muniment_anchor_oldest_unconfirmed_timestamp_seconds{")
     for _ in range(1200):
         lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text.splitlines()
         found = {

@@ -13,6 +13,9 @@ class Observer(Protocol):
     def signed(self) -> None:
         """Take note that there is a new signed head. Not when a waiter is answered: it may have left."""
 
+    def stored(self, seconds: float) -> None:
+        """Take note that the database has stored a batch, and how long it took."""
+
     def refused(self, refusal: ReadOnly) -> None:
         """Take note that nothing is signed any more, and why. The same reason is told once."""
 
@@ -27,6 +30,9 @@ class Unobserved:
     """The observer of a sequencer that works by itself."""
 
     def signed(self) -> None:
+        """See Observer."""
+
+    def stored(self, seconds: float) -> None:
         """See Observer."""
 
     def refused(self, refusal: ReadOnly) -> None:

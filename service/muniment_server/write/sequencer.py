@@ -6,6 +6,7 @@ read back and recompute, raise the guard, sign. Nothing signed leaves before com
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
@@ -270,6 +271,7 @@ class Sequencer:
         self._note("append", old_size=old.size, old_root=old.root, leaf_hashes=round_.hashes, **new)
         # Looked up before, under a head that is still the expected one: then nothing can be known now.
         absent = grown.leaf_keys if self._log.kind == "raw" and not self._careful else ()
+        began = time.perf_counter()
         try:
             reread = await self._writes.append(grown, old, absent, recheck.tiles_between(old.size, grown.head.size))
         except DuplicateLeaf:
@@ -278,6 +280,7 @@ class Sequencer:
         except OutcomeUnknown:
             self._note("unknown", size=grown.head.size)
             raise
+        self._observer.stored(time.perf_counter() - began)
         self._note("commit", **new)
         return reread
 

@@ -89,12 +89,8 @@ class Meter:
         self._log = log
         self._oldest: int | None = None
         self._confirmed = log.created_at
-        metrics.anchor_oldest.labels(log.name).set_function(lambda: self._age(self._oldest))
-        metrics.anchor_confirmed.labels(log.name).set_function(lambda: self._age(self._confirmed))
-
-    @staticmethod
-    def _age(since: int | None) -> float:
-        return 0 if since is None else max(now() - since, 0) / 1000
+        metrics.anchor_oldest.labels(log.name).set_function(lambda: (self._oldest or 0) / 1000)
+        metrics.anchor_confirmed.labels(log.name).set_function(lambda: self._confirmed / 1000)
 
     def asked(self, url: str, outcome: str) -> None:
         """See Watcher."""
