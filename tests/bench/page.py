@@ -175,7 +175,38 @@ GOALS = (
 
 def page(value: dict[str, Any]) -> str:
     """Return docs/performance.md."""
-    return "\n".join([_HEAD, *_goals(value), _MIDDLE, table(value), "", *_studies(value), _TAIL])
+    return "\n".join(
+        [_TITLE, *_plain(value), _HEAD, *_goals(value), _MIDDLE, table(value), "", *_studies(value), _TAIL]
+    )
+
+
+PLAIN = (
+    ("events, one a request, 64 connections", "event-c64"),
+    ("events, one client that waits for each receipt", "event-c1"),
+    ("events in batches of 1,000, 4 connections", "event-receipts-c4"),
+    ("raw entries, one a request, 64 connections", "raw-c64"),
+    ("raw entries in batches of 1,000, 4 connections", "raw-batch-c4"),
+    ("inclusion proofs, 64 connections", "proof-c64"),
+    ("tiles of 8 kB, 64 connections", "tile-c64"),
+)
+
+
+def _plain(value: dict[str, Any]) -> Iterable[str]:
+    """Yield what a reader wants to know first: how many in a second, and how long one takes."""
+    machine = value["machine"]
+    yield f"On a machine with {machine['cores']} processors ({machine['cpu']}), of which the server has one; an fsync takes"
+    yield f"{machine['fdatasync_us'] / 1000:.1f} ms. Every append counted here was answered with its receipt, or in batches its index, after it was durable and its head signed.\n"
+    yield "| | Postgres | SQLite |"
+    yield "|---|---|---|"
+    for what, name in PLAIN:
+        yield f"| {what} | {' | '.join(_figures(_series(value, store, name)) for store in STORES)} |"
+
+
+def _figures(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "-"
+    rate = float(one["rate"]) * int(one["entries_per_request"] or 1)
+    return f"{rate:,.0f} a second; half within {one['p50_ms']:.1f} ms, 99 of 100 within {one['p99_ms']:.1f} ms"
 
 
 def _goals(value: dict[str, Any]) -> Iterable[str]:
@@ -302,7 +333,10 @@ def _legend() -> str:
     return "".join(parts)
 
 
-_HEAD = """# Performance
+_TITLE = """# Performance
+"""
+_HEAD = """
+## Where the figures come from
 
 Made by `make bench` and `python -m tests.bench.page`; every ratio is of figures from one run, with fsync, guard and the check before each signature
 on. Growth with the size of the log is of a run of its own (`--series "^proof" --sizes 1000000,10000000`), the newest here: appends at the two sizes
