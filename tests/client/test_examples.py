@@ -1,0 +1,118 @@
+"""The examples of docs/frameworks.md: what can run here runs, against a real server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+
+from muniment import Client, Policy, Receipt
+from tests.live import LiveServer, init
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def load(name: str) -> ModuleType:
+    """Import an example as a module."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address and policy of an event log."""
+    data = tmp_path_factory.mktemp("examples") / "data"
+    init(data)
+    with LiveServer(data) as server:
+        yield server.url, data / "policy"
+
+
+def test_fastapi_answers_with_a_receipt_and_repeats_it(
+    served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, path = served
+    monkeypatch.setenv("MUNIMENT_URL", url)
+    monkeypatch.setenv("MUNIMENT_POLICY", str(path))
+    monkeypatch.delenv("MUNIMENT_API_KEY", raising=False)
+    with TestClient(load("fastapi_app").app) as http:
+        headers = {"Idempotency-Key": "one"}
+        first, second = (http.post("/invoices/inv-17/approve", headers=headers).json() for _ in range(2))
+        other = http.post("/invoices/inv-18/approve").json()
+    assert first["entry"] == second["entry"] != other["entry"]
+    found = Receipt.parse(first["receipt"]).verify(Policy.read(path))
+    assert found.opened == {"actor": "alice", "action": "invoice.approve", "resource": "inv-17"}
+
+
+def test_fastapi_does_nothing_without_the_log(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNIMENT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("MUNIMENT_POLICY", str(served[1]))
+    module = load("fastapi_app")
+    client = module.AsyncClient
+    monkeypatch.setattr(module, "AsyncClient", lambda *args, **more: client(*args, **more, timeout=0.01))
+    with TestClient(module.app) as http:
+        answer = http.post("/invoices/inv-17/approve")
+    assert (answer.status_code, "nothing was approved" in answer.text) == (503, True)
+
+
+@dataclass
+class Row:
+    """As a model of an outbox. `saved` is what the database has."""
+
+    event: dict[str, Any]
+    key: str = field(default_factory=lambda: str(uuid4()))
+    receipt: str | None = None
+    saved: str | None = None
+
+    def save(self) -> None:
+        """Store it."""
+        self.saved = self.receipt
+
+
+def test_an_outbox_is_sent_once_also_after_a_crash(served: tuple[str, Path]) -> None:
+    url, path = served
+    send = load("outbox").send_pending
+    rows = [Row({"action": "invoice.approve", "resource": f"inv-{number}"}) for number in range(3)]
+    with Client(url, policy=Policy.read(path)) as log:
+        assert send(rows, log) == 3
+        indices = [Receipt.parse(row.saved or "").index for row in rows]
+        assert indices == list(range(indices[0], indices[0] + 3))
+        before, rows[1].receipt = log.checkpoint().size, None  # it died before the row was saved
+        assert send([rows[1]], log) == 1
+        assert Receipt.parse(rows[1].saved or "").index == indices[1]
+        assert log.checkpoint().size == before
+
+
+def test_the_commands_for_the_auditor_hold(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, path = served
+    with Client(url, policy=Policy.read(path)) as log:
+        (tmp_path / "receipt.json").write_text(str(log.append({"action": "invoice.approve"})))
+        shutil.copy(path, tmp_path / "policy")
+        lines = re.findall(r"^\$ (.*)$", (EXAMPLES.parent / "auditor.md").read_text("utf-8"), re.MULTILINE)
+        assert len(lines) == 3
+        for line in lines:
+            words = [sys.executable, "-m", "muniment.cli", *line.split()[1:]]
+            env = {**os.environ, "MUNIMENT_URL": url, "XDG_STATE_HOME": str(tmp_path / "state")}
+            done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+            log.append({"action": "invoice.pay"})
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_every_example_is_python(path: Path) -> None:
+    compile(path.read_text("utf-8"), path.name, "exec")
