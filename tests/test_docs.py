@@ -131,6 +131,16 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     _run_page(ROOT / "README.md", tmp_path)
 
 
+def test_the_figures_of_the_readme_are_those_of_the_measurement() -> None:
+    """Of docs/performance.md, which is made from the JSON of a bench."""
+    (said,) = re.findall(r"\*\*How fast\.\*\*(.*?)\n\n", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    rows = (ROOT / "docs" / "performance.md").read_text("utf-8").split("\n")
+    (row,) = (row for row in rows if row.startswith("| events, one a request, 64 connections |"))
+    postgres, sqlite = (re.findall(r"[\d,]+ a second|[\d.]+ ms", cell) for cell in row.strip("| ").split(" | ")[1:])
+    found = [" ".join(each.split()) for each in re.findall(r"[\d,]+\s(?:events )?a second|[\d.]+ ms", said)]
+    assert [each.replace("events ", "") for each in found] == [sqlite[0], sqlite[2], postgres[0], postgres[2]]
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_commands_of_the_quickstart_run(tmp_path: Path) -> None:
     _run_page(ROOT / "docs" / "quickstart.md", tmp_path)

@@ -56,8 +56,8 @@ def read_url(url: str) -> dict[str, Any]:
     match = _URL.fullmatch(url)
     if match is None:
         _refuse(
-            "not a URL postgresql://USER@HOST:PORT/DATABASE. A password has its @ / # ? % and blanks as %40 %2F %23 %3F "
-            "%25 %20, or stands in PGPASSWORD or the file that PGPASSFILE names"
+            "not a URL postgresql://USER@HOST:PORT/DATABASE. A password has its @ / # ? % and blanks as %40 %2F %23 "
+            "%3F %25 %20, or stands in PGPASSWORD or the file that PGPASSFILE names"
         )
     query = _query(match["query"] or "")
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What a restore may touch, and who may read the log afterwards: both are for the operator to say, not for the backup."""
+"""What a restore may touch, and who may read the log afterwards: the operator says both, not the backup."""
 
 from __future__ import annotations
 

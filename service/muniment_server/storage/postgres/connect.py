@@ -58,7 +58,7 @@ async def connect(url: str, command_timeout: float | None = COMMAND_SECONDS) -> 
 
 
 async def _first(url: str, command_timeout: float | None = COMMAND_SECONDS) -> asyncpg.Connection[Any]:
-    """As `connect`; raises SettingsError where trying again would not help, such as for a certificate that is missing."""
+    """As `connect`; raises SettingsError where trying again would not help: a certificate is missing, say."""
     try:
         return await connect(url, command_timeout)
     except StoreUnavailable as error:
