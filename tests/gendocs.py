@@ -108,9 +108,17 @@ def operating_page() -> str:
     return f"{before}{START}\n{settings_table()}\n{END}{rest.partition(END)[2]}"
 
 
+_COMPLETION = """**Completion.** The shell completes commands, options and files once this is in `~/.bashrc` (for zsh `zsh_source`, in
+`~/.zshrc`; for fish `_MUNIMENT_COMPLETE=fish_source muniment | source`, in `~/.config/fish/config.fish`):
+
+    eval "$(_MUNIMENT_COMPLETE=bash_source muniment)"
+    eval "$(_MUNIMENT_SERVER_COMPLETE=bash_source muniment-server)"
+"""
+
+
 def cli_page() -> str:
     """Return docs/cli.md."""
-    parts = ["# Commands\n", "Made by `make docs` from `--help`.\n"]
+    parts = ["# Commands\n", "Made by `make docs` from `--help`.\n", _COMPLETION]
     for name, group in (("muniment", client_main), ("muniment-server", server_main)):
         parts += [f"## {name}\n", *_commands(group, name)]
     return "\n".join(parts)

@@ -126,6 +126,18 @@ def test_every_curl_line_of_the_api_page_runs(two_logs: LiveServer, tmp_path: Pa
         assert done.returncode == 0, (name, line, done.stdout, done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "found"), [("muniment", "ver", "verify"), ("muniment-server", "ser", "serve")]
+)
+def test_the_shell_completes_as_the_page_says(name: str, start: str, found: str) -> None:
+    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
+    assert f'eval "$({variable}=bash_source {name})"' in (ROOT / "docs" / "cli.md").read_text("utf-8")
+    env = {**os.environ, "COMP_WORDS": f"{name} {start}", "COMP_CWORD": "1", variable: "bash_complete"}
+    words = [str(Path(sys.executable).parent / name)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout == f"plain,{found}\n"
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     _run_page(ROOT / "README.md", tmp_path)
