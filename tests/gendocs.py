@@ -1,7 +1,7 @@
 """Writes the parts of the docs that come from code: `make docs`. tests/test_docs.py fails when they are not current.
 
 docs/api.md from the table of routes and the catalogue of error codes, docs/cli.md from --help, and the settings table in
-docs/operating.md from the settings.
+docs/reference.md from the settings.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _route(route: Route) -> str:
 
 
 def settings_table() -> str:
-    """Return the table of settings for docs/operating.md."""
+    """Return the table of settings for docs/reference.md."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "" if field.is_required() or field.default is None else f"`{field.default}`"
@@ -99,9 +99,9 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
-def operating_page() -> str:
-    """Return docs/operating.md with a current table of settings."""
-    text = (DOCS / "operating.md").read_text("utf-8")
+def reference_page() -> str:
+    """Return docs/reference.md with a current table of settings."""
+    text = (DOCS / "reference.md").read_text("utf-8")
     if START not in text:
         text += f"\n## Settings\n\n{START}\n{END}\n"
     before, _, rest = text.partition(START)
@@ -174,7 +174,7 @@ def _open_failures(shards: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield shard
 
 
-PAGES = {"api.md": api_page, "cli.md": cli_page, "operating.md": operating_page, "reliability.md": reliability_page}
+PAGES = {"api.md": api_page, "cli.md": cli_page, "reference.md": reference_page, "reliability.md": reliability_page}
 
 
 def main() -> None:

@@ -46,7 +46,8 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SERVICE, POSTGRES = SERVICES["service"], SERVICES["postgres"]
 DOCKERFILE = re.sub(r"\\\n", " ", (DEPLOY / "Dockerfile").read_text())
-OPERATING = (ROOT / "docs" / "operating.md").read_text()
+MANUAL = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("install", "run", "incidents", "reference")}
+OPERATING = "\n".join(MANUAL.values())
 
 
 def steps(word: str) -> list[str]:
@@ -157,7 +158,9 @@ def test_variables_are_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted(path for path in DEPLOY.rglob("*") if path.is_file()), ROOT / "docs" / "operating.md"], ids=str
+    "path",
+    [*sorted(path for path in DEPLOY.rglob("*") if path.is_file()), *(ROOT / "docs" / f"{name}.md" for name in MANUAL)],
+    ids=str,
 )
 def test_every_variable_named_anywhere_exists(path: Path) -> None:
     named = set(re.findall(rf"{PREFIX}([A-Z][A-Z_]*[A-Z])\b", path.read_text()))
@@ -637,8 +640,8 @@ def test_alerts_say_what_to_do(rule: dict[str, Any]) -> None:
     headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert not place or place in anchors, place
-    for heading in re.findall(r'docs/operating\.md, "(.*?)"', rule["annotations"]["action"]):
-        assert f"## {heading}\n" in OPERATING
+    for page, heading in re.findall(r'docs/(\w+)\.md, "(.*?)"', rule["annotations"]["action"]):
+        assert f"## {heading}\n" in MANUAL[page]
 
 
 def test_metrics_follow_the_conventions() -> None:

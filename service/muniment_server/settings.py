@@ -1,6 +1,6 @@
 """Every setting of the server, read once.
 
-The descriptions below are the manual; docs/operating.md is made from them.
+The descriptions below are the manual; docs/reference.md is made from them.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Settings(BaseModel):
         default=False,
         description=(
             "Anchor the logs in Bitcoin. Off by default: it makes this server talk to the calendars below. "
-            "See docs/operating.md."
+            "See docs/run.md."
         ),
     )
     anchor_logs: Words = Field((), description="Names of the logs to anchor, separated by commas. Unset: all.")

@@ -91,12 +91,12 @@ class Clock:
         if last - now > self._behind:
             return (
                 f"this clock is {(last - now) / 1000:.0f} s behind the last entry: set it right; if it is right, "
-                "see max_clock_behind_seconds in docs/operating.md"
+                "see max_clock_behind_seconds in docs/reference.md"
             )
         if self._ahead is not None and last and self._begun - last > self._ahead:
             return (
                 f"this clock was {(self._begun - last) / _DAY:.0f} days ahead of the last entry when the server "
-                "started: set it right and restart; if it is right, see max_clock_ahead_days in docs/operating.md"
+                "started: set it right and restart; if it is right, see max_clock_ahead_days in docs/reference.md"
             )
         return None
 

@@ -31,7 +31,7 @@ SHORT_SECONDS = 1.5
 GROWTH = 128 << 20
 """Bytes of memory that the server may take more than when it is idle."""
 LARGEST = {"pages asked ahead and not read": 224 << 20}
-"""The same of attacks that more connections make than are for one purpose: see docs/operating.md, Memory."""
+"""The same of attacks that more connections make than are for one purpose: see docs/reference.md, Memory."""
 FLOODS = {"pages asked ahead and not read", "pages asked by clients who leave"}
 """Attacks by requests that are good: how many of these a client may send is the proxy's to say, so nothing is said of others' time."""
 SLOWER = 10.0
