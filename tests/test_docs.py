@@ -16,8 +16,10 @@ import pytest
 from muniment.anchor.proof import merge_submission
 from muniment.checkpoint import parse_checkpoint
 from muniment.note import parse_note
+from muniment_server.settings import Settings
 from muniment_server.storage.anchors import AnchorRow, CalendarRow
 from muniment_server.storage.sqlite.open import open_sqlite
+from muniment_server.telemetry import Metrics
 from muniment_server.web.openapi import document
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
@@ -73,6 +75,19 @@ def test_links_between_pages_lead_somewhere() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert not broken
+
+
+def test_symptoms_are_named_as_the_server_names_them() -> None:
+    """Codes, settings and metrics of the table of incidents exist, and so do the places it leads to."""
+    text = (ROOT / "docs" / "incidents.md").read_text("utf-8")
+    table = text.partition("## By symptom")[2].partition("\n## ")[0]
+    metrics = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    known = {*CODES, *Settings.model_fields, *metrics, *(family.name for family in Metrics().registry.collect())}
+    for word in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", table):
+        assert word in known or f"{word}".removesuffix("_total") in known, word
+    for page, place in re.findall(r"\]\(([\w.]*)#([\w-]+)\)", table):
+        headings = re.findall(r"^#+ (.*)$", (ROOT / "docs" / (page or "incidents.md")).read_text("utf-8"), re.MULTILINE)
+        assert place in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, place
 
 
 @pytest.mark.parametrize("page", ["threat-model.md", "reliability.md"])
