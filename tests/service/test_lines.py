@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from muniment_server import __version__
-from tests.live import LiveServer, free_port, init, run
+from tests.live import LiveServer, free_port, init, run, until
 from tests.service.http_check import JSON, client
 from tests.service.http_raw import exchange, request_bytes, statuses
 
@@ -91,3 +91,16 @@ def test_nothing_is_said_where_nothing_is_wrong_or_asked_for(tmp_path: Path) -> 
     lines = [json.loads(line) for line in server.stderr().splitlines()]
     assert [line["event"] for line in lines if line["level"] == "warning"] == []
     assert "request" not in {line["event"] for line in lines}
+
+
+def test_a_server_for_the_world_says_that_it_waits(tmp_path: Path) -> None:
+    """It looks for API keys before anything else, and would be silent for as long as the database is away."""
+    data = tmp_path / "data"
+    init(data)
+    database = f"postgresql://nobody:hunter2@127.0.0.1:{free_port()}/nowhere"
+    server = LiveServer(data, "--host", "0.0.0.0", database=database, traced=False)
+    try:
+        until(lambda: "waiting for the database" in server.stderr())
+    finally:
+        server.stop()
+    assert "hunter2" not in server.stderr()

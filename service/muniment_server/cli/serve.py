@@ -61,6 +61,7 @@ async def _check_public(settings: Settings) -> None:
     """Refuse to offer appends to the world by accident."""
     from muniment_server.access.asking import is_loopback
     from muniment_server.storage.open import open_store
+    from muniment_server.telemetry import get_logger
 
     if settings.read_only or settings.allow_anonymous_writes or is_loopback(settings.host):
         return
@@ -69,7 +70,8 @@ async def _check_public(settings: Settings) -> None:
         try:
             store = await open_store(settings)
             break
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            get_logger().warning("waiting for the database", error=str(error), retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, 2.0)
     try:
