@@ -146,7 +146,7 @@ class Log:
         Refusals of the log and a full disk have lines of their own.
         """
         was, self._trouble = self._trouble, self.writer.trouble
-        if self._trouble == was:
+        if bool(self._trouble) == bool(was):  # another code of the same outage begins nothing: /readyz has it
             return
         if self._trouble:
             detail = self.sequencer and self.sequencer.clock_doubt
