@@ -145,6 +145,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.held_bytes = Gauge(
+            "muniment_held_bytes",
+            "Bytes that clients make this server hold: bodies that come, and answers that wait to be read.",
+            ["room"],
+            registry=self.registry,
+        )
         self.writable = Gauge("muniment_writable", "1 while the log takes entries.", ["log"], registry=self.registry)
         self.database_up = Gauge(
             "muniment_database_up",

@@ -25,7 +25,7 @@ from muniment_server.settings import Settings
 from muniment_server.web.handlers.large import PAGE, page_of
 from muniment_server.web.room import Budget, Room, Rooms, Turns
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks, free_port, until
-from tests.service.http_check import bundle, client, published
+from tests.service.http_check import NDJSON, bundle, client, published
 from tests.service.http_raw import address, exchange, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, KeySpec, instance_on
 
@@ -56,6 +56,7 @@ def server(instance: Instance, metrics_port: int) -> Iterator[LiveServer]:
                 assert http.post("/logs/raw/entries/batch", content=body).status_code == 201
             published(http, "/logs/raw", len(LEAVES) + 1)  # the SDK reads no further than that
         yield running
+        assert_nothing_is_held(metrics_port)
         running.stop()
         assert free_of_tracebacks(running.stderr())
 
@@ -71,6 +72,11 @@ def metric(port: int, name: str) -> float:
     """Return the sum of a metric of the server, by how its lines begin."""
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"muniment_{name}"))
+
+
+def assert_nothing_is_held(port: int) -> None:
+    """What is held for clients who have left is held for ever, and in the end all are refused."""
+    until(lambda: metric(port, "held_bytes") == 0, "the server holds memory for clients, and has none")
 
 
 def resident(server: LiveServer) -> int:
@@ -366,6 +372,17 @@ def test_what_clients_asked_who_left_is_not_made(server: LiveServer, metrics_por
     until(lambda: metric(metrics_port, "connections ") <= 2)
     assert metric(metrics_port, count) - before < 150
     assert http.get("/logs/raw/checkpoint").status_code == 200
+
+
+def test_nothing_is_held_for_clients_who_left_while_it_was_read(
+    server: LiveServer, metrics_port: int, http: httpx.Client
+) -> None:
+    http.post("/entries/batch", content=b'{"n":"%s"}\n' % (b"x" * 300) * 600, headers=NDJSON).raise_for_status()
+    for number in range(100):
+        with socket.create_connection(address(server.url)) as connection:
+            connection.sendall(request_bytes("GET", f"/tile/entries/{number % 2:03}"))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert_nothing_is_held(metrics_port)
 
 
 def test_answers_to_entries_that_are_not_read(server: LiveServer, instance: Instance, http: httpx.Client) -> None:

@@ -160,6 +160,7 @@ RELEASED = {
         "475d467e160fc217",
         "4e60ef7302f3ca7e",
         "0590ed75bf1d25df",
+        "0c729b69e6b45846",
     ],
     "postgres": [
         "4e67e302949a5547",
@@ -169,6 +170,7 @@ RELEASED = {
         "1c0b7f802f5aa648",
         "1d470a1eed7bf767",
         "114b6a1d93e396b0",
+        "2fcb5f6ece90a3b7",
     ],
 }
 """The first 8 bytes of the SHA-256 of each migration that was released, in hex."""

@@ -99,12 +99,12 @@ class Trust:
             for origin in {log.vkey.name for log in self.policy.logs} if self.origin is None else {self.origin}:
                 note = yield from self._recall(origin)
                 if note is not None:
-                    self._remembered(origin, note)
+                    remembered(self.policy, origin, note)
 
     def seen_size(self) -> Flow[int]:
         """Return the size of the largest tree of this log that is remembered, 0 when none is. Raises StateError."""
         note = None if self.origin is None else (yield from self._recall(self.origin))
-        known = None if note is None or self.origin is None else self._remembered(self.origin, note)
+        known = None if note is None or self.origin is None else remembered(self.policy, self.origin, note)
         return 0 if known is None else known.checkpoint.size
 
     def _accept(self, seen: VerifiedCheckpoint) -> None:

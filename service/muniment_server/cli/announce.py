@@ -33,7 +33,7 @@ async def warn(settings: Settings, service: Any) -> None:
 
 
 async def _who_may_append(settings: Settings, service: Any) -> str | None:
-    from muniment_server.access.callers import is_loopback
+    from muniment_server.access.asking import is_loopback
 
     if settings.allow_anonymous_writes:
         return "anyone who reaches this server"

@@ -88,6 +88,16 @@ def migrate_sqlite(connection: apsw.Connection) -> list[Migration]:
         done.append(todo[0])
 
 
+def check_sqlite(connection: apsw.Connection) -> None:
+    """Raise SchemaError unless nothing is to apply. Changes nothing."""
+    tables = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'").fetchall()
+    if not tables or pending(dict(connection.execute(_SELECT)), available("sqlite")):
+        raise SchemaError(
+            "the database has the schema of an older release, and its folder can only be read: "
+            "copy the folder to where it can be written"
+        )
+
+
 # --- Postgres ---
 
 

@@ -145,6 +145,10 @@ class Rooms(NamedTuple):
         turns = Turns(_TURNS)
         return cls(Room(16 * _MEBIBYTE), Room(entries), Room(batches), Room(batches), turns)
 
+    def by_name(self) -> list[tuple[str, Room]]:
+        """Return each room with its name."""
+        return [(name, room) for name, room in self._asdict().items() if isinstance(room, Room)]
+
 
 class Hold:
     """Bytes of one room that one owner holds, more or fewer as time goes on."""

@@ -8,6 +8,7 @@ import logging
 import resource
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
@@ -15,7 +16,7 @@ from starlette.requests import Request as AsgiRequest
 from starlette.responses import Response
 
 from muniment_server.access.callers import Access
-from muniment_server.errors import StoreError, StoreUnavailable
+from muniment_server.errors import SetupError, StoreError, StoreUnavailable
 from muniment_server.instance.registry import DEFAULT_LOG, Registry
 from muniment_server.log import Log
 from muniment_server.settings import Settings
@@ -45,6 +46,8 @@ class Service:
         self._anchoring = anchoring_of(settings, metrics)
         self._started = False
         self.rooms = Rooms.of(settings)
+        for name, room in self.rooms.by_name():
+            metrics.held_bytes.labels(name).set_function(partial(getattr, room, "taken"))
         self._timers: dict[tuple[int, int], Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -55,6 +58,7 @@ class Service:
         """
         if self._started:
             return
+        _check_writable(self.settings)
         _raise_file_limit()
         _adopt_log_lines()
         delay = 0.1
@@ -148,6 +152,19 @@ def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:
     from muniment_server.follow.anchors.running import Anchoring  # noqa: PLC0415 - 6 MB that others do without
 
     return Anchoring(settings, metrics)
+
+
+def _check_writable(settings: Settings) -> None:
+    """Raise SetupError where a server would take appends into files that can only be read."""
+    if settings.read_only or settings.database:
+        return
+    from muniment_server.storage.sqlite.connect import is_writable  # noqa: PLC0415 - see storage/open.py
+
+    if settings.sqlite.exists() and not is_writable(settings.sqlite):
+        raise SetupError(
+            f"{settings.sqlite} and its folder can only be read by this process: pass --read-only to serve reads, "
+            "or let it write there"
+        )
 
 
 def _raise_file_limit() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import apsw
 
@@ -13,8 +15,13 @@ OLDEST_SAFE = (3, 51, 3)
 _BUSY_MILLISECONDS = 10_000
 
 
+def is_writable(path: Path) -> bool:
+    """Tell whether the database at `path` can be written: not where its folder or file may only be read."""
+    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+
+
 def connect(path: Path) -> apsw.Connection:
-    """Open a connection. Raises SchemaError on an old SQLite, or where the settings do not take."""
+    """Open a connection that writes and reads. Raises SchemaError on an old SQLite, or where the settings do not take."""
     if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_SAFE:
         raise SchemaError(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; install apsw >= 3.51.3")
     connection = apsw.Connection(str(path))
@@ -27,6 +34,21 @@ def connect(path: Path) -> apsw.Connection:
     connection.execute("PRAGMA recursive_triggers = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+def connect_read_only(path: Path) -> apsw.Connection:
+    """Open a connection to a database whose folder can't be written, such as one on a medium mounted read-only.
+
+    Reading takes locks and the index of the WAL, which are files. Without a WAL the database is opened as one that
+    nothing changes, which needs neither. With one, its index has to be there as well.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    unchanging = not wal.exists() or not wal.stat().st_size
+    name = f"file:{quote(str(path.absolute()))}?mode=ro" + ("&immutable=1" if unchanging else "")
+    connection = apsw.Connection(name, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    connection.set_busy_timeout(_BUSY_MILLISECONDS)
+    connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 
 

@@ -16,8 +16,8 @@ import apsw
 
 from muniment_server.errors import Corrupt, HeadMoved, OutcomeUnknown, Replaced, StoreUnavailable
 from muniment_server.failpoints import step
-from muniment_server.storage.migrate import migrate_sqlite
-from muniment_server.storage.sqlite.connect import connect
+from muniment_server.storage.migrate import check_sqlite, migrate_sqlite
+from muniment_server.storage.sqlite.connect import connect, connect_read_only, is_writable
 
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
@@ -46,9 +46,10 @@ def _step_back() -> None:
 class Database:
     """One file that is open. Make it with :meth:`open`. The parts of a store share it."""
 
-    def __init__(self, path: Path, writer: apsw.Connection) -> None:
+    def __init__(self, path: Path, writer: apsw.Connection, connect: Callable[[Path], apsw.Connection]) -> None:
         self._path = path
         self._writer = writer  # used by the writer thread alone
+        self._connect = connect
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer", _step_back)
         self._read_threads = ThreadPoolExecutor(_READERS, "sqlite-reader")
         self._local = threading.local()  # one connection for each reader thread
@@ -62,15 +63,13 @@ class Database:
     def open(cls, path: Path) -> Database:
         """Open, and create or migrate, the database at `path`. Raises SchemaError, Corrupt, or StoreUnavailable.
 
+        Where its folder can only be read, the database is opened as it is, and writes raise StoreUnavailable.
+
         With its last connection SQLite carries the WAL over and removes it. Not before all is well: where a copy was
         put in place of the database, the WAL that is left holds entries that were answered, and nothing else does.
         """
         try:
-            path.touch(mode=0o600)  # it holds payloads and seeds; SQLite gives its other files the same mode
-            writer = connect(path)
-            writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            migrate_sqlite(writer)
-            writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            return cls._open(path) if is_writable(path) else cls._open_read_only(path)
         except (apsw.CorruptError, apsw.NotADBError) as error:
             raise Corrupt(
                 f"database_damaged: {path} is damaged, or {path.name}-wal beside it is of another database ({error}). "
@@ -78,7 +77,26 @@ class Database:
             ) from error
         except (apsw.Error, OSError) as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
-        return cls(path, writer)
+
+    @classmethod
+    def _open(cls, path: Path) -> Database:
+        path.touch(mode=0o600)  # it holds payloads and seeds; SQLite gives its other files the same mode
+        writer = connect(path)
+        writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        migrate_sqlite(writer)
+        writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        return cls(path, writer, connect)
+
+    @classmethod
+    def _open_read_only(cls, path: Path) -> Database:
+        try:
+            connection = connect_read_only(path)
+            check_sqlite(connection)
+        except apsw.CantOpenError as error:
+            raise StoreUnavailable(
+                f"cannot open {path} where it can only be read: {error}. Copy the folder to where it can be written"
+            ) from error
+        return cls(path, connection, connect_read_only)
 
     async def close(self) -> None:
         """Wait for the write in flight and release every connection."""
@@ -147,7 +165,7 @@ class Database:
         return await self.read(lambda connection: connection.execute(sql, values).fetchone())
 
     def _reader(self) -> apsw.Connection:
-        connection = connect(self._path)
+        connection = self._connect(self._path)
         connection.execute("PRAGMA query_only = ON")
         connection.execute(f"PRAGMA cache_size = -{_READER_KIBIBYTES}")
         self._readers.append(connection)
@@ -178,6 +196,8 @@ class Database:
             self._roll_back()
             if isinstance(error, apsw.ConstraintError):
                 raise HeadMoved(f"SQLite: {error}") from error
+            if isinstance(error, apsw.ReadOnlyError):
+                raise StoreUnavailable(f"{self._path} or its folder can only be read by this process") from error
             if isinstance(error, apsw.Error):
                 raise StoreUnavailable(f"SQLite: {error}") from error
             raise

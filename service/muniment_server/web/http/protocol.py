@@ -215,9 +215,12 @@ class Protocol(HttpToolsProtocol):
             exchange.run(body, self._respond if body else self._respond_read)
 
     def _owe(self, size: int) -> bool:
-        """Hold room for an answer, of `size` bytes until it is read. Returns False where there is none."""
+        """Hold room for an answer, of `size` bytes until it is read. Returns False where there is none.
+
+        A client that has left, while its answer was made, reads nothing: what were held for it now would stay so.
+        """
         if self._owed is None:
-            if not size:
+            if not size or self.transport.is_closing():
                 return True
             self._owed = Hold(self._all.rooms.answers, self._peer)
         held = self._owed.grow(size)
