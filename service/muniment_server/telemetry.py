@@ -121,7 +121,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.request_seconds = Timings("muniment_request_seconds", "Time to answer.", ("route", "status"))
+        self.request_seconds = Timings("muniment_request_seconds", "Time to answer.", ("log", "route", "status"))
         self.registry.register(self.request_seconds)
         self.head_size = Gauge(
             "muniment_head_size", "Entries in the last signed head.", ["log"], registry=self.registry
@@ -136,7 +136,10 @@ class Metrics:
             "muniment_queue_depth", "Entries waiting for the sequencer.", ["log"], registry=self.registry
         )
         self.refused = Counter(
-            "muniment_refused", "Requests refused, by error code.", ["reason"], registry=self.registry
+            "muniment_refused",
+            "Requests refused, by error code. Those about no log that there is have an empty label.",
+            ["log", "reason"],
+            registry=self.registry,
         )
         self.connections = Gauge("muniment_connections", "Open HTTP connections.", registry=self.registry)
         self.connections_refused = Counter(

@@ -475,15 +475,15 @@ def test_metrics_count_what_happened(embedded: Instance) -> None:
     assert found["muniment_head_size", "raw"] == found["muniment_published_size", "raw"] == 4
     assert found["muniment_queue_depth", "raw"] == 0
     assert found["muniment_writable", "default"] == found["muniment_writable", "raw"] == 1
-    assert found["muniment_refused_total", "empty_event"] == 1
-    assert found["muniment_refused_total", "unknown_log"] == 1
+    assert found["muniment_refused_total", "default", "empty_event"] == 1
+    assert found["muniment_refused_total", "", "unknown_log"] == 1
     assert found["muniment_batch_entries_sum", "raw"] == 3
     assert found["muniment_commit_seconds_count", "raw"] >= 2
-    assert found["muniment_request_seconds_count", "POST /add", "200"] == 2
-    assert found["muniment_request_seconds_count", "POST /entries", "201"] == 1
-    assert found["muniment_request_seconds_count", "POST /entries", "200"] == 1
-    assert found["muniment_request_seconds_count", "POST /entries", "422"] == 1
-    assert found["muniment_request_seconds_count", "GET /tile/{path:path}", "404"] == 1
+    assert found["muniment_request_seconds_count", "raw", "POST /add", "200"] == 2
+    assert found["muniment_request_seconds_count", "default", "POST /entries", "201"] == 1
+    assert found["muniment_request_seconds_count", "default", "POST /entries", "200"] == 1
+    assert found["muniment_request_seconds_count", "default", "POST /entries", "422"] == 1
+    assert found["muniment_request_seconds_count", "default", "GET /tile/{path:path}", "404"] == 1
     assert found["muniment_guard_refusals_total", "raw"] == 0
 
 

@@ -359,7 +359,7 @@ def test_short_requests_that_wait_behind_others(server: LiveServer, http: httpx.
 def test_what_clients_asked_who_left_is_not_made(server: LiveServer, metrics_port: int, http: httpx.Client) -> None:
     """Also behind a request that waits, where nothing more is read of the connection."""
     page = request_bytes("GET", "/logs/raw/entries?limit=1000")
-    count = 'request_seconds_count{route="GET /entries"'
+    count = 'request_seconds_count{log="raw",route="GET /entries"'
     http.get("/logs/raw/entries?limit=1000").raise_for_status()
     before = metric(metrics_port, count)
     with ExitStack() as stack:

@@ -173,8 +173,8 @@ def test_a_primary_that_only_reads_that_hides_its_keys_and_that_dies(
         says(503, "database_unavailable")
         until(lambda: samples(metrics)["muniment_database_up",] == 0)
         found = samples(metrics)
-        assert found["muniment_refused_total", "database_unavailable"] > 0
-        assert {labels[0] for name, *labels in found if name == "muniment_refused_total"} <= set(CODES)
+        assert found["muniment_refused_total", "default", "database_unavailable"] > 0
+        assert {labels[1] for name, *labels in found if name == "muniment_refused_total"} <= set(CODES)
         standby.promote()
         says(201, None)
         until(lambda: server.stderr().count("appends are taken again") == server.stderr().count("appends are refused"))

@@ -48,7 +48,7 @@ class Service:
         self.rooms = Rooms.of(settings)
         for name, room in self.rooms.by_name():
             metrics.held_bytes.labels(name).set_function(partial(getattr, room, "taken"))
-        self._timers: dict[tuple[int, int], Any] = {}
+        self._timers: dict[tuple[str, int, int], Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -109,18 +109,21 @@ class Service:
             raise await self.access.refuse_unknown(request.headers, name, needs)
         return log
 
-    def fail(self, route: Route, error: Exception) -> Response:
-        """Return the answer to an error of a handler, and count it."""
+    def fail(self, route: Route, log: str, error: Exception) -> Response:
+        """Return the answer to an error of a handler, and count it.
+
+        `log` is the name of a log that there is, or empty: what a client made up would be counted for ever.
+        """
         response = (problems.plain if route.c2sp else problems.answer)(error)
-        self.metrics.refused.labels(problems.code_of(error)).inc()
+        self.metrics.refused.labels(log, problems.code_of(error)).inc()
         return response
 
-    def count(self, route: Route, status: int, started: float) -> None:
-        """Count an answered request; `started` is a time of time.perf_counter."""
-        timer = self._timers.get((id(route), status))
+    def count(self, route: Route, log: str, status: int, started: float) -> None:
+        """Count an answered request; `log` is as in :meth:`fail`, `started` a time of time.perf_counter."""
+        timer = self._timers.get((log, id(route), status))
         if timer is None:
-            timer = self.metrics.request_seconds.labels(f"{route.method} {route.path}", status)
-            self._timers[id(route), status] = timer
+            timer = self.metrics.request_seconds.labels(log, f"{route.method} {route.path}", status)
+            self._timers[log, id(route), status] = timer
         timer.observe(time.perf_counter() - started)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -139,10 +142,15 @@ class Service:
         except ClientDisconnect:
             return budget.until_read(Response(None, 400))  # goes nowhere
         except Exception as error:  # noqa: BLE001 - every error gets an answer; unexpected ones are logged
-            response = self.fail(route, error)
+            response = self.fail(route, self._label(route, request), error)
         if route.on == "log":
-            self.count(route, response.status_code, started)
+            self.count(route, self._label(route, request), response.status_code, started)
         return budget.until_read(response)
+
+    def _label(self, route: Route, request: AsgiRequest) -> str:
+        """Return the name of the log that a request is about, if there is one."""
+        name = request.path_params.get("log", DEFAULT_LOG)
+        return name if route.on == "log" and self.registry.opened(name) else ""
 
 
 def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:

@@ -39,26 +39,28 @@ class Exchange(Protocol):
 class Ready:
     """An answer from memory."""
 
-    __slots__ = ("_answer", "_route", "_service", "_started")
+    __slots__ = ("_answer", "_log", "_route", "_service", "_started")
     owner = None
 
-    def __init__(self, service: Service, route: Route, answer: Answer, started: float) -> None:
-        self._service, self._route, self._answer, self._started = service, route, answer, started
+    def __init__(self, service: Service, route: Route, log: Log, answer: Answer, started: float) -> None:
+        self._service, self._route, self._log = service, route, log
+        self._answer, self._started = answer, started
 
     def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
         """Send it."""
         respond(self._answer)
-        self._service.count(self._route, self._answer.status, self._started)
+        self._service.count(self._route, self._log.row.name, self._answer.status, self._started)
 
 
 class Cold:
     """A read of what is not in memory. It goes on where reads that share its query call back, or else in a task."""
 
-    __slots__ = ("_flow", "_respond", "_route", "_service", "_started")
+    __slots__ = ("_flow", "_log", "_respond", "_route", "_service", "_started")
     owner = None
 
-    def __init__(self, service: Service, route: Route, flow: Flow[Answer], started: float) -> None:
-        self._service, self._route, self._flow, self._started = service, route, flow, started
+    def __init__(self, service: Service, route: Route, log: Log, flow: Flow[Answer], started: float) -> None:
+        self._service, self._route, self._log = service, route, log
+        self._flow, self._started = flow, started
 
     def run(self, body: bytes, respond: Respond) -> None:  # noqa: ARG002 - it has none
         """Begin to read."""
@@ -87,12 +89,12 @@ class Cold:
             self._finish(answer, answer.status)
 
     def _fail(self, error: Exception) -> None:
-        response = self._service.fail(self._route, error)
+        response = self._service.fail(self._route, self._log.row.name, error)
         self._finish(response, response.status_code)
 
     def _finish(self, answer: Answer | Response, status: int) -> None:
         self._respond(answer)
-        self._service.count(self._route, status, self._started)
+        self._service.count(self._route, self._log.row.name, status, self._started)
 
 
 class Post(NamedTuple):
@@ -143,7 +145,7 @@ class AppendExchange(ABC):
             self.post.service.spawn(self._later(found))
             return
         self._respond(answer)
-        self.post.service.count(self.route, answer.status, self._started)
+        self.post.service.count(self.route, self.post.log.row.name, answer.status, self._started)
 
     @abstractmethod
     def _now(self, outcome: Outcome) -> Answer | None:
@@ -162,12 +164,12 @@ class AppendExchange(ABC):
             self._fail(error)
             return
         self._respond(answer)
-        self.post.service.count(self.route, answer.status, self._started)
+        self.post.service.count(self.route, self.post.log.row.name, answer.status, self._started)
 
     def _fail(self, error: Exception) -> None:
-        response = self.post.service.fail(self.route, error)
+        response = self.post.service.fail(self.route, self.post.log.row.name, error)
         self._respond(response)
-        self.post.service.count(self.route, response.status_code, self._started)
+        self.post.service.count(self.route, self.post.log.row.name, response.status_code, self._started)
 
 
 class Entry(AppendExchange):

@@ -181,11 +181,11 @@ class FastPath:
         else:
             answer = read.file_now(log, wanted, gzip=head.gzip)
         if answer is not None:
-            return Ready(self._service, route, answer, started)
+            return Ready(self._service, route, log, answer, started)
         if isinstance(wanted, int):
-            return Cold(self._service, route, read.inclusion(log, wanted), started)
+            return Cold(self._service, route, log, read.inclusion(log, wanted), started)
         turn = self._service.rooms.turns.of(lambda: False)
-        return Cold(self._service, route, read.file(log, wanted, turn, gzip=head.gzip), started)
+        return Cold(self._service, route, log, read.file(log, wanted, turn, gzip=head.gzip), started)
 
 
 @functools.lru_cache(4096)
