@@ -271,3 +271,14 @@ def spread(ranges: list[list[int]]) -> list[int]:
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def metric(port: int, name: str) -> float:
+    """Return the sum of a metric of the server, by how its lines begin."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"muniment_{name}"))
+
+
+def assert_nothing_is_held(port: int) -> None:
+    """What is held for clients who have left is held for ever, and in the end all are refused."""
+    until(lambda: metric(port, "held_bytes") == 0, "the server holds memory for clients, and has none")

@@ -25,7 +25,7 @@ from muniment_server.settings import Settings
 from muniment_server.web.handlers.large import PAGE, page_of
 from muniment_server.web.room import Budget, Room, Rooms, Turns
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks, free_port, until
-from tests.service.http_check import NDJSON, bundle, client, published
+from tests.service.http_check import NDJSON, assert_nothing_is_held, bundle, client, metric, published
 from tests.service.http_raw import address, exchange, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, KeySpec, instance_on
 
@@ -66,17 +66,6 @@ def http(server: LiveServer, instance: Instance) -> Iterator[httpx.Client]:
     with client(server.url, instance.keys["other"]) as made:
         made.timeout = 120
         yield made
-
-
-def metric(port: int, name: str) -> float:
-    """Return the sum of a metric of the server, by how its lines begin."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"muniment_{name}"))
-
-
-def assert_nothing_is_held(port: int) -> None:
-    """What is held for clients who have left is held for ever, and in the end all are refused."""
-    until(lambda: metric(port, "held_bytes") == 0, "the server holds memory for clients, and has none")
 
 
 def resident(server: LiveServer) -> int:

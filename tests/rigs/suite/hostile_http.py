@@ -13,13 +13,13 @@ from pathlib import Path
 
 import httpx
 
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import LiveServer, free_of_tracebacks, free_port
 from tests.rigs.hostile import bodies, framing, headers, paths, receipts
 from tests.rigs.hostile.case import STILL_SIZE, Case, Referred
 from tests.rigs.hostile.sender import RAW, Tally, send_all
 from tests.rigs.rig import Context, FaultRig
 from tests.service.http_audit import audit, fsck
-from tests.service.http_check import JSON, NDJSON, bundle, head_size, published
+from tests.service.http_check import JSON, NDJSON, assert_nothing_is_held, bundle, head_size, published
 from tests.service.http_world import DEFAULT, Instance, KeySpec, LogSpec, make_instance
 
 LOGS = (DEFAULT, LogSpec("raw", "raw"), LogSpec("still", "raw"), LogSpec("private", "raw", public=False))
@@ -144,7 +144,9 @@ def check_log(server: LiveServer) -> None:
 def run(context: Context) -> None:
     """Send the cases of every seed to one server."""
     instance = make_instance(context.folder / "data", None, LOGS, KEYS)
-    with instance.server("--allow-anonymous-writes", env=ENVIRONMENT) as server:
+    port = free_port()
+    environment = ENVIRONMENT | {"MUNIMENT_SERVER_METRICS_PORT": str(port)}
+    with instance.server("--allow-anonymous-writes", env=environment) as server:
         deck = Deck(prepare(server, instance))
         for seed, tally in _seeds(context, server, instance, deck.of):
             context.counts["slowest ms"] = max(context.counts["slowest ms"], int(tally.slowest * 1000))
@@ -156,6 +158,7 @@ def run(context: Context) -> None:
             _publish_all(http)
             for log in LOGS[:3]:
                 audit(http, instance.policy, "" if log is DEFAULT else f"/logs/{log.name}")
+        assert_nothing_is_held(port)
     fsck(instance)
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import LiveServer, free_of_tracebacks, free_port
 from tests.rigs.rig import Context, FaultRig
 from tests.service.http_audit import audit, fsck
-from tests.service.http_check import JSON, bundle
+from tests.service.http_check import JSON, assert_nothing_is_held, bundle
 from tests.service.http_raw import Connection, address, request_bytes, statuses
 from tests.service.http_world import DEFAULT, RAW, make_instance
 
@@ -153,13 +153,15 @@ def run(context: Context) -> None:
     """Each seed is one crowd."""
     instance = make_instance(context.folder / "data", None, (DEFAULT, RAW))
     for seed in context.each():
-        with instance.server() as server:
+        port = free_port()
+        with instance.server(env={"MUNIMENT_SERVER_METRICS_PORT": str(port)}) as server:
             if seed == context.seeds.start:
                 fill(server)
             seen, before = asyncio.run(measure(server.url, random.Random(seed)))
             with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
                 time.sleep(1.5)
                 audit(http, instance.policy)
+            assert_nothing_is_held(port)
         assert free_of_tracebacks(server.stderr()), server.stderr()[-3000:]
         lived = [seconds for kind in seen.lived.values() for seconds in kind]
         assert len(lived) == CLIENTS, f"seed {seed}"

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import httpx
 
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import LiveServer, free_of_tracebacks, free_port
 from tests.rigs.rig import Context, FaultRig
 from tests.rigs.strangers import ATTACKS, raise_limit
 from tests.service.http_audit import fsck
-from tests.service.http_check import JSON, bundle
+from tests.service.http_check import JSON, assert_nothing_is_held, bundle
 from tests.service.http_raw import Connection
 from tests.service.http_world import DEFAULT, RAW, Instance, KeySpec, make_instance
 
@@ -135,10 +135,12 @@ async def measure(server: LiveServer, keys: Mapping[str, str], name: str, second
 
 def judge(context: Context, instance: Instance, name: str, seconds: float) -> None:
     """Run one attack on a server that was just started."""
-    with instance.server() as server:
+    port = free_port()
+    with instance.server(env={"MUNIMENT_SERVER_METRICS_PORT": str(port)}) as server:
         with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
             http.get("/logs/raw/entries?limit=1000").raise_for_status()
         found = asyncio.run(measure(server, instance.keys, name, seconds))
+        assert_nothing_is_held(port)
         server.stop()
     assert free_of_tracebacks(server.stderr()), server.stderr()[-3000:]
     told = f"{name}: {found.growth / 2**20:.0f} MiB more, p99 {found.slower:.1f} times that of an idle server"
