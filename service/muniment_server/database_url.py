@@ -55,7 +55,7 @@ def read_url(url: str) -> dict[str, Any]:
     """Return what a URL says, as arguments of `asyncpg.connect`. Raises SettingsError, which does not quote it."""
     match = _URL.fullmatch(url)
     if match is None:
-        _refuse(
+        _wrong(
             "not a URL postgresql://USER@HOST:PORT/DATABASE. A password has its @ / # ? % and blanks as %40 %2F %23 "
             "%3F %25 %20, or stands in PGPASSWORD or the file that PGPASSFILE names"
         )
@@ -83,13 +83,13 @@ def name_of(url: str) -> str:
     return f"Postgres database{name} on {', '.join(places) or 'the host of its service or PGHOST'}"
 
 
-def _refuse(why: str) -> NoReturn:
+def _wrong(why: str) -> NoReturn:
     raise SettingsError(f"setting database: {why}") from None
 
 
 def _once(part: str | None, query: dict[str, str], parameter: str) -> None:
     if part and query.get(parameter):
-        _refuse(f"{parameter} is given twice, before ? and after it")
+        _wrong(f"{parameter} is given twice, before ? and after it")
 
 
 def _text(escaped: str) -> str:
@@ -99,7 +99,7 @@ def _text(escaped: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        _refuse("% stands only before two hex digits, of UTF-8; % itself is %25, also in a password")
+        _wrong("% stands only before two hex digits, of UTF-8; % itself is %25, also in a password")
     return text
 
 
@@ -109,13 +109,13 @@ def _query(text: str) -> dict[str, str]:
     for pair in filter(None, text.split("&")):
         name, equals, value = pair.partition("=")
         if not equals or name not in KNOWN:
-            _refuse(
+            _wrong(
                 f"after ? stand parameters NAME=VALUE; this one is not known here, which may be a ? in a password that "
                 f"is not written %3F. Known are {', '.join(KNOWN)}. Settings of the server: options=-c%20name%3Dvalue"
             )
         found[name] = _text(value)
         if (allowed := (_DRIVER | _DONE).get(name)) and found[name] not in allowed:
-            _refuse(f"{name} can be {', '.join(allowed)} here")
+            _wrong(f"{name} can be {', '.join(allowed)} here")
     return found
 
 
@@ -126,18 +126,18 @@ def _hosts(text: str, query: dict[str, str]) -> tuple[list[str], list[int]]:
     if text:
         matches = [_HOST.fullmatch(each) for each in text.split(",")]
         if not all(matches):
-            _refuse("a host is a name, an address, or an IPv6 address in [], and its port is a number")
+            _wrong("a host is a name, an address, or an IPv6 address in [], and its port is a number")
         found = [(_text(each["ipv6"] or each["name"]), each["port"]) for each in matches if each]
     else:
         found = [(each, None) for each in query["host"].split(",")] if query.get("host") else []
     if not all(host for host, _ in found):
-        _refuse("a host has no name")
+        _wrong("a host has no name")
     if len(shared) not in (1, len(found)):
-        _refuse("port has one value, or one for each host")
+        _wrong("port has one value, or one for each host")
     every = shared * len(found) if len(shared) == 1 else shared
     ports = [own or port for (_, own), port in zip(found, every, strict=True)]
     if not all(re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65_535 for port in [*ports, *shared]):
-        _refuse("a port is a number from 1 to 65535")
+        _wrong("a port is a number from 1 to 65535")
     # A port without a host goes with the place where the driver looks by itself.
     return [host for host, _ in found], [int(port) for port in ports or (shared if "port" in query else [])]
 
@@ -145,7 +145,7 @@ def _hosts(text: str, query: dict[str, str]) -> tuple[list[str], list[int]]:
 def _timeout(query: dict[str, str]) -> dict[str, float]:
     text = query.get("connect_timeout", "0")
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        _refuse("connect_timeout is a number of seconds")
+        _wrong("connect_timeout is a number of seconds")
     return {"timeout": float(text)}  # 0, and so not given: libpq would wait for ever
 
 
@@ -160,7 +160,7 @@ def _server(query: dict[str, str]) -> dict[str, dict[str, str]]:
 def _tls(query: dict[str, str]) -> dict[str, Any]:
     """Return how the connection is secured: as a URL that says nothing else, which the driver reads for it."""
     if query.get("channel_binding") == "require" and query.get("sslmode") != "verify-full":
-        _refuse(
+        _wrong(
             "channel_binding=require is not in the power of this driver. sslmode=verify-full protects from the same "
             "impostor, by the server's certificate: set it, with sslrootcert=system or the file of the provider"
         )
@@ -168,7 +168,7 @@ def _tls(query: dict[str, str]) -> dict[str, Any]:
         return {"ssl": _system_authorities(query)}
     for name in _FILES:
         if query.get(name) and not Path(query[name]).is_file():
-            _refuse(f"{name} names no file that this process can read")
+            _wrong(f"{name} names no file that this process can read")
     given = [f"{name}={quote(query[name])}" for name in query if name in _DRIVER and query[name]]
     return {"dsn": f"postgresql://?{'&'.join(given)}" if given else None}
 
@@ -179,5 +179,5 @@ def _system_authorities(query: dict[str, str]) -> Any:
 
     others = {name for name in query if name.startswith("ssl")} - {"sslmode", "sslrootcert", "sslsni"}
     if others or query.get("sslmode", "verify-full") != "verify-full":
-        _refuse("sslrootcert=system goes with sslmode=verify-full and no other parameter of TLS")
+        _wrong("sslrootcert=system goes with sslmode=verify-full and no other parameter of TLS")
     return ssl.create_default_context()

@@ -308,7 +308,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     found = {name[len(PREFIX) :].lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
     if unknown := sorted(set(found) - set(Settings.model_fields)):
         close = get_close_matches(unknown[0], Settings.model_fields, 1)
-        meant = f"did you mean {PREFIX}{close[0].upper()}?" if close else "docs/operating.md lists all settings"
+        meant = f"did you mean {PREFIX}{close[0].upper()}?" if close else "docs/reference.md lists all settings"
         raise SettingsError(f"unknown environment variable {PREFIX}{unknown[0].upper()}: {meant}")
     return found
 

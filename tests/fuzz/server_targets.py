@@ -263,9 +263,23 @@ def _raw_batch(data: bytes) -> None:
     (Refused,),
 )
 def _event_batch(data: bytes) -> None:
-    drafts: list[EventDraft] = _now(write._event_drafts(data, _LIMITS))  # type: ignore[arg-type, assignment]
+    drafts: list[EventDraft] = _now(write._line_drafts(data, _LIMITS))  # type: ignore[arg-type, assignment]
     lines = data.removesuffix(b"\n").split(b"\n")
     expect(len(lines) == len(drafts), "an entry more or less than lines")
     for line, draft in zip(lines, drafts, strict=True):
         expect(draft.payload == strictjson.canonical(parse_event(line)), "another event than the line's")
         expect(len(draft.leaf("2026-11-20T12:00:00.123Z")) == len(event_leaf("x" * 43, "y" * 24)), "another leaf")
+
+
+@fuzzed(
+    "event-array",
+    [b'[{"a":1},{"b":[2,{"c":"],"}]}]', b"[" + b",".join(_JSON_SEEDS[-3:]) + b"]", b' [ {"a":"\\\\\\""} ] '],
+    [*_JSON_WORDS, b",", b"[", b"]", b"}", b"{", b'"'],
+    (Refused,),
+)
+def _event_array(data: bytes) -> None:
+    drafts: list[EventDraft] = _now(write._array_drafts(data, _LIMITS))  # type: ignore[arg-type, assignment]
+    found = json.loads(data)
+    expect(isinstance(found, list) and len(found) == len(drafts), "another array than its reader's")
+    for event, draft in zip(found, drafts, strict=True):
+        expect(json.loads(draft.payload) == event, "another event than the element's")

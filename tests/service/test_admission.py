@@ -378,7 +378,7 @@ def test_a_batch_is_understood_a_few_entries_at_a_time(kind: str, monkeypatch: p
     if kind == "raw":
         work, most = write._raw_drafts(bundle(*(b"%d" % n for n in range(10_000))), log), 100
     else:
-        work, most = write._event_drafts(ndjson(*({"n": n} for n in range(10_000))), log), 10
+        work, most = write._line_drafts(ndjson(*({"n": n} for n in range(10_000))), log), 10
     drafts, steps = None, [0]
     while drafts is None:
         try:

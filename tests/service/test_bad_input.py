@@ -456,7 +456,7 @@ def test_an_event_with_another_content_type(http: httpx.Client, kind: str | None
         assert "charset" in str(kind) or "curl --json" in found["hint"]
 
 
-@pytest.mark.parametrize("kind", [*WRONG_TYPES, "application/json"], ids=named)
+@pytest.mark.parametrize("kind", WRONG_TYPES, ids=named)
 def test_a_batch_with_another_content_type(http: httpx.Client, kind: str | None) -> None:
     with nothing_written(http):
         headers = {} if kind is None else {"Content-Type": kind}
@@ -769,8 +769,7 @@ def test_urls_that_are_too_long(server: LiveServer, http: httpx.Client, size: in
 ODD_FRAMING = {
     "chunked": post("Transfer-Encoding: chunked\r\n", b"3\r\n" + EVENT[:3] + b"\r\n4;x=y\r\n" + EVENT[3:] + b"\r\n0\r\nT: x\r\n\r\n", "none"),
     "chunked in capitals": post("Transfer-Encoding: Chunked\r\n", b"00007\r\n" + EVENT + b"\r\n0\r\n\r\n", "none"),
-    "absolute url": post(path="http://other.example/entries"),
-    "host empty": post(host="Host:\r\n"),
+    "absolute url": post(path="http://localhost/entries", host="Host: other.example\r\n"),
     "header values in latin-1": post("X: \xff\xfe\r\nUser-Agent: \xe9\r\n"),
     "forwarded headers": post("X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: javascript\r\nX-Forwarded-Host: evil\r\n"),
     "method override": post("X-HTTP-Method-Override: DELETE\r\n"),

@@ -27,7 +27,7 @@ from muniment_server.errors import Refused
 from muniment_server.web.examples import CURL
 from muniment_server.web.messages import Request
 from muniment_server.web.openapi import _describe_instance
-from muniment_server.web.problems import CODES
+from muniment_server.web.problems import _CODES_OF, CODES
 from muniment_server.web.request import idempotency_key
 from muniment_server.web.routes import ROUTES
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
@@ -201,6 +201,7 @@ def test_every_code_that_is_raised_is_in_the_catalogue_and_no_other() -> None:
     raised = {code: where for code, where in codes_in(server).items() if "fsck" not in where}
     raised |= {c: w for c, w in codes_in(Path(client_errors.__file__).parent).items() if w.startswith("strictjson")}
     raised |= {c: w for c, w in codes_in(Path(client_errors.__file__).parent).items() if w.startswith("event.")}
+    raised |= {code: kind.__name__ for kind, code in _CODES_OF}
     assert len(raised) > 40
     assert {code: where for code, where in raised.items() if code not in CODES} == {}
     assert set(CODES) - set(raised) == set(), "codes that nothing raises"

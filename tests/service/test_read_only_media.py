@@ -12,7 +12,7 @@ import pytest
 from muniment.policy import Policy
 from tests.live import PATIENCE, LiveServer, command, environment, init
 from tests.service.http_audit import audit
-from tests.service.http_check import JSON, client
+from tests.service.http_check import JSON, client, published
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a folder read-only")
 MOUNTED = "tests.service.read_only_mount"
@@ -36,6 +36,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, stopped: Path) -> Path:
     server = LiveServer(data, traced=False)
     with server.wait(), client(server.url) as http:
         http.post("/entries", content=b'{"last":1}', headers=JSON).raise_for_status()
+        published(http, "", 2 + ENTRIES)
         server.process.kill()
         server.process.wait()
     assert (data / "muniment.sqlite-wal").stat().st_size

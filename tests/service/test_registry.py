@@ -18,7 +18,7 @@ from muniment.hashing import EMPTY_ROOT, RootHash
 from muniment.note import SigningKey
 from muniment.policy import Policy
 from muniment_server.access.keys import create_api_key, digest_of_key
-from muniment_server.errors import Refused, SetupError, StoreUnavailable
+from muniment_server.errors import Refused, SettingsError, SetupError, StoreUnavailable
 from muniment_server.instance import create as creation
 from muniment_server.instance import registry as module
 from muniment_server.instance.create import create_log
@@ -551,7 +551,7 @@ async def test_close_answers_what_was_taken(instance: DataFolder):
 
 
 async def test_the_database_is_chosen_by_its_url(tmp_path: Path):
-    with pytest.raises(SetupError, match="postgresql://"):
+    with pytest.raises(SettingsError, match="postgresql://"):
         await open_store(Settings(data=tmp_path, database="mysql://db"))
     with pytest.raises(StoreUnavailable):
         await open_store(Settings(data=tmp_path, database="postgres://x@127.0.0.1:1/x"))

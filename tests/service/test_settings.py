@@ -74,7 +74,7 @@ def test_an_unknown_variable_is_refused_by_name(tmp_path: Path, name: str):
         read_settings({"data": tmp_path}, {PREFIX + name: "1"})
 
 
-@pytest.mark.parametrize(("name", "meant"), [("PROT", "PORT"), ("DATABSE", "DATABASE"), ("ZZZ", "docs/operating.md")])
+@pytest.mark.parametrize(("name", "meant"), [("PROT", "PORT"), ("DATABSE", "DATABASE"), ("ZZZ", "docs/reference.md")])
 def test_what_an_unknown_variable_may_have_meant(tmp_path: Path, name: str, meant: str):
     with pytest.raises(SettingsError, match=f"did you mean {PREFIX}{meant}|{meant} lists all settings"):
         read_settings({"data": tmp_path}, {PREFIX + name: "1"})

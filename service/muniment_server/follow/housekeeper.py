@@ -1,7 +1,7 @@
 """Keeps house for one log: compares this clock with the database's, and has expired Idempotency-Keys forgotten.
 
-So it also tries, when there are no appends, whether the database would take an append: whether it can be written to, and
-whether API keys can be read.
+So it also tries, when there are no appends, whether the database would take an append: whether it can be written to,
+and whether API keys can be read.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ class Registry:
             self._metrics.disk_free_ratio.set(self._disk.free_ratio)
             if self._disk.low != was:
                 say = get_logger().error if self._disk.low else get_logger().info
-                say("disk is nearly full: appends are refused" if self._disk.low else "disk has room again")
+                text = "disk is nearly full: appends are refused" if self._disk.low else "disk has room again"
+                say(text, code="disk_low", logs=sorted(self._logs))
             self._check_premises()
             for log in self.logs():
                 log.tell_trouble()

@@ -35,11 +35,15 @@ class Anchors:
         """Return the earliest confirmed anchor that covers an entry, as a receipt has it. Raises NotFound."""
         row = await self._anchors.covering_anchor(self._log_id, index)
         if row is None or row.ots is None or row.height is None:
-            raise NotFound(
-                "no_anchor",
-                f"no confirmed anchor covers entry {index} yet",
-                "Anchors take hours: GET /anchors says how far they are.",
-            )
+            raise await self._not_covered(index)
         leaf = leaf_hash(await self._entries.leaf(index))
         proof = await run(self._proofs.path(index, leaf, row.tree_size, RootHash(row.root)))
         return AnchoredCheckpoint(row.checkpoint.decode(), row.tree_size, tuple(proof), row.ots, row.height, row.header)
+
+    async def _not_covered(self, index: int) -> NotFound:
+        """Return the refusal of an entry that no confirmed anchor covers. Where there is none at all, none may come."""
+        if await self._anchors.anchors(self._log_id, 0, 1):
+            why, hint = " yet", "Anchors take hours: GET /anchors says how far they are."
+        else:
+            why, hint = ": this log has none", "It was never anchored: ask its operator whether it is going to be."
+        return NotFound("no_anchor", f"no confirmed anchor covers entry {index}{why}", hint)

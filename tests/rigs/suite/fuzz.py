@@ -18,6 +18,7 @@ INPUTS = {
     # the rest: about 2 seconds
     "signing-key": 40_000, "leaf": 45_000, "disclosure": 25_000, "state": 17_500, "answer": 22_500, "guard-slot": 40_000,
     "settings-file": 7_500, "settings-env": 17_500, "headers": 14_000, "admission": 15_000, "raw-batch": 60_000, "event-batch": 15_000,
+    "event-array": 15_000,
     # proofs: about 10 seconds, and more than 100,000 files and replies in a full run
     "ots": 6_000, "ots-submission": 6_000, "ots-upgrade": 6_000, "anchor": 15_000,
 }  # fmt: skip

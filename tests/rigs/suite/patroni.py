@@ -19,11 +19,11 @@ from typing import Any
 
 import yaml
 
-from tests.rigs.control import ORIGINS, PREFIXES, Instance
+from tests.rigs.control import ORIGINS, PREFIXES, Deployment
 from tests.rigs.judge import NAMES, glance, judge
 from tests.rigs.load import Load
 from tests.rigs.patroni import FILES, Cluster, Node, cluster_in
-from tests.rigs.rig import Context, Rig
+from tests.rigs.rig import Context, FaultRig
 from tests.rigs.suite.contests import in_memory
 from tests.rigs.suite.standby import guards, refuses
 from tests.rigs.wire import Lost, Wire
@@ -40,7 +40,7 @@ class World:
     context: Context
     cluster: Cluster
     mode: str
-    instance: Instance
+    instance: Deployment
     load: Load
     rng: random.Random
     lost: bool = False  # a log lacks entries for good
@@ -189,7 +189,7 @@ async def _seed(context: Context, seed: int, cluster: Cluster) -> None:
     await cluster.ask("PATCH", "/config", yaml.safe_load((FILES / f"mode-{mode}.yml").read_text("utf-8")))
     await cluster.whole(synchronous=mode != "asynchronous")
     await cluster.sql(f"CREATE DATABASE seed_{seed}")
-    instance = await asyncio.to_thread(Instance, folder, cluster.url(f"seed_{seed}"))
+    instance = await asyncio.to_thread(Deployment, folder, cluster.url(f"seed_{seed}"))
     load = Load(instance.url, instance.policy, seed)
     try:
         await asyncio.to_thread(instance.serve)
@@ -224,7 +224,7 @@ def _run(context: Context) -> None:
 
 _GOAL = "fail-overs of a Patroni cluster under load"
 RIGS = [
-    Rig(
+    FaultRig(
         "patroni",
         _GOAL,
         "fail-overs",

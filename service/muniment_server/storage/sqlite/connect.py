@@ -21,7 +21,7 @@ def is_writable(path: Path) -> bool:
 
 
 def connect(path: Path) -> apsw.Connection:
-    """Open a connection that writes and reads. Raises SchemaError on an old SQLite, or where the settings do not take."""
+    """Open a connection that writes. Raises SchemaError on an old SQLite, or where the settings do not take."""
     if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_SAFE:
         raise SchemaError(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; install apsw >= 3.51.3")
     connection = apsw.Connection(str(path))
