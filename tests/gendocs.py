@@ -47,7 +47,7 @@ Below, `$URL` is the address of an event log, for example `http://127.0.0.1:8080
 `http://127.0.0.1:8080/logs/releases`.
 
 - Numbers are plain decimals, hashes lowercase hex, ranges half-open, indices from zero. A parameter in any other spelling, given twice or
-  unknown, is refused.
+  unknown, is refused: 400 `bad_parameter`, and on C2SP routes 404 in plain text.
 - `Authorization: Bearer mk_...` carries an API key. Appends need the scope `append`; payloads of events, unless the log is open, and everything
   of a private log need `read`. Without a valid key every log that is not public is 401, whether there is one of that name or not; to a key of
   another log it is 404.

@@ -647,13 +647,17 @@ def test_alerts_say_what_to_do(rule: dict[str, Any]) -> None:
 def test_metrics_follow_the_conventions() -> None:
     """Of Prometheus: what only grows ends in _total, a time in _timestamp_seconds, and nothing is said twice."""
     metrics = Metrics()
+    metrics.refused.labels("default", "clock").inc()  # one with labels has no samples before
+    metrics.request_seconds.labels("default", "GET /log", 200).observe(0.1)
     families = list(metrics.registry.collect())
     names = [family.name for family in families]
     assert len(set(names)) == len(names)
     for name in _series():
         assert not name.endswith("_created")
         assert re.search(r"last|oldest", name) is None or name.endswith("_timestamp_seconds"), name
-    assert not [sample.name for family in families for sample in family.samples if sample.name.endswith("_created")]
+    samples = [sample.name for family in families for sample in family.samples]
+    assert "muniment_refused_total" in samples
+    assert not [name for name in samples if name.endswith("_created")]
     assert {"process_resident_memory_bytes", "muniment_build_info"} <= set(names)
     counted = {family.name for family in families if family.type == "counter"}
     assert {"muniment_races_lost", "muniment_guard_refusals", "muniment_appends"} <= counted

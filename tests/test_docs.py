@@ -154,7 +154,12 @@ def test_the_shell_completes_as_the_page_says(name: str, start: str, found: str)
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
-    _run_page(ROOT / "README.md", tmp_path)
+    said = _run_page(ROOT / "README.md", tmp_path)
+    text = (ROOT / "README.md").read_text("utf-8")
+    (good,) = (out for line, out in said.items() if "verify receipt.json" in line)
+    assert good.startswith("receipt.json: OK\nProved: entry 1 of log example.com/log as of size 2, signed by ")
+    (forged,) = (out for line, out in said.items() if "verify forged.json" in line)
+    assert f"\n{forged}```" in text, "the page has another output of the forged receipt"
 
 
 def test_the_figures_of_the_readme_are_those_of_the_measurement() -> None:
@@ -176,9 +181,12 @@ def test_the_snippets_of_the_sdk_page_run(tmp_path: Path) -> None:
     _run_page(ROOT / "docs" / "sdk.md", tmp_path)
 
 
-def _run_page(page: Path, folder: Path) -> None:
-    """Run the console blocks of a page, in order, with one server behind its `serve` line; then its Python blocks."""
-    text = page.read_text("utf-8")
+def _run_page(page: Path, folder: Path) -> dict[str, str]:
+    """Run the console blocks of a page, in order, with one server behind its `serve` line; then its Python blocks.
+
+    Returns what each command printed.
+    """
+    text, said = page.read_text("utf-8"), {}
     server: LiveServer | None = None
     env = {
         **os.environ,
@@ -204,10 +212,11 @@ def _run_page(page: Path, folder: Path) -> None:
                 wired = line.replace("http://127.0.0.1:8080", url).replace(
                     "curl ", "curl -sS --fail-with-body --retry 3 --retry-all-errors "
                 )
-                _check(["bash", "-ec", wired], folder, env | {"MUNIMENT_URL": url})
+                said[line] = _check(["bash", "-ec", wired], folder, env | {"MUNIMENT_URL": url})
     finally:
         if server:
             server.stop()
+    return said
 
 
 def _commands(block: str) -> list[str]:
@@ -215,7 +224,7 @@ def _commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*$", "", line) for line in lines]
 
 
-def _check(words: list[str], folder: Path, env: dict[str, str]) -> None:
+def _check(words: list[str], folder: Path, env: dict[str, str]) -> str:
     done = subprocess.run(
         words,
         check=False,
@@ -227,3 +236,4 @@ def _check(words: list[str], folder: Path, env: dict[str, str]) -> None:
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout

@@ -176,6 +176,16 @@ def test_a_pipe_is_written_to_and_stays(cli: Cli, here: Path, words: list[str]) 
     assert not list(here.glob(".*part"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a device")
+def test_a_device_is_written_to_and_stays(cli: Cli, here: Path) -> None:
+    os.mknod(here / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mknod(here / "full", stat.S_IFCHR | 0o666, os.makedev(1, 7))
+    assert cli("checkpoint", "-o", "null").code == 0
+    done = cli("checkpoint", "-o", "full", "--json")
+    assert (done.code, done.error["code"]) == (2, "unwritable")
+    assert all(stat.S_ISCHR((here / name).stat().st_mode) for name in ("null", "full"))
+
+
 def test_what_cannot_be_written(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "circle").symlink_to("circle")
     for name in ("missing/file", "circle", "policy/file"):

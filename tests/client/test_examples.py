@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -123,6 +124,25 @@ def test_the_commands_for_the_auditor_hold(served: tuple[str, Path], tmp_path: P
             log.append({"action": "invoice.pay"})
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_every_example_is_python(path: Path) -> None:
-    compile(path.read_text("utf-8"), path.name, "exec")
+def test_django_sends_what_was_done_once(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, path = served
+    commands = tmp_path / "audit" / "management" / "commands"
+    commands.mkdir(parents=True)
+    for name, place in {
+        "django_models": "models.py",
+        "django_views": "views.py",
+        "outbox": "outbox.py",
+        "django_send_audit": "management/commands/send_audit.py",
+    }.items():
+        shutil.copy(EXAMPLES / f"{name}.py", tmp_path / "audit" / place)
+    for folder in (tmp_path / "audit", commands.parent, commands):
+        (folder / "__init__.py").touch()
+    site = Path(__file__).with_name("django_site.py")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "MUNIMENT_URL": url, "MUNIMENT_POLICY": str(path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", site], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    opened = Receipt.parse(row["receipt"]).verify(Policy.read(path)).opened
+    assert opened == row["event"] == {"actor": "alice", "action": "invoice.approve", "resource": "inv-17"}

@@ -623,6 +623,10 @@ def test_unknown_and_repeated_parameters(http: httpx.Client) -> None:
                     )
                     expect_problem(answer, 400, "bad_parameter")
     expect_problem(http.post("/verify?x=1", content=b"{}", headers=JSON), 400, "bad_parameter")
+    for path in ("/", "/docs", "/openapi.json", "/logs", "/version", "/healthz", "/readyz"):
+        expect_problem(http.get(f"{path}?x=1"), 400, "bad_parameter")
+    for path in ("/checkpoint", "/tile/0/000.p/1"):
+        assert (http.get(f"{path}?x=1").status_code, http.get(path).status_code) == (404, 200), path
 
 
 @pytest.mark.parametrize("value", ["", "1", "0", "True", "TRUE", "yes", " true", "true ", "null"])

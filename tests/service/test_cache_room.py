@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from gzip import decompress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from muniment.tiles import Bundle, encode_bundle
 from muniment.tree import expand
 from muniment_server.host.memory import available
 from muniment_server.read.cache import Cache, most_for
+from muniment_server.read.files import Files
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 ROWS = expand(bytes(8192))
@@ -89,3 +94,16 @@ def test_bundles_do_not_take_what_no_tile_needs():
     for index in range(6000):
         cache.put_bundle(0, index, bytes(8192))
     assert 37 * MIB < cache.size <= 38 * MIB
+
+
+async def test_a_compressed_bundle_is_kept():
+    """To compress it anew for each reader would take a hundred times as long as to send it."""
+    cache = Cache(38 * MIB)
+    heads: Any = SimpleNamespace(latest_now=lambda _size: True)
+    files = Files(SimpleNamespace(reads=None), 1, heads, *[None] * 2, cache)  # type: ignore[arg-type]
+    data = encode_bundle([b"leaf %d of many" % number for number in range(256)])
+    assert files.gzipped_now(Bundle(3, 256)) is None
+    zipped = await files.gzip(Bundle(3, 256), data)
+    assert len(zipped) < len(data) == len(decompress(zipped))
+    assert files.gzipped_now(Bundle(3, 256)) == zipped
+    assert files.gzipped_now(Bundle(4, 256)) is None

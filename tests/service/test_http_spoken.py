@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
 
 import httpx
 import pytest
 
 from muniment.tiles import decode_bundle
 from muniment_server import __version__
-from tests.live import LiveServer, free_of_tracebacks
+from tests.live import LiveServer, free_of_tracebacks, until
 from tests.service.http_check import NDJSON, bundle, client, head_size, published
 from tests.service.http_raw import exchange, statuses
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
@@ -391,6 +392,10 @@ def test_the_version(http: httpx.Client) -> None:
     assert http.get("/version").json() == {"name": "muniment-server", "version": __version__}
 
 
+def _shows(http: httpx.Client, note: str) -> bool:
+    return f"<pre>{note}</pre>" in unescape(http.get("/", headers={"Accept": "text/html"}).text)
+
+
 def test_the_first_page(http: httpx.Client) -> None:
     """A page for browsers, with the checkpoint of each log and nothing from elsewhere; JSON for others."""
     value = http.get("/").json()
@@ -404,4 +409,8 @@ def test_the_first_page(http: httpx.Client) -> None:
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     for log in http.get("/logs").json()["logs"]:
         assert f"<h2>{log['origin']}</h2>" in answer.text
+        prefix = "" if log["name"] == "default" else f"/logs/{log['name']}"
+        until(lambda: _shows(http, http.get(f"{prefix}/checkpoint").text), "the page has another checkpoint")  # noqa: B023
+    for path in ("/docs", "/openapi.json", "/logs"):
+        assert f'href="{path}"' in answer.text
     assert not re.search(r"<script|src=|href=\"?http", answer.text)

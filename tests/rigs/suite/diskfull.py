@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tests.live import LiveServer, free_of_tracebacks, free_port, trace_of
+from tests.live import LiveServer, free_of_tracebacks, free_port, trace_of, until
 from tests.rigs.children import Child, call
 from tests.rigs.cluster import Cluster
 from tests.rigs.http_load import connection, http_writer, patient
@@ -123,6 +124,11 @@ class Scene:
         lines = http_.getresponse().read().decode().splitlines()
         return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
+    def lines_of(self, code: str) -> list[str]:
+        """Return what the server told its operator with this code."""
+        lines = [json.loads(line) for line in self.server.stderr().splitlines() if line.startswith("{")]
+        return [line["event"] for line in lines if line.get("code") == code]
+
     def reads(self) -> None:
         """Check that reads are answered."""
         for path in ("/checkpoint", "/entries?start=0&limit=3", "/healthz"):
@@ -185,6 +191,8 @@ def low(scene: Scene, seed: int) -> None:
         scene.reads()
         filler.unlink()
         scene.acknowledged(_BUSY, _RESUME_SECONDS)
+        until(lambda: scene.lines_of("disk_low")[1:] == ["disk has room again"])
+        assert scene.lines_of("disk_low")[0] == "disk is nearly full: appends are refused"
         scene.context.done(1, early_stops=1)
     _end(scene)
 
