@@ -113,7 +113,10 @@ def test_the_whole_way_over_http(world: AnchoredServer, tmp_path: Path) -> None:
     entry = json.loads(base64.b64decode(world.get("/entries/2")["leaf"]))
     assert entry["typ"] == "muniment/anchor@v1"
     assert entry["anchor"]["block"] == one["block"]
-    expect_problem(world.http.get("/entries/2/receipt?anchored=true"), 404, "no_anchor")
+    found = expect_problem(world.http.get("/entries/2/receipt?anchored=true"), 404, "no_anchor")
+    assert found["detail"] == "no confirmed anchor covers entry 2 yet"
+    found = expect_problem(world.http.get("/logs/raw/entries/0/receipt?anchored=true"), 404, "no_anchor")
+    assert found["detail"] == "no confirmed anchor covers entry 0: this log has none", "it is not to be anchored"
     assert receipt.anchors[0].header == block.raw
     run("fsck", "--data", world.data, database=world.database)
 
