@@ -287,6 +287,8 @@ NO_ARRAYS = {
     b'[{"a":1},]': "invalid_json",
     b'[,{"a":1}]': "invalid_json",
     b'[{"a":1}]]': "invalid_json",
+    b'[{"a":1}}': "invalid_json",
+    b'[{"a":1}} ': "invalid_json",
     b'[{"a":1}] x': "invalid_json",
     b'[{"a":1}': "invalid_json",
     b'[{"a":1]': "invalid_json",

@@ -15,7 +15,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 def elements(body: bytes, most: int) -> Iterator[bytes]:
     """Yield the text of each element. One that is longer than `most` bytes ends it, as far as it was read.
 
-    Brackets are counted, not matched: where each element is JSON by itself, so is the array. Raises Refused where it is
+    Brackets are counted, not matched, but for the last one: where each element is JSON by itself, so is the array. Raises Refused where it is
     none.
     """
     text = body.strip(_SPACE)
@@ -33,6 +33,8 @@ def elements(body: bytes, most: int) -> Iterator[bytes]:
                 yield element
             start = at
         if depth == 0:
+            if kind != b"]":
+                raise _no_array("the JSON array does not end with ]")
             break
     if depth and len(text) > start + most:
         yield text[start : start + most + 1]
