@@ -13,7 +13,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -29,6 +29,8 @@ PROGRAMS = {"etcd": ("etcd", "--config-file"), "patroni": ("patroni",), "haproxy
 CONFIGURATION = {"etcd": "etcd.yml", "patroni": "patroni.yml", "haproxy": "haproxy.cfg"}
 NAMES = ("node1", "node2", "node3")
 PASSWORDS = ("POSTGRES_PASSWORD", "REPLICATION_PASSWORD", "REST_PASSWORD")
+WRITE = "SELECT pg_logical_emit_message(true, 'rig', '')"
+"""What commits something, in no table."""
 SECONDS = 180.0
 """Within this a cluster is whole again, whatever happened to it."""
 
@@ -225,15 +227,29 @@ class Cluster:
 
     async def accepts(self, before: str) -> tuple[str, float]:
         """Wait for another primary than `before`; return it, and when it first had committed something."""
-        write = "SELECT pg_logical_emit_message(true, 'rig', '')"
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             for name in NAMES:
                 with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    if name != before and await self.sql(write, node=name):
+                    if name != before and await self.sql(WRITE, node=name):
                         return name, time.monotonic()
             await asyncio.sleep(0.05)
         raise AssertionError(f"no new primary within {SECONDS:.0f} s:\n{self.said()}")
+
+    async def watch(self, held_up: Callable[[float], object]) -> None:
+        """Commit by way of HAProxy again and again; tell when a commit that failed, or took over a second, ended.
+
+        A primary may commit one thing, and then wait for a standby that goes away again.
+        """
+        while True:
+            started = time.monotonic()
+            failed = True
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await self.sql(WRITE)
+                failed = False
+            if failed or time.monotonic() - started > 1:
+                held_up(time.monotonic())
+            await asyncio.sleep(0.1)
 
     async def whole(self, *, synchronous: bool) -> None:
         """Wait until two standbys follow a primary, one of them synchronously or none, and Patroni agrees."""
