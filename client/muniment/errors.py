@@ -169,6 +169,8 @@ class Behind(RequestError):
 class _Answered(RequestError):
     def __init__(self, status: int, problem: Mapping[str, Any], retry_after: float | None = None) -> None:
         hint = f"; {problem['hint']}" if problem.get("hint") else ""
+        if status == 401:
+            hint += " Here: Client(api_key=...), or MUNIMENT_API_KEY for commands."
         super().__init__(f"{status} {problem.get('code', '')}: {problem.get('detail', '')}{hint}")
         self.status = status
         self.problem = dict(problem)

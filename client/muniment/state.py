@@ -142,7 +142,8 @@ def remembered(policy: Policy, origin: str, note: str) -> VerifiedCheckpoint:
     raise PolicyNotMet(
         f"the checkpoint of size {checkpoint.size} that is remembered for {origin} was signed with a key that the"
         " policy does not list: this is another log under an old name, or a log with a new key. If you know which, list"
-        " the old key in the policy too, or move checkpoints.json (where the client remembers) away to forget"
+        " the old key in the policy too, or forget what was seen: move checkpoints.json away, which commands keep in"
+        " ~/.local/state/muniment or $XDG_STATE_HOME/muniment"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Header, HTTPException, Request
 
-from muniment import AsyncClient, MunimentError, Policy
+from muniment import AsyncClient, MunimentError, Policy, Refused
 
 
 @asynccontextmanager
@@ -29,7 +29,10 @@ async def approve(invoice: str, request: Request, idempotency_key: str | None = 
     event = {"actor": "alice", "action": "invoice.approve", "resource": invoice}
     try:
         receipt = await request.app.state.log.append(event, idempotency_key=idempotency_key)
+    except Refused as error:  # nothing is in the log: this key was used for another invoice, for example
+        raise HTTPException(409, f"not logged, so not approved: {error.code}") from error
     except MunimentError as error:
-        raise HTTPException(503, "the audit log does not answer; nothing was approved") from error
+        detail = "the log gave no answer. The approval may be in it: repeat it with the same Idempotency-Key"
+        raise HTTPException(503, detail) from error
     # ... approve it in your database here, and keep the receipt beside it
     return {"approved": invoice, "entry": receipt.index, "receipt": str(receipt)}

@@ -364,7 +364,7 @@ def test_checking_anchors_with_a_header_file_needs_no_network(cli: Cli) -> None:
     assert (done.code, done.err) == (0, "")
     assert "Anchor: confirmed" in done.out
     missing = run("opentimestamps")
-    assert (missing.code, "pip install 'muniment[anchor]'" in missing.err) == (2, True)
+    assert (missing.code, "pip install './client[anchor]'" in missing.err) == (2, True)
 
 
 def test_the_chain_of_these_tests_is_regtest(chain: Chain) -> None:

@@ -86,6 +86,9 @@ def check_text(name: str, data: bytes) -> None:
     mark = next((what for start, what in _MARKS.items() if data.startswith(start)), None)
     if mark is None and b"\r\n" in data and not data.startswith(b"{"):  # JSON may have them
         mark = "Windows line ends"
+    if data.startswith(b"{") and b"}\n{" in data:
+        hint = f"Each of them by itself: sed -n 1p {name} | muniment verify -"
+        raise CliError(EXIT_USAGE, "several_receipts", f"{name} holds several receipts, one a line", hint)
     if mark is not None:
         hint = "Copy the file as it was written, or save it as UTF-8 without a byte order mark, with line ends of Unix."
         raise CliError(EXIT_USAGE, "not_plain_text", f"{name} cannot be read: it has {mark}", hint)

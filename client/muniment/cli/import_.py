@@ -50,7 +50,7 @@ class Delimiter(click.ParamType[str]):
     "--cut-off-batch",
     "assume",
     type=click.Choice(["lost"]),
-    help="Only when told so: what a crash cut off is not in the log.",
+    help="When the import asks for it: the batch that a crash cut off is not in the log, send it again.",
 )
 @click.option(
     "--delimiter",

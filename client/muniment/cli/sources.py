@@ -168,7 +168,7 @@ def anchor_library() -> None:
     try:
         import muniment.anchor.proof  # noqa: F401 - only whether it can be
     except ImportError as error:
-        hint = "It is an extra: pip install 'muniment[anchor]'"
+        hint = "It is an extra: pip install './client[anchor]' in a checkout of Muniment"
         raise CliError(
             EXIT_USAGE, "no_anchor_library", f"the library that reads proofs is missing ({error.name})", hint
         ) from error

@@ -26,16 +26,17 @@ async def warn(settings: Settings, service: Any) -> None:
             get_logger().warning(
                 "others on this machine can read a secret", file=str(path), hint=f"run: chmod 600 {path}"
             )
-    who = None if settings.read_only else await _who_may_append(settings, service)
+    who = await _who_needs_no_key(settings, service)
     if who:
-        hint = "make an API key: muniment-server key create --scope append"
-        get_logger().warning(f"{who} may append and read payloads without a key", hint=hint)
+        what, scope = ("read payloads", "read") if settings.read_only else ("append and read payloads", "append")
+        hint = f"make an API key: muniment-server key create --scope {scope}"
+        get_logger().warning(f"{who} may {what} without a key", hint=hint)
 
 
-async def _who_may_append(settings: Settings, service: Any) -> str | None:
+async def _who_needs_no_key(settings: Settings, service: Any) -> str | None:
     from muniment_server.access.asking import is_loopback
 
-    if settings.allow_anonymous_writes:
+    if settings.allow_anonymous_writes and not settings.read_only:
         return "anyone who reaches this server"
     if is_loopback(settings.host) and not await service.registry.store.catalog.api_keys():
         return "anyone on this machine"

@@ -160,7 +160,7 @@ def _of_store(error: StoreError) -> Response:
             hint = "Retry later: this server shows nothing smaller than what it has shown before."
             return problem(code_of(error), "the database is an older copy", hint, retry_after=5)
         case Replaced():
-            hint = "The operator must restart the server on the right database."
+            hint = "The operator must act, and not stop the server yet: see docs/incidents.md."
             return problem(code_of(error), "the database was replaced under the server", hint, retry_after=30)
     return problem(code_of(error), "the database does not answer", "Retry later.", retry_after=1)
 

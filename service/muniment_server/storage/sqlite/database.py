@@ -121,7 +121,7 @@ class Database:
         if not self._replaced and (wrong := [file for file, was in self._files.items() if _identity(file) != was]):
             self._replaced = (
                 f"{', '.join(wrong)}: removed or replaced under this process, which would commit into files that are "
-                "lost. Put the right database there, and restart"
+                "lost. Do not stop it yet: docs/incidents.md says how what it holds is saved"
             )
         if self._replaced:
             raise Replaced(self._replaced)
