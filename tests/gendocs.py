@@ -52,7 +52,7 @@ Below, `$URL` is the address of an event log, for example `http://127.0.0.1:8080
   of a private log need `read`. Without a valid key every log that is not public is 401, whether there is one of that name or not; to a key of
   another log it is 404.
 - While no key was ever made, a server on a loopback address allows everything to the programs of its machine: to requests whose `Host` is
-  `localhost` or a loopback address, and that do not come from a web page of another host (`Origin`).
+  `localhost` or a loopback address, and that do not come from a web page of another host or port (`Origin`).
 - Web pages of any origin may read what is public. The operator names the origins that may use API keys and append
   (`MUNIMENT_SERVER_CORS_ORIGINS`); `OPTIONS` answers what a browser asks before.
 - Errors are `application/problem+json` with a stable `code`, a `detail` and a `hint`; 429 and 503 carry `Retry-After`. C2SP routes answer a

@@ -33,7 +33,7 @@ def _readable(url: str) -> str:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-_Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+$")]
+_Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z*]+$")]
 Origins = Annotated[tuple[_Origin, ...], BeforeValidator(_words)]
 DatabaseUrl = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 

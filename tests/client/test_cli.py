@@ -395,7 +395,7 @@ def test_a_damaged_memory_is_no_accusation(cli: Cli) -> None:
     assert cli("checkpoint").code == 0
     (Path(os.environ["XDG_STATE_HOME"]) / "muniment" / "checkpoints.json").write_bytes(b"\0" * 187)
     done = cli("checkpoint", "--json")
-    assert (done.code, done.error["code"]) == (70, "state_error")
+    assert (done.code, done.error["code"]) == (2, "state_error")
     assert "says nothing about any log" in done.error["message"]
 
 

@@ -196,6 +196,16 @@ def test_files_that_cannot_be_kept(cli: Cli, log: FakeLog, here: Path) -> None:
     (here / "rows.jsonl").write_text(lines(ROWS))
     for words in (["--map", "rows.jsonl"], ["--map", "a", "--receipts", "./a"]):
         assert cli("import", "rows.jsonl", *words, "--json").error["code"] == "usage"
+    (here / "twin").hardlink_to(here / "rows.jsonl")
+    (here / "one").write_text("")
+    (here / "other").hardlink_to(here / "one")
+    for words in (
+        ["--map", "twin"],
+        ["--receipts", "twin"],
+        ["--map", "one", "--receipts", "other"],
+        ["--map", "rows.jsonl.muniment-import"],
+    ):
+        assert cli("import", "rows.jsonl", *words, "--json").error["code"] == "usage", words
     assert cli("import", "rows.jsonl", "--map", "missing/map", "--json").error["code"] == "unwritable"
     assert (read("rows.jsonl"), log.size) == (ROWS, 1)
     assert cli("import", "rows.jsonl").code == 0

@@ -160,6 +160,19 @@ def test_an_interrupted_restore_is_not_already_there(
     assert (status, "is already there" in said) == (2, True)
 
 
+def test_log_json_leaves_out_no_payloads(two_logs: Path, tmp_path: Path) -> None:
+    """Nothing signs it: one word of it would have cost every payload, and the restore reported success."""
+    run("backup", "--data", two_logs, "--to", tmp_path / "backup", "--payloads")
+    file = tmp_path / "backup" / "default" / "log.json"
+    assert '"payloads":true' in file.read_text()
+    file.write_text(file.read_text().replace('"payloads":true', '"payloads":false'))
+    (file.parent / "payloads" / "000.p").mkdir(parents=True, exist_ok=True)  # as of a log with events
+    back = ["restore", "--from", file.parent, "--data", tmp_path / "back", "--policy", two_logs / "policy", "--public"]
+    done = run(*back, check=False)
+    assert (done.returncode, str(file) in done.stderr) == (1, True), done.stderr
+    assert run(*back, "--no-payloads", check=False).returncode == 0
+
+
 def test_log_json_opens_nothing(two_logs: Path, tmp_path: Path) -> None:
     """A private log whose description was edited: only the command line makes it public."""
     run("backup", "--data", two_logs, "--to", tmp_path / "backup")

@@ -27,6 +27,9 @@ def instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def server(instance: Instance) -> Iterator[LiveServer]:
     with instance.server() as running:
+        with client(running.url) as http:  # an entry that every test may ask for
+            http.post("/entries", json={"a": 1}).raise_for_status()
+            published(http, "", 2)
         yield running
         running.stop()
         assert free_of_tracebacks(running.stderr())
@@ -91,6 +94,17 @@ def test_an_upgrade_in_http_1_0_and_one_that_closes(server: LiveServer, http: ht
     ):
         assert statuses(exchange(server.url, data)) == [201]
     assert head_size(http) == size + 2
+
+
+def test_blanks_after_a_value_are_none_of_it(server: LiveServer, http: httpx.Client) -> None:
+    """RFC 9110 section 5.5. The length, the host and the key each went wrong in a way of its own."""
+    size = head_size(http)
+    for blank in (b" ", b"\t", b" \t "):
+        fields = b"Content-Type: application/json%b\r\nContent-Length: %d%b\r\nIdempotency-Key: k1%b\r\n"
+        fields %= blank, len(BODY), blank, blank
+        data = b"POST /entries HTTP/1.1\r\nHost: localhost%b\r\n%b\r\n%b" % (blank, fields, BODY)
+        assert statuses(exchange(server.url, data)) in ([200], [201])
+    assert head_size(http) == size + 1
 
 
 def test_a_tunnel_is_not_made(server: LiveServer, http: httpx.Client) -> None:
@@ -392,6 +406,22 @@ def served_bundles(instance: Instance, server: LiveServer) -> LiveServer:
 
 def test_the_version(http: httpx.Client) -> None:
     assert http.get("/version").json() == {"name": "muniment-server", "version": __version__}
+
+
+@pytest.mark.parametrize(
+    ("accept", "page"),
+    [
+        ("text/html", True),
+        ("text/html;q=0.5, application/json;q=0.4", True),
+        ("text/html;q=0", False),
+        ("application/json, text/html;q=0.5", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_the_first_page_is_for_those_who_would_rather_have_one(http: httpx.Client, accept: str, page: bool) -> None:
+    answer = http.get("/", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith("text/html") == page
 
 
 def _shows(http: httpx.Client, note: str) -> bool:

@@ -87,6 +87,7 @@ def test_variables_of_others_are_left_alone(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("cors_origins", "*"), ("cors_origins", "https://*.example"), ("cors_origins", "https://app.example/"),
         ("port", "-1"), ("port", "65536"), ("port", "http"), ("port", "80.5"), ("port", ""),
         ("read_only", "perhaps"), ("read_only", ""),
         ("publish_interval", "0"), ("publish_interval", "-1"), ("publish_interval", "nan"), ("publish_interval", "61"),

@@ -125,8 +125,11 @@ def explain(error: MunimentError) -> CliError:
             hint = "A source of Bitcoin headers is --headers FILE, --bitcoin-rpc, --bitcoin-rest or --explorer."
             found = CliError(EXIT_UNREACHABLE, code_of(error), str(error), hint)
         case StateError():
-            hint = "Checkpoints seen are remembered in $XDG_STATE_HOME/muniment, by default ~/.local/state/muniment."
-            found = CliError(EXIT_UNEXPECTED, "state_error", str(error), hint)
+            hint = (
+                "Checkpoints seen are remembered in $XDG_STATE_HOME/muniment, by default ~/.local/state/muniment."
+                " Move checkpoints.json away to forget them."
+            )
+            found = CliError(EXIT_USAGE, "state_error", str(error), hint)
         case VerificationError() | FormatError():
             hint = "Do not rely on this answer. Keep it, and ask the operator or another copy of the log."
             found = CliError(EXIT_FAILED, code_of(error), f"not proved: {error}", hint)

@@ -5,21 +5,43 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from muniment.cli.import_state import state_path
 from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.receipt import Receipt
+
+
+def _identity(path: Path) -> object:
+    """Return what tells a file from others, also where one has two names."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return path.resolve()
+
+
+def _input() -> object:
+    """Return the same of standard input: a shell may have opened one of the files for it."""
+    with suppress(OSError, ValueError):
+        found = os.fstat(sys.stdin.fileno())
+        return found.st_dev, found.st_ino
+    return None
 
 
 class RowFiles:
     """The files that an import was asked for, at most two. `receipts` tells whether it takes receipts to write them."""
 
     def __init__(self, source: Path | None, index_map: Path | None, receipts: Path | None) -> None:
-        named = [path for path in (source, index_map, receipts) if path is not None]
-        if len({path.resolve() for path in named}) < len(named):
-            raise CliError(EXIT_USAGE, "usage", "the input, --map and --receipts are different files")
+        progress = None if source is None else state_path(source)
+        named = [_identity(path) for path in (progress, index_map, receipts) if path is not None]
+        named.append(_input() if source is None else _identity(source))
+        if len(set(named)) < len(named):
+            message = "the input, the file of its progress, --map and --receipts are different files"
+            raise CliError(EXIT_USAGE, "usage", message)
         self.receipts = receipts is not None
         self._map = _File(index_map) if index_map is not None else None
         self._receipts = _File(receipts) if receipts is not None else None

@@ -87,6 +87,11 @@ async def check(
         raise Corrupt(f"{path / 'log.json'} is of {row.origin!r}, the checkpoint of {head.origin!r}")
     trust = policy_of(policy, note.decode(), head.origin)
     guarded, has_key = await asyncio.to_thread(_guarded, settings, row.name, head, trust)
+    if payloads and not has_payloads and any((path / "payloads").glob("*")):
+        raise Corrupt(
+            f"{path / 'log.json'} says that the backup has no payloads, and there are some in {path / 'payloads'}: one "
+            "of them was changed. --no-payloads leaves them out"
+        )
     source = FolderSource(path, with_payloads=has_payloads and payloads)
     tree = await check_tiles(source, head, policy, {}, progress)
     if guarded and await _root_at(source, tree, guarded.size) != guarded.root:

@@ -17,6 +17,7 @@ from muniment_server.web.messages import Headers, Request, budget_of
 _IDEMPOTENCY = re.compile(r'"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x5b\x5d-\x7e]{1,255})')
 _LENGTH = re.compile(r"[0-9]{1,19}")  # isdigit() also takes digits that int() does not
 _PLAIN_TYPES = frozenset(("application/json", "application/octet-stream", "application/x-ndjson"))
+_WEIGHT = re.compile(r"\s*q=([01](?:\.[0-9]{0,3})?)\s*")
 _ZERO = re.compile(rb"\s*q=0(\.0*)?\s*")
 _FALSE_TRUE = {"false": False, "true": True}
 
@@ -151,6 +152,17 @@ def _weighed(part: bytes) -> tuple[bytes, bool]:
     """Return a coding, and whether it is taken: not with a weight of zero."""
     coding, _, weight = part.partition(b";")
     return coding.strip(), not _ZERO.fullmatch(weight)
+
+
+def prefers_html(accept: str) -> bool:
+    """Tell whether the caller would rather have a page than JSON (RFC 9110 section 12.5.1)."""
+    weights = {"text/html": 0.0, "application/json": 0.0}
+    for part in accept.lower().split(","):
+        kind, _, weight = part.partition(";")
+        found = _WEIGHT.fullmatch(weight)
+        if kind.strip() in weights and (found or not weight.strip()):
+            weights[kind.strip()] = float(found[1]) if found else 1.0
+    return weights["text/html"] > 0 and weights["text/html"] >= weights["application/json"]
 
 
 def wants_text(request: Request) -> bool:

@@ -22,7 +22,7 @@ from muniment_server.web import pages
 from muniment_server.web.cors import ANY
 from muniment_server.web.messages import JSON, Answer, Request
 from muniment_server.web.problems import code_of
-from muniment_server.web.request import read_body
+from muniment_server.web.request import prefers_html, read_body
 
 if TYPE_CHECKING:
     from muniment_server.web.service import Service
@@ -131,7 +131,7 @@ async def verify(request: Request, service: Service, _caller: Caller) -> Answer:
 async def home(request: Request, service: Service, _caller: Caller) -> Answer:
     """GET /: what this server is, and where to go on: a page for browsers, JSON for others."""
     logs, _ = await _seen(request, service)
-    if "text/html" not in (request.value(b"accept") or ""):
+    if not prefers_html(request.value(b"accept") or ""):
         body = {"name": "muniment-server", "version": __version__, **pages.LINKS}
         return Answer(orjson.dumps(body), JSON, 200, ANY + _HOME)
     heads = [(log.row.name, log.row.origin, (await log.heads.published()).note) for log in logs]

@@ -117,7 +117,8 @@ def _expect_type(request: Request, allowed: Sequence[str], example: str) -> None
     if found not in allowed and not (allowed is _JSON and _is_json(found)):
         raise Refused(
             "unsupported_media_type",
-            f"the content type is {found[:80] or 'missing'!r}, not {allowed[0]}",
+            f"the content type is {found[:80] or 'missing'!r}, not {allowed[0]}"
+            f"{' or, for an array, application/json' if allowed is _NDJSON else ''}",
             f"With curl: {example} URL. With others: Content-Type: {allowed[0]}.",
         )
 

@@ -6,6 +6,7 @@ The plain one knows nothing of it, so that requests cost no more where it is off
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 import time
 from typing import Any
@@ -24,12 +25,16 @@ _PROCESS = secrets.token_hex(4)
 _NUMBERS = itertools.count(1)
 
 
+_KEY = re.compile(r"mk_[A-Za-z0-9_-]{20,}")
+"""An API key, which has its place in a header field. One in a query is refused, and must not be kept in a log."""
+
+
 class Line:
     """What is said of one request: its id and where it came from, and when it is answered, with what."""
 
     def __init__(self, method: str, target: bytes, client: Any) -> None:
         self.request = f"{_PROCESS}-{next(_NUMBERS)}"
-        self._method, self._target = method, target.decode("latin-1")
+        self._method, self._target = method, _KEY.sub("mk_...", target.decode("latin-1"))
         self._client = client[0] if client else "unix"
         self._started = time.perf_counter()
 

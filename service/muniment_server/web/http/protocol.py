@@ -247,7 +247,7 @@ class Protocol(HttpToolsProtocol):
             if self._trailers > MAX_FIELDS:
                 self._stop("framing_too_large")
             return
-        name = name.lower()
+        name, value = name.lower(), value.rstrip(b" \t")  # the parser takes off only what stands before it
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
