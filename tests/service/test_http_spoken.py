@@ -107,6 +107,13 @@ def test_blanks_after_a_value_are_none_of_it(server: LiveServer, http: httpx.Cli
     assert head_size(http) == size + 1
 
 
+def test_a_path_of_no_route_is_answered_as_its_like(http: httpx.Client) -> None:
+    """A log cannot have such a name; what asks for a file of an anchor is told in JSON all the same."""
+    for path, plain in (("/logs/a%0Ab/anchors/64/checkpoint", False), ("/logs/a%0Ab/checkpoint", True)):
+        answer = http.get(path)
+        assert (answer.status_code, answer.headers["content-type"].startswith("text/plain")) == (404, plain), path
+
+
 def test_a_tunnel_is_not_made(server: LiveServer, http: httpx.Client) -> None:
     """What follows CONNECT is for nobody: it is not read as a request."""
     size = head_size(http)

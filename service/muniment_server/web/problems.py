@@ -176,7 +176,8 @@ def plain(error: Exception) -> Response:
 
 def nowhere(path: str) -> Response:
     """Return the answer for a path that no route takes; as C2SP clients expect it where one of them may have asked."""
-    if "/tile/" in path or path.endswith(("/checkpoint", "/add")):
+    file = path.endswith(("/checkpoint", "/add")) and "/anchors/" not in path
+    if file or "/tile/" in path:
         return plain(NotFound("not_found", "no such file", "The latest checkpoint says which tiles there are."))
     return problem("not_found", f"there is no {path[:200]!r} here", "GET /docs lists every resource.")
 

@@ -6,8 +6,8 @@ describe, and the log is whole after each seed.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.databases import databases
+from muniment_server.storage.postgres.connect import migrate
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks
 from tests.rigs.rig import Context, FaultRig
 from tests.service.http_audit import audit, fsck
@@ -42,22 +42,22 @@ def lines_of(_context: schemathesis.SerializationContext, value: Any) -> bytes:
 
 def run(context: Context, kind: str, store: str) -> None:
     """Send the requests of every seed to one server."""
-    with ExitStack() as stack:
-        database = None
-        if store == "postgres":
-            database = stack.enter_context(databases(context.postgres())).migrated()
-        instance = make_instance(context.folder / "data", database, (DEFAULT, RAW))
-        with instance.server(env=ENVIRONMENT) as server:
-            _fill(server)
-            strategies = _strategies(kind)
-            for seed in context.each():
-                sent = _send(server, kind, strategies, seed)
-                assert free_of_tracebacks(server.stderr()), server.stderr()[-3000:]
-                with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as http:
-                    audited = audit(http, instance.policy, "" if kind == "event" else "/logs/raw")
-                context.counts["entries"] = audited.checkpoint.size
-                context.done(sent)
-        fsck(instance)
+    database = None
+    if store == "postgres":
+        database = context.postgres()
+        asyncio.run(migrate(database))
+    instance = make_instance(context.folder / "data", database, (DEFAULT, RAW))
+    with instance.server(env=ENVIRONMENT) as server:
+        _fill(server)
+        strategies = _strategies(kind)
+        for seed in context.each():
+            sent = _send(server, kind, strategies, seed)
+            assert free_of_tracebacks(server.stderr()), server.stderr()[-3000:]
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as http:
+                audited = audit(http, instance.policy, "" if kind == "event" else "/logs/raw")
+            context.counts["entries"] = audited.checkpoint.size
+            context.done(sent)
+    fsck(instance)
 
 
 def _fill(server: LiveServer) -> None:

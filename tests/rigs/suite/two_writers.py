@@ -1,7 +1,7 @@
 """two-writers-*: two servers on one data folder, both under load, each stopped and continued at random moments. One history.
 
 A contest is a lost compare-and-swap: a server found that the other had moved the head, changed nothing, and read it again. Servers
-count them as ``muniment_races_lost``; the rig also counts how often a stopped server came back to a head that had moved on.
+count them as ``muniment_races_lost_total``; the rig also counts how often a stopped server came back to a head that had moved on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.rigs.rig import Context, FaultRig
 SECONDS = 30.0
 """Length of one seed."""
 _ADVANCE_SECONDS = 1.0
-_RACES = "muniment_races_lost"
+_RACES = "muniment_races_lost_total"
 
 
 async def _seed(context: Context, seed: int, folder: Path, database: str | None) -> None:
