@@ -38,8 +38,10 @@ def _import(bench: Bench, folder: Path, kind: str, rows: int, capacity: dict[str
     words = [sys.executable, "-m", "muniment.cli", "import", str(path), "--json"]
     words += ["--url", target.url, "--policy", target.policy, "--log", LOG_NAMES[kind]]
     server, started = cpu_seconds(target.pid), time.perf_counter()
+    # Its memory goes with the folder: in the user's own, the log of the next run would be another one under an old name.
+    environment = os.environ | {"XDG_STATE_HOME": str(folder / "state")}
     with pinned(GENERATOR_CORE):
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     said, used, peak = _end(process)
     took = time.perf_counter() - started
     if process.returncode or said["new_rows"] != rows:
