@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from muniment.policy import Policy
+from muniment_server.storage.sqlite.open import open_sqlite
 from tests.live import PATIENCE, LiveServer, command, environment, init
 from tests.service.http_audit import audit
 from tests.service.http_check import JSON, client, published
@@ -102,6 +104,23 @@ def test_a_wal_without_its_index_cannot_be_read_there(killed: Path, tmp_path: Pa
     done = mounted("log", "list", "--data", data)
     assert done.returncode == 4
     assert "Copy the folder to where it can be written" in done.stderr
+
+
+async def test_where_only_this_process_may_not_write_another_may(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened as one that nothing changes, a database would be read as it was, or as pages of two times."""
+    data = tmp_path / "data"
+    shutil.copytree(stopped, data)
+    with monkeypatch.context() as patched:
+        patched.setattr("muniment_server.storage.sqlite.database.is_writable", lambda _: False)
+        store = await open_sqlite(data / "muniment.sqlite")
+    try:
+        before = (await store.reads.head(1)).size
+        await asyncio.to_thread(_append, data)
+        assert (await store.reads.head(1)).size == before + ENTRIES
+    finally:
+        await store.close()
 
 
 def test_an_older_schema_is_not_migrated_there(stopped: Path, tmp_path: Path) -> None:

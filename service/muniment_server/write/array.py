@@ -15,9 +15,8 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 def elements(body: bytes, most: int) -> Iterator[bytes]:
     """Yield the text of each element. One that is longer than `most` bytes ends it, as far as it was read.
 
-    Brackets are counted, not matched, but for the last one: where each
-    element is JSON by itself, so is the array. Raises Refused where it is
-    none.
+    Brackets are counted, not matched, but for the last one: where each element is JSON by itself, so is the array.
+    Raises Refused where it is none.
     """
     text = body.strip(_SPACE)
     if text[:1] != b"[":

@@ -40,11 +40,13 @@ def connect(path: Path) -> apsw.Connection:
 def connect_read_only(path: Path) -> apsw.Connection:
     """Open a connection to a database whose folder can't be written, such as one on a medium mounted read-only.
 
-    Reading takes locks and the index of the WAL, which are files. Without a WAL the database is opened as one that
-    nothing changes, which needs neither. With one, its index has to be there as well.
+    Reading takes locks and the index of the WAL, which are files. Without a WAL, and on such a medium alone, the
+    database is opened as one that nothing changes, which needs neither: under a process that may only read, another
+    one may write. Otherwise WAL and index have to be there.
     """
     wal = path.with_name(f"{path.name}-wal")
-    unchanging = not wal.exists() or not wal.stat().st_size
+    empty = not wal.exists() or not wal.stat().st_size
+    unchanging = empty and bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
     name = f"file:{quote(str(path.absolute()))}?mode=ro" + ("&immutable=1" if unchanging else "")
     connection = apsw.Connection(name, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     connection.set_busy_timeout(_BUSY_MILLISECONDS)
