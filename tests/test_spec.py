@@ -16,6 +16,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment.receipt import Receipt
+from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter
 from muniment.tiles import Bundle, Tile, encode_bundle, format_bundle, format_tile
 from tests import oracle
 from tests.bitcoin.calendar import SHA256, append, bitcoin, pending, prepend
@@ -136,6 +138,28 @@ def _only(name: str) -> dict[str, Any]:
     return {"disclosures": [text for text in DISCLOSURES if event.Disclosure.parse(text).name == name]}
 
 
+def _receipt(index: int) -> Receipt:
+    """Return the receipt of an event of the example log that opens `amount`, if it has one."""
+    first = index == 1
+    return replace(
+        RECEIPT,
+        index=index,
+        leaf=LEAVES[index],
+        proof=tuple(tree.plan_inclusion(index, len(LEAVES)).fold(GROWN.edge.lookup)),
+        commitment=COMMITMENT if first else SECOND,
+        disclosures=tuple(_only("amount")["disclosures"]) if first else (),
+    )
+
+
+def _bundle(claimed: tuple[int, int] | None, *indices: int) -> str:
+    lines: list[bytes] = []
+    writer = ReceiptsWriter(lines.append, Header(ORIGIN, CHECKPOINT, claimed))
+    for index in indices:
+        writer.add(_receipt(index))
+    writer.end()
+    return b"".join(lines).decode()
+
+
 EXAMPLES: dict[str, dict[str, Callable[[], str]]] = {
     "event.md": {
         "posted": lambda: _lines(POSTED),
@@ -162,6 +186,10 @@ EXAMPLES: dict[str, dict[str, Callable[[], str]]] = {
         "receipt": lambda: str(RECEIPT),
         "tlog-proof": RECEIPT.to_tlog_proof,
         "one-disclosure": lambda: json.dumps(_only("amount"), indent=2) + "\n",
+    },
+    "receipts.md": {
+        "bundle": lambda: _bundle((1, 3), 1, 2),
+        "without-range": lambda: _bundle(None, 2),
     },
     "anchor.md": {
         "digest": lambda: _lines(DIGEST.hex(), MESSAGE.hex()),
@@ -243,6 +271,22 @@ def test_sizes_named_in_the_specification() -> None:
     assert f"deeper than {strictjson.MAX_DEPTH}" in text
     assert len(event.salt_of(SEED, "actor")) == 22
     assert len(COMMITMENT.digest()) == 43
+
+
+# --- receipts.md --------------------------------------------------------------------------------------------------------
+
+
+def test_the_bundles_of_the_page_verify() -> None:
+    examples = blocks(SPEC / "receipts.md")
+    whole = ReceiptsReader(examples["bundle"].encode().splitlines(keepends=True), POLICY)
+    assert [(found.index, sorted(found.opened), found.hidden) for _, found in whole] == [
+        (1, ["amount"], ("action", "actor", "note", "resource")),
+        (2, [], ("action", "actor", "resource")),
+    ]
+    assert whole.header.range == (1, 3)
+    some = ReceiptsReader(examples["without-range"].encode().splitlines(keepends=True), POLICY)
+    assert [found.index for _, found in some] == [2]
+    assert some.header.range is None
 
 
 # --- anchor.md ----------------------------------------------------------------------------------------------------------

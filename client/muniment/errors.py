@@ -41,11 +41,12 @@ class MunimentError(Exception):
 
     When an append ends in one, `idempotency_key` is the key it was sent under: the same call with it logs nothing
     twice. `receipts` are those that the log answered with and that hold by themselves, when only what came after
-    failed, such as comparing them with what is remembered.
+    failed, such as comparing them with what is remembered. `line` is the line of a bundle of receipts that failed.
     """
 
     idempotency_key: str | None = None
     receipts: tuple[Any, ...] = ()
+    line: int | None = None
 
 
 class FormatError(MunimentError):

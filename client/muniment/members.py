@@ -38,10 +38,20 @@ def inclusion(value: dict[str, Any]) -> tuple[int, tuple[bytes, ...]]:
     found = value.get("inclusion")
     if not isinstance(found, dict):
         raise FormatError("receipt: inclusion is missing")
-    hashes = found.get("hashes")
-    if not isinstance(hashes, list) or len(hashes) > MAX_PROOF:
-        raise FormatError(f"receipt: inclusion.hashes is not a list of at most {MAX_PROOF}")
-    return integer(found, "tree_size"), tuple(_hash(part) for part in hashes)
+    return integer(found, "tree_size"), hashes(found)
+
+
+def hashes(value: dict[str, Any]) -> tuple[bytes, ...]:
+    """Return the member `hashes`, leaf sibling first."""
+    found = value.get("hashes")
+    if not isinstance(found, list) or len(found) > MAX_PROOF:
+        raise FormatError(f"receipt: hashes is not a list of at most {MAX_PROOF}")
+    return tuple(map(_hash, found))
+
+
+def is_texts(value: Any) -> bool:
+    """Tell whether a member is a list of texts."""
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 
 def _hash(part: Any) -> bytes:

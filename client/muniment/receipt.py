@@ -85,10 +85,14 @@ class Receipt:
             raise BadProof("origin or tree size of the receipt is not that of its checkpoint")
         verify_inclusion(self.index, signed.size, self.leaf_hash, self.proof, signed.root)  # 3
         entry = parse_leaf(self.leaf)
-        opened, hidden = self._open(entry)  # 4, 5
+        opened, hidden = self.open(entry)  # 4, 5
         return Verified(signed, self.index, self.leaf, entry, opened, hidden)
 
-    def _open(self, entry: EventLeaf | OwnLeaf | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def open(self, entry: EventLeaf | OwnLeaf | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return the members that are opened of `entry`, which the leaf is, and the names of those that are not.
+
+        Steps 4 and 5 of :meth:`verify`, which prove nothing without the others. Raises FormatError or BadDisclosure.
+        """
         if self.commitment is None:
             if self.disclosures is not None:
                 raise BadDisclosure("disclosures without a commitment prove nothing")
@@ -143,7 +147,7 @@ class Receipt:
         expect(isinstance(value, dict) and value.get("typ") == RECEIPT_TYPE, f"typ is not {RECEIPT_TYPE}")
         tree_size, proof = members.inclusion(value)
         disclosures = value.get("disclosures")
-        expect("disclosures" not in value or _is_texts(disclosures), "disclosures is not a list of texts")
+        expect("disclosures" not in value or members.is_texts(disclosures), "disclosures is not a list of texts")
         anchors = value.get("anchors", [])
         expect(
             isinstance(anchors, list) and len(anchors) <= MAX_ANCHORS,
@@ -182,7 +186,3 @@ class Receipt:
             )
         signed = parse_checkpoint(parse_note(proof.checkpoint).text)
         return cls(signed.origin, proof.index, leaf, signed.size, proof.hashes, proof.checkpoint)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)

@@ -34,6 +34,19 @@ class Limit(NamedTuple):
     text: str
 
 
+UNPUBLISHED = Limit(
+    "unpublished",
+    "that any other reader was shown this tree: no witness cosigned the checkpoint, and a receipt cannot tell"
+    " whether it was published. It is the operator's signed promise until a consistency proof ties it to a"
+    " published, cosigned or anchored checkpoint (muniment consistency --since RECEIPT).",
+)
+CLOCK = Limit("clock", "that the log's clock was right. Times never decrease from entry to entry; no more is sure.")
+TRUTH = Limit(
+    "truth",
+    "that what was logged is true, or who sent it. A log proves that it was said, and not changed since.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a receipt proved under a policy.
@@ -116,12 +129,16 @@ def verify_receipt(receipt: Receipt, policy: Policy, anchors: Sequence[AnchorChe
     typ, logged_at = _describe(verified.entry)
     checked = None if anchors is None else tuple(anchors)
     limits = (*_limits(verified), *_time_limits(verified, receipt, checked), *_content_limits(verified))
-    return Report(verified, typ, _signers(receipt, policy), logged_at, limits, checked)
+    return Report(verified, typ, signers_of(receipt.origin, receipt.checkpoint, policy), logged_at, limits, checked)
 
 
 def failure_json(error: MunimentError) -> dict[str, Any]:
-    """Return the JSON value for a receipt that failed: `verified` is false, with a stable `code` and a `detail`."""
-    return {"verified": False, "code": code_of(error), "detail": str(error)}
+    """Return the JSON value for a receipt that failed: `verified` is false, with a stable `code` and a `detail`.
+
+    For a bundle of receipts, with the `line` that failed too.
+    """
+    value = {"verified": False, "code": code_of(error), "detail": str(error)}
+    return value if error.line is None else value | {"line": error.line}
 
 
 def code_of(error: MunimentError) -> str:
@@ -135,9 +152,10 @@ def code_of(error: MunimentError) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
 
-def _signers(receipt: Receipt, policy: Policy) -> tuple[str, ...]:
-    keys = [log.vkey for log in policy.logs if log.vkey.name == receipt.origin]
-    return tuple(f"{key.name}+{key.key_id.hex()}" for key in verify_note(parse_note(receipt.checkpoint), keys))
+def signers_of(origin: str, checkpoint: str, policy: Policy) -> tuple[str, ...]:
+    """Return ``name+keyid`` of the keys of a log that signed its checkpoint, which the policy vouches for."""
+    keys = [log.vkey for log in policy.logs if log.vkey.name == origin]
+    return tuple(f"{key.name}+{key.key_id.hex()}" for key in verify_note(parse_note(checkpoint), keys))
 
 
 def _describe(entry: EventLeaf | OwnLeaf | None) -> tuple[str, int | None]:
@@ -180,14 +198,7 @@ def _short(value: Any) -> str:
 
 
 def _limits(verified: Verified) -> list[Limit]:
-    limits = [
-        Limit(
-            "unpublished",
-            "that any other reader was shown this tree: no witness cosigned the checkpoint, and a receipt cannot tell"
-            " whether it was published. It is the operator's signed promise until a consistency proof ties it to a"
-            " published, cosigned or anchored checkpoint (muniment consistency --since RECEIPT).",
-        )
-    ]
+    limits = [UNPUBLISHED]
     if verified.hidden:
         limits.append(Limit("hidden", f"anything about what is hidden: {_hidden(verified)}."))
     return limits
@@ -196,9 +207,7 @@ def _limits(verified: Verified) -> list[Limit]:
 def _time_limits(verified: Verified, receipt: Receipt, anchors: tuple[AnchorCheck, ...] | None) -> list[Limit]:
     limits = []
     if isinstance(verified.entry, EventLeaf):
-        limits.append(
-            Limit("clock", "that the log's clock was right. Times never decrease from entry to entry; no more is sure.")
-        )
+        limits.append(CLOCK)
     if receipt.anchors and anchors is None:
         limits.append(
             Limit(
@@ -220,5 +229,4 @@ def _time_limits(verified: Verified, receipt: Receipt, anchors: tuple[AnchorChec
 def _content_limits(verified: Verified) -> list[Limit]:
     if isinstance(verified.entry, OwnLeaf):
         return []
-    text = "that what was logged is true, or who sent it. A log proves that it was said, and not changed since."
-    return [Limit("truth", text)]
+    return [TRUTH]

@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muniment import event, strictjson
+from muniment import paths as paths_module
 from muniment._flows import answered
-from muniment._flows.answered import Paths, Receipts, check_sent, opened_digest
+from muniment._flows.answered import Receipts, check_sent, opened_digest
 from muniment._flows.writes import PreparedEntry
 from muniment.encoding import b64url, parse_b64url
 from muniment.errors import BadProof, FormatError, MunimentError
 from muniment.event import Commitment, event_leaf, format_time, parse_leaf
 from muniment.hashing import LeafHash
+from muniment.paths import Paths
 from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
 from tests.client.fake_log import NOON, FakeLog
@@ -77,14 +79,14 @@ def test_every_proof_of_a_small_tree_and_every_damage(size: int) -> None:
 def test_neighbours_share_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     log, hashed = FakeLog("raw"), 0
     log.add_raw([b"%d" % n for n in range(255)])
-    paths, real = Paths(256, log.edge.root()), answered.node_hash
+    paths, real = Paths(256, log.edge.root()), paths_module.node_hash
 
     def counted(left: bytes, right: bytes) -> bytes:
         nonlocal hashed
         hashed += 1
         return real(left, right)
 
-    monkeypatch.setattr(answered, "node_hash", counted)
+    monkeypatch.setattr(paths_module, "node_hash", counted)
     for index in range(256):
         receipt = log.receipt(index)
         paths.verify(index, receipt.leaf_hash, receipt.proof)

@@ -7,6 +7,7 @@ spelling. What verified is true of the sample log it is about: nothing else was 
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from random import Random
 
 from muniment import strictjson
@@ -27,10 +28,11 @@ from muniment.note import SigningKey, VerifierKey, parse_note, verify_note
 from muniment.policy import Policy
 from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt
+from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter, is_bundle, lines_of
 from muniment.tiles import Tile, decode_bundle, encode_bundle, format_bundle, format_tile, parse_tile_path
 from tests.fuzz.target import TARGETS, Target, expect, fuzzed
 from tests.oracle import Consistency, Inclusion, byte_tree, spoil_consistency, spoil_inclusion
-from tests.unit.samples import KEY, ORIGIN, POLICY, event_log, policy_of, raw_log
+from tests.unit.samples import KEY, ORIGIN, POLICY, SampleLog, event_log, policy_of, raw_log
 
 LOG, RAW = event_log(), raw_log()
 BOTH = policy_of(LOG, RAW)
@@ -233,6 +235,45 @@ def _receipt(data: bytes) -> None:
     receipt = Receipt.parse(data)
     expect(Receipt.parse(str(receipt)) == receipt, "a receipt does not survive writing")
     _true(receipt)
+
+
+def _bundle(log: SampleLog, indices: range, claimed: tuple[int, int] | None) -> bytes:
+    lines: list[bytes] = []
+    writer = ReceiptsWriter(lines.append, Header(log.key.vkey.name, log.checkpoint(len(log.entries)), claimed))
+    for index in indices:
+        writer.add(log.receipt(index))
+    writer.end()
+    return b"".join(lines)
+
+
+@fuzzed(
+    "receipts",
+    [
+        _bundle(LOG, range(1, 4), (1, 4)),
+        _bundle(LOG, range(0, 9, 4), None),
+        _bundle(RAW, range(6), (0, 6)),
+        _bundle(RAW, range(0), None),
+    ],
+    [
+        *_JSON_WORDS,
+        b"\n",
+        b'"range":[0,3],',
+        b'"index"',
+        b'"hashes"',
+        b'{"count":1,"typ":"muniment/receipts-end@v1"}\n',
+    ],
+)
+def _receipts(data: bytes) -> None:
+    reader = ReceiptsReader(lines_of(BytesIO(data)), BOTH)
+    lines: list[bytes] = []
+    writer = ReceiptsWriter(lines.append, reader.header)
+    for receipt, found in reader:
+        _true(receipt)
+        expect(found == receipt.verify(BOTH), "an entry proves another thing than its receipt")
+        writer.add(receipt)
+    writer.end()
+    expect(b"".join(lines) == data or reader.erasures > 0, "a bundle has two spellings")
+    expect(is_bundle(BytesIO(data).readline()), "a bundle is not recognised")
 
 
 @fuzzed(

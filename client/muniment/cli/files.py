@@ -78,13 +78,14 @@ def _replacing(path: Path, found: os.stat_result | None) -> Iterator[BinaryIO]:
 _MARKS = {b"\xef\xbb\xbf": "a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
-def check_text(name: str, data: bytes) -> None:
+def check_text(name: str, data: bytes, *, lines: bool = False) -> None:
     """Raise CliError when an editor or a shell of Windows rewrote a file whose bytes are fixed.
 
-    It says nothing of the log: without this it would look like a receipt that does not hold.
+    It says nothing of the log: without this it would look like a receipt that does not hold. `lines` says that the
+    line ends are fixed in JSON too, as in a bundle.
     """
     mark = next((what for start, what in _MARKS.items() if data.startswith(start)), None)
-    if mark is None and b"\r\n" in data and not data.startswith(b"{"):  # JSON may have them
+    if mark is None and b"\r\n" in data and (lines or not data.startswith(b"{")):  # JSON may have them
         mark = "Windows line ends"
     if data.startswith(b"{") and b"}\n{" in data:
         hint = f"Each of them by itself: sed -n 1p {name} | muniment verify -"

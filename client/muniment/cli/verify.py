@@ -5,14 +5,14 @@ Only --check-anchors needs more: the library that reads proofs, and a source of 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from muniment.cli.files import check_text
+from muniment.cli.bundle import check_bundle, no_bundle, opened
+from muniment.cli.files import MAX_RECEIPT, check_text
 from muniment.cli.options import json_option, policy_option, read_policy
 from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, EXIT_USAGE, CliError, emit
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
@@ -20,15 +20,15 @@ from muniment.contradictions import Contradiction, Heads
 from muniment.errors import FormatError, VerificationError
 from muniment.policy import Policy
 from muniment.receipt import Receipt
+from muniment.receipts import MAX_LINE
+from muniment.receipts_report import BundleReport
 from muniment.verify import Report, failure_json, limits_text, printable, verify_receipt
 
 if TYPE_CHECKING:
     from muniment.anchor.check import AnchorCheck
     from muniment.anchor.sources import HeaderSource
 
-MAX_RECEIPT = 64 * 1024 * 1024
-
-Outcome = Report | FormatError | VerificationError
+Outcome = Report | BundleReport | FormatError | VerificationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class _Trust:
     anchors: bool = False
     headers: HeaderSource | None = None
     leaf: bytes | None = None
+    quiet: bool = False
     logs: dict[str, Heads] = field(default_factory=dict)
     """What the receipts that hold show of their logs, by origin. Filled by :func:`_check`."""
 
@@ -72,8 +73,12 @@ def command(
 ) -> int:
     """Check receipts offline, and say what they prove and what they do not.
 
-    FILES are receipts in JSON or C2SP tlog-proof text; - is stdin. Nothing is trusted but the
+    FILES are receipts in JSON or C2SP tlog-proof text, or bundles of receipts (`muniment export --format receipts`);
+    - is stdin. Nothing is trusted but the
     policy; no network is used. With --leaf the one receipt must be of exactly what is in that file.
+
+    A bundle is read line by line and may be of any length. One with a range has every entry of that range; of any other
+    nothing says that there are no more entries. One that was cut off does not hold.
 
     Receipts of one log that contradict each other are named: their heads come from two histories, and both files are
     the evidence. With --state they are compared with the checkpoint that was seen last, too. That none contradicts is
@@ -88,6 +93,7 @@ def command(
       muniment verify receipt.json --policy log-data/policy
       muniment verify receipts/*.json --policy log-data/policy --json
       muniment verify release.tlog-proof --leaf release.tar.gz --policy log-data/policy
+      muniment verify evidence.ndjson --policy log-data/policy
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
       muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
@@ -99,11 +105,11 @@ def command(
         raise click.UsageError("a source of headers is for --check-anchors")
     if leaf is not None and (len(files) > 1 or files[0] == leaf):
         raise click.UsageError("--leaf FILE is for one receipt, which is another file")
-    trust = _Trust(read_policy(policy_file, offline=True), leaf=None if leaf is None else _read(leaf))
+    trust = _Trust(read_policy(policy_file, offline=True), leaf=None if leaf is None else _read(leaf), quiet=as_json)
     if check_anchors:
         anchor_library()
         trust = replace(trust, anchors=True, headers=source.open())
-    outcomes = [(name, _check(name, _read(name), trust)) for name in files]
+    outcomes = [(name, _outcome(name, trust)) for name in files]
     remarks = _compare_with_state(trust) if with_state else []
     contradictions = [found for heads in trust.logs.values() for found in heads.contradictions()]
     if as_json:
@@ -147,9 +153,9 @@ def _compare_with_state(trust: _Trust) -> list[str]:
 
 
 def _exit_code(outcomes: list[Outcome]) -> int:
-    reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
-    if len(reports) < len(outcomes):
+    if any(isinstance(outcome, FormatError | VerificationError) for outcome in outcomes):
         return EXIT_FAILED
+    reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
     found = exit_code(check for report in reports for check in report.anchors or ())
     return found or (EXIT_NOT_YET if any(report.anchors == () for report in reports) else 0)
 
@@ -160,7 +166,7 @@ def _failed(named: tuple[str, Outcome]) -> bool:
 
 def _print(outcomes: list[tuple[str, Outcome]], *, hint: bool) -> None:
     click.echo("\n".join(_text(name, outcome) for name, outcome in outcomes))
-    held = [outcome for _, outcome in outcomes if isinstance(outcome, Report)]
+    held = [outcome for _, outcome in outcomes if isinstance(outcome, Report | BundleReport)]
     if held:
         click.echo(limits_text(limit for report in held for limit in report.limits), nl=False)
     if len(outcomes) > 1:
@@ -170,18 +176,38 @@ def _print(outcomes: list[tuple[str, Outcome]], *, hint: bool) -> None:
 
 
 def _read(name: str) -> bytes:
-    try:
-        if name == "-":
-            data = sys.stdin.buffer.read(MAX_RECEIPT + 1)
-        else:
-            with Path(name).open("rb") as file:
-                data = file.read(MAX_RECEIPT + 1)
-    except OSError as error:
-        raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
+    with opened(name) as file:
+        return _rest(name, b"", file)
+
+
+def _rest(name: str, first: bytes, file: IO[bytes]) -> bytes:
+    """Return what is in a file of which `first` was read already."""
+    data = first + file.read(MAX_RECEIPT + 1 - len(first))
     if len(data) > MAX_RECEIPT:
         raise CliError(EXIT_USAGE, "unreadable", f"{name} is larger than any receipt")
     check_text(name, data)
     return data
+
+
+def _outcome(name: str, trust: _Trust) -> Outcome:
+    with opened(name) as file:
+        first = file.readline(MAX_LINE + 1)
+        try:
+            found = check_bundle(name, first, file, trust.policy, quiet=trust.quiet)
+        except (FormatError, VerificationError) as error:
+            return error
+        return _check(name, _rest(name, first, file), trust) if found is None else _taken(name, found, trust)
+
+
+def _taken(name: str, found: BundleReport, trust: _Trust) -> BundleReport:
+    """Take what a bundle shows of its log."""
+    if trust.leaf is not None or trust.anchors:
+        raise no_bundle(name, "--check-anchors" if trust.anchors else "--leaf")
+    heads = trust.logs.setdefault(found.head.origin, Heads(found.head.origin))
+    heads.add_head(found.head, name)
+    for receipt in filter(None, (found.shown.first, found.shown.last)):
+        heads.add_receipt(receipt, found.head, name)
+    return found
 
 
 def _check(name: str, data: bytes, trust: _Trust) -> Outcome:
@@ -212,12 +238,14 @@ def _anchors(receipt: Receipt, trust: _Trust) -> list[AnchorCheck]:
 
 
 def _json(name: str, outcome: Outcome) -> dict[str, Any]:
-    return {"file": name} | (outcome.to_json() if isinstance(outcome, Report) else failure_json(outcome))
+    return {"file": name} | (outcome.to_json() if isinstance(outcome, Report | BundleReport) else failure_json(outcome))
 
 
 def _text(name: str, outcome: Outcome) -> str:
-    if not isinstance(outcome, Report):
+    if not isinstance(outcome, Report | BundleReport):
         return f"{name}: NOT PROVED\n{printable(str(outcome))}"
+    if isinstance(outcome, BundleReport):
+        return f"{name}: OK\n{outcome.proved_text()}".rstrip("\n")
     verdict = "OK, BUT AN ANCHOR DOES NOT HOLD" if _failed((name, outcome)) else "OK"
     none = "" if outcome.anchors != () else "\nAnchor: none in this receipt (muniment receipt INDEX --anchored)."
     return f"{name}: {verdict}\n{outcome.proved_text()}".rstrip("\n") + none

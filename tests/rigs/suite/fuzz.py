@@ -14,7 +14,7 @@ from tests.rigs.rig import Context, FaultRig
 INPUTS = {
     # the formats: about 8 seconds
     "note": 125_000, "checkpoint": 225_000, "vkey": 200_000, "tile-path": 350_000, "bundle": 250_000, "proof": 15_000, "tlog-proof": 75_000,
-    "receipt": 50_000, "json": 175_000, "event": 150_000, "policy": 45_000, "query": 100_000, "encoding": 200_000,
+    "receipt": 50_000, "receipts": 25_000, "json": 175_000, "event": 150_000, "policy": 45_000, "query": 100_000, "encoding": 200_000,
     # the rest: about 2 seconds
     "signing-key": 40_000, "leaf": 45_000, "disclosure": 25_000, "state": 17_500, "answer": 22_500, "guard-slot": 40_000,
     "settings-file": 7_500, "settings-env": 17_500, "headers": 14_000, "admission": 15_000, "raw-batch": 60_000, "event-batch": 15_000,

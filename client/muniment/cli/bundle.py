@@ -1,0 +1,68 @@
+"""Bundles of receipts among the files that `muniment verify` is given: known by their first line, read line by line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+import click
+
+from muniment.cli.files import check_text
+from muniment.cli.output import EXIT_USAGE, CliError
+from muniment.cli.progress import progress
+from muniment.policy import Policy
+from muniment.receipts import is_bundle, lines_of
+from muniment.receipts_report import BundleReport, verify_receipts
+
+_STEP = 256 * 1024
+"""Bytes after which the progress bar moves: a bar that moves at each line takes longer than the line."""
+
+
+@contextmanager
+def opened(name: str) -> Iterator[IO[bytes]]:
+    """Open a file that was named on the command line; - is stdin. Raises CliError, also when reading fails."""
+    try:
+        if name == "-":
+            yield sys.stdin.buffer
+        else:
+            with Path(name).open("rb") as file:
+                yield file
+    except OSError as error:
+        raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
+
+
+def check_bundle(name: str, first: bytes, file: IO[bytes], policy: Policy, *, quiet: bool) -> BundleReport | None:
+    """Return what the bundle proves that begins with the line `first`, or None when that begins no bundle.
+
+    Raises FormatError or VerificationError, which name the line.
+    """
+    if not is_bundle(first):
+        return None
+    check_text(name, first, lines=True)
+    with progress(f"Verifying {name}", _size(name), quiet=quiet) as advance:
+        return verify_receipts(_counted(chain([first], lines_of(file)), advance), policy)
+
+
+def no_bundle(name: str, option: str) -> click.UsageError:
+    """Return what says that an option is for receipts alone."""
+    return click.UsageError(f"{option} is for receipts, and {name} is a bundle of receipts")
+
+
+def _size(name: str) -> int:
+    """Return the bytes that are to be read, 0 where nothing says so: of a pipe too."""
+    return 0 if name == "-" else Path(name).stat().st_size
+
+
+def _counted(lines: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
+    done = 0
+    for line in lines:
+        done += len(line)
+        if done >= _STEP:
+            advance(done)
+            done = 0
+        yield line
+    advance(done)

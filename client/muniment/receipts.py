@@ -1,0 +1,262 @@
+"""Bundles of receipts: many entries of one log, proved at one checkpoint. Specified in docs/spec/receipts.md.
+
+A bundle is read and written line by line: neither way holds more than one line, and the proof of the entry before. The
+numbers of the steps are those of the specification, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from muniment import members, strictjson
+from muniment.checkpoint import Checkpoint
+from muniment.encoding import MAX_SIZE, b64, parse_b64
+from muniment.errors import BadProof, EventRefused, FormatError, VerificationError
+from muniment.event import Commitment, parse_leaf
+from muniment.members import expect
+from muniment.paths import Paths
+from muniment.policy import Policy, VerifiedCheckpoint
+from muniment.receipt import Receipt, Verified
+
+RECEIPTS_TYPE = "muniment/receipts@v1"
+END_TYPE = "muniment/receipts-end@v1"
+MAX_LINE = 8 * 1024 * 1024
+"""Bytes of a line, with its newline: more than the largest event takes with its disclosures."""
+MAX_ERASURES = 256
+
+_HEADER = {"typ", "origin", "checkpoint"}
+_ENTRY = {"index", "leaf", "hashes"}
+_ENTRY_OPTIONAL = {"commitment", "disclosures", "erasures"}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of a bundle, nothing verified. `range` is half-open; None claims no completeness."""
+
+    origin: str
+    checkpoint: str
+    range: tuple[int, int] | None = None
+
+    def line(self) -> bytes:
+        """Return the line, with its newline."""
+        value = {"typ": RECEIPTS_TYPE, "origin": self.origin, "checkpoint": self.checkpoint}
+        return _line(value if self.range is None else value | {"range": list(self.range)})
+
+    @classmethod
+    def parse(cls, line: bytes) -> Header:
+        """Return the header in a line. Raises FormatError."""
+        value = _value(line)
+        expect(value.get("typ") == RECEIPTS_TYPE, f"typ is not {RECEIPTS_TYPE}")
+        _expect_members(value, _HEADER, {"range"})
+        found = _range(value["range"]) if "range" in value else None
+        return cls(members.text(value, "origin"), members.text(value, "checkpoint"), found)
+
+
+def is_bundle(first_line: bytes) -> bool:
+    """Tell whether a file with this first line is meant as a bundle, well-formed or not."""
+    if RECEIPTS_TYPE.encode() not in first_line:
+        return False
+    try:
+        return ("typ", RECEIPTS_TYPE) in strictjson.lenient_members(first_line)
+    except EventRefused:
+        return False
+
+
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file. One that is longer than any line may be comes in pieces, and will be refused."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class ReceiptsWriter:
+    """Writes a bundle by calling `write` with one line at a time. It does not verify what it is given.
+
+    It is for receipts at one checkpoint, in ascending order; :class:`ReceiptsReader` takes all that it writes. One that
+    goes on with a bundle that was cut off is told how many entries that has, and the index `after` the last.
+    """
+
+    def __init__(self, write: Callable[[bytes], object], header: Header, count: int = 0, after: int = 0) -> None:
+        self._write = write
+        self._header = header
+        self.count = count
+        self._after = after or (header.range or (0, 0))[0]
+        if not count:
+            write(header.line())
+
+    def add(self, receipt: Receipt) -> None:
+        """Write the line of an entry. Raises AssertionError when the bundle would be refused for its place."""
+        whole = self._header.range is not None
+        if receipt.index < self._after or (whole and receipt.index != self._after):
+            raise AssertionError(f"entry {receipt.index} is not what follows in this bundle")
+        if receipt.checkpoint != self._header.checkpoint:
+            raise AssertionError("a bundle has one checkpoint")
+        self._write(_line(_entry_value(receipt)))
+        self.count += 1
+        self._after = receipt.index + 1
+
+    def end(self) -> None:
+        """Write the last line. Without it the bundle is incomplete."""
+        if self._header.range is not None and self._after != self._header.range[1]:
+            raise AssertionError(f"entry {self._after} is missing")
+        self._write(_line({"typ": END_TYPE, "count": self.count}))
+
+
+def _entry_value(receipt: Receipt) -> dict[str, Any]:
+    hashes = [part.hex() for part in receipt.proof]
+    value: dict[str, Any] = {"index": receipt.index, "leaf": b64(receipt.leaf), "hashes": hashes}
+    if receipt.commitment is not None:
+        value["commitment"] = receipt.commitment.value()
+    if receipt.disclosures is not None:
+        value["disclosures"] = list(receipt.disclosures)
+    return value
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return strictjson.canonical(value) + b"\n"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class ReceiptsReader:
+    """Verifies a bundle while it is read, trusting `policy` alone.
+
+    Made of the lines of a file, each with its newline, and iterated once: it yields each entry as a receipt, with what
+    it proves. Only when that has ended without an error does the bundle hold. `line` is the number of the line read
+    last, `count` the entries that held, `erasures` the lines that state erasures, which this version does not check.
+
+    Raises FormatError, BadSignature, PolicyNotMet, BadProof or BadDisclosure; each names the line, also in its `line`.
+    """
+
+    def __init__(self, lines: Iterable[bytes], policy: Policy) -> None:
+        self._lines = iter(lines)
+        self.line = 0
+        self.count = 0
+        self.erasures = 0
+        with _Named(self):
+            self.header = Header.parse(self._next())  # 1
+            self.signed = self._vouched(policy)
+        head = self.signed.checkpoint
+        self._paths = Paths(head.size, head.root)
+        self._after = (self.header.range or (0, 0))[0]
+
+    def _vouched(self, policy: Policy) -> VerifiedCheckpoint:
+        signed = policy.verify(self.header.checkpoint)  # 2
+        head = signed.checkpoint
+        if head.origin != self.header.origin:  # 3
+            raise BadProof("the origin of the bundle is not that of its checkpoint")
+        if self.header.range is not None and self.header.range[1] > head.size:
+            raise BadProof(f"the range ends at {self.header.range[1]}, and the signed size is {head.size}")
+        return signed
+
+    def __iter__(self) -> Iterator[tuple[Receipt, Verified]]:
+        """Yield each entry as a receipt, with what it proves."""
+        with _Named(self):
+            while "typ" not in (value := _value(self._next())):  # 1
+                found = self._entry(value)
+                self.count += 1
+                self._after = found[0].index + 1
+                yield found
+            self._check_end(value)  # 7
+
+    def _entry(self, value: dict[str, Any]) -> tuple[Receipt, Verified]:
+        head = self.signed.checkpoint
+        receipt = _receipt(value, self.header, head)  # 1
+        self._check_index(receipt.index, head)  # 4
+        self._paths.verify(receipt.index, receipt.leaf_hash, receipt.proof)  # 5
+        entry = parse_leaf(receipt.leaf)
+        opened, hidden = receipt.open(entry)  # 6
+        self.erasures += "erasures" in value
+        return receipt, Verified(head, receipt.index, receipt.leaf, entry, opened, hidden)
+
+    def _check_index(self, index: int, head: Checkpoint) -> None:
+        if index >= head.size:
+            raise BadProof(f"there is no entry {index} in a tree of size {head.size}")
+        if index < self._after:
+            raise FormatError(f"entry {index} does not follow: the indices of a bundle ascend, within its range")
+        if self.header.range is not None:
+            if index >= self.header.range[1]:
+                raise FormatError(f"entry {index} is outside of the range of the bundle")
+            if index != self._after:
+                raise BadProof(f"entry {self._after} is missing, and the range says that it is there")
+
+    def _check_end(self, value: dict[str, Any]) -> None:
+        expect(value.get("typ") == END_TYPE, f"typ is not {END_TYPE}")
+        _expect_members(value, {"typ", "count"}, set())
+        if members.integer(value, "count") != self.count:
+            raise BadProof(f"the last line counts {value['count']} entries, and there are {self.count}")
+        if self.header.range is not None and self._after != self.header.range[1]:  # 4
+            raise BadProof(f"entry {self._after} is missing, and the range says that it is there")
+        if next(self._lines, b""):
+            self.line += 1
+            raise FormatError("something follows the last line")
+
+    def _next(self) -> bytes:
+        self.line += 1
+        line = next(self._lines, b"")
+        if not line:
+            raise FormatError(f"the bundle was cut off: after {self.count} entries its last line is missing")
+        if len(line) > MAX_LINE:
+            raise FormatError(f"the line is longer than {MAX_LINE} bytes")
+        if not line.endswith(b"\n"):
+            raise FormatError("the bundle was cut off within this line")
+        return line
+
+
+class _Named:
+    """Puts the number of the line into the errors of the block."""
+
+    def __init__(self, reader: ReceiptsReader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FormatError | VerificationError):
+            error.line = self._reader.line
+            error.args = (f"line {error.line}: {error}", *error.args[1:])
+
+
+def _receipt(value: dict[str, Any], header: Header, head: Checkpoint) -> Receipt:
+    _expect_members(value, _ENTRY, _ENTRY_OPTIONAL)
+    disclosures, erasures = value.get("disclosures", []), value.get("erasures", [])
+    expect(members.is_texts(disclosures), "disclosures is not a list of texts")
+    expect(_are_objects(erasures), f"erasures is not a list of at most {MAX_ERASURES} objects")
+    return Receipt(
+        origin=header.origin,
+        index=members.integer(value, "index"),
+        leaf=parse_b64(members.text(value, "leaf"), "leaf"),
+        tree_size=head.size,
+        proof=members.hashes(value),
+        checkpoint=header.checkpoint,
+        commitment=Commitment.parse(value["commitment"]) if "commitment" in value else None,
+        disclosures=tuple(disclosures) if "disclosures" in value else None,
+    )
+
+
+def _value(line: bytes) -> dict[str, Any]:
+    value = strictjson.parse_canonical(line[:-1])
+    expect(isinstance(value, dict), "not an object")
+    found: dict[str, Any] = value
+    return found
+
+
+def _expect_members(value: dict[str, Any], required: set[str], optional: set[str]) -> None:
+    expect(required <= value.keys(), f"{', '.join(sorted(required - value.keys()))} is missing")
+    expect(value.keys() <= required | optional, "a member that has no place in this line")
+
+
+def _range(value: Any) -> tuple[int, int]:
+    whole = isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
+    expect(whole and 0 <= value[0] < value[1] <= MAX_SIZE, "range is not two integers, the first below the second")
+    return value[0], value[1]
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_ERASURES and all(isinstance(part, dict) for part in value)

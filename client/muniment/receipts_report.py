@@ -1,0 +1,178 @@
+"""What a bundle of receipts proves, for people and machines: how many entries, whether some are missing, what is shown.
+
+:class:`muniment.receipts.ReceiptsReader` decides; this module says in words what its decision means.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from muniment.checkpoint import Checkpoint
+from muniment.event import EventLeaf, OwnLeaf, format_time
+from muniment.policy import Policy
+from muniment.receipt import Receipt, Verified
+from muniment.receipts import RECEIPTS_TYPE, ReceiptsReader
+from muniment.verify import CLOCK, TRUTH, UNPUBLISHED, Limit, printable, signers_of
+
+_NAMED = 64
+"""Names of hidden members that are counted one by one: a bundle of a stranger may have a million of them."""
+_NAME = 100
+"""Characters of a name that is counted by itself."""
+_OTHERS = Limit("others", "that the log has no other entries like these: this bundle claims no range.")
+
+
+@dataclass(slots=True)
+class Shown:
+    """How much of the entries is shown. Filled by one caller, entry by entry.
+
+    `kinds` counts entries: events of which everything is shown (``whole``), a part (``part``) or nothing (``closed``),
+    entries of the log itself (``own``) and raw leaves (``raw``). `hidden` counts, by its name, in how many entries a
+    member is hidden; `unnamed` counts the rest. `first` and `last` are the receipts of the first entry and the last,
+    `logged` the times of the first event and the last.
+    """
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    hidden: Counter[str] = field(default_factory=Counter)
+    unnamed: int = 0
+    first: Receipt | None = None
+    last: Receipt | None = None
+    logged: tuple[int, int] | None = None
+
+    def add(self, receipt: Receipt, verified: Verified) -> None:
+        """Count an entry."""
+        self.first, self.last = self.first or receipt, receipt
+        entry = verified.entry
+        if not isinstance(entry, EventLeaf):
+            self.kinds["own" if isinstance(entry, OwnLeaf) else "raw"] += 1
+            return
+        self.logged = (self.logged or (entry.logged_at, 0))[0], entry.logged_at
+        self.kinds["whole" if verified.complete else "part" if verified.opened else "closed"] += 1
+        if receipt.commitment is not None:
+            self._count(verified.hidden)
+
+    def _count(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self.hidden or (len(self.hidden) < _NAMED and len(name) <= _NAME):
+                self.hidden[name] += 1
+            else:
+                self.unnamed += 1
+
+
+@dataclass(frozen=True, slots=True)
+class BundleReport:
+    """What a bundle of receipts proved under a policy.
+
+    Made by :func:`verify_receipts` alone, so holding one means that the checks passed. `range` is what is there
+    without a gap, or None. `erasures` counts the lines that state erasures, which were not checked.
+    """
+
+    head: Checkpoint
+    signers: tuple[str, ...]
+    count: int
+    range: tuple[int, int] | None
+    shown: Shown
+    erasures: int
+
+    @property
+    def statement(self) -> str:
+        """What is proved, in one sentence."""
+        which = f"{self.count} entries"
+        if self.range is not None:
+            low, high = self.range
+            which = f"all {high - low} entries from {low} to {high - 1}, none missing,"
+        head = self.head
+        return f"{which} of log {head.origin} as of size {head.size}, signed by {', '.join(self.signers)}"
+
+    @property
+    def completeness(self) -> str:
+        """Whether entries may be missing, in one sentence."""
+        if self.range is None:
+            return f"{self.count} entries proved; nothing says there are no others"
+        low, high = self.range
+        return f"no entry of [{low}, {high}) is missing"
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What is not proved."""
+        kinds = self.shown.kinds
+        limits = [UNPUBLISHED] if self.range is not None else [_OTHERS, UNPUBLISHED]
+        if kinds["part"] or kinds["closed"]:
+            limits.append(Limit("hidden", "anything about what is hidden."))
+        if self.shown.logged is not None:
+            limits.append(CLOCK)
+        if self.erasures:
+            limits.append(Limit("erasures", f"the erasures that {self.erasures} lines state: they were not checked."))
+        return (*limits, TRUTH) if self.count > kinds["own"] else tuple(limits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as a JSON value; `verified` is true."""
+        shown = self.shown
+        names = ("whole", "part", "closed", "own", "raw")
+        value: dict[str, Any] = {
+            "verified": True,
+            "typ": RECEIPTS_TYPE,
+            "origin": self.head.origin,
+            "tree_size": self.head.size,
+            "root": self.head.root.hex(),
+            "signers": list(self.signers),
+            "entries": self.count,
+            "range": None if self.range is None else list(self.range),
+            "first": None if shown.first is None else shown.first.index,
+            "last": None if shown.last is None else shown.last.index,
+            "shown": {name: shown.kinds[name] for name in names},
+            "hidden": dict(shown.hidden.most_common()),
+            "hidden_unnamed": shown.unnamed,
+            "erasures_not_checked": self.erasures,
+            "proves": self.statement,
+            "completeness": self.completeness,
+            "does_not_prove": [limit._asdict() for limit in self.limits],
+        }
+        return value if shown.logged is None else value | {"logged": list(map(format_time, shown.logged))}
+
+    def proved_text(self) -> str:
+        """Return the first half of the report: what is proved, and what is shown."""
+        lines = [f"Proved: {printable(self.statement)}.", f"{self.completeness[0].upper()}{self.completeness[1:]}."]
+        lines += [f"Shown: {text}." for text in (_kinds_text(self.shown.kinds),) if text]
+        lines += [f"Hidden: {text}." for text in (_hidden_text(self.shown),) if text]
+        if self.shown.logged is not None:
+            first, last = map(format_time, self.shown.logged)
+            lines.append(f"Logged from {first} to {last}, by the log's own clock.")
+        if self.erasures:
+            lines.append(f"Erasures stated in {self.erasures} lines were not checked: this version cannot.")
+        return "".join(f"{line}\n" for line in lines)
+
+
+def verify_receipts(lines: Iterable[bytes], policy: Policy) -> BundleReport:
+    """Return what a bundle of receipts proves when `policy` alone is trusted, given its lines.
+
+    Raises as :class:`muniment.receipts.ReceiptsReader`.
+    """
+    reader, shown = ReceiptsReader(lines, policy), Shown()
+    for receipt, verified in reader:
+        shown.add(receipt, verified)
+    signed, header = reader.signed, reader.header
+    signers = signers_of(header.origin, signed.note, policy)
+    return BundleReport(signed.checkpoint, signers, reader.count, header.range, shown, reader.erasures)
+
+
+_KINDS = {
+    "whole": "{} events whole",
+    "part": "{} events in part",
+    "closed": "{} events of which nothing is opened",
+    "own": "{} entries written by the log itself",
+    "raw": "{} raw leaves",
+}
+
+
+def _kinds_text(kinds: Counter[str]) -> str:
+    return ", ".join(text.format(kinds[kind]) for kind, text in _KINDS.items() if kinds[kind])
+
+
+def _hidden_text(shown: Shown) -> str:
+    texts = [f"{printable(name)} in {count}" for name, count in shown.hidden.most_common()]
+    if shown.unnamed:
+        texts.append(f"other members, {shown.unnamed} times")
+    return ", ".join(texts)

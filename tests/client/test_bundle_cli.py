@@ -1,0 +1,185 @@
+"""`muniment verify` of bundles of receipts: known by their first line, read from files and from stdin, told in words and in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muniment.receipt import Receipt
+from muniment.receipts import Header, ReceiptsWriter
+from tests.client.cli_runner import Cli
+from tests.client.fake_log import ORIGIN, FakeLog
+
+EVENTS: list[dict[str, Any]] = [{"actor": "alice", "n": 1}, {"actor": "bob"}, {"\x1b[31mred": 1, "note": "x"}]
+OTHERS = "nothing says there are no others"
+
+
+def bundle(
+    log: FakeLog,
+    indices: list[int],
+    claimed: tuple[int, int] | None = None,
+    keep: Callable[[Receipt], Receipt] = lambda r: r,
+) -> bytes:
+    """A bundle of the log's entries, at its latest size."""
+    lines: list[bytes] = []
+    writer = ReceiptsWriter(lines.append, Header(log.origin, log.note(log.size), claimed))
+    for index in indices:
+        writer.add(keep(log.receipt(index)))
+    writer.end()
+    return b"".join(lines)
+
+
+def without_first(receipt: Receipt) -> Receipt:
+    """The receipt without its first disclosure."""
+    return receipt if receipt.disclosures is None else replace(receipt, disclosures=receipt.disclosures[1:])
+
+
+@pytest.fixture
+def log() -> FakeLog:
+    made = FakeLog()
+    made.add_events(EVENTS)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: FakeLog) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("policy").write_text(str(log.policy))
+    monkeypatch.setenv("MUNIMENT_POLICY", "policy")
+    return tmp_path
+
+
+def test_a_range_is_the_claim_that_none_is_missing(cli: Cli, log: FakeLog) -> None:
+    Path("all").write_bytes(bundle(log, [0, 1, 2, 3], (0, 4)))
+    done = cli("verify", "all")
+    assert done.code == 0
+    assert (
+        f"all: OK\nProved: all 4 entries from 0 to 3, none missing, of log {ORIGIN} as of size 4, signed by" in done.out
+    )
+    assert "No entry of [0, 4) is missing." in done.out
+    assert OTHERS not in done.out
+    value = cli("verify", "all", "--json").json
+    assert value["verified"] is True
+    found = value["results"][0]
+    assert (found["file"], found["typ"], found["entries"], found["range"]) == ("all", "muniment/receipts@v1", 4, [0, 4])
+    assert (found["first"], found["last"], found["tree_size"]) == (0, 3, 4)
+    assert found["shown"] == {"whole": 3, "part": 0, "closed": 0, "own": 1, "raw": 0}
+    assert "others" not in [limit["code"] for limit in found["does_not_prove"]]
+
+
+def test_without_a_range_nothing_says_there_are_no_others(cli: Cli, log: FakeLog) -> None:
+    for indices in ([1, 3], [0, 1, 2, 3], []):
+        done = cli("verify", "-", stdin=bundle(log, indices))
+        assert done.code == 0
+        assert f"{len(indices)} entries proved; {OTHERS}." in done.out
+        assert "none missing" not in done.out
+        found = cli("verify", "-", "--json", stdin=bundle(log, indices)).json["results"][0]
+        assert (found["range"], found["entries"]) == (None, len(indices))
+        assert found["completeness"] == f"{len(indices)} entries proved; {OTHERS}"
+        assert found["does_not_prove"][0]["code"] == "others"
+
+
+def test_what_is_shown_and_what_is_hidden(cli: Cli, log: FakeLog) -> None:
+    data = bundle(log, [0, 1, 2, 3], None, without_first)
+    done = cli("verify", "-", stdin=data)
+    assert (
+        "Shown: 2 events in part, 1 events of which nothing is opened, 1 entries written by the log itself." in done.out
+    )
+    assert "Hidden: actor in 2, \\x1b[31mred in 1." in done.out
+    found = cli("verify", "-", "--json", stdin=data).json["results"][0]
+    assert found["shown"] == {"whole": 0, "part": 2, "closed": 1, "own": 1, "raw": 0}
+    assert found["hidden"] == {"actor": 2, "\x1b[31mred": 1}
+    assert "hidden" in [limit["code"] for limit in found["does_not_prove"]]
+    bare = bundle(log, [1, 2], None, lambda receipt: replace(receipt, commitment=None, disclosures=None))
+    assert cli("verify", "-", "--json", stdin=bare).json["results"][0]["shown"]["closed"] == 2
+
+
+def test_names_of_hidden_members_do_not_fill_the_memory(cli: Cli, log: FakeLog) -> None:
+    log.add_events([{f"m{n}": n for n in range(200)}, {"x" * 5000: 1}])
+    data = bundle(log, [4, 5], None, lambda receipt: replace(receipt, disclosures=()))
+    found = cli("verify", "-", "--json", stdin=data).json["results"][0]
+    assert (len(found["hidden"]), found["hidden_unnamed"]) == (64, 137)
+    assert "other members, 137 times" in cli("verify", "-", stdin=data).out
+
+
+def test_erasures_are_skipped_with_a_word(cli: Cli, log: FakeLog) -> None:
+    data = bundle(log, [1]).replace(b'"hashes":', b'"erasures":[{"index":3}],"hashes":')
+    done = cli("verify", "-", stdin=data)
+    assert done.code == 0
+    assert "Erasures stated in 1 lines were not checked: this version cannot." in done.out
+    found = cli("verify", "-", "--json", stdin=data).json["results"][0]
+    assert found["erasures_not_checked"] == 1
+    assert "erasures" in [limit["code"] for limit in found["does_not_prove"]]
+
+
+def test_a_bundle_that_does_not_hold(cli: Cli, log: FakeLog) -> None:
+    good = bundle(log, [0, 1, 2, 3], (0, 4))
+    lines = good.splitlines(keepends=True)
+    for data, line, code, words in (
+        (b"".join(lines[:-1]), 6, "format_error", "cut off: after 4 entries its last line is missing"),
+        (b"".join([*lines[:2], *lines[3:]]), 3, "bad_proof", "entry 1 is missing"),
+        (good.replace(b'"index":2', b'"index": 2'), 4, "format_error", "not canonical JSON"),
+        (good.replace(b'"count":4', b'"count":4,"count":4'), 6, "duplicate_name", "twice"),
+    ):
+        done = cli("verify", "-", stdin=data)
+        assert done.code == 1
+        assert f"-: NOT PROVED\nline {line}: " in done.out
+        assert words in done.out
+        value = cli("verify", "-", "--json", stdin=data).json
+        assert value["verified"] is False
+        assert {name: value["results"][0][name] for name in ("verified", "code", "line")} == {
+            "verified": False, "code": code, "line": line,
+        }  # fmt: skip
+
+
+def test_beside_receipts_and_against_them(cli: Cli, log: FakeLog) -> None:
+    Path("bundle").write_bytes(bundle(log, [1, 2]))
+    Path("receipt").write_text(str(log.receipt(1)))
+    done = cli("verify", "bundle", "receipt")
+    assert done.code == 0
+    assert "2 of 2 receipts hold." in done.out
+    assert done.out.count("that what was logged is true") == 1
+    twin = FakeLog()
+    twin.add_events([*EVENTS[:2], {"actor": "mallory"}])
+    Path("forked").write_bytes(bundle(twin, [1, 2]))
+    done = cli("verify", "bundle", "forked")
+    assert done.code == 1
+    assert "bundle and forked: THESE HEADS CONTRADICT" in done.out
+    twin.add_events([{"n": 5}])
+    Path("longer").write_bytes(bundle(twin, [3, 4]))
+    assert [found["names"] for found in cli("verify", "bundle", "longer", "forked", "--json").json["contradictions"]]
+
+
+def test_options_for_receipts_alone(cli: Cli, log: FakeLog, here: Path) -> None:
+    Path("bundle").write_bytes(bundle(log, [1]))
+    Path("leaf").write_bytes(b"x")
+    for words in (["--leaf", "leaf"], ["--check-anchors"]):
+        done = cli("verify", "bundle", *words)
+        assert (done.code, words[0] in done.err) == (2, True)
+
+
+def test_a_bundle_that_another_system_rewrote(cli: Cli, log: FakeLog) -> None:
+    good = bundle(log, [1])
+    for data, words in (
+        (good.replace(b"\n", b"\r\n"), "Windows line ends"),
+        (b"\xef\xbb\xbf" + good, "a byte order mark"),
+    ):
+        done = cli("verify", "-", stdin=data)
+        assert (done.code, words in done.err) == (2, True)
+
+
+def test_a_bundle_of_another_log_is_not_vouched_for(cli: Cli) -> None:
+    other = FakeLog(origin="example.com/other")
+    done = cli("verify", "-", "--json", stdin=bundle(other, [0], (0, 1)))
+    assert (done.code, done.json["results"][0]["code"], done.json["results"][0]["line"]) == (1, "policy_not_met", 1)
+
+
+def test_json_of_a_bundle_is_one_object(cli: Cli, log: FakeLog) -> None:
+    log.add_raw([b"x"])
+    Path("bundle").write_bytes(bundle(log, [4]))
+    assert json.loads(cli("verify", "bundle", "--json").out)["results"][0]["shown"]["raw"] == 1
