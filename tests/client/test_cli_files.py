@@ -326,11 +326,3 @@ def test_no_member_takes_a_column_of_ours(cli: Cli, log: FakeLog) -> None:
         "3",
     ]
     assert [rows[1][name] for name in ("event.logged_at", "event.event.logged_at", "event.own")] == ["a", "b", "c"]
-
-
-def test_an_export_says_what_stayed_closed(cli: Cli, log: FakeLog) -> None:
-    assert "nothing is opened" not in cli("export").err
-    log.readable = False
-    done = cli("export")
-    assert (done.code, "2 of them are events of which nothing is opened" in done.err) == (0, True)
-    assert json.loads(cli("export", "--json").err)["closed"] == 2

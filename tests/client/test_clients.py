@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from muniment import Client, Policy
-from muniment.errors import EventRefused, FormatError, PolicyNotMet, Refused
+from muniment.errors import Behind, EventRefused, FormatError, Inconsistent, PolicyNotMet, Refused
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from tests.client.colours import Colours
@@ -352,3 +352,42 @@ def test_a_receipt_round_trips_through_its_text(colours: Colours) -> None:
     log = FakeLog()
     receipt = colours.client(log).append(EVENT)
     assert Receipt.parse(str(receipt)) == receipt
+
+
+@pytest.mark.parametrize("size", [1, 5, 256, 257, 600])
+def test_receipts_at_one_checkpoint(colours: Colours, size: int) -> None:
+    log = FakeLog()
+    log.add_events([{"n": n} for n in range(size - 1)])
+    log.publish()
+    client = colours.client(log)
+    spans = [(0, size), (size - 1, size), (0, 1), (max(0, size - 300), size), (size, size)]
+    for start, stop in spans:
+        assert list(client.receipts(start, stop)) == [log.receipt(index, size) for index in range(start, stop)]
+
+
+def test_receipts_at_an_older_checkpoint(colours: Colours) -> None:
+    log = FakeLog()
+    log.add_events([{"n": n} for n in range(299)])
+    log.publish()
+    log.add_events([{"n": n} for n in range(500)])
+    log.publish()
+    client = colours.client(log)
+    assert list(client.receipts(290, at=log.note(300))) == [log.receipt(index, 300) for index in range(290, 300)]
+    twin = FakeLog()
+    twin.add_events([{"other": n} for n in range(299)])
+    with pytest.raises(Inconsistent):
+        list(client.receipts(at=twin.note(300)))
+    behind = colours.client(FakeLog(), policy=log.policy)
+    with pytest.raises(Behind):
+        list(behind.receipts(at=log.note(300)))
+
+
+def test_receipts_when_the_pages_hold_no_disclosures(colours: Colours) -> None:
+    log = FakeLog(listed_disclosures=False)
+    log.add_events([{"n": 1}, {"n": 2}])
+    log.publish()
+    assert list(colours.client(log).receipts()) == [log.receipt(index) for index in range(3)]
+    log.readable = False
+    bare = list(colours.client(log).receipts())
+    assert [receipt.commitment for receipt in bare] == [None] * 3
+    assert [receipt.verify(log.policy).hidden for receipt in bare] == [(), ("*",), ("*",)]

@@ -177,21 +177,20 @@ def receipt(session: Session, index: int, tree_size: int | None) -> Flow[Receipt
 
 def entry(session: Session, index: int) -> Flow[Entry]:
     """Return an entry, by way of its receipt: nothing else holds what opens an event's members."""
-    _, verified = yield from verified_receipt(session, index, None)
-    return Entry.of(verified)
+    return Entry.of(*(yield from verified_receipt(session, index, None)))
 
 
 class EntryPages:
-    """The entries [start, stop) of the largest tree known, page by page.
+    """The entries [start, stop) of a tree, page by page: that of `head`, or the largest known.
 
     Each leaf is compared with the authenticated tiles.
     """
 
-    def __init__(self, session: Session, start: int, stop: int | None) -> None:
+    def __init__(self, session: Session, start: int, stop: int | None, head: VerifiedCheckpoint | None = None) -> None:
         self._session = session
         self._at = start
         self._stop = stop
-        self.head: VerifiedCheckpoint | None = None
+        self.head = head
 
     def next_page(self) -> Flow[list[Entry]]:
         """Return the next page; an empty one is the end."""

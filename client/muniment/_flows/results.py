@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from muniment._flows import fields
@@ -11,7 +11,7 @@ from muniment.errors import BadDisclosure, FormatError
 from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
 from muniment.hashing import LeafHash, RootHash, leaf_hash
 from muniment.policy import VerifiedCheckpoint
-from muniment.receipt import Verified
+from muniment.receipt import Receipt, Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Entry:
 
     `content` is an EventLeaf, an OwnLeaf, or None for a raw leaf. `event` holds the members that the log opened to this
     caller and that match the leaf's commitment; None when the entry is not an event. `hidden` names the members that
-    stayed closed, or is ("*",) when the log did not even give their names.
+    stayed closed, or is ("*",) when the log did not even give their names. `commitment` and `disclosures` are what
+    opened it.
     """
 
     index: int
@@ -28,6 +29,8 @@ class Entry:
     content: EventLeaf | OwnLeaf | None
     event: dict[str, Any] | None
     hidden: tuple[str, ...] = ()
+    commitment: Commitment | None = field(default=None, repr=False)
+    disclosures: tuple[str, ...] | None = field(default=None, repr=False)
 
     @property
     def leaf_hash(self) -> LeafHash:
@@ -35,10 +38,11 @@ class Entry:
         return leaf_hash(self.leaf)
 
     @classmethod
-    def of(cls, verified: Verified) -> Entry:
+    def of(cls, receipt: Receipt, verified: Verified) -> Entry:
         """Return the entry that a verified receipt is of."""
         event = verified.opened if isinstance(verified.entry, EventLeaf) else None
-        return cls(verified.index, verified.leaf, verified.entry, event, verified.hidden)
+        opening = receipt.commitment, receipt.disclosures
+        return cls(verified.index, verified.leaf, verified.entry, event, verified.hidden, *opening)
 
     @classmethod
     def open(cls, index: int, leaf: bytes, row: dict[str, Any]) -> Entry:
@@ -54,8 +58,10 @@ class Entry:
         commitment = Commitment.parse(row["commitment"])
         if commitment.digest() != content.commitment:
             raise BadDisclosure(f"the commitment is not the one in the leaf at index {index}")
-        opened = commitment.open(fields.texts(row, "disclosures") if row.get("disclosures") is not None else [])
-        return cls(index, leaf, content, opened, tuple(sorted(set(commitment.members) - set(opened))))
+        disclosures = fields.texts(row, "disclosures") if row.get("disclosures") is not None else []
+        opened = commitment.open(disclosures)
+        hidden = tuple(sorted(set(commitment.members) - set(opened)))
+        return cls(index, leaf, content, opened, hidden, commitment, tuple(disclosures))
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as a JSON value: `event`, `own` or `leaf` (base64) says what it is."""

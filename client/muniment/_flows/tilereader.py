@@ -24,7 +24,19 @@ from muniment.tiles import (
     format_tile,
     width_at,
 )
-from muniment.tree import Edge, Node, Plan, TileRows, expand, hash_in, partial_tiles, place, plan_consistency, plan_root
+from muniment.tree import (
+    Edge,
+    Node,
+    Plan,
+    TileRows,
+    expand,
+    hash_in,
+    partial_tiles,
+    place,
+    plan_consistency,
+    plan_inclusion,
+    plan_root,
+)
 
 KEPT = 64
 """Full tiles kept in memory, about 16 KiB each."""
@@ -69,6 +81,29 @@ class TileReader:
         """Return the consistency proof from size `first` to `head`, 1 <= first <= head.size. Raises BadProof."""
         found = yield from self._fold(head, plan_consistency(first, head.size))
         return tuple(found)
+
+    def inclusions(self, head: Checkpoint, low: int, high: int) -> Flow[list[tuple[bytes, ...]]]:
+        """Return the inclusion proofs of the leaves [low, high) in `head`'s tree, low < high <= head.size.
+
+        Raises BadProof. They are right by construction: each hash is of a tile that leads to the root.
+        """
+        found: list[tuple[bytes, ...]] = []
+        for index in range(low // TILE_WIDTH, (high - 1) // TILE_WIDTH + 1):
+            first = index * TILE_WIDTH
+            leaves = range(max(low, first), min(high, first + TILE_WIDTH))
+            if width_at(0, index, head.size) == TILE_WIDTH:
+                found += yield from self._full_tile(head, index, leaves)
+            else:
+                for leaf in leaves:
+                    found.append(tuple((yield from self._fold(head, plan_inclusion(leaf, head.size)))))
+        return found
+
+    def _full_tile(self, head: Checkpoint, index: int, leaves: range) -> Flow[list[tuple[bytes, ...]]]:
+        """Return the proofs of leaves of one full tile: within it each has its own way, and above it all have one."""
+        rows = yield from self._rows(head, 0, index)
+        above = yield from self._fold(head, Plan(plan_inclusion(leaves[0], head.size).parts[8:]))
+        within = [leaf % TILE_WIDTH for leaf in leaves]
+        return [(*(hash_in(rows, row, leaf >> row ^ 1) for row in range(8)), *above) for leaf in within]
 
     def _fold(self, head: Checkpoint, plan: Plan) -> Flow[list[bytes]]:
         rows: dict[tuple[int, int], TileRows] = {}

@@ -6,33 +6,73 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from muniment.checkpoint import Checkpoint
 from muniment.cli import files
+from muniment.cli.export_receipts import Wanted, write_bundle
 from muniment.cli.options import Number, Target, log_options
-from muniment.cli.output import inert_json, note
+from muniment.cli.output import EXIT_NOT_YET, EXIT_REFUSED, CliError, inert_json, note
 from muniment.cli.progress import progress
 from muniment.cli.table import write_csv
+from muniment.encoding import b64, parse_decimal
+from muniment.errors import FormatError
+from muniment.event import EventLeaf, OwnLeaf, parse_leaf
+from muniment.receipt import Receipt
 
 if TYPE_CHECKING:
     from muniment.client import Entry
 
+T = TypeVar("T")
 
-@click.command("export", short_help="Write entries as JSONL or CSV.")
+
+class Span(click.ParamType[tuple[int, int]]):
+    """A range of indices, A..B without B."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return its two ends. Fails on any other spelling, and when it is empty."""
+        low, dots, high = str(value).partition("..")
+        try:
+            ends = parse_decimal(low), parse_decimal(high)
+        except FormatError as error:
+            self.fail(f"a range is A..B, two indices: {error}", param, ctx)
+        if not dots or ends[0] >= ends[1]:
+            self.fail("a range is A..B, from index A to before index B, so A is below B", param, ctx)
+        return ends
+
+
+@click.command("export", short_help="Write entries as JSONL, CSV or a bundle of receipts.")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write here, not to stdout."
 )
 @click.option(
-    "--format", "form", type=click.Choice(["jsonl", "csv"]), help="[default: csv when FILE ends in .csv, else jsonl]"
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv", "receipts"]),
+    help="[default: csv when FILE ends in .csv, else jsonl]",
 )
-@click.option("--start", type=Number(), default=0, show_default=True, help="First index.")
+@click.option("--start", type=Number(), help="First index.  [default: 0]")
 @click.option("--stop", type=Number(), help="Index after the last. [default: all that is published]")
+@click.option("--range", "span", type=Span(), metavar="A..B", help="Exactly the entries from A to before B.")
+@click.option("--leaves-only", is_flag=True, help="Without what events say: their leaves, and no members.")
 @log_options
-def command(target: Target, output: Path | None, form: str | None, start: int, stop: int | None) -> None:
+def command(
+    target: Target,
+    output: Path | None,
+    form: str | None,
+    start: int | None,
+    stop: int | None,
+    span: tuple[int, int] | None,
+    *,
+    leaves_only: bool,
+) -> None:
     """Write entries as rows, every one compared with the signed tree before it is written.
 
     JSONL rows are {"index", "leaf_hash", "logged_at", "event"}; the log's own entries have "own", raw leaves "leaf"
@@ -40,45 +80,124 @@ def command(target: Target, output: Path | None, form: str | None, start: int, s
     spreadsheet would compute gets an apostrophe before it; a member named like a column of ours, such as index or
     event.index, gets the prefix "event.".
 
+    A bundle of receipts is evidence: `muniment verify FILE` checks it offline, and says that no entry of its range is
+    missing. Written to a file it goes on where it was cut off: run the same command again. Until it is whole it is
+    FILE.muniment-export.
+
+    What events say needs an API key with scope read. Without one nothing is written (exit code 6), unless --leaves-only
+    says that leaves are enough.
+
     \b
     Examples:
       muniment export -o log.jsonl
       muniment export --start 1000 --stop 2000 --format csv > rows.csv
+      muniment export --format receipts --range 0..1000 -o evidence.ndjson
     """
+    if span is not None and (start is not None or stop is not None):
+        raise click.UsageError("--range says both ends: give it alone, or --start and --stop")
     form = form or ("csv" if output and output.suffix.lower() == ".csv" else "jsonl")
-    write = write_csv if form == "csv" else _write_jsonl
-    with target.open(long=True) as client, _opened(output) as file:
-        head = client.checkpoint().checkpoint
-        last = head.size if stop is None else min(stop, head.size)
-        with progress("Exporting", max(0, last - start), quiet=target.as_json) as advance:
-            seen = _Seen(advance)
-            count = write(file, map(seen.row, client.entries(start, last)))
+    first, last = span or (start or 0, stop)
+    with target.open(long=True) as client:
+        signed = client.checkpoint()
+        size = signed.checkpoint.size
+        if (last is not None and span is not None and last > size) or (form == "receipts" and first >= size):
+            raise _not_yet(size)
+        if form == "receipts":
+            wanted = Wanted(first, last, _leaves if leaves_only else _readable_receipts, target.as_json)
+            header = write_bundle(client, target.policy(), signed, wanted, output)
+            low, high = header.range or (0, 0)
+            _say(target, output, target.policy().verify(header.checkpoint).checkpoint, low, high - low)
+        else:
+            write = write_csv if form == "csv" else _write_jsonl
+            stop = size if last is None else min(last, size)
+            with (
+                _opened(output) as file,
+                progress("Exporting", max(0, stop - first), quiet=target.as_json) as advance,
+            ):
+                entries = _readable(client.entries(first, stop), leaves_only=leaves_only)
+                count = write(file, _values(entries, advance, leaves_only=leaves_only))
+            _say(target, output, signed.checkpoint, first, count)
+
+
+def _say(target: Target, output: Path | None, head: Checkpoint, start: int, count: int) -> None:
+    """Say on stderr what was written."""
     summary = {"entries": count, "start": start, "stop": start + count, "tree_size": head.size, "root": head.root.hex()}
     if target.as_json:
-        note(json.dumps(summary | {"closed": seen.closed, "file": str(output) if output else None}))
-    else:
-        note(
-            f"Exported {count} entries [{start}, {start + count}) of {head.origin}, each proved to be in the tree"
-            f" of size {head.size} with root {head.root.hex()}{f': {output}' if output else ''}"
-        )
-        if seen.closed:
-            note(
-                f"{seen.closed} of them are events of which nothing is opened: reading them needs an API key with"
-                " scope read (MUNIMENT_API_KEY or --api-key-file)."
-            )
+        note(json.dumps(summary | {"file": str(output) if output else None}))
+        return
+    note(
+        f"Exported {count} entries [{start}, {start + count}) of {head.origin}, each proved to be in the tree"
+        f" of size {head.size} with root {head.root.hex()}{f': {output}' if output else ''}"
+    )
 
 
-class _Seen:
-    """Makes rows of entries, and counts the events that stay closed to this caller."""
+def _not_yet(size: int) -> CliError:
+    message = f"the published checkpoint covers {size} entries, and the range goes beyond that"
+    hint = "An entry is published about a second after it was logged; `muniment checkpoint` shows how far the log is."
+    return CliError(EXIT_NOT_YET, "not_published_yet", message, hint)
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance = advance
-        self.closed = 0
 
-    def row(self, entry: Entry) -> dict[str, Any]:
-        self._advance(1)
-        self.closed += entry.hidden == ("*",)
-        return entry.to_json()
+# --- what this caller may read ----------------------------------------------------------------------------------------
+
+
+def _closed(index: int) -> CliError:
+    message = f"nothing of the event at index {index} is opened to this caller"
+    hint = (
+        "Reading what events say needs an API key with scope read (MUNIMENT_API_KEY or --api-key-file);"
+        " --leaves-only exports without it."
+    )
+    return CliError(EXIT_REFUSED, "payloads_closed", message, hint)
+
+
+def _readable(entries: Iterable[Entry], *, leaves_only: bool) -> Iterator[Entry]:
+    """Yield entries. Raises CliError at an event that the log keeps closed, with --leaves-only never."""
+    checked = entries if leaves_only else map(_opened_entry, entries)
+    return _own_later(checked, lambda entry: isinstance(entry.content, OwnLeaf))
+
+
+def _opened_entry(entry: Entry) -> Entry:
+    if entry.hidden == ("*",):
+        raise _closed(entry.index)
+    return entry
+
+
+def _readable_receipts(receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Yield receipts. Raises CliError as :func:`_readable`."""
+    return _own_later(map(_opened_receipt, receipts), lambda one: isinstance(parse_leaf(one.leaf), OwnLeaf))
+
+
+def _opened_receipt(receipt: Receipt) -> Receipt:
+    if receipt.commitment is None and isinstance(parse_leaf(receipt.leaf), EventLeaf):
+        raise _closed(receipt.index)
+    return receipt
+
+
+def _leaves(receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Yield receipts without what opens their events."""
+    return (replace(receipt, commitment=None, disclosures=None) for receipt in receipts)
+
+
+def _own_later(found: Iterable[T], is_own: Callable[[T], bool]) -> Iterator[T]:
+    """Yield what is found; the log's own entries, which anybody may read, only with the next that is not one.
+
+    So where nothing may be read, nothing is written.
+    """
+    own: list[T] = []
+    for one in found:
+        own.append(one)
+        if not is_own(one):
+            yield from own
+            own.clear()
+    yield from own
+
+
+def _values(entries: Iterable[Entry], advance: Callable[[int], None], *, leaves_only: bool) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        advance(1)
+        value = entry.to_json()
+        if leaves_only and "event" in value:
+            value = {name: value[name] for name in ("index", "leaf_hash", "logged_at")} | {"leaf": b64(entry.leaf)}
+        yield value
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import httpx
 
 from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
+from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.values import Default
@@ -211,6 +212,19 @@ class AsyncClient(Base):
         An entry of the last second may not be published yet: this waits for it as long as the retries allow.
         """
         return await self._run(reads.receipt(self._session, index, tree_size))
+
+    async def receipts(
+        self, start: int = 0, stop: int | None = None, *, at: str | None = None
+    ) -> AsyncIterator[Receipt]:
+        """Yield the receipts of the entries [start, stop), all at one checkpoint, as a bundle of receipts takes them.
+
+        At the latest published one, or at that of the note `at`, which is proved to be of the tree. Raises Behind when
+        the server does not have that much.
+        """
+        pages = ReceiptPages(self._session, start, stop, at)
+        while page := await self._run(pages.next_page()):
+            for receipt in page:
+                yield receipt
 
     async def anchored_receipt(self, index: int) -> Receipt:
         """Return the receipt of entry `index` with the earliest confirmed anchor that covers it.
