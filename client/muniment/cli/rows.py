@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from muniment.cli.csvtext import records
 from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.errors import EventRefused, FormatError
 from muniment.event import canonical_text
@@ -109,21 +109,21 @@ class Source:
 
     def _csv(self, header: list[str] | None) -> Iterator[tuple[int, PreparedEntry]]:
         begin = self._line + 1
-        try:
-            for row in self._records():
-                if row and header is None:
-                    header = self._checked_header(row)
-                elif row and header is not None:
-                    if len(row) != len(header):
-                        raise self._error("bad_row", f"{len(row)} values for {len(header)} columns")
-                    yield begin, self._prepare(dict(zip(header, row, strict=True)))
-                begin = self._line + 1
-        except csv.Error as error:
-            raise self._error("bad_row", str(error)) from error
+        for row in self._records():
+            if row and header is None:
+                header = self._checked_header(row)
+            elif row and header is not None:
+                if len(row) != len(header):
+                    raise self._error("bad_row", f"{len(row)} values for {len(header)} columns")
+                yield begin, self._prepare(dict(zip(header, row, strict=True)))
+            begin = self._line + 1
 
     def _records(self) -> Iterator[list[str]]:
         texts = (self._text(line) for line in self._lines())
-        yield from csv.reader(texts, strict=True, delimiter=self._form.delimiter or ",")
+        try:
+            yield from records(texts, self._form.delimiter or ",")
+        except FormatError as error:
+            raise self._error("bad_row", str(error)) from error
 
     def header(self) -> list[str] | None:
         """Return the column names of a CSV file, read from its start, or None when it has none."""

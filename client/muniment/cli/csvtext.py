@@ -1,4 +1,7 @@
-"""Entries as CSV: a column for each member that occurs, and no cell that a spreadsheet would obey."""
+"""CSV (RFC 4180), both ways: records of a text that is imported, and entries as a text that is exported.
+
+Of entries there is a column for each member that occurs, and no cell that a spreadsheet would obey.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from muniment.errors import FormatError
 from muniment.verify import printable
 
 _FIXED = ("index", "leaf_hash", "logged_at")
@@ -17,6 +21,14 @@ _OURS = (*_FIXED, "own", "leaf", "hidden")
 _FORMULA = re.compile("[=+@\t\r\n-]|[\uff1d\uff0b\uff20\uff0d]")
 """How a cell begins that spreadsheets take for a formula, in full width too."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """Yield the records in lines, each with its line end; a record may have several. Raises FormatError."""
+    try:
+        yield from csv.reader(lines, strict=True, delimiter=delimiter)
+    except csv.Error as error:
+        raise FormatError(str(error)) from error
 
 
 def write_csv(file: IO[str], rows: Iterable[dict[str, Any]]) -> int:
