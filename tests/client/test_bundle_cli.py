@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import muniment.cli.bundle
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsWriter
 from tests.client.cli_runner import Cli
@@ -183,3 +185,18 @@ def test_json_of_a_bundle_is_one_object(cli: Cli, log: FakeLog) -> None:
     log.add_raw([b"x"])
     Path("bundle").write_bytes(bundle(log, [4]))
     assert json.loads(cli("verify", "bundle", "--json").out)["results"][0]["shown"]["raw"] == 1
+
+
+def test_a_person_at_a_terminal_sees_a_bar(cli: Cli, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("bundle").write_bytes(bundle(log, [0, 1, 2, 3], (0, 4)))
+    moved: list[int] = []
+
+    @contextmanager
+    def bar(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+        assert (what, total, quiet) == ("Verifying bundle", Path("bundle").stat().st_size, False)
+        yield moved.append
+
+    assert cli("verify", "bundle").err == "", "nothing where no person watches"
+    monkeypatch.setattr(muniment.cli.bundle, "progress", bar)
+    assert cli("verify", "bundle").code == 0
+    assert sum(moved) == Path("bundle").stat().st_size, "every byte moves it"
