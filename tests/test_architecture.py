@@ -35,6 +35,7 @@ ORDER = {
         "strictjson",
         "event",
         "members",
+        "names",
         "anchored",
         "tlogproof",
         "receipt",

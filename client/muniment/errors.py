@@ -19,6 +19,7 @@ The tree, tested as such::
     │   └── AnchorMismatch        an anchor is of other bytes or of no such block
     ├── NoHeader                  no block of this height exists yet
     ├── SourceUnavailable         a source of Bitcoin headers gives no usable answer
+    ├── UnknownMember             a receipt does not open a member of this name
     ├── StateError                the memory of checkpoints is damaged
     │   └── StateUnavailable      the file of it cannot be read or written
     └── RequestError              talking to the server
@@ -137,6 +138,10 @@ class BadTimestamp(FormatError):
 
 class AnchorMismatch(VerificationError):
     """An anchor does not hold: it is of other bytes, or its Merkle root is not that of the block."""
+
+
+class UnknownMember(MunimentError):
+    """A member was named that a receipt does not open, so it can be neither shown nor kept. The message names all."""
 
 
 class StateError(MunimentError):

@@ -7,6 +7,7 @@ leaf.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +15,11 @@ from muniment import members, strictjson
 from muniment.anchored import MAX_ANCHORS, AnchoredCheckpoint
 from muniment.checkpoint import Checkpoint, parse_checkpoint
 from muniment.encoding import b64, parse_b64
-from muniment.errors import BadDisclosure, BadProof, FormatError
-from muniment.event import Commitment, EventLeaf, OwnLeaf, parse_leaf
+from muniment.errors import BadDisclosure, BadProof, FormatError, UnknownMember
+from muniment.event import Commitment, Disclosure, EventLeaf, OwnLeaf, parse_leaf
 from muniment.hashing import LeafHash, leaf_hash
 from muniment.members import expect
+from muniment.names import format_name
 from muniment.note import parse_note
 from muniment.policy import Policy
 from muniment.proofs import verify_inclusion
@@ -101,6 +103,46 @@ class Receipt:
             raise BadDisclosure("the commitment is not the one in the leaf")
         opened = self.commitment.open(list(self.disclosures or ()))
         return opened, tuple(sorted(set(self.commitment.members) - set(opened)))
+
+    # --- showing a part -----------------------------------------------------------------------------------------------
+
+    def disclose(self, names: Collection[str]) -> Receipt:
+        """Return this receipt with the members `names` opened and no others; with none of them, nothing is opened.
+
+        What would open the others is gone from every byte of it. Their names stay, and their salted digests: without
+        these it would not verify. Raises UnknownMember when the receipt does not open a member of these names or is of
+        no event, and FormatError or BadDisclosure when what it opens is not what the event holds.
+        """
+        wanted, opened = _names(names), self._opening_of_event()
+        if unknown := wanted - opened.keys():
+            raise UnknownMember(f"the receipt opens no member {_listed(unknown)}: it opens {_listed(opened)}")
+        kept = tuple(text for name, text in opened.items() if name in wanted)
+        return self if self.commitment is None else replace(self, disclosures=kept)
+
+    def hide(self, names: Collection[str]) -> Receipt:
+        """Return this receipt without what opens the members `names`, as :meth:`disclose` of the others.
+
+        A member that is hidden already stays so. Raises what :meth:`disclose` does; the names that can be hidden are
+        those of the event's members.
+        """
+        wanted, opened = _names(names), self._opening_of_event()
+        there = self.commitment.members if self.commitment else opened
+        if unknown := wanted - there.keys():
+            raise UnknownMember(f"the event has no member {_listed(unknown)}: it has {_listed(there)}")
+        return self.disclose(opened.keys() - wanted)
+
+    def opening(self) -> dict[str, str]:
+        """Return the disclosure of each member that this receipt opens, by name; none of what is no event.
+
+        They belong to the leaf; nothing else is verified. Raises FormatError or BadDisclosure.
+        """
+        self._open(parse_leaf(self.leaf))
+        return {Disclosure.parse(text).name: text for text in self.disclosures or ()}
+
+    def _opening_of_event(self) -> dict[str, str]:
+        if not isinstance(parse_leaf(self.leaf), EventLeaf):  # its leaf shows all
+            raise UnknownMember(f"entry {self.index} is no event: it has no members, and nothing in it can be hidden")
+        return self.opening()
 
     # --- JSON ---------------------------------------------------------------------------------------------------------
 
@@ -186,3 +228,18 @@ class Receipt:
             )
         signed = parse_checkpoint(parse_note(proof.checkpoint).text)
         return cls(signed.origin, proof.index, leaf, signed.size, proof.hashes, proof.checkpoint)
+
+
+def _names(names: Collection[str]) -> set[str]:
+    """Return `names` as a set. One text is one name: its characters would be others, and those hidden or shown."""
+    return {names} if isinstance(names, str) else set(names)
+
+
+def _listed(names: Collection[str]) -> str:
+    """Return names as one can give them again, as many and as much of them as one can read."""
+    found = [format_name(name[:80]) for name in sorted(names)]
+    return (", ".join(found[:32]) + (f" and {len(found) - 32} more" if len(found) > 32 else "")) or "none"
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "import": "import_",
     "get": "get",
     "receipt": "receipt",
+    "disclose": "disclose",
     "verify": "verify",
     "consistency": "consistency",
     "anchor": "anchor",

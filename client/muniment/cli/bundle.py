@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -12,7 +10,6 @@ from typing import IO
 import click
 
 from muniment.cli.files import check_text
-from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.cli.progress import progress
 from muniment.policy import Policy
 from muniment.receipts import is_bundle, lines_of
@@ -20,19 +17,6 @@ from muniment.receipts_report import BundleReport, verify_receipts
 
 _STEP = 256 * 1024
 """Bytes after which the progress bar moves: a bar that moves at each line takes longer than the line."""
-
-
-@contextmanager
-def opened(name: str) -> Iterator[IO[bytes]]:
-    """Open a file that was named on the command line; - is stdin. Raises CliError, also when reading fails."""
-    try:
-        if name == "-":
-            yield sys.stdin.buffer
-        else:
-            with Path(name).open("rb") as file:
-                yield file
-    except OSError as error:
-        raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
 
 
 def check_bundle(name: str, first: bytes, file: IO[bytes], policy: Policy, *, quiet: bool) -> BundleReport | None:

@@ -1,18 +1,77 @@
-"""Files that commands write for their caller: whole or not at all, and never in place of what is no regular file."""
+"""Files of commands: read with a bound; written whole or not at all, and never in place of what is no regular file."""
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from muniment.cli.output import EXIT_USAGE, CliError
+from muniment.errors import FormatError, VerificationError
+from muniment.receipt import Receipt
 
 MAX_RECEIPT = 64 * 1024 * 1024
+
+# --- receipts ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(name: str) -> Iterator[IO[bytes]]:
+    """Open a file that was named on the command line; ``-`` is stdin. Raises CliError, also when reading fails."""
+    try:
+        if name == "-":
+            yield sys.stdin.buffer
+        else:
+            with Path(name).open("rb") as file:
+                yield file
+    except OSError as error:
+        raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
+
+
+def read_receipt(name: str) -> bytes:
+    """Return what is in a file, or in standard input when `name` is ``-``. Raises CliError."""
+    with opened(name) as file:
+        return rest_of_receipt(name, b"", file)
+
+
+def rest_of_receipt(name: str, first: bytes, file: IO[bytes]) -> bytes:
+    """Return what is in a file of which `first` was read already. Raises CliError."""
+    data = first + file.read(MAX_RECEIPT + 1 - len(first))
+    if len(data) > MAX_RECEIPT:
+        raise CliError(EXIT_USAGE, "unreadable", f"{name} is larger than any receipt")
+    check_text(name, data)
+    return data
+
+
+def check_fuller(path: Path, receipt: Receipt) -> None:
+    """Raise CliError when a file holds a receipt of the same entry that opens what this one does not.
+
+    What it opens may exist nowhere else: an API key without the right to payloads gets receipts that open nothing.
+    """
+    if lost := sorted(_opened(path, receipt) - receipt.opening().keys()):
+        message = f"{path} holds a receipt of this entry that opens more: {', '.join(map(repr, lost))}"
+        hint = "Give another FILE, or move that one away; an API key with scope read gets receipts that open all."
+        raise CliError(EXIT_USAGE, "fuller_receipt", message, hint)
+
+
+def _opened(path: Path, receipt: Receipt) -> set[str]:
+    """Return what the receipt in a file opens: nothing when there is none of that entry."""
+    try:
+        if not path.is_file():
+            return set()
+        with path.open("rb") as file:
+            kept = Receipt.parse(file.read(MAX_RECEIPT))
+        return set(kept.opening()) if (kept.origin, kept.index) == (receipt.origin, receipt.index) else set()
+    except (OSError, FormatError, VerificationError):
+        return set()
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_output(path: Path, data: str | bytes) -> None:

@@ -17,6 +17,7 @@ from muniment.cli.files import check_text
 from muniment.cli.output import EXIT_USAGE, CliError, emit, note, show
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
+from muniment.names import parse_names
 from muniment.policy import Policy
 
 if TYPE_CHECKING:
@@ -42,6 +43,19 @@ class Number(click.ParamType[int]):
         """Return the value. Fails on any other spelling."""
         try:
             return value if isinstance(value, int) else parse_decimal(str(value))
+        except FormatError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Names(click.ParamType[list[str]]):
+    """Names of members, with commas between them. One that holds a comma is a JSON string."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Return the names."""
+        try:
+            return value if isinstance(value, list) else parse_names(str(value))
         except FormatError as error:
             self.fail(str(error), param, ctx)
 

@@ -25,6 +25,7 @@ from muniment.errors import (
     SourceUnavailable,
     StateError,
     Unavailable,
+    UnknownMember,
     Unproven,
     Unreachable,
     VerificationError,
@@ -121,6 +122,10 @@ def explain(error: MunimentError) -> CliError:
         case Unreachable():
             hint = "Is it the right --url, and does the server run (muniment-server serve --data DIR)?"
             found = CliError(EXIT_UNREACHABLE, "unreachable", str(error), hint)
+        case UnknownMember():
+            found = CliError(
+                EXIT_USAGE, code_of(error), str(error), 'Names are exact; one with a comma is written "a,b".'
+            )
         case NoHeader() | SourceUnavailable():
             hint = "A source of Bitcoin headers is --headers FILE, --bitcoin-rpc, --bitcoin-rest or --explorer."
             found = CliError(EXIT_UNREACHABLE, code_of(error), str(error), hint)

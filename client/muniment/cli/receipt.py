@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from muniment.cli.files import MAX_RECEIPT, write_output
+from muniment.cli.files import check_fuller, write_output
 from muniment.cli.options import Number, Target, log_options, say_if_behind
-from muniment.cli.output import EXIT_USAGE, CliError, inert_json, show
-from muniment.errors import FormatError, VerificationError
-from muniment.policy import Policy
-from muniment.receipt import Receipt
+from muniment.cli.output import inert_json, show
 
 
 @click.command("receipt", short_help="Fetch the proof of one entry.")
@@ -50,7 +47,7 @@ def command(
     if output is None:
         show(data if tlog_proof else inert_json(data))
         return
-    _check_fuller(output, receipt, {} if tlog_proof else receipt.verify(target.policy()).opened, target.policy())
+    check_fuller(output, replace(receipt, commitment=None, disclosures=None) if tlog_proof else receipt)
     write_output(output, data)
     value = {"file": str(output), "origin": receipt.origin, "index": receipt.index, "tree_size": receipt.tree_size}
     policy = f" --policy {target.policy_file}" if " --policy " in target.flags else ""
@@ -59,27 +56,3 @@ def command(
         f"Receipt of entry {index} of {receipt.origin}, as of size {receipt.tree_size}: {output}\n"
         f"Next: muniment verify {output}{policy}{' --check-anchors --headers FILE' if anchored else ''}",
     )
-
-
-def _check_fuller(path: Path, receipt: Receipt, opened: dict[str, Any], policy: Policy) -> None:
-    """Raise CliError when a file holds a receipt of the same entry that opens what this one does not.
-
-    What it opens may exist nowhere else: an API key without the right to payloads gets receipts that open nothing.
-    """
-    if lost := sorted(_opened(path, receipt, policy).keys() - opened.keys()):
-        message = f"{path} holds a receipt of this entry that opens more: {', '.join(map(repr, lost))}"
-        hint = "Give another FILE, or move that one away; an API key with scope read gets receipts that open all."
-        raise CliError(EXIT_USAGE, "fuller_receipt", message, hint)
-
-
-def _opened(path: Path, receipt: Receipt, policy: Policy) -> dict[str, Any]:
-    """Return what the receipt in a file opens: nothing when there is none, of that entry, that holds."""
-    try:
-        if not path.is_file():
-            return {}
-        with path.open("rb") as file:
-            kept = Receipt.parse(file.read(MAX_RECEIPT))
-        same = (kept.origin, kept.index) == (receipt.origin, receipt.index)
-        return kept.verify(policy).opened if same else {}
-    except (OSError, FormatError, VerificationError):
-        return {}

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from muniment.cli.bundle import check_bundle, no_bundle, opened
-from muniment.cli.files import MAX_RECEIPT, check_text
+from muniment.cli.bundle import check_bundle, no_bundle
+from muniment.cli.files import opened, read_receipt, rest_of_receipt
 from muniment.cli.options import json_option, policy_option, read_policy
-from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, EXIT_USAGE, CliError, emit
+from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, emit
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
 from muniment.contradictions import Contradiction, Heads
 from muniment.errors import FormatError, VerificationError
@@ -105,7 +105,9 @@ def command(
         raise click.UsageError("a source of headers is for --check-anchors")
     if leaf is not None and (len(files) > 1 or files[0] == leaf):
         raise click.UsageError("--leaf FILE is for one receipt, which is another file")
-    trust = _Trust(read_policy(policy_file, offline=True), leaf=None if leaf is None else _read(leaf), quiet=as_json)
+    trust = _Trust(
+        read_policy(policy_file, offline=True), leaf=None if leaf is None else read_receipt(leaf), quiet=as_json
+    )
     if check_anchors:
         anchor_library()
         trust = replace(trust, anchors=True, headers=source.open())
@@ -175,20 +177,6 @@ def _print(outcomes: list[tuple[str, Outcome]], *, hint: bool) -> None:
         click.echo(NO_SOURCE)
 
 
-def _read(name: str) -> bytes:
-    with opened(name) as file:
-        return _rest(name, b"", file)
-
-
-def _rest(name: str, first: bytes, file: IO[bytes]) -> bytes:
-    """Return what is in a file of which `first` was read already."""
-    data = first + file.read(MAX_RECEIPT + 1 - len(first))
-    if len(data) > MAX_RECEIPT:
-        raise CliError(EXIT_USAGE, "unreadable", f"{name} is larger than any receipt")
-    check_text(name, data)
-    return data
-
-
 def _outcome(name: str, trust: _Trust) -> Outcome:
     with opened(name) as file:
         first = file.readline(MAX_LINE + 1)
@@ -196,7 +184,7 @@ def _outcome(name: str, trust: _Trust) -> Outcome:
             found = check_bundle(name, first, file, trust.policy, quiet=trust.quiet)
         except (FormatError, VerificationError) as error:
             return error
-        return _check(name, _rest(name, first, file), trust) if found is None else _taken(name, found, trust)
+        return _check(name, rest_of_receipt(name, first, file), trust) if found is None else _taken(name, found, trust)
 
 
 def _taken(name: str, found: BundleReport, trust: _Trust) -> BundleReport:

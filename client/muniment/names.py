@@ -1,0 +1,56 @@
+"""Names of members in one text, as options of commands and URLs have them: ``action,"a name, with a comma"``.
+
+Commas stand between names. A name may be a JSON string, and has to be one when it is empty, holds a comma or starts
+with a quote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from muniment.errors import FormatError
+
+_DECODER = json.JSONDecoder()
+
+
+def parse_names(text: str) -> list[str]:
+    """Return the names in `text`; none when it is empty. Raises FormatError."""
+    if not text:
+        return []
+    names, at = [], 0
+    while True:
+        name, at = _quoted(text, at) if text.startswith('"', at) else _bare(text, at)
+        names.append(name)
+        if at == len(text):
+            return names
+        if text[at] != ",":
+            raise FormatError(f"names of members: a comma is missing after character {at} of {text[:80]!r}")
+        at += 1
+
+
+def _quoted(text: str, at: int) -> tuple[str, int]:
+    try:
+        name, end = _DECODER.raw_decode(text, at)
+    except ValueError as error:
+        raise FormatError(f"names of members: what starts with a quote is no JSON string in {text[:80]!r}") from error
+    return name, end
+
+
+def _bare(text: str, at: int) -> tuple[str, int]:
+    end = text.find(",", at)
+    end = len(text) if end < 0 else end
+    if end == at:
+        raise FormatError(f'names of members: one is missing in {text[:80]!r}; the empty name is written ""')
+    return text[at:end], end
+
+
+def format_names(names: Iterable[str]) -> str:
+    """Return the text that :func:`parse_names` reads as `names`, quoted where it has to be."""
+    return ",".join(map(format_name, names))
+
+
+def format_name(name: str) -> str:
+    """Return one name as it is written: as it is, or as a JSON string."""
+    plain = name and "," not in name and not name.startswith('"') and name.isprintable() and name == name.strip()
+    return name if plain else json.dumps(name, ensure_ascii=not name.isprintable())
