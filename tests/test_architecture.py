@@ -46,6 +46,7 @@ ORDER = {
         "anchor",
         "verify",
         "receipts_report",
+        "plain",
         "state",
         "_flows",
         "client",

@@ -16,6 +16,7 @@ from muniment.encoding import b64
 from muniment.errors import EventRefused, FormatError, MunimentError, Refused, Unavailable
 from muniment.event import EVENT_TYPE, EventLeaf, OwnLeaf, format_time, parse_time
 from muniment.hashing import leaf_hash
+from muniment.names import format_name
 from muniment.note import parse_note, verify_note
 from muniment.policy import Policy
 from muniment.receipt import Receipt, Verified
@@ -91,7 +92,12 @@ class Report:
         if self.anchors is not None:
             value["anchors"] = [anchor.to_json() for anchor in self.anchors]
         if isinstance(found.entry, EventLeaf):
-            value |= {"complete": found.complete, "event": found.opened, "hidden": list(found.hidden)}
+            value |= {
+                "complete": found.complete,
+                "event": found.opened,
+                "shown": sorted(found.opened),
+                "hidden": list(found.hidden),
+            }
         elif isinstance(found.entry, OwnLeaf):
             value["own"] = found.entry.value
         else:
@@ -172,19 +178,25 @@ def _describe(entry: EventLeaf | OwnLeaf | None) -> tuple[str, int | None]:
 
 def _content(verified: Verified) -> list[str]:
     if isinstance(verified.entry, OwnLeaf):
-        return [f"Content: written by the log itself, {_short(verified.entry.value)}"]
+        return [f"Content: written by the log itself, {shortened(verified.entry.value)}"]
     if verified.entry is None:
         return [f"Content: {len(verified.leaf)} bytes, SHA-256 leaf hash {leaf_hash(verified.leaf).hex()}"]
-    lines = [f"  {printable(name)} = {_short(value)}" for name, value in sorted(verified.opened.items())]
+    lines = [f"  {named(name)} = {shortened(value)}" for name, value in sorted(verified.opened.items())]
     if verified.complete:
         return ["Complete: every member of the event is opened.", *lines]
     if verified.hidden == ("*",):
-        return ["Hidden: the whole event. This receipt holds only its commitment."]
-    return [f"Hidden: {_hidden(verified)}.{' Opened:' if lines else ''}", *lines]
+        return ["Not shown: the whole event. This receipt holds only its commitment."]
+    shown = ", ".join(map(named, sorted(verified.opened))) or "nothing of the event"
+    return [f"Shown: {shown}. Not shown: {_hidden(verified)}.", *lines]
 
 
 def _hidden(verified: Verified) -> str:
-    return "the event" if verified.hidden == ("*",) else ", ".join(map(printable, verified.hidden))
+    return "the event" if verified.hidden == ("*",) else ", ".join(map(named, verified.hidden))
+
+
+def named(name: str) -> str:
+    """Return the name of a member for people, quoted where it could be taken for several, or for none."""
+    return printable(format_name(name))
 
 
 def printable(text: str) -> str:
@@ -192,7 +204,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """Return a value for people: JSON, and not too much of it."""
     text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 500 else f"{text[:500]}... ({len(text)} characters)"
 
@@ -200,7 +213,7 @@ def _short(value: Any) -> str:
 def _limits(verified: Verified) -> list[Limit]:
     limits = [UNPUBLISHED]
     if verified.hidden:
-        limits.append(Limit("hidden", f"anything about what is hidden: {_hidden(verified)}."))
+        limits.append(Limit("hidden", f"anything about what is not shown: {_hidden(verified)}."))
     return limits
 
 

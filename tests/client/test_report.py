@@ -62,10 +62,10 @@ def test_hidden_members_are_named(log: FakeLog) -> None:
     report = verify_receipt(replace(receipt, disclosures=receipt.disclosures[:1]), log.policy)
     assert report.to_json()["hidden"] == ["n", "nested"]
     assert "hidden" in codes(report.to_json())
-    assert "Hidden: n, nested. Opened:" in report.to_text()
+    assert "Shown: actor. Not shown: n, nested." in report.to_text()
     closed = verify_receipt(replace(receipt, disclosures=()), log.policy)
     assert closed.to_json()["complete"] is False
-    assert "Hidden: actor, n, nested." in closed.to_text()
+    assert "Shown: nothing of the event. Not shown: actor, n, nested." in closed.to_text()
 
 
 def test_a_tlog_proof_hides_the_whole_event(log: FakeLog) -> None:

@@ -18,6 +18,7 @@ from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, emit
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
 from muniment.contradictions import Contradiction, Heads
 from muniment.errors import FormatError, VerificationError
+from muniment.plain import plain_failure, plain_report
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE
@@ -59,6 +60,7 @@ class _Trust:
     "--state", "with_state", is_flag=True,
     help="Compare with the checkpoint of the same log that this user's commands remember.",
 )  # fmt: skip
+@click.option("--plain", is_flag=True, help="Say it in plain words, for readers who know nothing of logs.")
 @source_options
 @policy_option
 @json_option
@@ -67,6 +69,7 @@ def command(
     leaf: str | None,
     check_anchors: bool,
     with_state: bool,
+    plain: bool,
     source: SourceOptions,
     policy_file: Path | None,
     as_json: bool,
@@ -74,8 +77,11 @@ def command(
     """Check receipts offline, and say what they prove and what they do not.
 
     FILES are receipts in JSON or C2SP tlog-proof text, or bundles of receipts (`muniment export --format receipts`);
-    - is stdin. Nothing is trusted but the
-    policy; no network is used. With --leaf the one receipt must be of exactly what is in that file.
+    - is stdin. Nothing is trusted but the policy; no network is used. With --leaf the one receipt must be of exactly
+    what is in that file.
+
+    Of an event it says which members are shown and which are not: that these exist is proved, and nothing of what they
+    say. With --plain all is said without technical words: what is proved, what is not, and who says when.
 
     A bundle is read line by line and may be of any length. One with a range has every entry of that range; of any other
     nothing says that there are no more entries. One that was cut off does not hold.
@@ -92,6 +98,7 @@ def command(
     Examples:
       muniment verify receipt.json --policy log-data/policy
       muniment verify receipts/*.json --policy log-data/policy --json
+      muniment verify for-regulator.json --policy log-data/policy --plain
       muniment verify release.tlog-proof --leaf release.tar.gz --policy log-data/policy
       muniment verify evidence.ndjson --policy log-data/policy
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
@@ -103,6 +110,8 @@ def command(
     """
     if source.given and not check_anchors:
         raise click.UsageError("a source of headers is for --check-anchors")
+    if plain and as_json:
+        raise click.UsageError("--plain is for people, --json for programs: give one of them")
     if leaf is not None and (len(files) > 1 or files[0] == leaf):
         raise click.UsageError("--leaf FILE is for one receipt, which is another file")
     trust = _Trust(
@@ -124,7 +133,7 @@ def command(
             | ({"state": remarks} if with_state else {})
         )
     else:
-        _print(outcomes, hint=check_anchors and trust.headers is None)
+        _print(outcomes, plain=plain, hint=check_anchors and trust.headers is None)
         click.echo("".join(f"{line}\n" for line in (*remarks, *map(_contradiction, contradictions))), nl=False)
     return EXIT_FAILED if contradictions else _exit_code([outcome for _, outcome in outcomes])
 
@@ -166,10 +175,10 @@ def _failed(named: tuple[str, Outcome]) -> bool:
     return _exit_code([named[1]]) == EXIT_FAILED
 
 
-def _print(outcomes: list[tuple[str, Outcome]], *, hint: bool) -> None:
-    click.echo("\n".join(_text(name, outcome) for name, outcome in outcomes))
+def _print(outcomes: list[tuple[str, Outcome]], *, plain: bool, hint: bool) -> None:
+    click.echo("\n".join((_plain if plain else _text)(name, outcome) for name, outcome in outcomes))
     held = [outcome for _, outcome in outcomes if isinstance(outcome, Report | BundleReport)]
-    if held:
+    if held and not plain:
         click.echo(limits_text(limit for report in held for limit in report.limits), nl=False)
     if len(outcomes) > 1:
         click.echo(f"{len(held)} of {len(outcomes)} receipts hold.")
@@ -237,3 +246,10 @@ def _text(name: str, outcome: Outcome) -> str:
     verdict = "OK, BUT AN ANCHOR DOES NOT HOLD" if _failed((name, outcome)) else "OK"
     none = "" if outcome.anchors != () else "\nAnchor: none in this receipt (muniment receipt INDEX --anchored)."
     return f"{name}: {verdict}\n{outcome.proved_text()}".rstrip("\n") + none
+
+
+def _plain(name: str, outcome: Outcome) -> str:
+    if not isinstance(outcome, Report):
+        return f"{name}: THIS DOES NOT HOLD\n\n{plain_failure(outcome)}"
+    verdict = "THIS HOLDS, BUT A TIME STAMP IN IT DOES NOT" if _failed((name, outcome)) else "THIS HOLDS"
+    return f"{name}: {verdict}\n\n{plain_report(outcome)}"

@@ -1,0 +1,142 @@
+"""What a receipt proves, in words for readers who know nothing of how it is done: a regulator, a customer, a court.
+
+It says what :mod:`muniment.verify` says, and no more: each limit of a report has its sentence here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from muniment.errors import BadDisclosure, BadProof, BadSignature, FormatError, MunimentError, PolicyNotMet
+from muniment.event import EventLeaf, OwnLeaf
+from muniment.verify import Report, named, printable, shortened
+
+if TYPE_CHECKING:
+    from muniment.anchor.check import AnchorCheck
+
+_LIMITS = {
+    "unpublished": "That others were shown the same list. An operator could keep two. Compare what you were shown with"
+    " what others were shown.",
+    "hidden": "Anything about the parts that are not shown.",
+    "clock": "That the operator's clock was right. Only the order is sure: later numbers do not have earlier times.",
+    "anchors": "What the time stamp from outside says, since it was not checked.",
+    "anchored": "When the record was made: it existed by the time of the block, and may be older. Nor that there is no"
+    " other list.",
+    "truth": "That what the record says is true, or who entered it. It is proved that this was entered, and not changed"
+    " since.",
+}
+"""By the code of the limit."""
+_OTHERS = "That there are no other records, for example a later one that takes this one back."
+
+_STAMPS = {
+    "mismatch": "A time stamp from outside is in this file, and it does NOT hold.",
+    "no_source": "A time stamp from outside is in this file. It could not be checked here.",
+    "pending": "A time stamp from outside is promised in this file, and proves nothing yet.",
+    "unknown": "A time stamp from outside is in this file, of a kind that this program does not know.",
+}
+"""By the state of an anchor that shows nothing."""
+
+_FAILURES: tuple[tuple[type[MunimentError], str], ...] = (
+    (FormatError, "It is no receipt, or it was damaged on its way."),
+    (BadDisclosure, "Something that it shows is not what was entered."),
+    (BadProof, "What it says is not what was signed: it was changed, or put together from several others."),
+    (
+        PolicyNotMet,
+        "It is not signed with a key that you trust: it is from another list, or made up, or you have another key.",
+    ),
+    (BadSignature, "Its signature is wrong: what was signed was changed, or the signature was made up."),
+)
+
+
+def plain_report(report: Report) -> str:
+    """Return what a receipt proves and what it does not, several lines, each ending in a newline."""
+    limits = [*(_LIMITS[limit.code] for limit in report.limits), _OTHERS]
+    parts = (
+        ("What is proved", [_proved(report)]),
+        ("What the record says", list(_content(report))),
+        ("Who says when", list(_times(report))),
+        ("What is not proved", [f"- {text}" for text in limits]),
+    )
+    return "\n".join(f"{title}\n" + "".join(map(_filled, lines)) for title, lines in parts)
+
+
+def plain_failure(error: MunimentError) -> str:
+    """Return what it means that a receipt does not hold."""
+    what = next((text for kind, text in _FAILURES if isinstance(error, kind)), "A check of it failed.")
+    advice = (
+        "This does not say who did it, or that it was done on purpose. Keep the file as it is, and ask for it again"
+        " where it comes from."
+    )
+    lines = (f"Do not rely on this file. {what}", advice, f"For a specialist: {printable(str(error))}")
+    return "".join(map(_filled, lines))
+
+
+def _filled(line: str) -> str:
+    mark = "  " if line.startswith("- ") else ""
+    return fill(line, 100, initial_indent="  ", subsequent_indent=f"  {mark}", break_on_hyphens=False) + "\n"
+
+
+def _proved(report: Report) -> str:
+    found, head = report.verified, report.verified.checkpoint
+    return (
+        f'The operator of the list "{printable(head.origin)}" has signed that the list had {head.size} records, and'
+        f" that record number {found.index} is the one that this file is about (numbers start at 0). A record that"
+        f" differs by a single letter would have failed this check. The signature is of a key that you trust:"
+        f" {', '.join(map(printable, report.signers))}."
+    )
+
+
+def _content(report: Report) -> Iterator[str]:
+    found = report.verified
+    if isinstance(found.entry, OwnLeaf):
+        yield f"It was written by the list itself: {shortened(found.entry.value)}"
+        return
+    if not isinstance(found.entry, EventLeaf):
+        yield f"It is a text or a file of {len(found.leaf)} bytes, exactly as it is in this receipt."
+        return
+    yield from (f"{named(name)}: {shortened(value)}" for name, value in sorted(found.opened.items()))
+    if found.complete:
+        yield "That is the whole record; nothing is left out."
+    elif found.hidden == ("*",):
+        yield "Nothing of it is shown in this file, not even which parts it has."
+    else:
+        yield _left_out(found.hidden, shown=len(found.opened))
+
+
+def _left_out(hidden: tuple[str, ...], *, shown: int) -> str:
+    names, whole = ", ".join(map(named, hidden)), shown + len(hidden)
+    return (
+        f"{shown or 'None'} of its {whole} parts {'is' if shown == 1 else 'are'} shown. Not shown: {names}. These were"
+        " entered with the rest and cannot be replaced by others now. What they say is not in this file."
+    )
+
+
+def _times(report: Report) -> Iterator[str]:
+    if report.logged_at is None:
+        yield "The file does not say when the record was entered."
+    else:
+        moment = datetime.fromtimestamp(report.logged_at // 1000, UTC)
+        yield (
+            f"The operator says that the record was entered on {moment:%d %B %Y at %H:%M:%S} UTC, by the operator's own"
+            " clock."
+        )
+    yield from map(_stamp, report.anchors or ())
+    if report.anchors is None and any(limit.code == "anchors" for limit in report.limits):
+        yield "A time stamp from outside is in this file. It was not checked (--check-anchors does so)."
+    elif not report.anchors:
+        yield "This is the operator's word alone: no time stamp from outside was checked."
+
+
+def _stamp(anchor: AnchorCheck) -> str:
+    if anchor.found is None:
+        return _STAMPS[anchor.state]
+    moment = datetime.fromtimestamp(anchor.found.header.time, UTC)
+    young = "" if anchor.state == "confirmed" else " This is so new that it may still be undone."
+    return (
+        f"Independently of the operator: the record existed before block {anchor.found.height} of the Bitcoin block"
+        f" chain, which was made on {moment:%d %B %Y at about %H:%M} UTC, give or take two hours, according to"
+        f" {printable(anchor.found.source)}.{young}"
+    )
