@@ -7,7 +7,7 @@ with a quote.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from muniment.errors import FormatError
 
@@ -54,3 +54,8 @@ def format_name(name: str) -> str:
     """Return one name as it is written: as it is, or as a JSON string."""
     plain = name and "," not in name and not name.startswith('"') and name.isprintable() and name == name.strip()
     return name if plain else json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def name_set(names: Collection[str]) -> set[str]:
+    """Return `names` as a set. One text is one name: its characters would be others, and those hidden or shown."""
+    return {names} if isinstance(names, str) else set(names)

@@ -19,7 +19,7 @@ from muniment.errors import BadDisclosure, BadProof, FormatError, UnknownMember
 from muniment.event import Commitment, Disclosure, EventLeaf, OwnLeaf, parse_leaf
 from muniment.hashing import LeafHash, leaf_hash
 from muniment.members import expect
-from muniment.names import format_name
+from muniment.names import format_name, name_set
 from muniment.note import parse_note
 from muniment.policy import Policy
 from muniment.proofs import verify_inclusion
@@ -113,7 +113,7 @@ class Receipt:
         these it would not verify. Raises UnknownMember when the receipt does not open a member of these names or is of
         no event, and FormatError or BadDisclosure when what it opens is not what the event holds.
         """
-        wanted, opened = _names(names), self._opening_of_event()
+        wanted, opened = name_set(names), self._opening_of_event()
         if unknown := wanted - opened.keys():
             raise UnknownMember(f"the receipt opens no member {_listed(unknown)}: it opens {_listed(opened)}")
         kept = tuple(text for name, text in opened.items() if name in wanted)
@@ -125,7 +125,7 @@ class Receipt:
         A member that is hidden already stays so. Raises what :meth:`disclose` does; the names that can be hidden are
         those of the event's members.
         """
-        wanted, opened = _names(names), self._opening_of_event()
+        wanted, opened = name_set(names), self._opening_of_event()
         there = self.commitment.members if self.commitment else opened
         if unknown := wanted - there.keys():
             raise UnknownMember(f"the event has no member {_listed(unknown)}: it has {_listed(there)}")
@@ -228,11 +228,6 @@ class Receipt:
             )
         signed = parse_checkpoint(parse_note(proof.checkpoint).text)
         return cls(signed.origin, proof.index, leaf, signed.size, proof.hashes, proof.checkpoint)
-
-
-def _names(names: Collection[str]) -> set[str]:
-    """Return `names` as a set. One text is one name: its characters would be others, and those hidden or shown."""
-    return {names} if isinstance(names, str) else set(names)
 
 
 def _listed(names: Collection[str]) -> str:

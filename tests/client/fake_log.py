@@ -18,8 +18,10 @@ import httpx
 from muniment import strictjson
 from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.encoding import b64, parse_decimal
+from muniment.errors import UnknownMember
 from muniment.event import Commitment, disclose, event_leaf, format_time, genesis_leaf, parse_event
 from muniment.hashing import RootHash, leaf_hash
+from muniment.names import parse_names
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment.receipt import Receipt
@@ -248,7 +250,13 @@ class FakeLog:
         if index >= size:
             code = "not_published_yet" if size == self.published and index < self.size else "no_entry"
             return problem(404, code, retry_after=0 if code == "not_published_yet" else None)
-        value = self.receipt(index, size).to_json()
+        receipt = self.receipt(index, size)
+        if "members" in query and self.readable:
+            try:
+                receipt = receipt.disclose(parse_names(query["members"]))
+            except UnknownMember:
+                return problem(422, "unknown_member")
+        value = receipt.to_json()
         if not self.readable:
             value.pop("commitment", None)
             value.pop("disclosures", None)

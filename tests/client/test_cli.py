@@ -270,6 +270,20 @@ def test_receipts(cli: Cli, log: FakeLog, here: Path) -> None:
     assert cli("receipt", "1", "-o", "no/such/folder").code == 2
 
 
+def test_a_receipt_of_some_members(cli: Cli, log: FakeLog, here: Path) -> None:
+    done = cli("receipt", "1", "--only", "actor")
+    assert Receipt.parse(done.out) == log.receipt(1).disclose({"actor"})
+    assert cli("receipt", "1", "--only", "actor", "--only", "n", "-o", "r.json").code == 0
+    assert Receipt.parse((here / "r.json").read_bytes()) == log.receipt(1)
+    assert cli("receipt", "1", "--only", "", "-o", "r.json", "--json").error["code"] == "fuller_receipt"
+    assert cli("receipt", "1", "--only", "actor", "--tlog-proof").code == 2
+    for readable, says in ((True, "unknown_member"), (False, "opens no member x: it opens none")):
+        log.readable = readable
+        done = cli("receipt", "1", "--only", "x", "--json")
+        assert (done.code, done.out, done.error["code"]) == (6, "", "unknown_member")
+        assert says in done.err
+
+
 def test_verify(cli: Cli, log: FakeLog, here: Path) -> None:
     good, bad = log.receipt(1), FakeLog(seed=3).receipt(0)
     (here / "good").write_text(str(good))

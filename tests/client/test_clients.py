@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from muniment import Client, Policy
-from muniment.errors import Behind, EventRefused, FormatError, Inconsistent, PolicyNotMet, Refused
+from muniment.errors import Behind, EventRefused, FormatError, Inconsistent, PolicyNotMet, Refused, UnknownMember
 from muniment.hashing import leaf_hash
 from muniment.receipt import Receipt
 from tests.client.colours import Colours
-from tests.client.fake_log import ORIGIN, URL, FakeLog
+from tests.client.fake_log import ORIGIN, URL, FakeLog, edit
 
 EVENT = {"actor": "alice", "action": "invoice.approve", "n": 17}
 
@@ -207,6 +207,36 @@ def test_receipt(colours: Colours) -> None:
     assert client.receipt(3, tree_size=6).tree_size == 6
     with pytest.raises(Refused, match="no_checkpoint"):
         client.receipt(3, tree_size=7)
+
+
+def test_a_receipt_of_some_members(colours: Colours) -> None:
+    log = FakeLog()
+    log.add_events([{"actor": "alice", "a,b": "secret", "": 0, "s": 1, "ssn": 2}])
+    log.publish()
+    client = colours.client(log)
+    for members, shown in ((["actor"], {"actor"}), ({"a,b", ""}, {"a,b", ""}), ((), set()), ("ssn", {"ssn"})):
+        found = client.receipt(1, members=members)
+        assert found == log.receipt(1).disclose(shown)
+    assert client.receipt(1, members=["s"], tree_size=2).verify(log.policy).opened == {"s": 1}
+    with pytest.raises(Refused, match="unknown_member"):
+        client.receipt(1, members=["actors"])
+    log.readable = False
+    with pytest.raises(UnknownMember, match="it opens none"):
+        client.receipt(1, members=["actor"])
+    assert client.receipt(1, members=()).verify(log.policy).hidden == ("*",)
+
+
+def test_a_server_that_opens_other_members_than_asked_for(colours: Colours) -> None:
+    log = FakeLog()
+    log.add_events([{"actor": "alice", "secret": "s"}])
+    log.publish()
+    whole = log.receipt(1)
+    log.tamper = edit("/receipt", lambda value: value.update(whole.to_json()))
+    found = colours.client(log).receipt(1, members=["actor"])
+    assert found == whole.disclose({"actor"}), "what was not asked for is not passed on"
+    log.tamper = edit("/receipt", lambda value: value.update(whole.disclose({"secret"}).to_json()))
+    with pytest.raises(UnknownMember, match="no member actor"):
+        colours.client(log).receipt(1, members=["actor"])
 
 
 def test_inclusion(colours: Colours) -> None:

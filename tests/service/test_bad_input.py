@@ -610,7 +610,7 @@ def test_unknown_and_repeated_parameters(http: httpx.Client) -> None:
         for prefix in ("", "/v1/logs/default"):
             with nothing_written(http):
                 bad = ["x=1", "=", "%00=1", "tree_size%00=1", "Limit=1", "limit[]=1", "%ff=1", "é=1", "&&a", "start.=1"]
-                bad += [f"{name}={value}&{name}={value}" for name, value in known.items()]
+                bad += [f"{name}={value}&{name}={value}" for name, value in known.items() if name != "members"]
                 for query in bad:
                     required = "".join(
                         f"&{name}={value}" for name, value in known.items() if name in ("first", "index")

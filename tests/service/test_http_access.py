@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -320,6 +321,17 @@ def test_payloads_need_read_unless_the_log_is_open(world: KeyedServer, log: str,
     found = verifier.receipt(world.call("GET /entries/{index}/receipt", log, caller))
     assert found.complete == sees, "without the payload a receipt still proves the leaf"
     assert bool(found.opened) == sees
+
+
+@pytest.mark.parametrize(("log", "caller"), [("default", "none"), ("default", "append"), ("private", "append")])
+def test_who_may_not_see_payloads_does_not_learn_what_they_have(world: KeyedServer, log: str, caller: str) -> None:
+    """The receipt stays as it is, whether the event has such a member or not."""
+    ask = partial(world.http.get, headers=world.header(caller, log))
+    plain = ask(f"/logs/{log}/entries/1/receipt")
+    for members in ("n", "no-such-member", ""):
+        answer = ask(f"/logs/{log}/entries/1/receipt?members={members}")
+        assert (answer.status_code, answer.content) == (plain.status_code, plain.content)
+        assert "commitment" not in answer.json()
 
 
 def test_whoever_appends_gets_the_whole_receipt(world: KeyedServer) -> None:

@@ -444,6 +444,53 @@ def test_receipts_at_every_published_size(world: FilledServer, prefix: str) -> N
     assert latest.checkpoint.size >= sizes[-1]
 
 
+def test_a_receipt_of_some_members(world: FilledServer) -> None:
+    event = unique(
+        actor="alice-7f3a", action="pay", **{"a,b": "comma-91c2", "x.y": 1, '"': "quote-0d55", "__proto__": [2], "": 3}
+    )
+    index = world.verifier().receipt(post_event(world.http, event)).index
+    published(world.http, "", index + 1)
+    whole = Receipt.parse(world.http.get(f"/entries/{index}/receipt").content)
+    for query, shown in (
+        ("members=actor", {"actor"}),
+        ("members=action,actor", {"action", "actor"}),
+        ("members=action&members=actor,action", {"action", "actor"}),
+        ("members=%22a%2Cb%22,x.y", {"a,b", "x.y"}),
+        ("members=%22%5C%22%22,__proto__&members=%22%22", {'"', "__proto__", ""}),
+        ("members=", set()),
+    ):
+        for prefix in EVENT_PREFIXES:
+            answer = world.http.get(f"{prefix}/entries/{index}/receipt?{query}")
+            found = world.verifier().receipt(answer)
+            assert found.opened == {name: event[name] for name in shown}
+            assert found.hidden == tuple(sorted(event.keys() - shown))
+            for name, opening in whole.opening().items():
+                assert (opening in answer.text) == (name in shown)
+    size = (
+        world.verifier().receipt(world.http.get(f"/entries/3/receipt?members=number&tree_size={index + 1}")).checkpoint
+    )
+    assert size.size == index + 1
+
+
+def test_a_receipt_of_members_that_are_not_there(world: FilledServer) -> None:
+    for path, says in (
+        ("/entries/3/receipt?members=numbers", "opens no member numbers: it opens action, actor, number"),
+        ("/entries/3/receipt?members=a%2520b,%00", 'no member "\\u0000", a%20b: '),
+        ("/entries/3/receipt?members=%FF", "no member \ufffd: "),
+        ("/entries/0/receipt?members=typ", "entry 0 is no event"),
+        ("/entries/0/receipt?members=", "entry 0 is no event"),
+        ("/logs/raw/entries/3/receipt?members=number", "entry 3 is no event"),
+    ):
+        answer = world.http.get(path)
+        expect_problem(answer, 422, "unknown_member")
+        assert says in answer.json()["detail"]
+    for query in ("members=,", "members=a,,b", "members=%22a", "members=%22a%22b", "members=a&members=b,"):
+        expect_problem(world.http.get(f"/entries/3/receipt?{query}"), 400, "bad_parameter")
+    text = world.http.get("/entries/3/receipt?members=number", headers={"Accept": "text/plain"})
+    expect_problem(text, 400, "bad_parameter")
+    expect_problem(world.http.get("/entries/999999/receipt?members=number"), 404, "no_entry")
+
+
 def test_a_receipt_needs_a_published_size(world: FilledServer) -> None:
     sizes = [one["size"] for one in world.http.get("/checkpoints").json()["checkpoints"]]
     between = next(size for size in range(1, sizes[-1]) if size not in sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from muniment._flows.trust import Trust
 from muniment.encoding import parse_b64
 from muniment.errors import BadProof, Behind, FormatError, NotWhatWasSent, PolicyNotMet, Refused
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash
+from muniment.names import format_names, name_set
 from muniment.note import MAX_NOTE, VerifierKey
 from muniment.policy import LogKey, Policy, VerifiedCheckpoint
 from muniment.proofs import verify_consistency, verify_inclusion
@@ -139,25 +140,31 @@ class CheckpointPages:
 # --- entries ----------------------------------------------------------------------------------------------------------
 
 
-def verified_receipt(session: Session, index: int, tree_size: int | None) -> Flow[tuple[Receipt, Verified]]:
+def verified_receipt(
+    session: Session, index: int, tree_size: int | None, members: set[str] | None = None
+) -> Flow[tuple[Receipt, Verified]]:
     """Return the receipt of an entry with what it proves.
 
     A server that is behind has one too, of the entries that its smaller tree covers.
     """
     try:
-        found, verified = yield from _asked_receipt(session, index, tree_size)
+        found, verified = yield from _asked_receipt(session, index, tree_size, members)
     except Refused as refused:
         if refused.status != 404 or index >= (yield from session.trust.seen_size()):
             raise
         yield from checkpoint(session)  # the entry was seen: wait until this server has it too, or raise Behind
-        found, verified = yield from _asked_receipt(session, index, tree_size)
+        found, verified = yield from _asked_receipt(session, index, tree_size, members)
     yield from session.trust.observe_part(found.checkpoint, [found])
     return found, verified
 
 
-def _asked_receipt(session: Session, index: int, tree_size: int | None) -> Flow[tuple[Receipt, Verified]]:
+def _asked_receipt(
+    session: Session, index: int, tree_size: int | None, members: set[str] | None
+) -> Flow[tuple[Receipt, Verified]]:
     """Return the receipt in an answer, with what it proves by itself."""
-    query = {} if tree_size is None else {"tree_size": tree_size}
+    query: dict[str, str | int] = {} if tree_size is None else {"tree_size": tree_size}
+    if members is not None:
+        query["members"] = format_names(sorted(members))
     answer = yield from _json(session, f"/entries/{index}/receipt", query)
     found = Receipt.from_json(answer)
     verified = found.verify(session.trust.policy)
@@ -169,10 +176,14 @@ def _asked_receipt(session: Session, index: int, tree_size: int | None) -> Flow[
     return found, verified
 
 
-def receipt(session: Session, index: int, tree_size: int | None) -> Flow[Receipt]:
-    """Return the receipt of an entry."""
-    found, _ = yield from verified_receipt(session, index, tree_size)
-    return found
+def receipt(session: Session, index: int, tree_size: int | None, members: Collection[str] | None) -> Flow[Receipt]:
+    """Return the receipt of an entry, opened as far as `members` says.
+
+    A server that opens more than it was asked for, or less, is not relied on.
+    """
+    names = None if members is None else name_set(members)
+    found, _ = yield from verified_receipt(session, index, tree_size, names)
+    return found if names is None else found.disclose(names)
 
 
 def entry(session: Session, index: int) -> Flow[Entry]:

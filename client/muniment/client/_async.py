@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable
 from contextlib import aclosing, asynccontextmanager, closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -206,12 +206,17 @@ class AsyncClient(Base):
             for entry in page:
                 yield entry
 
-    async def receipt(self, index: int, *, tree_size: int | None = None) -> Receipt:
+    async def receipt(
+        self, index: int, *, tree_size: int | None = None, members: Collection[str] | None = None
+    ) -> Receipt:
         """Return the receipt of entry `index`, at the latest published checkpoint or at the one of `tree_size`.
 
-        An entry of the last second may not be published yet: this waits for it as long as the retries allow.
+        With `members` it opens these members of the event and no others, and the values of the others are not sent.
+        Then it raises Refused (``unknown_member``) when the event does not have them all, and UnknownMember when the
+        log does not open them to this caller. An entry of the last second may not be published yet: this waits for it
+        as long as the retries allow.
         """
-        return await self._run(reads.receipt(self._session, index, tree_size))
+        return await self._run(reads.receipt(self._session, index, tree_size, members))
 
     async def receipts(
         self, start: int = 0, stop: int | None = None, *, at: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -219,12 +219,15 @@ class Client(Base):
         while page := self._run(pages.next_page()):
             yield from page
 
-    def receipt(self, index: int, *, tree_size: int | None = None) -> Receipt:
+    def receipt(self, index: int, *, tree_size: int | None = None, members: Collection[str] | None = None) -> Receipt:
         """Return the receipt of entry `index`, at the latest published checkpoint or at the one of `tree_size`.
 
-        An entry of the last second may not be published yet: this waits for it as long as the retries allow.
+        With `members` it opens these members of the event and no others, and the values of the others are not sent.
+        Then it raises Refused (``unknown_member``) when the event does not have them all, and UnknownMember when the
+        log does not open them to this caller. An entry of the last second may not be published yet: this waits for it
+        as long as the retries allow.
         """
-        return self._run(reads.receipt(self._session, index, tree_size))
+        return self._run(reads.receipt(self._session, index, tree_size, members))
 
     def receipts(self, start: int = 0, stop: int | None = None, *, at: str | None = None) -> Iterator[Receipt]:
         """Yield the receipts of the entries [start, stop), all at one checkpoint, as a bundle of receipts takes them.

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
+from muniment.names import parse_names
 from muniment_server.access.callers import ANONYMOUS, Caller
 from muniment_server.errors import Refused
 from muniment_server.web.messages import Headers, Request, budget_of
@@ -35,13 +36,16 @@ def _items(query: bytes) -> list[tuple[str, str]]:
 
 
 class Query:
-    """The query of a request: each parameter known, given at most once, in its one spelling."""
+    """The query of a request: each parameter known, given at most once but for `repeated`, in its one spelling."""
 
-    def __init__(self, request: Request, known: Collection[str]) -> None:
+    def __init__(self, request: Request, known: Collection[str], repeated: Collection[str] = ()) -> None:
         items = _items(request.query)
+        self._items = items
         self._values = dict(items)
         if len(self._values) != len(items):
-            raise FormatError("a query parameter is given twice")
+            names = [name for name, _ in items if name not in repeated]
+            if len(set(names)) != len(names):
+                raise FormatError("a query parameter is given twice")
         if unknown := sorted(set(self._values) - set(known)):
             raise FormatError(
                 f"unknown query parameter {unknown[0][:40]!r}: known are {', '.join(sorted(known)) or 'none'}"
@@ -61,6 +65,14 @@ class Query:
     def text(self, name: str) -> str | None:
         """Return a parameter as it is, or None when it is not given."""
         return self._values.get(name)
+
+    def names(self, name: str) -> set[str] | None:
+        """Return the names of members in a parameter that may be repeated, or None when it is not given.
+
+        Raises FormatError.
+        """
+        texts = [text for given, text in self._items if given == name]
+        return {found for text in texts for found in parse_names(text)} if texts else None
 
     def page(self) -> tuple[int, int]:
         """Return start (default 0) and limit (default 100, in [1, 1000]). Raises FormatError."""

@@ -156,12 +156,18 @@ ROUTES: tuple[Route, ...] = (
         summary="Get the receipt of an entry at a published checkpoint",
         tag="entries",
         answers={200: models.ReceiptModel},
-        errors=(400, 401, 403, 404),
+        errors=(400, 401, 403, 404, 422),
         parameters=(
             _INDEX,
             _SIZE,
             _query(
                 "anchored", "With the earliest confirmed anchor that covers it.", {"type": "boolean", "default": False}
+            ),
+            _query(
+                "members",
+                "Open these members of the event and no others: names with commas between them; one that holds a comma"
+                " is a JSON string. May be repeated; empty opens none.",
+                {"type": "string"},
             ),
         ),
     ),

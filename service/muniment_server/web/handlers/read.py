@@ -13,12 +13,13 @@ from typing import Any
 import orjson
 
 from muniment.encoding import parse_b64, parse_decimal, parse_hex
-from muniment.errors import FormatError
+from muniment.errors import BadDisclosure, FormatError, UnknownMember
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
+from muniment.receipt import Receipt
 from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, Tile, parse_tile_path
 from muniment_server.access.callers import READ, Caller
-from muniment_server.errors import NotFound
+from muniment_server.errors import Corrupt, NotFound, Refused
 from muniment_server.log import Log
 from muniment_server.read.flow import Call, Flow, run
 from muniment_server.read.proofs import Proof
@@ -96,14 +97,32 @@ async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
 
 async def get_receipt(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}/receipt: a receipt at a published checkpoint."""
-    query = Query(request, ("tree_size", "anchored"))
-    size, anchored = query.number("tree_size"), query.flag("anchored")
-    if anchored and wants_text(request):
-        raise FormatError("anchors have no place in tlog-proof text: ask for JSON")
+    query = Query(request, ("tree_size", "anchored", "members"), repeated=("members",))
+    size, anchored, members = query.number("tree_size"), query.flag("anchored"), query.names("members")
+    if (anchored or members is not None) and wants_text(request):
+        raise FormatError("anchors and members have no place in tlog-proof text: ask for JSON")
     receipt = await log.receipts.published(_index(request), size, with_payload=_may_open(log, caller))
+    if members is not None:
+        receipt = _only(receipt, members, closed=log.row.kind == "event" and READ not in caller.permissions)
     if anchored:
         receipt = replace(receipt, anchors=(await log.anchors.covering(_index(request)),))
     return Answer(*form_of(request, receipt), 200, _fresh_for(log, caller) + b"vary: Accept\r\n")
+
+
+def _only(receipt: Receipt, members: set[str], *, closed: bool) -> Receipt:
+    """Return a receipt that opens these members and no others. Raises Refused.
+
+    `closed` says that the caller may not see payloads. Such a caller gets what it gets without `members`: whether the
+    event has them is part of the payload.
+    """
+    if closed:
+        return receipt
+    try:
+        return receipt.disclose(members)
+    except UnknownMember as error:
+        raise Refused("unknown_member", str(error), 'Names are exact; one with a comma is written "a,b".') from error
+    except BadDisclosure as error:
+        raise Corrupt(f"the payload of entry {receipt.index} is not what its leaf commits to") from error
 
 
 # --- proofs -----------------------------------------------------------------------------------------------------------
