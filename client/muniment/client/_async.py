@@ -12,6 +12,7 @@ import httpx
 
 from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
+from muniment._flows.following import Following
 from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
@@ -204,6 +205,18 @@ class AsyncClient(Base):
         pages = reads.EntryPages(self._session, start, stop)
         while page := await self._run(pages.next_page()):
             for entry in page:
+                yield entry
+
+    async def follow(self, start: int | None = None, *, interval: float = 1.0) -> AsyncIterator[Entry]:
+        """Yield the entries from `start` on as they are published, without an end; by default those from now on.
+
+        Each is compared with the signed tree. While there is none, the log is asked every `interval` seconds. An error
+        ends this, also that a server is away for longer than the retries last: call it again, from the entry after the
+        last one.
+        """
+        following = Following(self._session, start, interval)
+        while True:
+            for entry in await self._run(following.next_page()):
                 yield entry
 
     async def receipt(

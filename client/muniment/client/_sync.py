@@ -13,6 +13,7 @@ import httpx
 
 from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
+from muniment._flows.following import Following
 from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
@@ -218,6 +219,17 @@ class Client(Base):
         pages = reads.EntryPages(self._session, start, stop)
         while page := self._run(pages.next_page()):
             yield from page
+
+    def follow(self, start: int | None = None, *, interval: float = 1.0) -> Iterator[Entry]:
+        """Yield the entries from `start` on as they are published, without an end; by default those from now on.
+
+        Each is compared with the signed tree. While there is none, the log is asked every `interval` seconds. An error
+        ends this, also that a server is away for longer than the retries last: call it again, from the entry after the
+        last one.
+        """
+        following = Following(self._session, start, interval)
+        while True:
+            yield from self._run(following.next_page())
 
     def receipt(self, index: int, *, tree_size: int | None = None, members: Collection[str] | None = None) -> Receipt:
         """Return the receipt of entry `index`, at the latest published checkpoint or at the one of `tree_size`.
