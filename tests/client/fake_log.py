@@ -255,7 +255,7 @@ class FakeLog:
             try:
                 receipt = receipt.disclose(parse_names(query["members"]))
             except UnknownMember:
-                return problem(422, "unknown_member")
+                return problem(404, "unknown_member")
         value = receipt.to_json()
         if not self.readable:
             value.pop("commitment", None)

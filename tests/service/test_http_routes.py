@@ -482,7 +482,7 @@ def test_a_receipt_of_members_that_are_not_there(world: FilledServer) -> None:
         ("/logs/raw/entries/3/receipt?members=number", "entry 3 is no event"),
     ):
         answer = world.http.get(path)
-        expect_problem(answer, 422, "unknown_member")
+        expect_problem(answer, 404, "unknown_member")
         assert says in answer.json()["detail"]
     for query in ("members=,", "members=a,,b", "members=%22a", "members=%22a%22b", "members=a&members=b,"):
         expect_problem(world.http.get(f"/entries/3/receipt?{query}"), 400, "bad_parameter")

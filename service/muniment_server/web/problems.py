@@ -87,7 +87,7 @@ _CODES = {
     "transfer_coding": (501, "The body comes in a transfer coding that is not undone"),
     "unauthorized": (401, "An API key is needed, or the one given is not valid"),
     "unknown_log": (404, "There is no such log"),
-    "unknown_member": (422, "The entry has no such member"),
+    "unknown_member": (404, "The entry has no such member"),
     "unsupported_media_type": (415, "The body has a content type this route does not take"),
     "url_too_long": (414, "The URL is too long"),
     "witness_ahead": (503, "Others have seen more of this log than the database holds"),

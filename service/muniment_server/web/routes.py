@@ -67,6 +67,8 @@ _ANCHOR = {
     "description": "Tree size of the anchored checkpoint.",
     "schema": _NUMBER,
 }
+_NAME = r'([^,"][^,]*|"([^"\\\x00-\x1f]|\\(["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'
+"""As :mod:`muniment.names` reads it."""
 _SIZE = _query("tree_size", "Size of the tree; default: the latest.", _NUMBER)
 _START = _query("start", "First to return.", _NUMBER)
 _LIMIT = _query(
@@ -156,7 +158,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Get the receipt of an entry at a published checkpoint",
         tag="entries",
         answers={200: models.ReceiptModel},
-        errors=(400, 401, 403, 404, 422),
+        errors=(400, 401, 403, 404),
         parameters=(
             _INDEX,
             _SIZE,
@@ -167,7 +169,7 @@ ROUTES: tuple[Route, ...] = (
                 "members",
                 "Open these members of the event and no others: names with commas between them; one that holds a comma"
                 " is a JSON string. May be repeated; empty opens none.",
-                {"type": "string"},
+                {"type": "string", "pattern": f"^({_NAME}(,{_NAME})*)?(?![\\s\\S])"},
             ),
         ),
     ),
