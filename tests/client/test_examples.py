@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from muniment import Client, Policy, Receipt
+from muniment.verify import verify_receipt
 from tests.live import LiveServer, init
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -111,19 +112,45 @@ def test_an_outbox_is_sent_once_also_after_a_crash(served: tuple[str, Path]) -> 
         assert log.append({"action": "invoice.pay"}).index == indices[2] + 1, "nothing was logged twice"
 
 
-def test_the_commands_for_the_auditor_hold(served: tuple[str, Path], tmp_path: Path) -> None:
+def commands_of(page: str) -> list[str]:
+    return re.findall(r"^\$ (.*)$", (EXAMPLES.parent / page).read_text("utf-8"), re.MULTILINE)
+
+
+def test_the_commands_for_auditor_and_regulator_hold(served: tuple[str, Path], tmp_path: Path) -> None:
     url, path = served
     with Client(url, policy=Policy.read(path)) as log:
-        (tmp_path / "receipt.json").write_text(str(log.append({"action": "invoice.approve"})))
+        event = {"actor": "alice", "action": "invoice.approve", "resource": "inv-17"}
+        first = log.append(event)
+        (tmp_path / "receipt.json").write_text(str(first))
         shutil.copy(path, tmp_path / "policy")
-        lines = re.findall(r"^\$ (.*)$", (EXAMPLES.parent / "auditor.md").read_text("utf-8"), re.MULTILINE)
-        assert len(lines) == 3
+        lines = commands_of("auditor.md") + commands_of("regulator.md")
+        assert len(lines) == 11
         for line in lines:
-            words = [sys.executable, "-m", "muniment.cli", *line.split()[1:]]
+            ours = line.replace("receipt 1 ", f"receipt {first.index} ").split()[1:]
             env = {**os.environ, "MUNIMENT_URL": url, "XDG_STATE_HOME": str(tmp_path / "state")}
+            words = [sys.executable, "-m", "muniment.cli", *ours]
             done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
             assert done.returncode == 0, (line, done.stdout, done.stderr)
             log.append({"action": "invoice.pay"})
+    shown = verify_receipt(Receipt.parse((tmp_path / "for-regulator.json").read_bytes()), Policy.read(path))
+    assert shown.verified.opened == {"action": "invoice.approve", "resource": "inv-17"}
+    _says_what_the_page_says(done.stdout, shown.signers[0], str(first.index), str(first.tree_size))
+
+
+def _says_what_the_page_says(printed: str, signer: str, index: str, size: str) -> None:
+    """Compare the last command of regulator.md with what stands there, but for the names and numbers of the log."""
+    page = (EXAMPLES.parent / "regulator.md").read_text("utf-8")
+    wanted = page.partition("--plain\n")[2].partition("```")[0]
+    origin = signer.partition("+")[0]
+    numbers = {
+        "example.com/log+4f222621": signer,
+        '"example.com/log"': f'"{origin}"',
+        "had 2 records": f"had {size} records",
+    }
+    for name, value in numbers.items():
+        wanted = wanted.replace(name, value)
+    wanted = " ".join(wanted.split()).replace("record number 1 ", f"record number {index} ")
+    assert wanted in " ".join(printed.split())
 
 
 def test_django_sends_what_was_done_once(served: tuple[str, Path], tmp_path: Path) -> None:
