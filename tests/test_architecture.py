@@ -34,6 +34,7 @@ ORDER = {
         "policy",
         "strictjson",
         "event",
+        "query",
         "members",
         "names",
         "anchored",

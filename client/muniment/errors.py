@@ -5,6 +5,7 @@ The tree, tested as such::
     MunimentError
     ├── FormatError               bytes that do not follow their format
     │   ├── EventRefused          JSON that cannot be an event; carries a JSON pointer
+    │   ├── QueryError            not a query; carries a position
     │   ├── BadHeader             not a Bitcoin block header with its proof of work
     │   │   └── BadHeaderChain    headers that break a rule of the chain
     │   └── BadTimestamp          not an OpenTimestamps proof within our bounds
@@ -66,6 +67,15 @@ class EventRefused(FormatError):
         self.code = code
         self.detail = detail
         self.pointer = pointer
+
+
+class QueryError(FormatError):
+    """A text that is no query. `position` is where, in code points from 0."""
+
+    def __init__(self, detail: str, position: int) -> None:
+        super().__init__(f"{detail} (at position {position} of the query)")
+        self.detail = detail
+        self.position = position
 
 
 class VerificationError(MunimentError):

@@ -13,7 +13,7 @@ from random import Random
 from muniment import strictjson
 from muniment.checkpoint import parse_checkpoint
 from muniment.encoding import b64, b64url, parse_b64, parse_b64url, parse_decimal, parse_hex
-from muniment.errors import BadProof, FormatError
+from muniment.errors import BadProof, FormatError, QueryError
 from muniment.event import (
     EventLeaf,
     OwnLeaf,
@@ -27,6 +27,7 @@ from muniment.event import (
 from muniment.note import SigningKey, VerifierKey, parse_note, verify_note
 from muniment.policy import Policy
 from muniment.proofs import verify_consistency, verify_inclusion
+from muniment.query import parse_query
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter, is_bundle, lines_of
 from muniment.tiles import Tile, decode_bundle, encode_bundle, format_bundle, format_tile, parse_tile_path
@@ -93,6 +94,27 @@ def _signing_key(data: bytes) -> None:
         expect(not any(secret[8:30] in repr(error) for secret in secrets), "an error shows a secret")
         raise
     expect(key.reveal() == _text(data), "a signing key has two spellings")
+
+
+# --- queries ---
+
+QUERIES = [
+    'actor:alice -action:invoice.* amount:>=1.5e2 "order 17" user."a.b":true bare',
+    'a:"\\u0041" b:* -c:<-1 "\\"x" __proto__:null',
+]
+
+
+@fuzzed("search-query", QUERIES, [b'"', b":", b"-", b"*", b">=", b"\\u", b" "], refusals=(QueryError,))
+def _search_query(data: bytes) -> None:
+    text = _text(data)
+    try:
+        query = parse_query(text)
+    except QueryError as error:
+        expect(0 <= error.position <= len(text), "an error is nowhere in the query")
+        raise
+    expect(parse_query(f" {text}\n") == query, "white space around a query counts")
+    for event in ({"a": "x 1", "b": [None, 2.5]}, {"actor": "alice", "user": {"a.b": True}}):
+        expect(query.matches(event) is all(term.matches(event) for term in query.terms), "terms are not joined by and")
 
 
 # --- tiles and small encodings ------------------------------------------------------------------------------------------
