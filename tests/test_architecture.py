@@ -63,6 +63,7 @@ ORDER = {
         "trace",
         "host",
         "tile_rows",
+        "terms",
         "storage",
         "write",
         "read",

@@ -31,6 +31,7 @@ from muniment_server.write.submission import OwnDraft, Submission
 TABLES = (
     *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys"),
     *("anchors", "anchor_calendars", "followers"),
+    *("search_state", "search_terms", "search_chunks"),
 )
 SQLITE_TABLES = ("leaf_keys", "leaf_keys_carried")
 """What SQLite has besides: in Postgres an index does it."""

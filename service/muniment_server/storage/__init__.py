@@ -16,6 +16,7 @@ from muniment_server.storage.checkpoints import Checkpoints
 from muniment_server.storage.followers import Followers
 from muniment_server.storage.inspect import Inspect
 from muniment_server.storage.log import Append, Reads
+from muniment_server.storage.search import Search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,4 +33,5 @@ class Store:
     catalog: Catalog
     anchors: Anchors
     followers: Followers
+    search: Search
     close: Callable[[], Awaitable[None]]

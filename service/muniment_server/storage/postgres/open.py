@@ -12,6 +12,7 @@ from muniment_server.storage.postgres.followers import PostgresFollowers
 from muniment_server.storage.postgres.inspect import PostgresInspect
 from muniment_server.storage.postgres.pool import Pool
 from muniment_server.storage.postgres.reads import PostgresReads
+from muniment_server.storage.postgres.search import PostgresSearch
 from muniment_server.storage.postgres.sessions import Sessions
 
 
@@ -33,5 +34,6 @@ async def open_postgres(url: str) -> Store:
         catalog=PostgresCatalog(pool),
         anchors=PostgresAnchors(pool, sessions),
         followers=PostgresFollowers(sessions),
+        search=PostgresSearch(pool, sessions),
         close=close,
     )

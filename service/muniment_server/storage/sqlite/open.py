@@ -15,6 +15,7 @@ from muniment_server.storage.sqlite.followers import SqliteFollowers
 from muniment_server.storage.sqlite.inspect import SqliteInspect
 from muniment_server.storage.sqlite.reads import SqliteReads
 from muniment_server.storage.sqlite.recent_leaf_keys import Recent
+from muniment_server.storage.sqlite.search import SqliteSearch
 
 
 async def open_sqlite(path: Path) -> Store:
@@ -30,5 +31,6 @@ async def open_sqlite(path: Path) -> Store:
         catalog=SqliteCatalog(database),
         anchors=SqliteAnchors(database),
         followers=SqliteFollowers(database),
+        search=SqliteSearch(database),
         close=database.close,
     )

@@ -1,0 +1,94 @@
+"""The search index in Postgres.
+
+Its columns with values have no statistics, so a planner that may choose would take a range of keys for half the table:
+each statement here is made of look-ups that end after a number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from muniment_server.failpoints import step
+from muniment_server.storage.postgres.pool import Pool
+from muniment_server.storage.postgres.sessions import FOLLOWERS, Sessions
+from muniment_server.storage.postings import encode
+from muniment_server.storage.row_ids import MOST
+from muniment_server.storage.search import MOST_TAIL, IndexState, TermRow
+from muniment_server.terms import Range
+
+_STATE = "SELECT generation, size, erasures, clearing FROM search_state WHERE log_id = $1"
+_RESTART = (
+    "INSERT INTO search_state VALUES ($1, $2, 0, 0, false) ON CONFLICT (log_id) "
+    "DO UPDATE SET generation = excluded.generation, size = 0, clearing = true "
+    "RETURNING generation, size, erasures, clearing"
+)
+_ADD = "SELECT muniment_index($1, $2, $3, $4, $5, $6, $7, $8)"
+_TERMS = """
+SELECT t.key, t.tail, t.chunked FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS r (first, last, n), LATERAL (
+    SELECT key, tail, chunked FROM search_terms WHERE log_id = $1 AND key >= r.first AND key < r.last
+    ORDER BY log_id, key LIMIT $4
+) t ORDER BY r.n, t.key
+"""
+_CHUNKS = f"""
+SELECT c.body FROM unnest($2::bytea[]) AS k (key), LATERAL (
+    SELECT body FROM search_chunks WHERE log_id = $1 AND key = k.key AND stop > $3 AND stop <= coalesce((
+        SELECT stop FROM search_chunks WHERE log_id = $1 AND key = k.key AND stop >= $4
+        ORDER BY log_id, key, stop LIMIT 1
+    ), {MOST}) ORDER BY log_id, key, stop LIMIT {MOST}
+) c
+"""  # noqa: S608 - composed of constants
+# The key behind which nothing is removed yet is looked up first: a part at a time, whatever there is.
+_CLEAR = """
+DELETE FROM {table} WHERE log_id = $1 AND key <= (SELECT max(key) FROM (
+    SELECT key FROM {table} WHERE log_id = $1 ORDER BY log_id, key LIMIT $2) t) RETURNING 1
+"""
+_CLEARED = "UPDATE search_state SET clearing = false WHERE log_id = $1"
+_TABLES = ("search_terms", "search_chunks")
+
+
+class PostgresSearch:
+    """See :class:`muniment_server.storage.search.Search`."""
+
+    def __init__(self, pool: Pool, sessions: Sessions) -> None:
+        self._pool = pool
+        self._sessions = sessions
+
+    async def index_state(self, log_id: int) -> IndexState | None:
+        """See Search."""
+        row = await self._pool.one(_STATE, log_id)
+        return row and IndexState(*row)
+
+    @step("store.restart_index")
+    async def restart_index(self, log_id: int, generation: bytes) -> IndexState:
+        """See Search."""
+        rows = await self._sessions.write(FOLLOWERS, _RESTART, (log_id, generation))
+        return IndexState(*rows[0])
+
+    async def clear_index(self, log_id: int, limit: int) -> bool:
+        """See Search."""
+        for table in _TABLES:
+            if await self._sessions.write(FOLLOWERS, _CLEAR.format(table=table), (log_id, limit)):
+                return True
+        await self._sessions.write(FOLLOWERS, _CLEARED, (log_id,))
+        return False
+
+    @step("store.add_postings")
+    async def add_postings(
+        self, log_id: int, expected: IndexState, size: int, postings: Mapping[bytes, Sequence[int]]
+    ) -> bool:
+        """See Search."""
+        keys = sorted(postings)
+        lists = [encode(postings[key]) for key in keys]
+        old = (log_id, expected.generation, expected.size, expected.erasures)
+        rows = await self._sessions.write(FOLLOWERS, _ADD, (*old, size, keys, lists, MOST_TAIL))
+        return bool(rows[0][0])
+
+    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[TermRow]:
+        """See Search."""
+        firsts, lasts = [each.first for each in ranges], [each.last for each in ranges]
+        return [TermRow(*row) for row in await self._pool.all(_TERMS, log_id, firsts, lasts, limit)]
+
+    async def index_chunks(self, log_id: int, keys: Sequence[bytes], start: int, stop: int) -> list[bytes]:
+        """See Search."""
+        rows = await self._pool.all(_CHUNKS, log_id, list(keys), start, stop)
+        return [row[0] for row in rows]

@@ -1,0 +1,132 @@
+"""The search index in SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from muniment_server.failpoints import step
+from muniment_server.storage.postings import encode
+from muniment_server.storage.row_ids import MOST
+from muniment_server.storage.search import MOST_TAIL, IndexState, TermRow
+from muniment_server.storage.sqlite.database import Database
+from muniment_server.terms import Range
+
+_STATE = "SELECT generation, size, erasures, clearing FROM search_state WHERE log_id = ?"
+_RESTART = (
+    "INSERT INTO search_state VALUES (?, ?, 0, 0, 0) ON CONFLICT (log_id) "
+    "DO UPDATE SET generation = excluded.generation, size = 0, clearing = 1"
+)
+_SWAP = (
+    "UPDATE search_state SET size = ? "
+    "WHERE log_id = ? AND generation = ? AND size = ? AND erasures = ? AND NOT clearing"
+)
+# || makes text of blobs, and in a database of UTF-8 leaves every byte as it is.
+_GROW = (
+    "INSERT INTO search_terms VALUES (?1, ?2, ?3, 0) ON CONFLICT (log_id, key) "
+    "DO UPDATE SET tail = CAST(tail || excluded.tail AS BLOB) "
+    "RETURNING CASE WHEN length(tail) > ?4 THEN key END, tail"
+)
+_CHUNK = "INSERT INTO search_chunks VALUES (?, ?, ?, ?)"
+_MOVED = "UPDATE search_terms SET tail = x'', chunked = 1 WHERE log_id = ? AND key = ?"
+_TERMS = "SELECT key, tail, chunked FROM search_terms WHERE log_id = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+_CHUNKS = f"""
+SELECT body FROM search_chunks WHERE log_id = ?1 AND key = ?2 AND stop > ?3 AND stop <= coalesce(
+    (SELECT min(stop) FROM search_chunks WHERE log_id = ?1 AND key = ?2 AND stop >= ?4), {MOST})
+"""  # noqa: S608 - composed of constants
+_TABLES = ("search_terms", "search_chunks")
+
+
+class SqliteSearch:
+    """See :class:`muniment_server.storage.search.Search`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def index_state(self, log_id: int) -> IndexState | None:
+        """See Search."""
+        row = await self._database.one(_STATE, (log_id,))
+        return _state(row) if row else None
+
+    @step("store.restart_index")
+    async def restart_index(self, log_id: int, generation: bytes) -> IndexState:
+        """See Search."""
+
+        def work(connection: apsw.Connection) -> IndexState:
+            connection.execute(_RESTART, (log_id, generation))
+            return _state(connection.execute(_STATE, (log_id,)).fetchall()[0])
+
+        return await self._database.write(work)
+
+    async def clear_index(self, log_id: int, limit: int) -> bool:
+        """See Search."""
+
+        def work(connection: apsw.Connection) -> bool:
+            for table in _TABLES:
+                if _clear(connection, table, log_id, limit):
+                    return True
+            connection.execute("UPDATE search_state SET clearing = 0 WHERE log_id = ?", (log_id,))
+            return False
+
+        return await self._database.write(work)
+
+    @step("store.add_postings")
+    async def add_postings(
+        self, log_id: int, expected: IndexState, size: int, postings: Mapping[bytes, Sequence[int]]
+    ) -> bool:
+        """See Search."""
+        # In the order of the keys: neighbours share pages.
+        rows = [(log_id, key, encode(indices), MOST_TAIL) for key, indices in sorted(postings.items())]
+        old = (log_id, expected.generation, expected.size, expected.erasures)
+
+        def work(connection: apsw.Connection) -> bool:
+            connection.execute(_SWAP, (size, *old))
+            if not connection.changes():
+                return False
+            long = [(key, tail) for key, tail in connection.executemany(_GROW, rows) if key is not None]
+            connection.executemany(_CHUNK, [(log_id, key, size, tail) for key, tail in long])
+            connection.executemany(_MOVED, [(log_id, key) for key, _ in long])
+            return True
+
+        return await self._database.write(work)
+
+    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[TermRow]:
+        """See Search."""
+
+        def work(connection: apsw.Connection) -> list[TermRow]:
+            return [
+                TermRow(key, tail, bool(chunked))
+                for first, last in ranges
+                for key, tail, chunked in connection.execute(_TERMS, (log_id, first, last, limit))
+            ]
+
+        return await self._database.read(work)
+
+    async def index_chunks(self, log_id: int, keys: Sequence[bytes], start: int, stop: int) -> list[bytes]:
+        """See Search."""
+
+        def work(connection: apsw.Connection) -> list[bytes]:
+            return [body for key in keys for (body,) in connection.execute(_CHUNKS, (log_id, key, start, stop))]
+
+        return await self._database.read(work)
+
+
+def _state(row: Sequence[Any]) -> IndexState:
+    generation, size, erasures, clearing = row
+    return IndexState(generation, size, erasures, bool(clearing))
+
+
+def _clear(connection: apsw.Connection, table: str, log_id: int, limit: int) -> bool:
+    """Remove the first rows of a table; tell whether there were any."""
+    borders = connection.execute(
+        f"SELECT key FROM {table} WHERE log_id = ? ORDER BY key LIMIT ?",  # noqa: S608 - one of two names
+        (log_id, limit),
+    ).fetchall()
+    if borders:
+        connection.execute(
+            f"DELETE FROM {table} WHERE log_id = ? AND key <= ?",  # noqa: S608 - likewise
+            (log_id, borders[-1][0]),
+        )
+    return bool(borders)
