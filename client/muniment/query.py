@@ -10,8 +10,9 @@ from __future__ import annotations
 import json.decoder
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from json import JSONDecodeError
 from typing import Any, Protocol
 
@@ -74,10 +75,44 @@ def is_digits(word: str) -> bool:
     return _DIGITS.fullmatch(word) is not None
 
 
+class Facts:
+    """What an event says, taken apart once for all terms of a query: splitting a long text for each would take seconds."""
+
+    def __init__(self, event: Mapping[str, Any]) -> None:
+        self._event = event
+
+    @cached_property
+    def _values(self) -> dict[Path, list[Any]]:
+        found: dict[Path, list[Any]] = {}
+        for path, value in scalars(self._event):
+            found.setdefault(path, []).append(value)
+        return found
+
+    def at(self, path: Path) -> list[Any]:
+        """Return the scalars at a path."""
+        return self._values.get(path, [])
+
+    @cached_property
+    def words(self) -> list[set[str]]:
+        """The words of each member."""
+        return self._split(words_of)
+
+    @cached_property
+    def indexed(self) -> list[set[str]]:
+        """Those of them by which each member is found: see indexed_words()."""
+        return self._split(indexed_words)
+
+    def _split(self, split: Callable[[str], set[str]]) -> list[set[str]]:
+        return [
+            set().union(*(split(text) for _, text in scalars(value) if isinstance(text, str)))
+            for value in self._event.values()
+        ]
+
+
 class Test(Protocol):
     """What one term asks of an event, before it is negated."""
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Facts) -> bool:
         """Tell whether it holds."""
 
 
@@ -89,9 +124,9 @@ class Equal:
     text: str
     other: str | None = None
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Facts) -> bool:
         """See Test."""
-        return any(path == self.path and self._is(value) for path, value in scalars(event))
+        return any(map(self._is, facts.at(self.path)))
 
     def _is(self, value: Any) -> bool:
         if isinstance(value, str):
@@ -106,12 +141,9 @@ class Prefix:
     path: Path
     text: str
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Facts) -> bool:
         """See Test."""
-        return any(
-            path == self.path and isinstance(value, str) and value.startswith(self.text)
-            for path, value in scalars(event)
-        )
+        return any(isinstance(value, str) and value.startswith(self.text) for value in facts.at(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +152,9 @@ class Present:
 
     path: Path
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Facts) -> bool:
         """See Test."""
-        return any(path == self.path for path, _ in scalars(event))
+        return bool(facts.at(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +165,10 @@ class Compare:
     order: str
     number: int | float
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Facts) -> bool:
         """See Test."""
         holds = _ORDERS[self.order]
-        return any(
-            path == self.path and type(value) in (int, float) and holds(value, self.number)
-            for path, value in scalars(event)
-        )
+        return any(type(value) in (int, float) and holds(value, self.number) for value in facts.at(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +180,10 @@ class Words:
 
     words: frozenset[str]
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Facts) -> bool:
         """See Test."""
-        split = indexed_words if all(map(is_digits, self.words)) else words_of
-        return any(self.words <= self._words(value, split) for value in event.values())
-
-    @staticmethod
-    def _words(value: Any, split: Any) -> set[str]:
-        return set().union(*(split(text) for _, text in scalars(value) if isinstance(text, str)))
+        members = facts.indexed if all(map(is_digits, self.words)) else facts.words
+        return any(self.words <= words for words in members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +193,9 @@ class Term:
     test: Equal | Prefix | Present | Compare | Words
     negated: bool = False
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Facts) -> bool:
         """Tell whether it holds of an event."""
-        return self.test.matches(event) is not self.negated
+        return self.test.matches(facts) is not self.negated
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +206,8 @@ class Query:
 
     def matches(self, event: Mapping[str, Any]) -> bool:
         """Tell whether an event is found."""
-        return all(term.matches(event) for term in self.terms)
+        facts = Facts(event)
+        return all(term.matches(facts) for term in self.terms)
 
 
 def parse_query(text: str) -> Query:

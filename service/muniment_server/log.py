@@ -13,6 +13,7 @@ from muniment_server.check.scrub import Scrub
 from muniment_server.errors import OutcomeUnknown, ReadOnly, StoreError
 from muniment_server.follow.follower import Follower
 from muniment_server.follow.housekeeper import Housekeeper
+from muniment_server.follow.indexer import Indexer
 from muniment_server.follow.publisher import Publisher
 from muniment_server.host.disk import Disk
 from muniment_server.read.anchors import Anchors
@@ -23,6 +24,7 @@ from muniment_server.read.flow import run
 from muniment_server.read.heads import Heads
 from muniment_server.read.proofs import Proofs
 from muniment_server.read.receipts import Receipts
+from muniment_server.read.search import Search
 from muniment_server.read.tiles import Tiles
 from muniment_server.settings import Settings
 from muniment_server.storage import Store
@@ -74,6 +76,9 @@ class Log:
         self.files = Files(store, row.log_id, self.heads, tiles, self.entries, cache)
         self.receipts = Receipts(row.origin, self.heads, self.proofs, self.entries)
         self.anchors = Anchors(store, row.log_id, self.proofs, self.entries)
+        members = settings.searched(row.name) if row.kind == "event" else frozenset[str]()
+        searched = members is None or bool(members)
+        self.search = Search(store, row.log_id, self.heads, self.entries, members) if searched else None
         self._doubted = -_DOUBT_SECONDS
         self.drafting = asyncio.Lock()  # held while a batch is understood
         self.publisher: Publisher | None = None
@@ -101,6 +106,8 @@ class Log:
             metrics.races_lost.set_function(row.name, lambda: sequencer.races_lost)
             metrics.guard_refusals.labels(row.name)  # shows 0 from the start
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
+        if sequencer and searched:
+            self._followers.append(Indexer(store, row, metrics, members).follower)
         if settings.scrub_rate:
             self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about

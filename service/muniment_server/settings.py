@@ -175,6 +175,13 @@ class Settings(BaseModel):
             "4 GiB are always enough. 0 turns this off."
         ),
     )
+    search: Words = Field(
+        ("all",),
+        description=(
+            "Which event logs can be searched, and by what: all, none, or a list of LOG, for all members of its events, "
+            "and LOG/MEMBER, for one of them, separated by commas. After a change the index is made anew."
+        ),
+    )
     anchor: bool = Field(
         default=False,
         description=(
@@ -282,6 +289,13 @@ class Settings(BaseModel):
     def anchor_held(self) -> int:
         """How many calendars should hold an anchor: no more than there are."""
         return min(self.anchor_held_by, len(self.anchor_calendars))
+
+    def searched(self, log: str) -> frozenset[str] | None:
+        """Return the members by which a log can be searched: none of them, some, or None for all."""
+        if log in self.search or self.search == ("all",):
+            return None
+        parts = (each.partition("/") for each in self.search)
+        return frozenset(member for name, _, member in parts if name == log and member)
 
     def key_file(self, log: str) -> Path:
         """Return the signing key file of a log."""

@@ -221,6 +221,15 @@ class Metrics:
             ["log", "calendar"],
             registry=self.registry,
         )
+        self.search_size = Gauge(
+            "muniment_search_size", "Entries in the search index.", ["log"], registry=self.registry
+        )
+        self.search_lag = Gauge(
+            "muniment_search_lag_entries",
+            "Entries that the search index lacks yet, where this process fills it.",
+            ["log"],
+            registry=self.registry,
+        )
         self.scrub_entries = Counter(
             "muniment_scrub_entries", "Entries recomputed by the scrub.", ["log"], registry=self.registry
         )

@@ -41,12 +41,24 @@ class Range(NamedTuple):
 
 Group = tuple[Range, ...]
 """What matches has a term in one of these ranges."""
+Members = frozenset[str] | None
+"""Names of the members by which a log is searched; None: all."""
 
 
-def terms_of(payload: bytes) -> set[bytes]:
+def mark_of(members: Members) -> bytes:
+    """Return four bytes that tell an index with these members from one with others."""
+    return sha256(orjson.dumps(None if members is None else sorted(members))).digest()[:4]
+
+
+def searched(event: Mapping[str, Any], members: Members) -> Mapping[str, Any]:
+    """Return what of an event is searched."""
+    return event if members is None else {name: value for name, value in event.items() if name in members}
+
+
+def terms_of(payload: bytes, members: Members = None) -> set[bytes]:
     """Return the terms of an event in canonical form."""
     terms: set[bytes] = set()
-    for term in _terms(orjson.loads(payload)):
+    for term in _terms(searched(orjson.loads(payload), members)):
         terms.add(term)
         if len(terms) > MOST_TERMS:
             return {CROWDED}

@@ -27,7 +27,7 @@ from muniment.event import (
 from muniment.note import SigningKey, VerifierKey, parse_note, verify_note
 from muniment.policy import Policy
 from muniment.proofs import verify_consistency, verify_inclusion
-from muniment.query import parse_query
+from muniment.query import Facts, parse_query
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter, is_bundle, lines_of
 from muniment.tiles import Tile, decode_bundle, encode_bundle, format_bundle, format_tile, parse_tile_path
@@ -114,7 +114,10 @@ def _search_query(data: bytes) -> None:
         raise
     expect(parse_query(f" {text}\n") == query, "white space around a query counts")
     for event in ({"a": "x 1", "b": [None, 2.5]}, {"actor": "alice", "user": {"a.b": True}}):
-        expect(query.matches(event) is all(term.matches(event) for term in query.terms), "terms are not joined by and")
+        expect(
+            query.matches(event) is all(term.matches(Facts(event)) for term in query.terms),
+            "terms are not joined by and",
+        )
 
 
 # --- tiles and small encodings ------------------------------------------------------------------------------------------

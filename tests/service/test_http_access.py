@@ -50,6 +50,7 @@ NEEDS = {
     "GET /entries": "read",
     "GET /entries/{index}": "read",
     "GET /entries/{index}/receipt": "read",
+    "GET /search": "payloads",
     "GET /proof/inclusion": "read",
     "GET /proof/consistency": "read",
     "GET /checkpoints": "read",
@@ -132,6 +133,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             assert found.call("POST /entries", log.name, "both").status_code == 201
         for log in LOGS:
             until(lambda log=log: int(found.call("GET /checkpoint", log.name, "both").text.split("\n")[1]) == 2)
+            until(lambda log=log: found.call("GET /search", log.name, "both").status_code != 503)
         yield found
         assert free_of_tracebacks(server.stderr())
 
@@ -159,6 +161,10 @@ def expected(operation: str, log: LogSpec, caller: str) -> int:
     if operation == "POST /add" and log.kind != "raw" and caller not in ("none", "read", "other log"):
         return 422
     need = NEEDS[operation]
+    if need == "payloads":
+        if not log.open and caller not in ("read", "both", "own log"):
+            return 401 if caller == "none" else 403
+        return 422 if log.kind == "raw" else 200
     if need == "read" and log.public:
         return 200
     if caller == "none":
@@ -204,7 +210,8 @@ def test_access_matrix(world: KeyedServer, log: LogSpec, caller: str) -> None:
                 if c2sp:
                     assert answer.headers["content-type"] == "text/plain; charset=utf-8", where
                 else:
-                    expect_problem(answer, wanted, codes[wanted])
+                    raw = operation == "GET /search" and wanted == 422
+                    expect_problem(answer, wanted, "wrong_kind" if raw else codes[wanted])
             elif operation.startswith("POST"):
                 written += 1
     assert _size(world, log) == size + written, "a refusal writes nothing"

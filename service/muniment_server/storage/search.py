@@ -35,6 +35,14 @@ class TermRow(NamedTuple):
     chunked: bool
 
 
+class StoredEntry(NamedTuple):
+    """Leaf and payload of an event."""
+
+    index: int  # type: ignore[assignment]  # the column's name; tuple.index is not used
+    leaf: bytes
+    payload: bytes
+
+
 class Search(Protocol):
     """The index. It is derived: what it lacks or has too much of is mended by a rebuild, and proves nothing."""
 
@@ -60,3 +68,6 @@ class Search(Protocol):
 
     async def index_chunks(self, log_id: int, keys: Sequence[bytes], start: int, stop: int) -> list[bytes]:
         """Return the chunks of these terms that have the indices [start, stop); they may have others besides."""
+
+    async def stored_entries(self, log_id: int, indices: Sequence[int]) -> list[StoredEntry]:
+        """Return those of these entries that have a payload, in the order of `indices`."""

@@ -144,6 +144,25 @@ class Entries(_Model):
     tree_size: int = Size
 
 
+class Hit(_Model):
+    """An event that a search found."""
+
+    index: int = Size
+    leaf_hash: str = Hex
+    logged_at: str
+    event: dict[str, Any]
+
+
+class Hits(_Model):
+    """A page of hits; it may be short, or empty, while `next` is a cursor. When that is null, all hits below \
+`complete_to` were answered: entries from there on are not in the index yet."""  # noqa: D205, D209
+
+    hits: list[Hit]
+    next: str | None
+    complete_to: int = Size
+    tree_size: int = Size
+
+
 class Tie(_Model):
     """The consistency proof from the size that was asked for to the size of the checkpoint."""
 

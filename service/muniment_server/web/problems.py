@@ -22,7 +22,9 @@ class Code(NamedTuple):
 
 _CODES = {
     "anchor_queued": (404, "No calendar has this anchor yet"),
+    "bad_cursor": (400, "The cursor is not of this search"),
     "bad_parameter": (400, "A parameter in the path or query is not spelled as it must be"),
+    "bad_query": (400, "The query is none"),
     "body_too_large": (413, "The request body is larger than this route takes"),
     "busy": (503, "The server holds as much for its clients as it can"),
     "clock": (503, "The writer's clock is wrong"),
@@ -53,6 +55,7 @@ _CODES = {
     "idempotency_key_invalid": (400, "The Idempotency-Key is not usable"),
     "idempotency_mismatch": (422, "The Idempotency-Key was used for another body"),
     "idempotency_running": (409, "A request with this Idempotency-Key is being processed"),
+    "index_missing": (503, "The search index is being made"),
     "internal": (500, "The server met a bug"),
     "invalid_bundle": (422, "The body is not an entry bundle"),
     "invalid_json": (422, "The body is not JSON"),
@@ -71,6 +74,7 @@ _CODES = {
     "not_an_object": (422, "An event is a JSON object"),
     "not_found": (404, "There is no such resource"),
     "not_published_yet": (404, "No published checkpoint covers the entry yet"),
+    "not_searchable": (404, "This log cannot be searched"),
     "number_range": (422, "A number is out of range"),
     "outcome_unknown": (503, "The entry may or may not have been stored"),
     "overloaded": (429, "Too many entries are waiting"),

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from muniment_server.access.callers import APPEND, OPEN, VIEW
+from muniment_server.access.callers import APPEND, OPEN, READ, VIEW
 from muniment_server.web import models
-from muniment_server.web.handlers import anchors, read, system, write
+from muniment_server.web.handlers import anchors, read, search, system, write
 from muniment_server.web.messages import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -81,6 +81,7 @@ _KEY = {
     "description": "Repeats with the same key and body answer with the same entry (event logs).",
     "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-\[\]-~]{1,255})$'},
 }
+_TIME = {"type": "string", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:]{8}\.[0-9]{3}Z)?$"}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _EVENT = {"schema": {"type": "object", "minProperties": 1, "maxProperties": 256}}
 _EVENTS = {"schema": {"type": "array", "minItems": 1, "items": _EVENT["schema"]}}
@@ -138,6 +139,24 @@ ROUTES: tuple[Route, ...] = (
         answers={200: models.Entries},
         errors=(400, 401, 403),
         parameters=(_START, _LIMIT),
+    ),
+    Route(
+        method="GET",
+        path="/search",
+        handler=search.search,
+        needs=READ,
+        summary="Find events",
+        tag="entries",
+        answers={200: models.Hits},
+        errors=(400, 401, 403, 404, 422, 503),
+        parameters=(
+            _query("q", "The query: see docs/search.md; default: every event.", {"type": "string", "maxLength": 4096}),
+            _query("from", "Only entries logged at this time or later: a time, or a day in UTC.", _TIME),
+            _query("to", "Only entries logged before this time.", _TIME),
+            _query("order", "Which hits come first.", {"enum": ["newest", "oldest"], "default": "newest"}),
+            _LIMIT,
+            _query("cursor", "`next` of the page before, with the same other parameters.", {"type": "string"}),
+        ),
     ),
     Route(
         method="GET",

@@ -33,8 +33,11 @@ LINKS = 20
 """Processes in one chain: each meets up to three errors, and then one more fault that may end it."""
 _RECOVERY = ("sequencer.load", "startup.prove", "store.head", "store.fence", "postgres.connect", "guard.read")
 ENV = {failpoints.VARIABLE: ""}
-# Steps of making a log, and of anchors.
-_NOT_HERE = ("catalog.", "guard.create", "anchorer.", "store.add_anchor", "store.save_anchor")
+# Steps of making a log, of anchors, and of the search index.
+_NOT_HERE = (
+    *("catalog.", "guard.create", "anchorer.", "store.add_anchor", "store.save_anchor"),
+    *("store.restart_index", "store.add_postings"),
+)
 
 
 def steps(engine: str) -> list[str]:

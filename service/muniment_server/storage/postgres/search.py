@@ -12,8 +12,8 @@ from muniment_server.failpoints import step
 from muniment_server.storage.postgres.pool import Pool
 from muniment_server.storage.postgres.sessions import FOLLOWERS, Sessions
 from muniment_server.storage.postings import encode
-from muniment_server.storage.row_ids import MOST
-from muniment_server.storage.search import MOST_TAIL, IndexState, TermRow
+from muniment_server.storage.row_ids import MOST, row_id
+from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow
 from muniment_server.terms import Range
 
 _STATE = "SELECT generation, size, erasures, clearing FROM search_state WHERE log_id = $1"
@@ -37,6 +37,10 @@ SELECT c.body FROM unnest($2::bytea[]) AS k (key), LATERAL (
     ), {MOST}) ORDER BY log_id, key, stop LIMIT {MOST}
 ) c
 """  # noqa: S608 - composed of constants
+_ENTRIES = """
+SELECT p.index, e.leaf, p.payload FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS u (index, id, n)
+JOIN payloads p ON p.log_id = $1 AND p.index = u.index JOIN entries e ON e.id = u.id ORDER BY u.n
+"""
 # The key behind which nothing is removed yet is looked up first: a part at a time, whatever there is.
 _CLEAR = """
 DELETE FROM {table} WHERE log_id = $1 AND key <= (SELECT max(key) FROM (
@@ -92,3 +96,8 @@ class PostgresSearch:
         """See Search."""
         rows = await self._pool.all(_CHUNKS, log_id, list(keys), start, stop)
         return [row[0] for row in rows]
+
+    async def stored_entries(self, log_id: int, indices: Sequence[int]) -> list[StoredEntry]:
+        """See Search."""
+        ids = [row_id(log_id, index) for index in indices]
+        return [StoredEntry(*row) for row in await self._pool.all(_ENTRIES, log_id, list(indices), ids)]

@@ -9,8 +9,8 @@ import apsw
 
 from muniment_server.failpoints import step
 from muniment_server.storage.postings import encode
-from muniment_server.storage.row_ids import MOST
-from muniment_server.storage.search import MOST_TAIL, IndexState, TermRow
+from muniment_server.storage.row_ids import MOST, row_id
+from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow
 from muniment_server.storage.sqlite.database import Database
 from muniment_server.terms import Range
 
@@ -36,6 +36,7 @@ _CHUNKS = f"""
 SELECT body FROM search_chunks WHERE log_id = ?1 AND key = ?2 AND stop > ?3 AND stop <= coalesce(
     (SELECT min(stop) FROM search_chunks WHERE log_id = ?1 AND key = ?2 AND stop >= ?4), {MOST})
 """  # noqa: S608 - composed of constants
+_ENTRY = 'SELECT p.payload, e.leaf FROM payloads p JOIN entries e ON e.id = ?3 WHERE p.log_id = ?1 AND p."index" = ?2'
 _TABLES = ("search_terms", "search_chunks")
 
 
@@ -109,6 +110,18 @@ class SqliteSearch:
 
         def work(connection: apsw.Connection) -> list[bytes]:
             return [body for key in keys for (body,) in connection.execute(_CHUNKS, (log_id, key, start, stop))]
+
+        return await self._database.read(work)
+
+    async def stored_entries(self, log_id: int, indices: Sequence[int]) -> list[StoredEntry]:
+        """See Search."""
+
+        def work(connection: apsw.Connection) -> list[StoredEntry]:
+            return [
+                StoredEntry(index, leaf, payload)
+                for index in indices
+                for payload, leaf in connection.execute(_ENTRY, (log_id, index, row_id(log_id, index)))
+            ]
 
         return await self._database.read(work)
 

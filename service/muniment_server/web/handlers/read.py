@@ -69,7 +69,7 @@ def _may_open(log: Log, caller: Caller) -> bool:
     return log.row.kind == "event" and READ in caller.permissions
 
 
-def _fresh_for(log: Log, caller: Caller) -> bytes:
+def fresh_for(log: Log, caller: Caller) -> bytes:
     """As :func:`fresh`, of an answer with payloads if the caller may see them: pages may read those of open logs."""
     return _FRESH[log.row.public and (log.row.open or not _may_open(log, caller))]
 
@@ -84,7 +84,7 @@ def _index(request: Request) -> int:
 async def get_entry(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /entries/{index}: one entry, with what of its payload the caller may see."""
     value = await log.entries.one(_index(request), with_payload=_may_open(log, caller))
-    return Answer(orjson.dumps(value), JSON, 200, _fresh_for(log, caller))
+    return Answer(orjson.dumps(value), JSON, 200, fresh_for(log, caller))
 
 
 async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
@@ -92,7 +92,7 @@ async def list_entries(request: Request, log: Log, caller: Caller) -> Answer:
     start, limit = Query(request, ("start", "limit")).page()
     text, following, size = await page_of(log, start, limit, budget_of(request), with_payload=_may_open(log, caller))
     after = b"%d" % following if start < following < size else b"null"
-    return Answer(b'{"entries":%b,"next":%b,"tree_size":%d}' % (text, after, size), JSON, 200, _fresh_for(log, caller))
+    return Answer(b'{"entries":%b,"next":%b,"tree_size":%d}' % (text, after, size), JSON, 200, fresh_for(log, caller))
 
 
 async def get_receipt(request: Request, log: Log, caller: Caller) -> Answer:
@@ -106,7 +106,7 @@ async def get_receipt(request: Request, log: Log, caller: Caller) -> Answer:
         receipt = _only(receipt, members, closed=log.row.kind == "event" and READ not in caller.permissions)
     if anchored:
         receipt = replace(receipt, anchors=(await log.anchors.covering(_index(request)),))
-    return Answer(*form_of(request, receipt), 200, _fresh_for(log, caller) + b"vary: Accept\r\n")
+    return Answer(*form_of(request, receipt), 200, fresh_for(log, caller) + b"vary: Accept\r\n")
 
 
 def _only(receipt: Receipt, members: set[str], *, closed: bool) -> Receipt:
