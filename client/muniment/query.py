@@ -76,7 +76,7 @@ def is_digits(word: str) -> bool:
 
 
 class Facts:
-    """What an event says, taken apart once for all terms of a query: splitting a long text for each would take seconds."""
+    """What an event says, taken apart once for all terms of a query: splitting a long text for each takes long."""
 
     def __init__(self, event: Mapping[str, Any]) -> None:
         self._event = event

@@ -178,8 +178,8 @@ class Settings(BaseModel):
     search: Words = Field(
         ("all",),
         description=(
-            "Which event logs can be searched, and by what: all, none, or a list of LOG, for all members of its events, "
-            "and LOG/MEMBER, for one of them, separated by commas. After a change the index is made anew."
+            "Which event logs can be searched, and by what: all, none, or a list of LOG, for all members of its "
+            "events, and LOG/MEMBER, for one of them, separated by commas. After a change the index is made anew."
         ),
     )
     anchor: bool = Field(

@@ -61,7 +61,7 @@ class Asked:
 
 
 class Found(NamedTuple):
-    """A page of hits as JSON values. The answer is complete for the entries below `complete_to`, once `next` is None."""
+    """A page of hits as JSON values. Once `next` is None, all hits below `complete_to` were answered."""
 
     hits: list[dict[str, Any]]
     next: str | None
