@@ -136,7 +136,7 @@ class Receipt:
 
         They belong to the leaf; nothing else is verified. Raises FormatError or BadDisclosure.
         """
-        self._open(parse_leaf(self.leaf))
+        self.open(parse_leaf(self.leaf))
         return {Disclosure.parse(text).name: text for text in self.disclosures or ()}
 
     def _opening_of_event(self) -> dict[str, str]:
@@ -234,7 +234,3 @@ def _listed(names: Collection[str]) -> str:
     """Return names as one can give them again, as many and as much of them as one can read."""
     found = [format_name(name[:80]) for name in sorted(names)]
     return (", ".join(found[:32]) + (f" and {len(found) - 32} more" if len(found) > 32 else "")) or "none"
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)

@@ -249,6 +249,8 @@ def _text(name: str, outcome: Outcome) -> str:
 
 
 def _plain(name: str, outcome: Outcome) -> str:
+    if isinstance(outcome, BundleReport):
+        return _text(name, outcome)
     if not isinstance(outcome, Report):
         return f"{name}: THIS DOES NOT HOLD\n\n{plain_failure(outcome)}"
     verdict = "THIS HOLDS, BUT A TIME STAMP IN IT DOES NOT" if _failed((name, outcome)) else "THIS HOLDS"
