@@ -1,17 +1,19 @@
 """What a receipt proves, in words for readers who know nothing of how it is done: a regulator, a customer, a court.
 
-It says what :mod:`muniment.verify` says, and no more: each limit of a report has its sentence here.
+Also what a bundle of them proves. It says what :mod:`muniment.verify` and :mod:`muniment.receipts_report` say, and no
+more: each limit of a report has its sentence here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 from muniment.errors import BadDisclosure, BadProof, BadSignature, FormatError, MunimentError, PolicyNotMet
 from muniment.event import EventLeaf, OwnLeaf
+from muniment.receipts_report import BundleReport, Shown
 from muniment.verify import Report, named, printable, shortened
 
 if TYPE_CHECKING:
@@ -30,6 +32,15 @@ _LIMITS = {
 }
 """By the code of the limit."""
 _OTHERS = "That there are no other records, for example a later one that takes this one back."
+_LIMITS_OF_MANY = _LIMITS | {
+    "others": "That there are no other records like these: some may have been left out of this file.",
+    "truth": "That what the records say is true, or who entered them. It is proved that they were entered, and not"
+    " changed since.",
+    "erasures": "That parts of the records were erased, as the file says of some: this program did not check it.",
+}
+_OTHERS_BEYOND = (
+    "That the list has no records before or after these numbers, for example a later one that takes one of these back."
+)
 
 _STAMPS = {
     "mismatch": "A time stamp from outside is in this file, and it does NOT hold.",
@@ -60,7 +71,22 @@ def plain_report(report: Report) -> str:
         ("Who says when", list(_times(report))),
         ("What is not proved", [f"- {text}" for text in limits]),
     )
-    return "\n".join(f"{title}\n" + "".join(map(_filled, lines)) for title, lines in parts)
+    return _sections(parts)
+
+
+def plain_bundle(report: BundleReport) -> str:
+    """Return what a bundle of receipts proves and what it does not, as :func:`plain_report`."""
+    limits = [_LIMITS_OF_MANY[limit.code] for limit in report.limits]
+    if report.range is not None:
+        limits.append(_OTHERS_BEYOND)
+    parts = (
+        ("What is proved", [_all_proved(report)]),
+        ("Whether any are missing", [_missing(report)]),
+        ("What is shown and what is not", list(_shown(report.shown))),
+        ("Who says when", list(_times_of_many(report.shown))),
+        ("What is not proved", [f"- {text}" for text in limits]),
+    )
+    return _sections(parts)
 
 
 def plain_failure(error: MunimentError) -> str:
@@ -72,6 +98,10 @@ def plain_failure(error: MunimentError) -> str:
     )
     lines = (f"Do not rely on this file. {what}", advice, f"For a specialist: {printable(str(error))}")
     return "".join(map(_filled, lines))
+
+
+def _sections(parts: Iterable[tuple[str, list[str]]]) -> str:
+    return "\n".join(f"{title}\n" + "".join(map(_filled, lines)) for title, lines in parts)
 
 
 def _filled(line: str) -> str:
@@ -118,10 +148,8 @@ def _times(report: Report) -> Iterator[str]:
     if report.logged_at is None:
         yield "The file does not say when the record was entered."
     else:
-        moment = datetime.fromtimestamp(report.logged_at // 1000, UTC)
         yield (
-            f"The operator says that the record was entered on {moment:%d %B %Y at %H:%M:%S} UTC, by the operator's own"
-            " clock."
+            f"The operator says that the record was entered on {_day(report.logged_at)}, by the operator's own clock."
         )
     yield from map(_stamp, report.anchors or ())
     if report.anchors is None and any(limit.code == "anchors" for limit in report.limits):
@@ -139,4 +167,64 @@ def _stamp(anchor: AnchorCheck) -> str:
         f"Independently of the operator: the record existed before block {anchor.found.height} of the Bitcoin block"
         f" chain, which was made on {moment:%d %B %Y at about %H:%M} UTC, give or take two hours, according to"
         f" {printable(anchor.found.source)}.{young}"
+    )
+
+
+def _day(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds // 1000, UTC):%d %B %Y at %H:%M:%S} UTC"
+
+
+# --- many records -----------------------------------------------------------------------------------------------------
+
+_KINDS = {
+    "whole": "shown whole",
+    "part": "shown in part",
+    "closed": "of which nothing is shown",
+    "own": "that the list wrote itself",
+    "raw": "that are texts or files, exactly as they are in this file",
+}
+
+
+def _all_proved(report: BundleReport) -> str:
+    head, which = report.head, "the record in this file is" if report.count == 1 else "the records in this file are"
+    return (
+        f'The operator of the list "{printable(head.origin)}" has signed that the list had {head.size} records, and'
+        f" that {which} among them: {report.count}, each at its place. A record that differs by a single letter would"
+        " have failed this check. The signature is of a key that you trust:"
+        f" {', '.join(map(printable, report.signers))}."
+    )
+
+
+def _missing(report: BundleReport) -> str:
+    if report.range is None:
+        return (
+            "Nothing says that there are no others. Records may have been left out of this file, and it would look the"
+            " same."
+        )
+    low, high = report.range
+    return f"None is missing from number {low} to number {high - 1} (numbers start at 0): all {high - low} are here."
+
+
+def _shown(shown: Shown) -> Iterator[str]:
+    yield from (f"- Records {text}: {shown.kinds[kind]}." for kind, text in _KINDS.items() if shown.kinds[kind])
+    if not sum(shown.kinds.values()):
+        yield "There is no record in this file."
+    if not shown.hidden and not shown.unnamed:
+        return
+    names = [f"{named(name)} (in {count})" for name, count in shown.hidden.most_common()]
+    others = [f"others ({shown.unnamed} in all)"] if shown.unnamed else []
+    yield (
+        f"Not shown: {', '.join([*names, *others])}. These were entered with the rest and cannot be replaced by others"
+        " now. What they say is not in this file."
+    )
+
+
+def _times_of_many(shown: Shown) -> Iterator[str]:
+    if shown.logged is None:
+        yield "No time is shown for these records."
+        return
+    first, last = shown.logged
+    yield (
+        f"The operator says that the first of them was entered on {_day(first)} and the last on {_day(last)}, by the"
+        " operator's own clock. This is the operator's word alone: no time stamp from outside is in this file."
     )

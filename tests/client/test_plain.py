@@ -10,10 +10,13 @@ import pytest
 
 from muniment.anchor.check import AnchorCheck, check_receipt_anchor
 from muniment.errors import BadDisclosure, BadProof, BadSignature, FormatError, PolicyNotMet, VerificationError
-from muniment.plain import plain_failure, plain_report
+from muniment.plain import plain_bundle, plain_failure, plain_report
 from muniment.receipt import Receipt
+from muniment.receipts_report import verify_receipts
 from muniment.verify import Report, verify_receipt
 from tests.client.cli_runner import Cli
+from tests.client.fake_log import FakeLog
+from tests.client.test_bundle_cli import bundle
 from tests.unit.anchors import ChainSource, sample_anchor, sample_chain
 from tests.unit.samples import POLICY, event_log, policy_of, raw_log
 
@@ -140,3 +143,86 @@ def test_shown_and_hidden_for_programs(cli: Cli, tmp_path: Path) -> None:
         assert (set(found["shown"]), set(found["event"])) == (shown, shown)
         assert set(found["hidden"]) == {"action", "actor", "resource"} - shown
         assert found["complete"] == (not found["hidden"])
+
+
+# --- bundles ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def log() -> FakeLog:
+    made = FakeLog()
+    made.add_events([{"actor": "alice", "n": 1}, {"actor": "bob", "n": 2}])
+    made.add_raw([b"x"])
+    return made
+
+
+def plain_of(log: FakeLog, data: bytes) -> str:
+    report = verify_receipts(data.splitlines(keepends=True), log.policy)
+    text = plain_bundle(report)
+    assert not JARGON.search(re.sub(f'"{log.origin}"|{log.origin}', "", text)), "a word that a reader would look up"
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("\n  - That ") + text.count("\n  - Anything ") == len(report.limits) + (report.range is not None)
+    return " ".join(text.split())
+
+
+def test_a_bundle_in_plain_words(log: FakeLog) -> None:
+    text = plain_of(log, bundle(log, [0, 1, 2, 3], (0, 4), hidden))
+    for says in (
+        f'The operator of the list "{log.origin}" has signed that the list had 4 records,',
+        "and that the records in this file are among them: 4, each at its place.",
+        "Whether any are missing None is missing from number 0 to number 3 (numbers start at 0): all 4 are here.",
+        "- Records shown in part: 2. - Records that the list wrote itself: 1.",
+        "- Records that are texts or files, exactly as they are in this file: 1. Not shown: actor (in 2).",
+        "the first of them was entered on 20 November 2026 at",
+        "This is the operator's word alone: no time stamp from outside is in this file.",
+        "That the list has no records before or after these numbers",
+        "That what the records say is true",
+    ):
+        assert says in text
+    assert "no others" not in text
+
+
+def hidden(receipt: Receipt) -> Receipt:
+    return receipt if receipt.commitment is None else receipt.hide({"actor"})
+
+
+@pytest.mark.parametrize(
+    ("indices", "says", "says_not"),
+    [
+        ([1], "the record in this file is among them: 1,", "Not shown"),
+        ([1], "Nothing says that there are no others.", "is missing"),
+        ([1], "That there are no other records like these", "before or after"),
+        ([1], "- Records shown whole: 1.", "Records shown in part"),
+        ([0], "No time is shown for these records.", "by the operator's own clock"),
+        ([], "There is no record in this file.", "Records shown"),
+    ],
+)
+def test_a_bundle_without_a_range_in_plain_words(log: FakeLog, indices: list[int], says: str, says_not: str) -> None:
+    text = plain_of(log, bundle(log, indices))
+    assert says in text
+    assert says_not not in text
+
+
+def test_closed_events_and_erasures_in_plain_words(log: FakeLog) -> None:
+    closed = bundle(log, [1, 2], None, lambda receipt: replace(receipt, commitment=None, disclosures=None))
+    assert "- Records of which nothing is shown: 2." in plain_of(log, closed)
+    erased = bundle(log, [1]).replace(b'"hashes":', b'"erasures":[{}],"hashes":')
+    assert "this program did not check it" in plain_of(log, erased)
+
+
+def test_many_hidden_names_in_plain_words() -> None:
+    log = FakeLog()
+    log.add_events([{f"m{n}": n for n in range(70)}])
+    data = bundle(log, [1], None, lambda receipt: replace(receipt, disclosures=()))
+    assert "others (6 in all)" in plain_of(log, data)
+
+
+def test_the_command_on_bundles(cli: Cli, log: FakeLog, tmp_path: Path) -> None:
+    (tmp_path / "policy").write_text(str(log.policy))
+    good = bundle(log, [1, 2, 3], (1, 4))
+    (tmp_path / "good").write_bytes(good)
+    (tmp_path / "cut").write_bytes(good[:-10])
+    done = cli("verify", tmp_path / "good", tmp_path / "cut", "--plain", "--policy", tmp_path / "policy")
+    assert done.code == 1
+    assert f"{tmp_path}/good: THIS HOLDS\n\nWhat is proved\n" in done.out
+    assert f"{tmp_path}/cut: THIS DOES NOT HOLD\n\n  Do not rely on this file." in done.out

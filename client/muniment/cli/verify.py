@@ -18,7 +18,7 @@ from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, emit
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
 from muniment.contradictions import Contradiction, Heads
 from muniment.errors import FormatError, VerificationError
-from muniment.plain import plain_failure, plain_report
+from muniment.plain import plain_bundle, plain_failure, plain_report
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE
@@ -250,7 +250,7 @@ def _text(name: str, outcome: Outcome) -> str:
 
 def _plain(name: str, outcome: Outcome) -> str:
     if isinstance(outcome, BundleReport):
-        return _text(name, outcome)
+        return f"{name}: THIS HOLDS\n\n{plain_bundle(outcome)}"
     if not isinstance(outcome, Report):
         return f"{name}: THIS DOES NOT HOLD\n\n{plain_failure(outcome)}"
     verdict = "THIS HOLDS, BUT A TIME STAMP IN IT DOES NOT" if _failed((name, outcome)) else "THIS HOLDS"
