@@ -56,6 +56,12 @@ def format_name(name: str) -> str:
     return name if plain else json.dumps(name, ensure_ascii=not name.isprintable())
 
 
+def listed_names(names: Collection[str]) -> str:
+    """Return names as one can give them again, as many and as much of them as one can read."""
+    found = [format_name(name[:80]) for name in sorted(names)]
+    return (", ".join(found[:32]) + (f" and {len(found) - 32} more" if len(found) > 32 else "")) or "none"
+
+
 def name_set(names: Collection[str]) -> set[str]:
     """Return `names` as a set. One text is one name: its characters would be others, and those hidden or shown."""
     return {names} if isinstance(names, str) else set(names)

@@ -19,7 +19,7 @@ from muniment.errors import BadDisclosure, BadProof, FormatError, UnknownMember
 from muniment.event import Commitment, Disclosure, EventLeaf, OwnLeaf, parse_leaf
 from muniment.hashing import LeafHash, leaf_hash
 from muniment.members import expect
-from muniment.names import format_name, name_set
+from muniment.names import listed_names, name_set
 from muniment.note import parse_note
 from muniment.policy import Policy
 from muniment.proofs import verify_inclusion
@@ -115,7 +115,7 @@ class Receipt:
         """
         wanted, opened = name_set(names), self._opening_of_event()
         if unknown := wanted - opened.keys():
-            raise UnknownMember(f"the receipt opens no member {_listed(unknown)}: it opens {_listed(opened)}")
+            raise UnknownMember(f"the receipt opens no member {listed_names(unknown)}: it opens {listed_names(opened)}")
         kept = tuple(text for name, text in opened.items() if name in wanted)
         return self if self.commitment is None else replace(self, disclosures=kept)
 
@@ -128,7 +128,7 @@ class Receipt:
         wanted, opened = name_set(names), self._opening_of_event()
         there = self.commitment.members if self.commitment else opened
         if unknown := wanted - there.keys():
-            raise UnknownMember(f"the event has no member {_listed(unknown)}: it has {_listed(there)}")
+            raise UnknownMember(f"the event has no member {listed_names(unknown)}: it has {listed_names(there)}")
         return self.disclose(opened.keys() - wanted)
 
     def opening(self) -> dict[str, str]:
@@ -228,9 +228,3 @@ class Receipt:
             )
         signed = parse_checkpoint(parse_note(proof.checkpoint).text)
         return cls(signed.origin, proof.index, leaf, signed.size, proof.hashes, proof.checkpoint)
-
-
-def _listed(names: Collection[str]) -> str:
-    """Return names as one can give them again, as many and as much of them as one can read."""
-    found = [format_name(name[:80]) for name in sorted(names)]
-    return (", ".join(found[:32]) + (f" and {len(found) - 32} more" if len(found) > 32 else "")) or "none"

@@ -7,15 +7,17 @@ numbers of the steps are those of the specification, section 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Any
 
 from muniment import members, strictjson
-from muniment.checkpoint import Checkpoint
+from muniment.checkpoint import Checkpoint, parse_checkpoint
 from muniment.encoding import MAX_SIZE, b64, parse_b64
 from muniment.errors import BadProof, EventRefused, FormatError, VerificationError
 from muniment.event import Commitment, parse_leaf
 from muniment.members import expect
+from muniment.note import parse_note
 from muniment.paths import Paths
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt, Verified
@@ -42,7 +44,7 @@ class Header:
     def line(self) -> bytes:
         """Return the line, with its newline."""
         value = {"typ": RECEIPTS_TYPE, "origin": self.origin, "checkpoint": self.checkpoint}
-        return _line(value if self.range is None else value | {"range": list(self.range)})
+        return line_of(value if self.range is None else value | {"range": list(self.range)})
 
     @classmethod
     def parse(cls, line: bytes) -> Header:
@@ -95,7 +97,7 @@ class ReceiptsWriter:
             raise AssertionError(f"entry {receipt.index} is not what follows in this bundle")
         if receipt.checkpoint != self._header.checkpoint:
             raise AssertionError("a bundle has one checkpoint")
-        self._write(_line(_entry_value(receipt)))
+        self._write(line_of(_entry_value(receipt)))
         self.count += 1
         self._after = receipt.index + 1
 
@@ -103,7 +105,7 @@ class ReceiptsWriter:
         """Write the last line. Without it the bundle is incomplete."""
         if self._header.range is not None and self._after != self._header.range[1]:
             raise AssertionError(f"entry {self._after} is missing")
-        self._write(_line({"typ": END_TYPE, "count": self.count}))
+        self._write(end_line(self.count))
 
 
 def _entry_value(receipt: Receipt) -> dict[str, Any]:
@@ -116,63 +118,58 @@ def _entry_value(receipt: Receipt) -> dict[str, Any]:
     return value
 
 
-def _line(value: dict[str, Any]) -> bytes:
+def end_line(count: int) -> bytes:
+    """Return the last line of a bundle of `count` entries."""
+    return line_of({"typ": END_TYPE, "count": count})
+
+
+def line_of(value: dict[str, Any]) -> bytes:
+    """Return a line of a bundle, with its newline."""
     return strictjson.canonical(value) + b"\n"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class ReceiptsReader:
-    """Verifies a bundle while it is read, trusting `policy` alone.
+class ReceiptLines:
+    """Reads a bundle as it stands: steps 1, 3, 4 and 7 are done, and nothing vouches for what it says.
 
-    Made of the lines of a file, each with its newline, and iterated once: it yields each entry as a receipt, with what
-    it proves. Only when that has ended without an error does the bundle hold. `line` is the number of the line read
-    last, `count` the entries that held, `erasures` the lines that state erasures, which this version does not check.
-
-    Raises FormatError, BadSignature, PolicyNotMet, BadProof or BadDisclosure; each names the line, also in its `line`.
+    Made of the lines of a file, each with its newline. `line` is the number of the line read last, `count` the entries
+    so far, `head` what the checkpoint says. Raises FormatError or BadProof.
     """
 
-    def __init__(self, lines: Iterable[bytes], policy: Policy) -> None:
+    def __init__(self, lines: Iterable[bytes]) -> None:
         self._lines = iter(lines)
         self.line = 0
         self.count = 0
-        self.erasures = 0
-        with _Named(self):
+        with self.naming():
             self.header = Header.parse(self._next())  # 1
-            self.signed = self._vouched(policy)
-        head = self.signed.checkpoint
-        self._paths = Paths(head.size, head.root)
+            self.head = self._head()
+            self._check_head()
         self._after = (self.header.range or (0, 0))[0]
 
-    def _vouched(self, policy: Policy) -> VerifiedCheckpoint:
-        signed = policy.verify(self.header.checkpoint)  # 2
-        head = signed.checkpoint
-        if head.origin != self.header.origin:  # 3
+    def naming(self) -> AbstractContextManager[None]:
+        """Return what puts the number of the line into the errors of its block, also as their `line`."""
+        return _Named(self)
+
+    def entries(self) -> Iterator[tuple[dict[str, Any], Receipt]]:
+        """Yield each entry as its line has it, and as a receipt. To be iterated once, in a block that names lines."""
+        while "typ" not in (value := _value(self._next())):  # 1
+            receipt = _receipt(value, self.header, self.head)
+            self._check_index(receipt.index, self.head)  # 4
+            self.count += 1
+            self._after = receipt.index + 1
+            yield value, receipt
+        self._check_end(value)  # 7
+
+    def _head(self) -> Checkpoint:
+        return parse_checkpoint(parse_note(self.header.checkpoint).text)
+
+    def _check_head(self) -> None:
+        if self.head.origin != self.header.origin:  # 3
             raise BadProof("the origin of the bundle is not that of its checkpoint")
-        if self.header.range is not None and self.header.range[1] > head.size:
-            raise BadProof(f"the range ends at {self.header.range[1]}, and the signed size is {head.size}")
-        return signed
-
-    def __iter__(self) -> Iterator[tuple[Receipt, Verified]]:
-        """Yield each entry as a receipt, with what it proves."""
-        with _Named(self):
-            while "typ" not in (value := _value(self._next())):  # 1
-                found = self._entry(value)
-                self.count += 1
-                self._after = found[0].index + 1
-                yield found
-            self._check_end(value)  # 7
-
-    def _entry(self, value: dict[str, Any]) -> tuple[Receipt, Verified]:
-        head = self.signed.checkpoint
-        receipt = _receipt(value, self.header, head)  # 1
-        self._check_index(receipt.index, head)  # 4
-        self._paths.verify(receipt.index, receipt.leaf_hash, receipt.proof)  # 5
-        entry = parse_leaf(receipt.leaf)
-        opened, hidden = receipt.open(entry)  # 6
-        self.erasures += "erasures" in value
-        return receipt, Verified(head, receipt.index, receipt.leaf, entry, opened, hidden)
+        if self.header.range is not None and self.header.range[1] > self.head.size:
+            raise BadProof(f"the range ends at {self.header.range[1]}, and the signed size is {self.head.size}")
 
     def _check_index(self, index: int, head: Checkpoint) -> None:
         if index >= head.size:
@@ -208,10 +205,41 @@ class ReceiptsReader:
         return line
 
 
-class _Named:
+class ReceiptsReader(ReceiptLines):
+    """Verifies a bundle while it is read, trusting `policy` alone.
+
+    Iterated once, it yields each entry as a receipt, with what it proves. Only when that has ended without an error
+    does the bundle hold. `erasures` counts the lines that state erasures, which this version does not check.
+
+    Raises FormatError, BadSignature, PolicyNotMet, BadProof or BadDisclosure; each names the line, also in its `line`.
+    """
+
+    def __init__(self, lines: Iterable[bytes], policy: Policy) -> None:
+        self._policy = policy
+        self.erasures = 0
+        self.signed: VerifiedCheckpoint
+        super().__init__(lines)
+        self._paths = Paths(self.head.size, self.head.root)
+
+    def _head(self) -> Checkpoint:
+        self.signed = self._policy.verify(self.header.checkpoint)  # 2
+        return self.signed.checkpoint
+
+    def __iter__(self) -> Iterator[tuple[Receipt, Verified]]:
+        """Yield each entry as a receipt, with what it proves."""
+        with self.naming():
+            for value, receipt in self.entries():  # 1, 4, 7
+                self._paths.verify(receipt.index, receipt.leaf_hash, receipt.proof)  # 5
+                entry = parse_leaf(receipt.leaf)
+                opened, hidden = receipt.open(entry)  # 6
+                self.erasures += "erasures" in value
+                yield receipt, Verified(self.head, receipt.index, receipt.leaf, entry, opened, hidden)
+
+
+class _Named(AbstractContextManager[None]):
     """Puts the number of the line into the errors of the block."""
 
-    def __init__(self, reader: ReceiptsReader) -> None:
+    def __init__(self, reader: ReceiptLines) -> None:
         self._reader = reader
 
     def __enter__(self) -> None:

@@ -51,14 +51,18 @@ class Shown:
         self.logged = (self.logged or (entry.logged_at, 0))[0], entry.logged_at
         self.kinds["whole" if verified.complete else "part" if verified.opened else "closed"] += 1
         if receipt.commitment is not None:
-            self._count(verified.hidden)
+            self.unnamed += count_names(self.hidden, verified.hidden)
 
-    def _count(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name in self.hidden or (len(self.hidden) < _NAMED and len(name) <= _NAME):
-                self.hidden[name] += 1
-            else:
-                self.unnamed += 1
+
+def count_names(counter: Counter[str], names: Iterable[str]) -> int:
+    """Count names in a counter that stays small, and return how many found no place in it."""
+    unnamed = 0
+    for name in names:
+        if name in counter or (len(counter) < _NAMED and len(name) <= _NAME):
+            counter[name] += 1
+        else:
+            unnamed += 1
+    return unnamed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Bundles of receipts among the files that `muniment verify` is given: known by their first line, read line by line."""
+"""Bundles of receipts among the files that commands are given: known by their first line, read line by line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -26,9 +27,19 @@ def check_bundle(name: str, first: bytes, file: IO[bytes], policy: Policy, *, qu
     """
     if not is_bundle(first):
         return None
+    with bundle_lines(f"Verifying {name}", name, first, file, quiet=quiet) as lines:
+        return verify_receipts(lines, policy)
+
+
+@contextmanager
+def bundle_lines(what: str, name: str, first: bytes, file: IO[bytes], *, quiet: bool) -> Iterator[Iterator[bytes]]:
+    """Yield the lines of a bundle of which the `first` was read already. A bar says how far `what` is done.
+
+    Raises CliError when it is a file that an editor wrote anew.
+    """
     check_text(name, first, lines=True)
-    with progress(f"Verifying {name}", _size(name), quiet=quiet) as advance:
-        return verify_receipts(_counted(chain([first], lines_of(file)), advance), policy)
+    with progress(what, _size(name), quiet=quiet) as advance:
+        yield _counted(chain([first], lines_of(file)), advance)
 
 
 def no_bundle(name: str, option: str) -> click.UsageError:

@@ -1,30 +1,37 @@
-"""`muniment disclose`: offline. Needs a receipt and nothing else."""
+"""`muniment disclose`: offline. Needs a receipt, or a bundle of them, and nothing else."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
-from muniment.cli.files import check_fuller, read_receipt, write_output
+from muniment.cli import files
+from muniment.cli.bundle import bundle_lines
+from muniment.cli.files import check_fuller, rest_of_receipt, write_output
 from muniment.cli.options import Names, json_option
-from muniment.cli.output import EXIT_USAGE, CliError, emit, inert_json, note, show
+from muniment.cli.output import EXIT_USAGE, CliError, emit, inert_json, note, show, show_line
 from muniment.errors import FormatError
 from muniment.names import format_name
 from muniment.receipt import Receipt
+from muniment.receipts import MAX_LINE, is_bundle
+from muniment.receipts_part import PartOfBundle
+from muniment.verify import named
 
 
-@click.command("disclose", short_help="Show part of a receipt.")
+@click.command("disclose", short_help="Show part of a receipt or a bundle.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="RECEIPT")
 @click.option("--only", type=Names(), multiple=True, metavar="NAMES", help="Show these members and no others.")
 @click.option("--hide", type=Names(), multiple=True, metavar="NAMES", help="Show all members but these.")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write here, not to stdout."
 )
-@click.option("--overwrite", is_flag=True, help="Also over a FILE that shows more of the same entry.")
+@click.option("--overwrite", is_flag=True, help="Also over a FILE that may show more.")
 @json_option
 def command(
     file: str,
@@ -36,11 +43,13 @@ def command(
 ) -> None:
     """Make a receipt that shows some members of an event and hides the others, and is a proof all the same.
 
-    RECEIPT is a receipt in JSON; - is stdin. What opens the hidden members is not in the result, so its reader cannot
+    RECEIPT is a receipt in JSON, or a bundle of receipts (`muniment export --format receipts`) of which every event is
+    cut down, line by line; - is stdin. What opens the hidden members is not in the result, so its reader cannot
     work out their values. Their names stay: the proof needs them. Only what RECEIPT itself shows can be shown.
 
     NAMES are names of members with commas between them; the options can be repeated. A name that holds a comma is
-    written as a JSON string. --only "" shows nothing.
+    written as a JSON string. --only "" shows nothing. In a bundle it is enough that one entry has a name. Entries that
+    are no events have no members, and are shown as they are.
 
     \b
     Examples:
@@ -48,23 +57,50 @@ def command(
       muniment disclose receipt.json --hide actor -o for-customer.json
       muniment disclose receipt.json --only action --only '"amount, net"'
       muniment receipt 17 | muniment disclose - --hide actor | muniment verify - --policy log-data/policy
+      muniment disclose evidence.ndjson --only action,resource -o for-regulator.ndjson
     """
     if bool(only) == bool(hide):
         raise click.UsageError("give --only NAMES or --hide NAMES, one of them")
-    whole = _parsed(file)
-    receipt = whole.disclose(set(chain(*only))) if only else whole.hide(set(chain(*hide)))
-    if output is None:
+    wanted = _Wanted(
+        file=file, names=set(chain(*(only or hide))), hiding=bool(hide), output=output, overwrite=overwrite
+    )
+    with files.opened(file) as source:
+        first = source.readline(MAX_LINE + 1)
+        if is_bundle(first):
+            _disclose_bundle(wanted, first, source, as_json=as_json)
+            return
+        whole = _parsed(file, rest_of_receipt(file, first, source))
+    _disclose_receipt(wanted, whole, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What is to be shown of a file, or with `hiding` not to be shown, and where the result goes."""
+
+    file: str
+    names: set[str]
+    hiding: bool
+    output: Path | None
+    overwrite: bool
+
+
+# --- a receipt --------------------------------------------------------------------------------------------------------
+
+
+def _disclose_receipt(wanted: _Wanted, whole: Receipt, *, as_json: bool) -> None:
+    receipt = whole.hide(wanted.names) if wanted.hiding else whole.disclose(wanted.names)
+    if wanted.output is None:
         show(inert_json(str(receipt)))
     else:
-        if not overwrite:
-            check_fuller(output, receipt)
-        write_output(output, str(receipt))
-    _say(receipt, output, as_json=as_json)
+        if not wanted.overwrite:
+            check_fuller(wanted.output, receipt)
+        write_output(wanted.output, str(receipt))
+    _say(receipt, wanted.output, as_json=as_json)
 
 
-def _parsed(file: str) -> Receipt:
+def _parsed(file: str, data: bytes) -> Receipt:
     try:
-        return Receipt.parse(read_receipt(file))
+        return Receipt.parse(data)
     except FormatError as error:
         hint = "`muniment receipt INDEX -o FILE` fetches one from the log."
         raise CliError(EXIT_USAGE, "not_a_receipt", f"{file} holds no receipt: {error}", hint) from error
@@ -101,3 +137,56 @@ def _hidden(receipt: Receipt, hidden: list[str]) -> str:
     if receipt.commitment is None:
         return "the event, and the names of its members"
     return f"{_listed(hidden)} (the names stay readable)" if hidden else "nothing"
+
+
+# --- a bundle ---------------------------------------------------------------------------------------------------------
+
+
+def _disclose_bundle(wanted: _Wanted, first: bytes, source: IO[bytes], *, as_json: bool) -> None:
+    """Write a bundle that shows a part, whole or not at all; to stdout it comes without its last line when it fails."""
+    with bundle_lines(f"Reading {wanted.file}", wanted.file, first, source, quiet=as_json) as lines:
+        try:
+            part = PartOfBundle(lines, wanted.names, hiding=wanted.hiding)
+            _write_part(part, wanted)
+        except FormatError as error:
+            message = f"{wanted.file} is no bundle of receipts that is whole: {error}"
+            hint = "`muniment export --format receipts -o FILE` fetches one from the log."
+            raise CliError(EXIT_USAGE, "not_a_bundle", message, hint) from error
+    _say_part(part, wanted.output, as_json=as_json)
+
+
+def _write_part(part: PartOfBundle, wanted: _Wanted) -> None:
+    if wanted.output is None:
+        for line in part:
+            show_line(line)
+        return
+    if not wanted.overwrite:
+        files.check_same_log(wanted.output, part.header.origin)
+    with files.output(wanted.output) as file:
+        file.writelines(part)
+
+
+def _say_part(part: PartOfBundle, output: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        value = {
+            "origin": part.header.origin,
+            "entries": part.count,
+            "range": None if part.header.range is None else list(part.header.range),
+            "shown": dict(part.shown.most_common()),
+            "hidden": dict(part.hidden.most_common()),
+            "unnamed": part.unnamed,
+        }
+        _say_json(value, output)
+        return
+    lines = [f"Shown: {_counted(part.shown)}.", f"Not shown: {_counted(part.hidden)} (the names stay readable)."]
+    if part.unnamed:
+        lines.append(f"Other members are there {part.unnamed} times.")
+    if output is None:
+        note("\n".join(lines))
+        return
+    where = f"Bundle of {part.count} entries of {part.header.origin}: {output}"
+    show("\n".join([where, *lines, f"Next: muniment verify {output}"]) + "\n")
+
+
+def _counted(names: Counter[str]) -> str:
+    return ", ".join(f"{named(name)} in {count}" for name, count in names.most_common()) or "nothing"

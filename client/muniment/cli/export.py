@@ -15,11 +15,11 @@ import click
 
 from muniment.checkpoint import Checkpoint
 from muniment.cli import files
-from muniment.cli.csvtext import write_csv
 from muniment.cli.export_receipts import Wanted, write_bundle
 from muniment.cli.options import Number, Target, log_options
 from muniment.cli.output import EXIT_NOT_YET, EXIT_REFUSED, CliError, inert_json, note
 from muniment.cli.progress import progress
+from muniment.csvtext import write_csv
 from muniment.encoding import b64, parse_decimal
 from muniment.errors import FormatError
 from muniment.event import EventLeaf, OwnLeaf, parse_leaf

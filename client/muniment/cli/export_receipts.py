@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from muniment.cli import files
-from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError, explain, inert_json
+from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError, explain, show_line
 from muniment.cli.progress import progress
 from muniment.errors import FormatError, MunimentError, PolicyNotMet, VerificationError
 from muniment.policy import Policy, VerifiedCheckpoint
@@ -63,20 +62,12 @@ def write_bundle(
     It is at the checkpoint `signed`, or at that at which it was begun.
     """
     if path is None:
-        return _write(client, wanted, _exact, wanted.header(signed))
+        return _write(client, wanted, show_line, wanted.header(signed))
     path = path.resolve()
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         with files.output(path) as file:
             return _write(client, wanted, file.write, wanted.header(signed))
     return _resumable(client, policy, wanted, path, signed)
-
-
-def _exact(line: bytes) -> None:
-    """Print a line as it is; on a terminal with everything escaped that it might obey."""
-    if sys.stdout.isatty():
-        sys.stdout.write(inert_json(line.decode()))
-    else:
-        sys.stdout.buffer.write(line)
 
 
 def _write(client: Client, wanted: Wanted, write: Callable[[bytes], object], header: Header) -> Header:

@@ -14,6 +14,7 @@ from typing import IO, BinaryIO
 from muniment.cli.output import EXIT_USAGE, CliError
 from muniment.errors import FormatError, VerificationError
 from muniment.receipt import Receipt
+from muniment.receipts import MAX_LINE, Header, is_bundle
 
 MAX_RECEIPT = 64 * 1024 * 1024
 
@@ -57,6 +58,27 @@ def check_fuller(path: Path, receipt: Receipt) -> None:
         message = f"{path} holds a receipt of this entry that opens more: {', '.join(map(repr, lost))}"
         hint = "Give another FILE, or move that one away; an API key with scope read gets receipts that open all."
         raise CliError(EXIT_USAGE, "fuller_receipt", message, hint)
+
+
+def check_same_log(path: Path, origin: str) -> None:
+    """Raise CliError when a file holds a receipt or a bundle of a log: it may open what a bundle does not."""
+    if _origin(path) == origin:
+        message = f"{path} holds a receipt or a bundle of this log, which may open more"
+        raise CliError(EXIT_USAGE, "fuller_receipt", message, "Give another FILE, move that one away, or --overwrite.")
+
+
+def _origin(path: Path) -> str | None:
+    """Return of which log the receipt or the bundle in a file is; None when there is none."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            first = file.readline(MAX_LINE + 1)
+            if is_bundle(first):
+                return Header.parse(first).origin
+            return Receipt.parse(first + file.read(MAX_RECEIPT)).origin
+    except (OSError, FormatError, VerificationError):
+        return None
 
 
 def _opened(path: Path, receipt: Receipt) -> set[str]:

@@ -87,6 +87,14 @@ def show(text: str) -> None:
     click.echo(text, nl=False)
 
 
+def show_line(line: bytes) -> None:
+    """Print a line of JSON as it is; on a terminal with everything escaped that it might obey."""
+    if sys.stdout.isatty():
+        sys.stdout.write(inert_json(line.decode()))
+    else:
+        sys.stdout.buffer.write(line)
+
+
 def note(text: str) -> None:
     """Print a line that is not the result."""
     click.echo(text, err=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from muniment.cli.csvtext import records
 from muniment.cli.output import EXIT_USAGE, CliError
+from muniment.csvtext import records
 from muniment.errors import EventRefused, FormatError
 from muniment.event import canonical_text
 
