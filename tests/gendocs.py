@@ -65,6 +65,7 @@ Below, `$URL` is the address of an event log, for example `http://127.0.0.1:8080
   `Idempotency-Key`. After every other refusal none of them is.
 - `Accept: text/plain` on `POST /entries` and `GET /entries/{index}/receipt` answers C2SP tlog-proof text.
 - A list ends after `limit` elements, one of entries also at about 4 MiB: `next` says where to go on.
+- `GET /export` has no such end. One that was cut off ends without the end of its body, and can be gone on with: see [search.md](search.md).
 - `HEAD` works wherever `GET` does.
 """
 

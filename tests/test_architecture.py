@@ -46,6 +46,7 @@ ORDER = {
         "wire",
         "anchor",
         "verify",
+        "rowtext",
         "csvtext",
         "receipts_report",
         "receipts_part",

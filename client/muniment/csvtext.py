@@ -1,6 +1,7 @@
 """CSV (RFC 4180), both ways: records of a text that is imported, and entries as a text that is exported.
 
-Of entries there is a column for each member that occurs, and no cell that a spreadsheet would obey.
+Of entries there is a column for each member that occurs, and no cell that a spreadsheet would obey. Where rows are
+sent as they are read, which members will occur is not known: there each entry has the same columns.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from muniment.errors import FormatError
+from muniment.rowtext import inert_json
 from muniment.verify import printable
 
 _FIXED = ("index", "leaf_hash", "logged_at")
 _OURS = (*_FIXED, "own", "leaf", "hidden")
+COLUMNS = ("index", "leaf_hash", "logged_at", "event", "own", "leaf")
+"""Of rows that are sent as they are read. `event` and `own` are JSON."""
 _FORMULA = re.compile("[=+@\t\r\n-]|[\uff1d\uff0b\uff20\uff0d]")
 """How a cell begins that spreadsheets take for a formula, in full width too."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -47,18 +51,27 @@ def write_csv(file: IO[str], rows: Iterable[dict[str, Any]]) -> int:
         spool.seek(0)
         names = [*_FIXED, *sorted(columns - set(_FIXED))]
         shown = printable if file.isatty() else str
-        file.write(_line(map(shown, names)))
+        file.write(csv_line(map(shown, names)))
         for line in spool:
             flat = json.loads(line)
-            file.write(_line(shown(flat.get(name, "")) for name in names))
+            file.write(csv_line(shown(flat.get(name, "")) for name in names))
     return count
 
 
-def _line(cells: Iterable[str]) -> str:
+def csv_line(cells: Iterable[str]) -> str:
+    """Return cells as a line, with its newline: each is shown as it is, and none is a formula to a spreadsheet."""
     # With "\r\n" at the end the csv module quotes cells that hold a "\r"; with "\n" alone it would split the row there.
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(map(_inert, cells))
     return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def fixed_line(row: dict[str, Any]) -> str:
+    """Return a row (see :mod:`muniment.rowtext`) as a line with the cells of COLUMNS. No cell has a line break."""
+    return csv_line(
+        value if isinstance(value, str) else inert_json(json.dumps(value, ensure_ascii=False))
+        for value in (row.get(name, "") for name in COLUMNS)
+    )
 
 
 def _inert(cell: str) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from muniment._flows import fields
-from muniment.encoding import b64
 from muniment.errors import BadDisclosure, FormatError
-from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
+from muniment.event import Commitment, EventLeaf, OwnLeaf, parse_leaf
 from muniment.hashing import LeafHash, RootHash, leaf_hash
 from muniment.policy import VerifiedCheckpoint
 from muniment.receipt import Receipt, Verified
+from muniment.rowtext import entry_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,7 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as a JSON value: `event`, `own` or `leaf` (base64) says what it is."""
-        value: dict[str, Any] = {"index": self.index, "leaf_hash": self.leaf_hash.hex()}
-        if isinstance(self.content, EventLeaf):
-            value |= {"logged_at": format_time(self.content.logged_at), "event": self.event}
-            if self.hidden:
-                value["hidden"] = list(self.hidden)
-        elif isinstance(self.content, OwnLeaf):
-            value["own"] = self.content.value
-        else:
-            value["leaf"] = b64(self.leaf)
-        return value
+        return entry_row(self.index, self.leaf, self.content, self.event, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)

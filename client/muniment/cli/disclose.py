@@ -15,12 +15,13 @@ from muniment.cli import files
 from muniment.cli.bundle import bundle_lines
 from muniment.cli.files import check_fuller, rest_of_receipt, write_output
 from muniment.cli.options import Names, json_option
-from muniment.cli.output import EXIT_USAGE, CliError, emit, inert_json, note, show, show_line
+from muniment.cli.output import EXIT_USAGE, CliError, emit, note, show, show_line
 from muniment.errors import FormatError
 from muniment.names import format_name
 from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE, is_bundle
 from muniment.receipts_part import PartOfBundle
+from muniment.rowtext import inert_json
 from muniment.verify import named
 
 

@@ -17,13 +17,14 @@ from muniment.checkpoint import Checkpoint
 from muniment.cli import files
 from muniment.cli.export_receipts import Wanted, write_bundle
 from muniment.cli.options import Number, Target, log_options
-from muniment.cli.output import EXIT_NOT_YET, EXIT_REFUSED, CliError, inert_json, note
+from muniment.cli.output import EXIT_NOT_YET, EXIT_REFUSED, CliError, note
 from muniment.cli.progress import progress
 from muniment.csvtext import write_csv
-from muniment.encoding import b64, parse_decimal
+from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
 from muniment.event import EventLeaf, OwnLeaf, parse_leaf
 from muniment.receipt import Receipt
+from muniment.rowtext import closed_row, json_line
 
 if TYPE_CHECKING:
     from muniment.client import Entry
@@ -194,10 +195,8 @@ def _own_later(found: Iterable[T], is_own: Callable[[T], bool]) -> Iterator[T]:
 def _values(entries: Iterable[Entry], advance: Callable[[int], None], *, leaves_only: bool) -> Iterator[dict[str, Any]]:
     for entry in entries:
         advance(1)
-        value = entry.to_json()
-        if leaves_only and "event" in value:
-            value = {name: value[name] for name in ("index", "leaf_hash", "logged_at")} | {"leaf": b64(entry.leaf)}
-        yield value
+        row = entry.to_json()
+        yield closed_row(row, entry.leaf) if leaves_only else row
 
 
 @contextmanager
@@ -216,5 +215,5 @@ def _opened(path: Path | None) -> Iterator[IO[str]]:
 def _write_jsonl(file: IO[str], rows: Iterable[dict[str, Any]]) -> int:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007 - counts the rows
-        file.write(inert_json(json.dumps(row, ensure_ascii=False)) + "\n")
+        file.write(json_line(row))
     return count

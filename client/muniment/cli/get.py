@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from muniment.cli.options import Target, log_options, say_if_behind
-from muniment.cli.output import EXIT_REFUSED, CliError, inert_json, note, show
+from muniment.cli.output import EXIT_REFUSED, CliError, note, show
 from muniment.encoding import parse_decimal
 from muniment.errors import Behind, FormatError, Unavailable, Unreachable
 from muniment.event import EventLeaf, OwnLeaf, format_time
+from muniment.rowtext import inert_json
 from muniment.verify import printable
 
 if TYPE_CHECKING:

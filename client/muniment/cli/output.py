@@ -7,7 +7,6 @@ Results go to stdout, everything else to stderr. With --json both are JSON, erro
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
@@ -30,6 +29,7 @@ from muniment.errors import (
     Unreachable,
     VerificationError,
 )
+from muniment.rowtext import inert_json
 from muniment.verify import code_of, printable
 
 EXIT_FAILED = 1
@@ -60,24 +60,6 @@ class CliError(Exception):
 def emit(value: Any) -> None:
     """Print a result as JSON."""
     click.echo(inert_json(json.dumps(value, indent=2, ensure_ascii=False)))
-
-
-def inert_json(text: str) -> str:
-    """Return a JSON text of the same value, with everything escaped that a terminal might obey or hide."""
-    return "\n".join(line if line.isprintable() else _UNPRINTABLE.sub(_escaped, line) for line in text.split("\n"))
-
-
-def _escaped(found: re.Match[str]) -> str:
-    units = found[0].encode("utf-16-be", "surrogatepass")
-    return (
-        found[0]
-        if found[0].isprintable()
-        else "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
-    )
-
-
-_UNPRINTABLE = re.compile(r"[^ -~]")
-"""At least what a terminal might obey; which of it does is asked of each character."""
 
 
 def show(text: str) -> None:

@@ -11,8 +11,9 @@ import click
 
 from muniment.cli.files import check_fuller, write_output
 from muniment.cli.options import Names, Number, Target, log_options, say_if_behind
-from muniment.cli.output import EXIT_REFUSED, CliError, inert_json, show
+from muniment.cli.output import EXIT_REFUSED, CliError, show
 from muniment.errors import UnknownMember
+from muniment.rowtext import inert_json
 from muniment.verify import code_of
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from muniment.encoding import b64
-from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf
+from muniment.event import Commitment, EventLeaf, OwnLeaf, format_time, parse_leaf, parse_time
 from muniment.hashing import LeafHash, leaf_hash
-from muniment_server.errors import Corrupt, NotFound
+from muniment_server.errors import Corrupt, NotFound, StoreUnavailable
 from muniment_server.read.heads import Heads
 from muniment_server.storage import Store
 from muniment_server.storage.log import StoredPayload, leaf_key
@@ -34,9 +34,8 @@ class Entries:
         if start >= stop:
             return [], size
         leaves = await self.leaves(start, stop)
-        payloads = await self._reads.payloads(self._log_id, start, stop) if with_payload else []
-        by_index = {stored.index: stored for stored in payloads}
-        return [_entry(start + at, leaf, by_index.get(start + at)) for at, leaf in enumerate(leaves)], size
+        payloads = await self.payloads(start, stop) if with_payload else {}
+        return [_entry(start + at, leaf, payloads.get(start + at)) for at, leaf in enumerate(leaves)], size
 
     async def one(self, index: int, *, with_payload: bool) -> dict[str, Any]:
         """Return one entry as a JSON value. Raises NotFound."""
@@ -59,6 +58,24 @@ class Entries:
             raise Corrupt(f"entry {index} is missing")
         return leaves[0]
 
+    async def payloads(self, start: int, stop: int) -> dict[int, StoredPayload]:
+        """Return the payloads of [start, stop) by index; raw and erased entries have none."""
+        return {stored.index: stored for stored in await self._reads.payloads(self._log_id, start, stop)}
+
+    async def border(self, moment: int, size: int) -> int:
+        """Return the first index whose entry is not before a moment, up to `size`: times never go back.
+
+        Requires an event log.
+        """
+        low, high = 0, size
+        while low < high:
+            middle = (low + high) // 2
+            if logged_at(await self.leaf(middle)) < moment:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
     async def opened(self, index: int) -> EventDraft | None:
         """Return the payload of an event with what its leaf commits to; None of an entry that has none."""
         stored = await self._reads.payloads(self._log_id, index, index + 1)
@@ -72,6 +89,16 @@ class Entries:
         raise NotFound(
             "no_entry", "no entry has this leaf hash", "The leaf hash is SHA-256(0x00 || leaf), in lowercase hex."
         )
+
+
+def logged_at(leaf: bytes) -> int:
+    """Return when an entry of an event log was logged. Raises StoreUnavailable of any other leaf."""
+    content = parse_leaf(leaf)
+    if isinstance(content, EventLeaf):
+        return content.logged_at
+    if isinstance(content, OwnLeaf):
+        return parse_time(str(content.value["logged_at"]))
+    raise StoreUnavailable("an entry of an event log has no time")
 
 
 def _open(stored: StoredPayload) -> EventDraft:

@@ -24,6 +24,7 @@ from muniment_server.read.cache import Rows
 from muniment_server.read.flow import Ask, Call, Flow
 from muniment_server.read.heads import Heads
 from muniment_server.read.tiles import Tiles
+from muniment_server.read.tree import TreeAt
 from muniment_server.tile_rows import hash_at, heap, path, siblings
 from muniment_server.write.submission import Signed
 
@@ -103,6 +104,13 @@ class Proofs:
         except BadProof as error:
             raise self._mixed(error) from error
         return proof
+
+    async def tree(self, signed: Signed) -> TreeAt:
+        """Return what proves many entries at this head, which may be an older one. Raises Corrupt."""
+        try:
+            return TreeAt(self._tiles, await self._tiles.edge(signed.size), signed, self._mixed)
+        except BadProof as error:
+            raise self._mixed(error) from error
 
     def _latest(self, at_least: int) -> Flow[Signed]:
         signed: Signed | None = self._heads.latest_now(at_least)

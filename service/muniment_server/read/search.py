@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ import orjson
 
 from muniment.encoding import b64url, parse_b64url
 from muniment.errors import FormatError
-from muniment.event import EventLeaf, OwnLeaf, format_time, parse_leaf, parse_time
+from muniment.event import format_time
 from muniment.hashing import LeafHash, leaf_hash
 from muniment.query import Query
-from muniment_server.errors import Refused, StoreUnavailable
-from muniment_server.read.entries import Entries
+from muniment_server.errors import Refused
+from muniment_server.read.entries import Entries, logged_at
 from muniment_server.read.heads import Heads
 from muniment_server.storage import Store
 from muniment_server.storage.postings import decode
@@ -96,7 +96,24 @@ class Search:
         again = await self._state()
         if again.generation != state.generation:  # terms may have gone while they were read
             raise _not_there()
-        return Found(hits, rest and self._write(rest, asked, state), place.complete_to, size)
+        return Found(list(map(_hit, hits)), rest and self._write(rest, asked, state), place.complete_to, size)
+
+    async def ready(self) -> None:
+        """Raise Refused unless there is an index to search in."""
+        await self._state()
+
+    async def hits(self, asked: Asked, start: int, stop: int) -> AsyncGenerator[list[StoredEntry]]:
+        """Yield all hits among the entries [start, stop), oldest first, some at a time. Raises Refused.
+
+        What the index lacks is read, however much it is: none is left out.
+        """
+        place: _Place | None = _Place(start, stop, stop)
+        while place is not None:
+            state = await self._state()
+            found, place = await self._hits(asked, place, min(state.size, stop), _AT_ONCE)
+            if (await self._state()).generation != state.generation:
+                raise _not_there()
+            yield found
 
     async def _state(self) -> IndexState:
         state = await self._store.index_state(self._log_id)
@@ -107,20 +124,9 @@ class Search:
     async def _whole(self, asked: Asked, state: IndexState, size: int) -> _Place:
         """Return all that can be searched: as far as the index goes and some further, within the times."""
         complete_to = min(size, state.size + MOST_BEHIND)
-        start = 0 if asked.since is None else await self._border(asked.since, complete_to)
-        stop = complete_to if asked.until is None else await self._border(asked.until, complete_to)
+        start = 0 if asked.since is None else await self._entries.border(asked.since, complete_to)
+        stop = complete_to if asked.until is None else await self._entries.border(asked.until, complete_to)
         return _Place(start, stop, complete_to)
-
-    async def _border(self, moment: int, size: int) -> int:
-        """Return the first index whose entry is not before a moment: times never go back."""
-        low, high = 0, size
-        while low < high:
-            middle = (low + high) // 2
-            if _logged_at(await self._entries.leaf(middle)) < moment:
-                low = middle + 1
-            else:
-                high = middle
-        return low
 
     # --- cursors ------------------------------------------------------------------------------------------------------
 
@@ -147,9 +153,9 @@ class Search:
 
     async def _hits(
         self, asked: Asked, place: _Place, indexed: int, limit: int
-    ) -> tuple[list[dict[str, Any]], _Place | None]:
+    ) -> tuple[list[StoredEntry], _Place | None]:
         """Return the hits of a page, and what is left behind it."""
-        hits: list[dict[str, Any]] = []
+        hits: list[StoredEntry] = []
         read = read_bytes = held = 0
         async for candidates in self._candidates(asked, place, indexed):
             for stored in await self._store.stored_entries(self._log_id, candidates):
@@ -157,7 +163,7 @@ class Search:
                 if len(stored.payload) > _LARGE:
                     await asyncio.sleep(0)
                 if asked.query.matches(searched(orjson.loads(stored.payload), self._members)):
-                    hits.append(_hit(stored))
+                    hits.append(stored)
                     held += len(stored.payload)
                 if len(hits) == limit or held > MOST_BYTES:
                     return hits, _behind(place, stored.index, newest=asked.newest)
@@ -253,18 +259,9 @@ def _hit(stored: StoredEntry) -> dict[str, Any]:
     return {
         "index": stored.index,
         "leaf_hash": LeafHash(leaf_hash(stored.leaf)).hex(),
-        "logged_at": format_time(_logged_at(stored.leaf)),
+        "logged_at": format_time(logged_at(stored.leaf)),
         "event": orjson.Fragment(stored.payload),
     }
-
-
-def _logged_at(leaf: bytes) -> int:
-    content = parse_leaf(leaf)
-    if isinstance(content, EventLeaf):
-        return content.logged_at
-    if isinstance(content, OwnLeaf):
-        return parse_time(str(content.value["logged_at"]))
-    raise StoreUnavailable("an entry of an event log has no time")
 
 
 def _not_there() -> Refused:

@@ -7,7 +7,7 @@ from functools import partial
 
 from muniment.hashing import HASH_SIZE
 from muniment.tiles import TILE_WIDTH, Tile
-from muniment.tree import Edge, TileRows, expand
+from muniment.tree import Edge, TileRows, expand, partial_tiles
 from muniment_server.errors import Corrupt
 from muniment_server.read.cache import Cache, Rows
 from muniment_server.read.flow import Call, Flow
@@ -63,6 +63,10 @@ class Tiles:
             if len(data) == _FULL and self._is_tied(tile.level, tile.index, rows):
                 self._cache.put(self._log_id, tile.level, tile.index, rows)
         return found
+
+    async def edge(self, size: int) -> Edge:
+        """Return the right edge of the tree as it was at `size`. Raises BadProof when the tiles are not there."""
+        return Edge.of(size, await self._reads.tiles(self._log_id, partial_tiles(size)))
 
     def _is_tied(self, level: int, index: int, rows: TileRows) -> bool:
         """Tell whether the tile above is in memory and has the root of this full one.

@@ -36,11 +36,12 @@ class TermRow(NamedTuple):
 
 
 class StoredEntry(NamedTuple):
-    """Leaf and payload of an event."""
+    """Leaf, payload and seed of an event."""
 
     index: int  # type: ignore[assignment]  # the column's name; tuple.index is not used
     leaf: bytes
     payload: bytes
+    seed: bytes
 
 
 class Search(Protocol):

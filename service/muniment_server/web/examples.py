@@ -13,6 +13,7 @@ CURL = {
     ),
     "POST /add": "printf 'some bytes' | curl --data-binary @- $RAW/add",
     "GET /entries": 'curl "$URL/entries?start=0&limit=10"',
+    "GET /export": 'curl -o log.jsonl "$URL/export?format=jsonl"',
     "GET /search": 'curl -G $URL/search --data-urlencode "q=actor:alice -action:login"',
     "GET /entries/{index}": "curl $URL/entries/1",
     "GET /entries/{index}/receipt": "curl $URL/entries/1/receipt",

@@ -117,6 +117,8 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
             found[status] = {"description": "Success", "content": {shape: {"schema": {"type": "string"}}}}
         else:
             found[status] = {"description": "Success", "model": shape}
+        if route.path == "/export":
+            found[status]["content"]["text/csv"] = {"schema": {"type": "string"}}
         if shape is models.ReceiptModel:
             found[status]["content"] = {"text/plain": {"schema": {"type": "string"}}}
             found[status]["description"] = "Success; C2SP tlog-proof text with Accept: text/plain"

@@ -78,6 +78,7 @@ _CODES = {
     "number_range": (422, "A number is out of range"),
     "outcome_unknown": (503, "The entry may or may not have been stored"),
     "overloaded": (429, "Too many entries are waiting"),
+    "payloads_closed": (403, "This caller may not read what events say"),
     "read_only": (503, "This server does not write the log"),
     "request_timeout": (408, "The request did not arrive in time"),
     "reserved_leaf": (422, "The leaf looks like one of the log's own entries"),

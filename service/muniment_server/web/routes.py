@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from muniment_server.access.callers import APPEND, OPEN, READ, VIEW
 from muniment_server.web import models
-from muniment_server.web.handlers import anchors, read, search, system, write
+from muniment_server.web.handlers import anchors, export, read, search, system, write
 from muniment_server.web.messages import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -82,11 +82,13 @@ _KEY = {
     "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-\[\]-~]{1,255})$'},
 }
 _TIME = {"type": "string", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:]{8}\.[0-9]{3}Z)?$"}
+_QUERY = {"type": "string", "maxLength": 4096}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _EVENT = {"schema": {"type": "object", "minProperties": 1, "maxProperties": 256}}
 _EVENTS = {"schema": {"type": "array", "minItems": 1, "items": _EVENT["schema"]}}
 _TEXT = "text/plain"
 _OCTETS = "application/octet-stream"
+_LINES = "application/x-ndjson"
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -142,6 +144,34 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/export",
+        handler=export.export,
+        needs=VIEW,
+        summary="Export entries, or the hits of a search, oldest first, as a stream that can be gone on with",
+        tag="entries",
+        answers={200: _LINES},
+        errors=(400, 401, 403, 404, 422, 503),
+        parameters=(
+            _query("q", "Only events that this query finds: see docs/search.md.", _QUERY),
+            _query("from", "Only entries logged at this time or later: a time, or a day in UTC.", _TIME),
+            _query("to", "Only entries logged before this time.", _TIME),
+            _query("start", "First entry.", _NUMBER),
+            _query("stop", "Index behind the last entry; default: all of the tree.", _NUMBER),
+            _query(
+                "format",
+                "jsonl: an object a line. csv: a table. receipts: a bundle of receipts, the evidence.",
+                {"enum": ["jsonl", "csv", "receipts"], "default": "jsonl"},
+            ),
+            _query(
+                "tree_size", "Size of the published tree; default: the latest, as Muniment-Tree-Size says.", _NUMBER
+            ),
+            _query("after", "To go on: the index in the last whole line; needs tree_size.", _NUMBER),
+            _query("count", "To go on with receipts: how many entries came before.", _NUMBER),
+            _query("leaves_only", "Without what events say.", {"type": "boolean", "default": False}),
+        ),
+    ),
+    Route(
+        method="GET",
         path="/search",
         handler=search.search,
         needs=READ,
@@ -150,7 +180,7 @@ ROUTES: tuple[Route, ...] = (
         answers={200: models.Hits},
         errors=(400, 401, 403, 404, 422, 503),
         parameters=(
-            _query("q", "The query: see docs/search.md; default: every event.", {"type": "string", "maxLength": 4096}),
+            _query("q", "The query: see docs/search.md; default: every event.", _QUERY),
             _query("from", "Only entries logged at this time or later: a time, or a day in UTC.", _TIME),
             _query("to", "Only entries logged before this time.", _TIME),
             _query("order", "Which hits come first.", {"enum": ["newest", "oldest"], "default": "newest"}),

@@ -38,7 +38,7 @@ SELECT c.body FROM unnest($2::bytea[]) AS k (key), LATERAL (
 ) c
 """  # noqa: S608 - composed of constants
 _ENTRIES = """
-SELECT p.index, e.leaf, p.payload FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS u (index, id, n)
+SELECT p.index, e.leaf, p.payload, p.seed FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS u (index, id, n)
 JOIN payloads p ON p.log_id = $1 AND p.index = u.index JOIN entries e ON e.id = u.id ORDER BY u.n
 """
 # The key behind which nothing is removed yet is looked up first: a part at a time, whatever there is.

@@ -36,7 +36,10 @@ _CHUNKS = f"""
 SELECT body FROM search_chunks WHERE log_id = ?1 AND key = ?2 AND stop > ?3 AND stop <= coalesce(
     (SELECT min(stop) FROM search_chunks WHERE log_id = ?1 AND key = ?2 AND stop >= ?4), {MOST})
 """  # noqa: S608 - composed of constants
-_ENTRY = 'SELECT p.payload, e.leaf FROM payloads p JOIN entries e ON e.id = ?3 WHERE p.log_id = ?1 AND p."index" = ?2'
+_ENTRY = (
+    "SELECT e.leaf, p.payload, p.seed FROM payloads p JOIN entries e ON e.id = ?3 "
+    'WHERE p.log_id = ?1 AND p."index" = ?2'
+)
 _TABLES = ("search_terms", "search_chunks")
 
 
@@ -118,9 +121,9 @@ class SqliteSearch:
 
         def work(connection: apsw.Connection) -> list[StoredEntry]:
             return [
-                StoredEntry(index, leaf, payload)
+                StoredEntry(index, *row)
                 for index in indices
-                for payload, leaf in connection.execute(_ENTRY, (log_id, index, row_id(log_id, index)))
+                for row in connection.execute(_ENTRY, (log_id, index, row_id(log_id, index)))
             ]
 
         return await self._database.read(work)

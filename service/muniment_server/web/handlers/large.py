@@ -122,14 +122,14 @@ class LargeBundle(NamedTuple):
         """Yield its bytes. Each piece is to be sent before the next one is asked for."""
         at = self.start
         while at < self.stop:
-            count = max(1, await _granted(budget) // _LEAF)
+            count = max(1, await granted(budget) // _LEAF)
             async with budget.turn():
                 piece = encode_bundle(await self.log.entries.leaves(at, min(at + count, self.stop)))
             at += count
             yield piece
 
 
-async def _granted(budget: Budget) -> int:
+async def granted(budget: Budget) -> int:
     """Return how many bytes may be read now.
 
     Waits for room: clients that do not read are cut off, and others make some.

@@ -13,7 +13,7 @@ from muniment.query import parse_query
 from muniment_server.access.callers import Caller
 from muniment_server.errors import NotFound, Refused
 from muniment_server.log import Log
-from muniment_server.read.search import Asked
+from muniment_server.read.search import Asked, Search
 from muniment_server.web.handlers.read import fresh_for
 from muniment_server.web.messages import JSON, Answer, Request
 from muniment_server.web.request import Query
@@ -26,21 +26,31 @@ async def search(request: Request, log: Log, caller: Caller) -> Answer:
     """GET /search: a page of events."""
     query = Query(request, ("q", "from", "to", "order", "limit", "cursor"))
     asked = Asked(
-        text := query.text("q") or "", _parsed(text), _time(query, "from"), _time(query, "to"), newest=_newest(query)
+        text := query.text("q") or "",
+        parsed_query(text),
+        time_of(query, "from"),
+        time_of(query, "to"),
+        newest=_newest(query),
     )
     _, limit = query.page()
+    found = await searchable(log).page(asked, limit, query.text("cursor"))
+    value = {"hits": found.hits, "next": found.next, "complete_to": found.complete_to, "tree_size": found.size}
+    return Answer(orjson.dumps(value), JSON, 200, fresh_for(log, caller))
+
+
+def searchable(log: Log) -> Search:
+    """Return what searches a log. Raises Refused when it cannot be searched."""
     if log.row.kind != "event":
         raise Refused("wrong_kind", "a raw log cannot be searched", "Its leaves mean nothing to the log.")
     if log.search is None:
         raise NotFound(
             "not_searchable", "this log has no search index", "The operator's setting `search` leaves it out."
         )
-    found = await log.search.page(asked, limit, query.text("cursor"))
-    value = {"hits": found.hits, "next": found.next, "complete_to": found.complete_to, "tree_size": found.size}
-    return Answer(orjson.dumps(value), JSON, 200, fresh_for(log, caller))
+    return log.search
 
 
-def _parsed(text: str) -> Parsed:
+def parsed_query(text: str) -> Parsed:
+    """Return the query in a text. Raises Refused."""
     try:
         return parse_query(text)
     except QueryError as error:
@@ -48,8 +58,8 @@ def _parsed(text: str) -> Parsed:
         raise Refused("bad_query", error.detail, hint, position=error.position) from None
 
 
-def _time(query: Query, name: str) -> int | None:
-    """Return a moment, or the beginning of a day in UTC."""
+def time_of(query: Query, name: str) -> int | None:
+    """Return a moment, or the beginning of a day in UTC, in a parameter; None when it is not given."""
     text = query.text(name)
     if text is None:
         return None
