@@ -49,6 +49,7 @@ ORDER = {
         "rowtext",
         "csvtext",
         "receipts_report",
+        "receipts_jobs",
         "receipts_part",
         "plain",
         "state",

@@ -17,7 +17,7 @@ from muniment.receipt import Receipt, Verified
 from muniment.receipts import RECEIPTS_TYPE, ReceiptsReader
 from muniment.verify import CLOCK, TRUTH, UNPUBLISHED, Limit, printable, signers_of
 
-_NAMED = 64
+MOST_NAMED = 64
 """Names of hidden members that are counted one by one: a bundle of a stranger may have a million of them."""
 _NAME = 100
 """Characters of a name that is counted by itself."""
@@ -53,12 +53,20 @@ class Shown:
         if receipt.commitment is not None:
             self.unnamed += count_names(self.hidden, verified.hidden)
 
+    def join(self, later: Shown) -> None:
+        """Count the entries that `later` counts, which come behind these. Requires room for all its names."""
+        self.first, self.last = self.first or later.first, later.last or self.last
+        self.kinds.update(later.kinds)
+        self.hidden.update(later.hidden)
+        if later.logged is not None:
+            self.logged = (self.logged or later.logged)[0], later.logged[1]
+
 
 def count_names(counter: Counter[str], names: Iterable[str]) -> int:
     """Count names in a counter that stays small, and return how many found no place in it."""
     unnamed = 0
     for name in names:
-        if name in counter or (len(counter) < _NAMED and len(name) <= _NAME):
+        if name in counter or (len(counter) < MOST_NAMED and len(name) <= _NAME):
             counter[name] += 1
         else:
             unnamed += 1
@@ -157,9 +165,14 @@ def verify_receipts(lines: Iterable[bytes], policy: Policy) -> BundleReport:
     reader, shown = ReceiptsReader(lines, policy), Shown()
     for receipt, verified in reader:
         shown.add(receipt, verified)
+    return report_of(reader, policy, reader.count, shown, reader.erasures)
+
+
+def report_of(reader: ReceiptsReader, policy: Policy, count: int, shown: Shown, erasures: int) -> BundleReport:
+    """Return the report on a bundle with the first line that `reader` has read, all of whose lines hold."""
     signed, header = reader.signed, reader.header
     signers = signers_of(header.origin, signed.note, policy)
-    return BundleReport(signed.checkpoint, signers, reader.count, header.range, shown, reader.erasures)
+    return BundleReport(signed.checkpoint, signers, count, header.range, shown, erasures)
 
 
 _KINDS = {

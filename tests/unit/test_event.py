@@ -260,3 +260,31 @@ def test_erasing_a_member_leaves_leaf_and_commitment_as_they_were() -> None:
     assert stored.open(remaining) == {"action": "invoice.approve", "resource": "inv-17"}
     assert not any(b"alice" in parse_b64url(text) for text in remaining)
     assert replace(stored, members=stored.members | {"actor": GOOD_DIGEST}).digest() != commitment.digest()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b'["s","n",%b]' % value for value in (
+            b'"v"', b'""', b"0", b"-0", b"00", b"01", b"-1", b"+1", b"1.0", b"1.5", b"1e3", b"1E3", b"999999999999999",
+            b"9007199254740991", b"9007199254740992", b"-9007199254740993", b"true", b"false", b"null", b"True", b"nul",
+            b'"a b"', b'"a\\"b"', b'"\\u0041"', b'"\\n"', b'"\x7f"', b'"\x1f"', b'"\n"', b'"\xc3\xa9"', b'"\xff"', b"[]",
+            b'{"a":1}', b"[1, 2]", b"1 ", b" 1", b"", b"1]", b'"v","w"',
+        )),
+        b'["s","n"]', b'["s","n",1]\n', b' ["s","n",1]', b'["s","n",1],', b'["s" ,"n",1]', b'["s",1,1]', b'[1,"n",1]',
+        b'["","",1]', b'["\\u0061","n",1]', b'["s","\\"",1]', b'["s","\xc3\xa9",1]', b'["s","a\\\\",1]', b"",
+    ],
+)  # fmt: skip
+def test_the_short_way_to_a_disclosure_takes_what_the_long_way_takes(data: bytes) -> None:
+    try:
+        value = strictjson.parse_canonical(data)
+        wanted = value if len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], str) else None
+    except FormatError:
+        wanted = None
+    try:
+        found = Disclosure.parse(b64url(data))
+    except FormatError:
+        assert wanted is None
+    else:
+        assert [found.salt, found.name, found.value] == wanted
+        assert type(found.value) is type(wanted[2])

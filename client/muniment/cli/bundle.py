@@ -14,13 +14,16 @@ from muniment.cli.files import check_text
 from muniment.cli.progress import progress
 from muniment.policy import Policy
 from muniment.receipts import is_bundle, lines_of
-from muniment.receipts_report import BundleReport, verify_receipts
+from muniment.receipts_jobs import verify_receipts_with
+from muniment.receipts_report import BundleReport
 
 _STEP = 256 * 1024
 """Bytes after which the progress bar moves: a bar that moves at each line takes longer than the line."""
 
 
-def check_bundle(name: str, first: bytes, file: IO[bytes], policy: Policy, *, quiet: bool) -> BundleReport | None:
+def check_bundle(
+    name: str, first: bytes, file: IO[bytes], policy: Policy, *, jobs: int, quiet: bool
+) -> BundleReport | None:
     """Return what the bundle proves that begins with the line `first`, or None when that begins no bundle.
 
     Raises FormatError or VerificationError, which name the line.
@@ -28,7 +31,7 @@ def check_bundle(name: str, first: bytes, file: IO[bytes], policy: Policy, *, qu
     if not is_bundle(first):
         return None
     with bundle_lines(f"Verifying {name}", name, first, file, quiet=quiet) as lines:
-        return verify_receipts(lines, policy)
+        return verify_receipts_with(jobs, lines, policy)
 
 
 @contextmanager

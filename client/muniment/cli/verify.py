@@ -5,6 +5,7 @@ Only --check-anchors needs more: the library that reads proofs, and a source of 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class _Trust:
     headers: HeaderSource | None = None
     leaf: bytes | None = None
     quiet: bool = False
+    jobs: int = 1
     logs: dict[str, Heads] = field(default_factory=dict)
     """What the receipts that hold show of their logs, by origin. Filled by :func:`_check`."""
 
@@ -60,6 +62,10 @@ class _Trust:
     "--state", "with_state", is_flag=True,
     help="Compare with the checkpoint of the same log that this user's commands remember.",
 )  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=min(2, os.cpu_count() or 1), metavar="N",
+    help="Processes that share a long bundle.  [default: 2, or 1 with one processor]",
+)  # fmt: skip
 @click.option("--plain", is_flag=True, help="Say it in plain words, for readers who know nothing of logs.")
 @source_options
 @policy_option
@@ -69,6 +75,7 @@ def command(
     leaf: str | None,
     check_anchors: bool,
     with_state: bool,
+    jobs: int,
     plain: bool,
     source: SourceOptions,
     policy_file: Path | None,
@@ -84,7 +91,7 @@ def command(
     say. With --plain all is said without technical words: what is proved, what is not, and who says when.
 
     A bundle is read line by line and may be of any length. One with a range has every entry of that range; of any other
-    nothing says that there are no more entries. One that was cut off does not hold.
+    nothing says that there are no more entries. One that was cut off does not hold. Several processes share a long one.
 
     Receipts of one log that contradict each other are named: their heads come from two histories, and both files are
     the evidence. With --state they are compared with the checkpoint that was seen last, too. That none contradicts is
@@ -115,7 +122,10 @@ def command(
     if leaf is not None and (len(files) > 1 or files[0] == leaf):
         raise click.UsageError("--leaf FILE is for one receipt, which is another file")
     trust = _Trust(
-        read_policy(policy_file, offline=True), leaf=None if leaf is None else read_receipt(leaf), quiet=as_json
+        read_policy(policy_file, offline=True),
+        leaf=None if leaf is None else read_receipt(leaf),
+        quiet=as_json,
+        jobs=jobs,
     )
     if check_anchors:
         anchor_library()
@@ -190,7 +200,7 @@ def _outcome(name: str, trust: _Trust) -> Outcome:
     with opened(name) as file:
         first = file.readline(MAX_LINE + 1)
         try:
-            found = check_bundle(name, first, file, trust.policy, quiet=trust.quiet)
+            found = check_bundle(name, first, file, trust.policy, jobs=trust.jobs, quiet=trust.quiet)
         except (FormatError, VerificationError) as error:
             return error
         return _check(name, rest_of_receipt(name, first, file), trust) if found is None else _taken(name, found, trust)
