@@ -8,11 +8,28 @@ from collections.abc import Iterator
 from typing import Any
 
 from muniment import AsyncClient, Client, Policy
-from muniment.client import Retries
+from muniment.client import AsyncHits, Retries
 from tests.client.fake_log import URL, FakeLog
 
 QUICK = Retries(tries=4, first_delay=0.0)
 COLOURS = ("sync", "async")
+
+
+class BlockingHits:
+    """AsyncHits that are iterated like Hits."""
+
+    def __init__(self, hits: AsyncHits, drained: Iterator[Any]) -> None:
+        self._hits = hits
+        self._drained = drained
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._drained
+
+    def __next__(self) -> Any:
+        return next(self._drained)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hits, name)
 
 
 class Blocking:
@@ -29,6 +46,8 @@ class Blocking:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             result = found(*args, **kwargs)
+            if isinstance(result, AsyncHits):
+                return BlockingHits(result, self._drain(result))
             if inspect.isasyncgen(result):
                 return self._drain(result)
             return self._runner.run(result)

@@ -19,11 +19,12 @@ from muniment import strictjson
 from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.encoding import b64, parse_decimal
 from muniment.errors import UnknownMember
-from muniment.event import Commitment, disclose, event_leaf, format_time, genesis_leaf, parse_event
+from muniment.event import Commitment, disclose, event_leaf, format_time, genesis_leaf, parse_event, parse_time
 from muniment.hashing import RootHash, leaf_hash
 from muniment.names import parse_names
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
+from muniment.query import parse_query
 from muniment.receipt import Receipt
 from muniment.tiles import Tile, decode_bundle, encode_bundle, parse_tile_path, width_at
 from muniment.tree import (
@@ -65,6 +66,8 @@ class FakeLog:
     readable: bool = True
     listed_disclosures: bool = True
     proofs: bool = True
+    searchable: int = 2**63
+    searched_at_once: int = 1000
     tamper: Tamper | None = None
     faults: list[Fault] = field(default_factory=list)
     requests: list[httpx.Request] = field(default_factory=list)
@@ -200,6 +203,8 @@ class FakeLog:
                 return self._append(request, self._split(request.content), batch=True)
             case "GET", "entries", index, "receipt":
                 return self._receipt(parse_decimal(index), query)
+            case "GET", "search":
+                return self._search(query)
             case "GET", "entries":
                 return self._list(int(query["start"]), int(query["limit"]))
             case "GET", "proof", kind if self.proofs:
@@ -278,6 +283,26 @@ class FakeLog:
             200,
             json={"entries": rows, "next": following if following < self.size else None, "tree_size": self.size},
         )
+
+    def _search(self, query: dict[str, str]) -> httpx.Response:
+        """Pages of at most `searched_at_once` entries; a cursor is how many of them were searched."""
+        asked = parse_query(query.get("q", ""))
+        low, high = (parse_time(query[name]) if name in query else None for name in ("from", "to"))
+        indices = range(min(self.size, self.searchable))
+        indices = indices[::-1] if query.get("order", "newest") == "newest" else indices
+        begin, hits = int(query.get("cursor", 0)), []
+        done = begin
+        for index in indices[begin : begin + self.searched_at_once]:
+            done += 1
+            payload, when = self.payloads.get(index), NOON + index
+            timely = (low is None or when >= low) and (high is None or when < high)
+            if payload and timely and asked.matches(payload.event):
+                found = {"index": index, "leaf_hash": leaf_hash(self.leaves[index]).hex()}
+                hits.append(found | {"logged_at": format_time(when), "event": payload.event})
+            if len(hits) == int(query["limit"]):
+                break
+        value = {"hits": hits, "next": str(done) if done < len(indices) else None}
+        return httpx.Response(200, json=value | {"complete_to": len(indices), "tree_size": self.size})
 
     def _inclusion(self, query: dict[str, str]) -> httpx.Response:
         if "leaf_hash" in query:

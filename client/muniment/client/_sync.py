@@ -16,10 +16,12 @@ from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.following import Following
 from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
+from muniment._flows.searching import Hit, HitPages, Moment
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.without_receipts import Appended
 from muniment._flows.writes import Batcher, Entryish, PreparedEntry
 from muniment.client._ahead import Batch, in_order
+from muniment.client._hits import Hits
 from muniment.client._http import (
     BATCH_BYTES,
     BATCH_ENTRIES,
@@ -230,6 +232,33 @@ class Client(Base):
         following = Following(self._session, start, interval)
         while True:
             yield from self._run(following.next_page())
+
+    def search(
+        self,
+        query: str,
+        *,
+        start_time: Moment | None = None,
+        end_time: Moment | None = None,
+        newest: bool = True,
+        limit: int | None = None,
+        receipts: bool = False,
+    ) -> Hits:
+        """Return the hits of a query, newest first, logged from `start_time` to before `end_time`: an iterator.
+
+        The grammar is in docs/search.md; QueryError says where a text is no query. Times are datetimes or texts. The
+        iterator's `complete_to` and `tree_size` say how far the log was searched. A hit that is not what was asked for
+        raises NotWhatWasSent or FormatError. Nothing proves that the server shows all.
+
+        With `receipts` each hit has its verified receipt, all at one checkpoint, and the event shown is the one in it.
+        It is an argument and no method, since nothing else differs; it takes one request more for each hit.
+        """
+        times = (start_time, end_time)
+        pages = HitPages(self._session, query, times, newest=newest, limit=limit, receipts=receipts)
+        return Hits(pages, self._hits(pages))
+
+    def _hits(self, pages: HitPages) -> Iterator[Hit]:
+        while page := self._run(pages.next_page()):
+            yield from page
 
     def receipt(self, index: int, *, tree_size: int | None = None, members: Collection[str] | None = None) -> Receipt:
         """Return the receipt of entry `index`, at the latest published checkpoint or at the one of `tree_size`.
