@@ -20,6 +20,7 @@ _COMMANDS = {
     "append": "append",
     "import": "import_",
     "get": "get",
+    "search": "search",
     "receipt": "receipt",
     "disclose": "disclose",
     "verify": "verify",
