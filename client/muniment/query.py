@@ -33,7 +33,6 @@ _NO_WORD = (
 )
 _WORD = re.compile(f"[^{_NO_WORD}]+")
 _SPACES = re.compile(f"[{_SPACE}]+")
-_DIGITS = re.compile("[0-9]+")
 _BARE = re.compile(f'[^{_SPACE}"]+')
 _SEGMENT = re.compile(f'[^{_SPACE}".:]+')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -72,7 +71,7 @@ def indexed_words(text: str) -> set[str]:
 
 def is_digits(word: str) -> bool:
     """Tell whether a word has digits 0 to 9 alone."""
-    return _DIGITS.fullmatch(word) is not None
+    return word.isdigit() and word.isascii()
 
 
 class Facts:
@@ -80,17 +79,19 @@ class Facts:
 
     def __init__(self, event: Mapping[str, Any]) -> None:
         self._event = event
-
-    @cached_property
-    def _values(self) -> dict[Path, list[Any]]:
-        found: dict[Path, list[Any]] = {}
-        for path, value in scalars(self._event):
-            found.setdefault(path, []).append(value)
-        return found
+        self._values: dict[str, dict[Path, list[Any]]] = {}  # by member, of those that were asked for
 
     def at(self, path: Path) -> list[Any]:
         """Return the scalars at a path."""
-        return self._values.get(path, [])
+        name = path[0]
+        if name not in self._event:
+            return []
+        if name not in self._values:
+            found: dict[Path, list[Any]] = {}
+            for where, value in scalars(self._event[name], (name,)):
+                found.setdefault(where, []).append(value)
+            self._values[name] = found
+        return self._values[name].get(path, [])
 
     @cached_property
     def words(self) -> list[set[str]]:

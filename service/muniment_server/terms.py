@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -58,10 +59,14 @@ def searched(event: Mapping[str, Any], members: Members) -> Mapping[str, Any]:
 def terms_of(payload: bytes, members: Members = None) -> set[bytes]:
     """Return the terms of an event in canonical form."""
     terms: set[bytes] = set()
-    for term in _terms(searched(orjson.loads(payload), members)):
-        terms.add(term)
-        if len(terms) > MOST_TERMS:
-            return {CROWDED}
+    for name, member in searched(orjson.loads(payload), members).items():
+        for path, value in scalars(member, (name,)):
+            terms.add(_values_of(path) + _scalar(value))
+            if isinstance(value, str):
+                mark = b"\xff" + _name((name,))
+                terms.update([b"w" + _cut(word.encode()) + mark for word in indexed_words(value)])
+            if len(terms) > MOST_TERMS:
+                return {CROWDED}
     return terms
 
 
@@ -70,21 +75,11 @@ def groups_of(query: Query) -> list[Group]:
     return [group for term in query.terms if not term.negated for group in _groups(term.test)]
 
 
-def _terms(event: Mapping[str, Any]) -> Iterator[bytes]:
-    for name, member in event.items():
-        mark = b"\xff" + _name((name,))
-        for path, value in scalars(member, (name,)):
-            yield _values_of(path) + _scalar(value)
-            if isinstance(value, str):
-                for word in indexed_words(value):
-                    yield _word(word) + mark
-
-
 def _groups(test: Equal | Prefix | Present | Compare | Words) -> Iterator[Group]:
     match test:
         case Words(words):
             wanted = [word for word in words if not is_digits(word)] or words
-            yield from ((_from(_word(word) + b"\xff", _NAME),) for word in wanted)
+            yield from ((_from(b"w" + _cut(word.encode()) + b"\xff", _NAME),) for word in wanted)
         case Equal(path, text, other):
             values = [text] if other is None else [text, orjson.loads(other)]
             yield tuple(_point(_values_of(path) + _scalar(value)) for value in values)
@@ -102,10 +97,12 @@ def _compared(values: bytes, order: str, number: bytes) -> Range:
     return Range(border, values + b"o") if order.startswith(">") else Range(values + b"n", border)
 
 
+@lru_cache(4096)
 def _values_of(path: Path) -> bytes:
     return b"v" + _name(path)
 
 
+@lru_cache(4096)
 def _name(path: Path) -> bytes:
     return sha256(orjson.dumps(path)).digest()[:_NAME]
 
@@ -118,10 +115,6 @@ def _scalar(value: Any) -> bytes:
     bits = int.from_bytes(struct.pack(">d", value + 0.0), "big")  # -0.0 becomes 0.0
     # All bits of a negative number are turned round, so that bytes have the order of numbers.
     return b"n" + (bits ^ (2 * _SIGN - 1 if bits & _SIGN else _SIGN)).to_bytes(8, "big")
-
-
-def _word(word: str) -> bytes:
-    return b"w" + _cut(word.encode())
 
 
 def _cut(data: bytes) -> bytes:

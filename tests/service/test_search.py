@@ -49,9 +49,8 @@ class Searched:
         await sequencer.start()
         await sequencer.run([genesis(bench)])
         heads = Heads(rig.store, bench.row, sequencer, lambda: None)
-        entries = Entries(rig.store, bench.log_id, heads)
         fills = Indexer(rig.store, bench.row, Metrics(), members)
-        return cls(bench, fills, Search(rig.store, bench.log_id, heads, entries, members), members)
+        return cls(bench, fills, Search(rig.store, bench.log_id, heads, Entries(rig.store, bench.log_id, heads), members), members)
 
     async def append(self, events: list[dict[str, Any]]) -> None:
         for at in range(0, len(events), 250):

@@ -36,7 +36,7 @@ async def added(rig: Rig, log_id: int, size: int, postings: Mapping[bytes, list[
 
 async def found(rig: Rig, log_id: int, first: int, last: int, keys: Range = ALL) -> dict[bytes, list[int]]:
     """The postings of [first, last), by term, as a search reads them."""
-    rows = await rig.store.search.index_terms(log_id, [keys], 1000)
+    (rows,) = await rig.store.search.index_terms(log_id, [keys], 1000)
     there = {}
     for key, tail, chunked in rows:
         bodies = await rig.store.search.index_chunks(log_id, [key], first, last) if chunked else []
@@ -53,14 +53,16 @@ async def test_an_index_begins_empty_and_grows(rig: Rig):
     assert await added(rig, log_id, 300, {keys[0]: [3, 4, 299], keys[3]: [130]})
     for store in (rig.store, await rig.open()):
         assert await store.search.index_state(log_id) == IndexState(GENERATION, 300)
-        assert await store.search.index_terms(other, [ALL], 9) == []
+        assert await store.search.index_terms(other, [ALL], 9) == [[]]
         assert await store.search.index_terms(log_id, [Range(b"\0", b"\0\0")], 9) == [
-            TermRow(b"\0", encode([1]), False)
+            [TermRow(b"\0", encode([1]), False)]
         ]
     assert (await found(rig, log_id, 0, 999))[b""] == [0, 3, 4, 299]
-    assert [row.key for row in await rig.store.search.index_terms(log_id, [ALL], 3)] == sorted(keys)[:3]
-    ranges = [Range(b"a", b"b"), Range(b"\0", b"\1")]
-    assert [row.key for row in await rig.store.search.index_terms(log_id, ranges, 9)] == [b"a\0b", b"\0", b"\0\0"]
+    (first,) = await rig.store.search.index_terms(log_id, [ALL], 3)
+    assert [row.key for row in first] == sorted(keys)[:3]
+    ranges = [Range(b"a", b"b"), Range(b"x", b"y"), Range(b"\0", b"\1")]
+    several = await rig.store.search.index_terms(log_id, ranges, 9)
+    assert [[row.key for row in rows] for rows in several] == [[b"a\0b"], [], [b"\0", b"\0\0"]]
 
 
 async def test_only_to_the_state_that_was_read(rig: Rig):
@@ -96,7 +98,7 @@ async def test_long_tails_become_chunks_and_nothing_is_lost(rig: Rig):
                 truth.setdefault(key, []).extend(indices)
         assert await added(rig, log_id, stop, batch)
         size = stop
-    rows = {row.key: row for row in await rig.store.search.index_terms(log_id, [ALL], 1000)}
+    rows = {row.key: row for row in (await rig.store.search.index_terms(log_id, [ALL], 1000))[0]}
     assert rows[b"all"].chunked
     assert not rows[b"few"].chunked
     assert all(len(row.tail) <= MOST_TAIL for row in rows.values())
@@ -135,5 +137,5 @@ async def test_statistics_keep_no_value(rig: Rig):
     await rig.sql("ANALYZE search_terms, search_chunks")
     columns = await rig.sql("SELECT DISTINCT attname FROM pg_stats WHERE tablename LIKE 'search_%'")
     assert not {name for (name,) in columns} & {"key", "tail", "body"}
-    (moved,) = (row for row in await rig.store.search.index_terms(log_id, [Range(b"all", b"all\0")], 9))
+    ((moved,),) = await rig.store.search.index_terms(log_id, [Range(b"all", b"all\0")], 9)
     assert moved == TermRow(b"all", b"", True)

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -35,7 +36,9 @@ MOST_READ_BYTES = 32 * 2**20
 """Of the payloads that are read for it."""
 _MOST_KEYS = 1000
 """Terms of one group. With more, all entries are read that the other groups leave."""
-_AT_ONCE = 32
+_AT_ONCE = 64
+_COMPARED = 16
+"""Payloads that are compared without a pause, and entries that are made hits: a millisecond."""
 _LISTS = 16
 """Of 400 bytes or so, decoded without a pause: a millisecond."""
 _LARGE = 4096
@@ -89,14 +92,14 @@ class Search:
 
     async def page(self, asked: Asked, limit: int, cursor: str | None = None) -> Found:
         """Return up to `limit` hits, from the beginning or from a cursor. Raises Refused."""
-        state = await self._state()
-        size = (await self._heads.latest()).size
+        state, head = await asyncio.gather(self._state(), self._heads.latest())
+        size = head.size
         place = self._read(cursor, asked, state) if cursor is not None else await self._whole(asked, state, size)
         hits, rest = await self._hits(asked, place, min(state.size, size), limit)
         again = await self._state()
         if again.generation != state.generation:  # terms may have gone while they were read
             raise _not_there()
-        return Found(list(map(_hit, hits)), rest and self._write(rest, asked, state), place.complete_to, size)
+        return Found(await _values(hits), rest and self._write(rest, asked, state), place.complete_to, size)
 
     async def ready(self) -> None:
         """Raise Refused unless there is an index to search in."""
@@ -158,9 +161,9 @@ class Search:
         hits: list[StoredEntry] = []
         read = read_bytes = held = 0
         async for candidates in self._candidates(asked, place, indexed):
-            for stored in await self._store.stored_entries(self._log_id, candidates):
+            for at, stored in enumerate(await self._store.stored_entries(self._log_id, candidates)):
                 read_bytes += len(stored.payload)
-                if len(stored.payload) > _LARGE:
+                if len(stored.payload) > _LARGE or at % _COMPARED == 0:
                     await asyncio.sleep(0)
                 if asked.query.matches(searched(orjson.loads(stored.payload), self._members)):
                     hits.append(stored)
@@ -192,7 +195,7 @@ class Search:
 class _Terms:
     """What the index has for the groups of a query, as it was read once; chunks are read window by window."""
 
-    def __init__(self, store: SearchStore, log_id: int, groups: list[tuple[set[int], list[bytes]]]) -> None:
+    def __init__(self, store: SearchStore, log_id: int, groups: list[tuple[list[int], list[bytes]]]) -> None:
         self._store = store
         self._log_id = log_id
         self._groups = groups  # of each: the indices in the tails, and the terms that have chunks too
@@ -200,10 +203,17 @@ class _Terms:
     @classmethod
     async def load(cls, store: SearchStore, log_id: int, groups: Sequence[Group]) -> _Terms | None:
         """Read the terms of some groups; None where none of these says anything."""
-        crowded, chunked = await _read(store, log_id, (Range(CROWDED, CROWDED + b"\0"),)) or (set(), [])
-        read = [await _read(store, log_id, group) for group in groups]
-        found = [(one[0] | crowded, one[1] + chunked) for one in read if one]
-        return cls(store, log_id, found) if found else None
+        ranges = [Range(CROWDED, CROWDED + b"\0"), *chain.from_iterable(groups)]
+        rows = iter(await store.index_terms(log_id, ranges, _MOST_KEYS + 1))
+        crowded = next(rows)
+        found = [[*crowded, *chain.from_iterable(islice(rows, len(group)))] for group in groups]
+        # Of a group with too many terms nothing is used: all entries are read that the others leave.
+        few = [group for group in found if len(group) <= _MOST_KEYS + len(crowded)]
+        if not few:
+            return None
+        tails = [[*chain.from_iterable(await _decoded([row.tail for row in group]))] for group in few]
+        chunked = [[row.key for row in group if row.chunked] for group in few]
+        return cls(store, log_id, list(zip(tails, chunked, strict=True)))
 
     async def windows(self, part: range, *, newest: bool) -> AsyncIterator[Sequence[int]]:
         """Yield what all groups have, in order: of few entries first, then of more."""
@@ -211,37 +221,32 @@ class _Terms:
         while part:
             at = max(len(part) - width, 0) if newest else min(width, len(part))
             window, part = (part[at:], part[:at]) if newest else (part[:at], part[at:])
-            yield sorted(await self._common(window), reverse=newest)
+            start, stop = window.start, window.stop
+            found = await self._common(start, stop)
+            yield sorted([index for index in found if start <= index < stop], reverse=newest)
             width = min(4 * width, _WIDEST)
 
-    async def _common(self, window: range) -> set[int]:
+    async def _common(self, start: int, stop: int) -> set[int]:
+        """Return what all groups have of the entries [start, stop), and some of what they have elsewhere."""
         common: set[int] | None = None
         for tails, chunked in self._groups:
-            found = {index for index in tails if index in window}
+            lists = [tails]
             if chunked:
-                bodies = await self._store.index_chunks(self._log_id, chunked, window.start, window.stop)
-                found.update(index for index in await _decoded(bodies) if index in window)
-            common = found if common is None else common & found
+                lists += await _decoded(await self._store.index_chunks(self._log_id, chunked, start, stop))
+            found = chain.from_iterable(lists)
+            common = set(found) if common is None else common.intersection(found)
             if not common:
                 break
         return common or set()
 
 
-async def _read(store: SearchStore, log_id: int, group: Group) -> tuple[set[int], list[bytes]] | None:
-    """Return the indices in the tails of a group's terms, and which of them have chunks; None where it has too many."""
-    rows = await store.index_terms(log_id, group, _MOST_KEYS + 1)
-    if len(rows) > _MOST_KEYS:
-        return None
-    return await _decoded([row.tail for row in rows]), [row.key for row in rows if row.chunked]
-
-
-async def _decoded(lists: Sequence[bytes]) -> set[int]:
-    """Return the indices in many lists; other requests have their turns in between."""
-    found: set[int] = set()
+async def _decoded(lists: Sequence[bytes]) -> list[list[int]]:
+    """Return the indices in each of many lists; other requests have their turns in between."""
+    found = []
     for at, data in enumerate(lists):
         if at % _LISTS == 0:
             await asyncio.sleep(0)
-        found.update(decode(data))
+        found.append(decode(data))
     return found
 
 
@@ -253,6 +258,16 @@ def _behind(place: _Place, index: int, *, newest: bool) -> _Place | None:
     """Return what is left of a place when all up to an index is done; None for nothing."""
     left = place._replace(stop=index) if newest else place._replace(start=index + 1)
     return left if left.start < left.stop else None
+
+
+async def _values(hits: Sequence[StoredEntry]) -> list[dict[str, Any]]:
+    """Return hits as JSON values; other requests have their turns in between."""
+    found: list[dict[str, Any]] = []
+    for at, stored in enumerate(hits):
+        if at % _COMPARED == 0:
+            await asyncio.sleep(0)
+        found.append(_hit(stored))
+    return found
 
 
 def _hit(stored: StoredEntry) -> dict[str, Any]:

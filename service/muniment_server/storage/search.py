@@ -64,11 +64,14 @@ class Search(Protocol):
         Only if the state is still `expected`; tells whether it was. Requires `expected` not to be clearing.
         """
 
-    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[TermRow]:
-        """Return the terms in these ranges, up to `limit` of each, by key within each."""
+    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[list[TermRow]]:
+        """Return the terms in each of these ranges, up to `limit` of each, by key."""
 
     async def index_chunks(self, log_id: int, keys: Sequence[bytes], start: int, stop: int) -> list[bytes]:
         """Return the chunks of these terms that have the indices [start, stop); they may have others besides."""
 
     async def stored_entries(self, log_id: int, indices: Sequence[int]) -> list[StoredEntry]:
         """Return those of these entries that have a payload, in the order of `indices`."""
+
+    async def leaves_at(self, log_id: int, indices: Sequence[int]) -> list[bytes]:
+        """Return the leaves of these entries, in the order of `indices`, as far as there are any."""

@@ -178,7 +178,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Find events",
         tag="entries",
         answers={200: models.Hits},
-        errors=(400, 401, 403, 404, 422, 503),
+        errors=(400, 401, 403, 404, 414, 422, 503),
         parameters=(
             _query("q", "The query: see docs/search.md; default: every event.", _QUERY),
             _query("from", "Only entries logged at this time or later: a time, or a day in UTC.", _TIME),

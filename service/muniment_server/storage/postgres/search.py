@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from muniment_server.failpoints import step
 from muniment_server.storage.postgres.pool import Pool
 from muniment_server.storage.postgres.sessions import FOLLOWERS, Sessions
-from muniment_server.storage.postings import encode
+from muniment_server.storage.postings import encode_all
 from muniment_server.storage.row_ids import MOST, row_id
 from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow
 from muniment_server.terms import Range
@@ -24,7 +24,7 @@ _RESTART = (
 )
 _ADD = "SELECT muniment_index($1, $2, $3, $4, $5, $6, $7, $8)"
 _TERMS = """
-SELECT t.key, t.tail, t.chunked FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS r (first, last, n), LATERAL (
+SELECT r.n, t.key, t.tail, t.chunked FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS r (first, last, n), LATERAL (
     SELECT key, tail, chunked FROM search_terms WHERE log_id = $1 AND key >= r.first AND key < r.last
     ORDER BY log_id, key LIMIT $4
 ) t ORDER BY r.n, t.key
@@ -40,6 +40,9 @@ SELECT c.body FROM unnest($2::bytea[]) AS k (key), LATERAL (
 _ENTRIES = """
 SELECT p.index, e.leaf, p.payload, p.seed FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS u (index, id, n)
 JOIN payloads p ON p.log_id = $1 AND p.index = u.index JOIN entries e ON e.id = u.id ORDER BY u.n
+"""
+_LEAVES = """
+SELECT e.leaf FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n) JOIN entries e ON e.id = u.id ORDER BY u.n
 """
 # The key behind which nothing is removed yet is looked up first: a part at a time, whatever there is.
 _CLEAR = """
@@ -81,16 +84,19 @@ class PostgresSearch:
         self, log_id: int, expected: IndexState, size: int, postings: Mapping[bytes, Sequence[int]]
     ) -> bool:
         """See Search."""
-        keys = sorted(postings)
-        lists = [encode(postings[key]) for key in keys]
+        encoded = await encode_all(postings)
+        keys, lists = [key for key, _ in encoded], [data for _, data in encoded]
         old = (log_id, expected.generation, expected.size, expected.erasures)
         rows = await self._sessions.write(FOLLOWERS, _ADD, (*old, size, keys, lists, MOST_TAIL))
         return bool(rows[0][0])
 
-    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[TermRow]:
+    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[list[TermRow]]:
         """See Search."""
         firsts, lasts = [each.first for each in ranges], [each.last for each in ranges]
-        return [TermRow(*row) for row in await self._pool.all(_TERMS, log_id, firsts, lasts, limit)]
+        found: list[list[TermRow]] = [[] for _ in ranges]
+        for number, key, tail, chunked in await self._pool.all(_TERMS, log_id, firsts, lasts, limit):
+            found[number - 1].append(TermRow(key, tail, chunked))
+        return found
 
     async def index_chunks(self, log_id: int, keys: Sequence[bytes], start: int, stop: int) -> list[bytes]:
         """See Search."""
@@ -101,3 +107,7 @@ class PostgresSearch:
         """See Search."""
         ids = [row_id(log_id, index) for index in indices]
         return [StoredEntry(*row) for row in await self._pool.all(_ENTRIES, log_id, list(indices), ids)]
+
+    async def leaves_at(self, log_id: int, indices: Sequence[int]) -> list[bytes]:
+        """See Search."""
+        return [leaf for (leaf,) in await self._pool.all(_LEAVES, [row_id(log_id, index) for index in indices])]

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from muniment_server.failpoints import step
-from muniment_server.storage.postings import encode
+from muniment_server.storage.postings import encode_all, joined
 from muniment_server.storage.row_ids import MOST, row_id
 from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow
 from muniment_server.storage.sqlite.database import Database
@@ -40,6 +40,7 @@ _ENTRY = (
     "SELECT e.leaf, p.payload, p.seed FROM payloads p JOIN entries e ON e.id = ?3 "
     'WHERE p.log_id = ?1 AND p."index" = ?2'
 )
+_LEAF = "SELECT leaf FROM entries WHERE id = ?"
 _TABLES = ("search_terms", "search_chunks")
 
 
@@ -82,7 +83,7 @@ class SqliteSearch:
     ) -> bool:
         """See Search."""
         # In the order of the keys: neighbours share pages.
-        rows = [(log_id, key, encode(indices), MOST_TAIL) for key, indices in sorted(postings.items())]
+        rows = [(log_id, key, data, MOST_TAIL) for key, data in await encode_all(postings)]
         old = (log_id, expected.generation, expected.size, expected.erasures)
 
         def work(connection: apsw.Connection) -> bool:
@@ -90,20 +91,22 @@ class SqliteSearch:
             if not connection.changes():
                 return False
             long = [(key, tail) for key, tail in connection.executemany(_GROW, rows) if key is not None]
-            connection.executemany(_CHUNK, [(log_id, key, size, tail) for key, tail in long])
+            connection.executemany(_CHUNK, [(log_id, key, size, joined(tail)) for key, tail in long])
             connection.executemany(_MOVED, [(log_id, key) for key, _ in long])
             return True
 
         return await self._database.write(work)
 
-    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[TermRow]:
+    async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[list[TermRow]]:
         """See Search."""
 
-        def work(connection: apsw.Connection) -> list[TermRow]:
+        def work(connection: apsw.Connection) -> list[list[TermRow]]:
             return [
-                TermRow(key, tail, bool(chunked))
+                [
+                    TermRow(key, tail, bool(chunked))
+                    for key, tail, chunked in connection.execute(_TERMS, (log_id, first, last, limit))
+                ]
                 for first, last in ranges
-                for key, tail, chunked in connection.execute(_TERMS, (log_id, first, last, limit))
             ]
 
         return await self._database.read(work)
@@ -125,6 +128,14 @@ class SqliteSearch:
                 for index in indices
                 for row in connection.execute(_ENTRY, (log_id, index, row_id(log_id, index)))
             ]
+
+        return await self._database.read(work)
+
+    async def leaves_at(self, log_id: int, indices: Sequence[int]) -> list[bytes]:
+        """See Search."""
+
+        def work(connection: apsw.Connection) -> list[bytes]:
+            return [leaf for index in indices for (leaf,) in connection.execute(_LEAF, (row_id(log_id, index),))]
 
         return await self._database.read(work)
 
