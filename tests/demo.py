@@ -21,6 +21,7 @@ from rich.progress import track
 
 from muniment import Client, Policy, Receipt
 from tests.anchor_demo import anchor_world, verify_offline
+from tests.finding_demo import find, show_part, take_away
 from tests.live import PATIENCE, LiveServer, command, run
 
 SAMPLE = 10
@@ -148,13 +149,24 @@ def main() -> None:
         _out.print("[bold]5. Tamper with one byte[/]")
         tamper(saved, policy_file)
 
+        _out.print("[bold]6. Find, and prove what was found[/]  (muniment search --verify)")
+        _out.print(f"   [green]ok[/] {find(server.url, policy_file, last.checkpoint.size)}")
+
+        _out.print("[bold]7. Show a part, hide the rest[/]  (muniment disclose; then muniment verify, no network)")
+        _out.print(f"   [green]ok[/] {show_part(saved, policy_file)}")
+
         _out.print(
-            "[bold]6. Anchor in Bitcoin[/]  (two OpenTimestamps calendars and a node of this machine: chain regtest)"
+            "[bold]8. Take evidence away[/]  (muniment export --format receipts; then muniment verify, no network)"
+        )
+        _out.print(f"   [green]ok[/] {take_away(server.url, policy_file, data / 'evidence.ndjson')}")
+
+        _out.print(
+            "[bold]9. Anchor in Bitcoin[/]  (two OpenTimestamps calendars and a node of this machine: chain regtest)"
         )
         receipt, headers = world.anchor(client, indices[0], _out)
 
     _out.print(
-        "[bold]7. When was that?[/]  (muniment verify --check-anchors: receipt, policy and header file, no network)"
+        "[bold]10. When was that?[/]  (muniment verify --check-anchors: receipt, policy and header file, no network)"
     )
     _out.print(f"   [green]ok[/] the entry {indices[0]} {verify_offline(receipt, headers, policy_file)}")
     code = subprocess.run(command("fsck", "--data", data), check=False, timeout=600).returncode

@@ -266,7 +266,11 @@ def test_generated_requests_to_named_logs(case: schemathesis.Case, running: tupl
 def check(case: schemathesis.Case, server: LiveServer) -> None:
     """Send a generated request, and run every check that can hold on its answer."""
     excluded = []
-    if case.method == "POST" or "/proof/" in case.operation.path or case.operation.path.endswith(("/export", "/search")):
+    if (
+        case.method == "POST"
+        or "/proof/" in case.operation.path
+        or case.operation.path.endswith(("/export", "/search"))
+    ):
         # No JSON schema says I-JSON, the kind of a log, first <= second, the grammar of queries, what is a day, or that
         # `after` goes with `tree_size`.
         excluded.append(positive_data_acceptance)

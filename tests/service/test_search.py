@@ -50,7 +50,12 @@ class Searched:
         await sequencer.run([genesis(bench)])
         heads = Heads(rig.store, bench.row, sequencer, lambda: None)
         fills = Indexer(rig.store, bench.row, Metrics(), members)
-        return cls(bench, fills, Search(rig.store, bench.log_id, heads, Entries(rig.store, bench.log_id, heads), members), members)
+        return cls(
+            bench,
+            fills,
+            Search(rig.store, bench.log_id, heads, Entries(rig.store, bench.log_id, heads), members),
+            members,
+        )
 
     async def append(self, events: list[dict[str, Any]]) -> None:
         for at in range(0, len(events), 250):

@@ -14,12 +14,13 @@ import click
 
 from muniment.cli import files
 from muniment.cli.options import Target, log_options, say_if_behind
-from muniment.cli.output import EXIT_USAGE, CliError, inert_json, note, show, show_line
+from muniment.cli.output import EXIT_USAGE, CliError, note, show, show_line
 from muniment.cli.table import Row, table
 from muniment.errors import FormatError, QueryError
 from muniment.event import format_time
 from muniment.query import parse_query
 from muniment.receipts import Header, ReceiptsWriter
+from muniment.rowtext import inert_json
 from muniment.verify import printable
 
 if TYPE_CHECKING:
