@@ -150,7 +150,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Export entries, or the hits of a search, oldest first, as a stream that can be gone on with",
         tag="entries",
         answers={200: _LINES},
-        errors=(400, 401, 403, 404, 422, 503),
+        errors=(400, 401, 403, 404, 414, 422, 503),
         parameters=(
             _query("q", "Only events that this query finds: see docs/search.md.", _QUERY),
             _query("from", "Only entries logged at this time or later: a time, or a day in UTC.", _TIME),

@@ -24,7 +24,8 @@ _RESTART = (
 )
 _ADD = "SELECT muniment_index($1, $2, $3, $4, $5, $6, $7, $8)"
 _TERMS = """
-SELECT r.n, t.key, t.tail, t.chunked FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS r (first, last, n), LATERAL (
+SELECT r.n, t.key, t.tail, t.chunked
+FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS r (first, last, n), LATERAL (
     SELECT key, tail, chunked FROM search_terms WHERE log_id = $1 AND key >= r.first AND key < r.last
     ORDER BY log_id, key LIMIT $4
 ) t ORDER BY r.n, t.key
