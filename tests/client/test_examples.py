@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,9 +125,9 @@ def test_the_commands_for_auditor_and_regulator_hold(served: tuple[str, Path], t
         (tmp_path / "receipt.json").write_text(str(first))
         shutil.copy(path, tmp_path / "policy")
         lines = commands_of("auditor.md") + commands_of("regulator.md")
-        assert len(lines) == 11
+        assert len(lines) == 16
         for line in lines:
-            ours = line.replace("receipt 1 ", f"receipt {first.index} ").split()[1:]
+            ours = shlex.split(line.replace("receipt 1 ", f"receipt {first.index} "))[1:]
             env = {**os.environ, "MUNIMENT_URL": url, "XDG_STATE_HOME": str(tmp_path / "state")}
             words = [sys.executable, "-m", "muniment.cli", *ours]
             done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)

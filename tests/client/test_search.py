@@ -14,6 +14,7 @@ from muniment.encoding import b64
 from muniment.errors import BadDisclosure, FormatError, NotWhatWasSent, QueryError, Refused, Unavailable
 from muniment.event import format_time
 from muniment.receipt import Receipt
+from muniment.wire import Deadline
 from tests.client.colours import Colours
 from tests.client.fake_log import NOON, FakeLog, edit, problem
 
@@ -77,6 +78,16 @@ def test_pages_without_hits_are_not_the_end(colours: Colours, log: FakeLog) -> N
     hits = colours.client(log).search("nothing")
     assert found(hits) == []
     assert hits.complete_to == 300
+
+
+def test_each_page_has_the_time_of_a_call(colours: Colours, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search through millions of entries that finds nothing takes many requests, and none of them waits long."""
+    made = []
+    within = Deadline.within
+    monkeypatch.setattr(Deadline, "within", lambda seconds: made.append(seconds) or within(seconds))
+    log.searched_at_once = 10
+    assert found(colours.client(log).search("nothing")) == []
+    assert made.count(max(made)) == len(log.paths()) == 30, "calls, beside exchanges"
 
 
 # --- times ------------------------------------------------------------------------------------------------------------

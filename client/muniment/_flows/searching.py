@@ -56,8 +56,8 @@ class Hit:
 class HitPages:
     """The hits of a query, page by page: newest or oldest first, of times [since, until), at most `limit` of them.
 
-    `complete_to` and `tree_size` are None until the first page has come. With `receipts` each hit has one, all at one
-    published checkpoint.
+    `complete_to` and `tree_size` are None until the first page has come; `ended` says that there is no other. With
+    `receipts` each hit has one, all at one published checkpoint.
     """
 
     def __init__(
@@ -80,17 +80,15 @@ class HitPages:
         for name, moment in (("from", self._since), ("to", self._until)):
             self._asked |= {} if moment is None else {name: format_time(moment)}
         self._pages = 0
-        self._ended = limit == 0
+        self.ended = limit == 0
         self._last: Hit | None = None
         self._head: VerifiedCheckpoint | None = None
         self.complete_to: int | None = None
         self.tree_size: int | None = None
 
     def next_page(self) -> Flow[list[Hit]]:
-        """Return the next hits; no hits are the end."""
-        page: list[Hit] = []
-        while not page and not self._ended:
-            page = yield from self._ask()
+        """Return the next hits. There may be none although it has not `ended`: a server reads so much for one page."""
+        page = yield from self._ask()
         if self._receipts:
             for at, hit in enumerate(page):
                 page[at] = yield from self._proved(hit)
@@ -125,7 +123,7 @@ class HitPages:
         A server whose cursors lead nowhere would be asked for ever.
         """
         self._pages += 1
-        self._ended = cursor is None or self._left == 0
+        self.ended = cursor is None or self._left == 0
         if cursor is not None:
             if cursor == self._asked.get("cursor") or self._pages > (self.complete_to or 0):
                 raise FormatError("the cursors of this search lead nowhere")

@@ -245,8 +245,8 @@ class AsyncClient(Base):
         return AsyncHits(pages, self._hits(pages))
 
     async def _hits(self, pages: HitPages) -> AsyncGenerator[Hit, None]:
-        while page := await self._run(pages.next_page()):
-            for hit in page:
+        while not pages.ended:
+            for hit in await self._run(pages.next_page()):
                 yield hit
 
     async def receipt(

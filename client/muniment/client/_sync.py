@@ -257,8 +257,8 @@ class Client(Base):
         return Hits(pages, self._hits(pages))
 
     def _hits(self, pages: HitPages) -> Iterator[Hit]:
-        while page := self._run(pages.next_page()):
-            yield from page
+        while not pages.ended:
+            yield from self._run(pages.next_page())
 
     def receipt(self, index: int, *, tree_size: int | None = None, members: Collection[str] | None = None) -> Receipt:
         """Return the receipt of entry `index`, at the latest published checkpoint or at the one of `tree_size`.
