@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -179,4 +180,12 @@ def _says(text: str, value: Any) -> bool:
         return value == text
     if value is None or isinstance(value, bool):
         return text == {None: "null", True: "true", False: "false"}[value]
-    return bool(_NUMBER.fullmatch(text)) and float(text) == value
+    return bool(_NUMBER.fullmatch(text)) and float(text) == value and _possible(text)
+
+
+def _possible(number: str) -> bool:
+    """Tell whether an event may have a number: it is not beyond 2^53-1, nor so small that it becomes 0."""
+    double = float(number)
+    if not double:
+        return not any(c in "123456789" for c in re.split("[eE]", number)[0])
+    return abs(double) < 2**53 - 1 or (abs(double) == 2**53 - 1 and Decimal(number).copy_abs() == 2**53 - 1)
