@@ -31,7 +31,7 @@ $(READY): requirements/dev.txt client/pyproject.toml service/pyproject.toml
 	$(PIP) check
 	@touch $@
 
-demo: $(READY) ## Log thousands of real records on SQLite, verify ten receipts offline, and tamper with one
+demo: $(READY) ## Log thousands of real records on SQLite, verify, find and export some of them, and tamper with one
 	$(BIN)/python -m tests.demo --data $(DEMO)
 
 serve: $(READY) ## Serve the data of `make demo` (or a new log) on PORT, by default 8080
