@@ -39,6 +39,8 @@ _MOST_KEYS = 1000
 _AT_ONCE = 64
 _COMPARED = 16
 """Payloads that are compared without a pause, and entries that are made hits: a millisecond."""
+_EXPORTED = 128
+"""Hits of an export that are held at a time. The terms of its query are read anew for each so many."""
 _LISTS = 16
 """Of 400 bytes or so, decoded without a pause: a millisecond."""
 _LARGE = 4096
@@ -113,7 +115,7 @@ class Search:
         place: _Place | None = _Place(start, stop, stop)
         while place is not None:
             state = await self._state()
-            found, place = await self._hits(asked, place, min(state.size, stop), _AT_ONCE)
+            found, place = await self._hits(asked, place, min(state.size, stop), _EXPORTED)
             if (await self._state()).generation != state.generation:
                 raise _not_there()
             yield found
