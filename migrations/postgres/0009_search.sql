@@ -16,7 +16,7 @@ CREATE TABLE search_terms (
     tail    bytea   NOT NULL,
     chunked boolean NOT NULL,  -- whether there are chunks
     PRIMARY KEY (log_id, key)
-) WITH (fillfactor = 90);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);  -- each growth of a tail leaves a dead row
 
 -- Where a tail is moved that has grown long. All its indices are below `stop`, and those of later chunks are not.
 CREATE TABLE search_chunks (

@@ -11,6 +11,7 @@ matches has all terms of the query.
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -49,6 +50,11 @@ Members = frozenset[str] | None
 def mark_of(members: Members) -> bytes:
     """Return four bytes that tell an index with these members from one with others."""
     return sha256(orjson.dumps(None if members is None else sorted(members))).digest()[:4]
+
+
+def new_generation(members: Members) -> bytes:
+    """Return a generation for an index with these members."""
+    return secrets.token_bytes(12) + mark_of(members)
 
 
 def searched(event: Mapping[str, Any], members: Members) -> Mapping[str, Any]:

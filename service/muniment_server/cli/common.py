@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -107,3 +108,14 @@ def need_instance(settings: Settings) -> None:
             f"{settings.data} is not an instance: "
             f"run `muniment-server init --data {settings.data} --origin NAME` first",
         )
+
+
+@contextmanager
+def progress_bar() -> Iterator[Any]:
+    """Give a bar on standard error, which shows on a terminal alone."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        yield bar

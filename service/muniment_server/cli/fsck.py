@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -18,6 +16,7 @@ from muniment_server.cli.common import (
     json_option,
     need_instance,
     print_result,
+    progress_bar,
     run,
     settings_from,
 )
@@ -36,7 +35,9 @@ _ALONE = 20_000  # entries that are checked before another process has started
 )
 @click.option("--jobs", type=click.IntRange(1, 64), help="Processes that check; default: one for each core.")
 @click.option(
-    "--repair", is_flag=True, help="Make wrong tiles again from the entries, if these hash to a signed checkpoint."
+    "--repair",
+    is_flag=True,
+    help="Make wrong tiles again from the entries, if these hash to a signed checkpoint; begin a wrong index anew.",
 )
 @click.option(
     "--against", metavar="URL|DIR", help="Compare with a mirror, or a static tlog-tiles tree; nothing else is checked."
@@ -48,7 +49,8 @@ _ALONE = 20_000  # entries that are checked before another process has started
 def fsck(**flags: Any) -> None:
     """Recompute every entry, payload, tile, root and signature of a log; name the first bad index.
 
-    Reads only, so it may run beside a server. --repair writes tiles, SQLite's table of leaf keys, and nothing else.
+    Reads only, so it may run beside a server. --repair writes tiles, SQLite's table of leaf keys and
+    the state of the search index, and nothing else.
     With --from or --to the rest of the log counts as its stored tiles say, and the report says so.
 
     Exit code 1 when something is wrong, or a copy differs; 4 when database, copy, or the source of block headers cannot
@@ -79,16 +81,6 @@ def fsck(**flags: Any) -> None:
         sys.exit(EXIT_UNREACHABLE)
 
 
-@contextmanager
-def _bar() -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        yield bar
-
-
 async def _rows(store: Any, name: str | None) -> list[Any]:
     rows = [row for row in await store.catalog.logs() if name in (None, row.name)]
     if not rows:
@@ -101,7 +93,7 @@ async def _fsck(settings: Settings, flags: dict[str, Any]) -> list[Any]:
 
     store = await open_store(settings)
     try:
-        with _bar() as bar:
+        with progress_bar() as bar:
             rows = await _rows(store, flags["log_name"])
             reports = [(await _check(settings, store, row, flags, bar)).report for row in rows]
         if flags["check_anchors"]:
@@ -135,26 +127,40 @@ async def _check(settings: Settings, store: Any, row: Any, flags: dict[str, Any]
     guard, policy = Guard(settings.guard_file(row.name)), Policy.read(settings.policy)
     whole = Whole(store, row, policy, guard, flags.get("start") or 0, flags.get("stop"))
     if flags.get("jobs") == 1 or (await store.reads.head(row.log_id)).size < _ALONE:
-        return await whole.run(progress, check_here)
-    workers = Workers(Database(settings.sqlite, settings.database), flags.get("jobs"))
-    try:
-        return await whole.run(progress, workers.check)
-    finally:
-        workers.close()
+        await whole.run(progress, check_here)
+    else:
+        workers = Workers(Database(settings.sqlite, settings.database), flags.get("jobs"))
+        try:
+            await whole.run(progress, workers.check)
+        finally:
+            workers.close()
+    await _check_index(settings, store, row, whole.report)
+    return whole
+
+
+async def _check_index(settings: Settings, store: Any, row: Any, report: Any) -> None:
+    """Compare the search index with a log that is whole: otherwise what is wrong there would be told twice."""
+    from muniment_server.check.fsck.index import check_index
+
+    members = settings.searched(row.name)
+    if row.kind == "event" and report.clean and report.note is None and members != frozenset():
+        await check_index(store, row, members, report)
 
 
 async def _repair(settings: Settings, flags: dict[str, Any]) -> list[Any]:
+    from muniment_server.check.fsck.index import repair_index
     from muniment_server.check.fsck.repair import repair
     from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     done = []
     try:
-        with _bar() as bar:
+        with progress_bar() as bar:
             for row in await _rows(store, flags["log_name"]):
                 before = await _check(settings, store, row, flags, bar)
                 try:
                     mended = await repair(before, settings.sqlite, settings.database)
+                    mended += await repair_index(store, row, settings.searched(row.name), before.report)
                 except RepairRefused as error:
                     before.report.add_one("repair_refused", before.report.first_bad_index or 0, str(error))
                     mended = []

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from muniment_server.cli.common import data_options, json_option, need_instance, print_result, run, settings_from
+from muniment_server.cli.common import (
+    data_options,
+    json_option,
+    need_instance,
+    print_result,
+    progress_bar,
+    run,
+    settings_from,
+)
 from muniment_server.settings import Settings
-from muniment_server.storage.catalog import LogRow
+
+if TYPE_CHECKING:
+    from muniment_server.storage import Store
+    from muniment_server.storage.catalog import LogRow
+
+_POLL_SECONDS = 0.2
 
 
 @click.group()
@@ -31,16 +45,23 @@ def index_status(**flags: Any) -> None:
 @index.command("rebuild")
 @data_options
 @click.option("--log", "name", default="default", show_default=True, help="Name of the log.")
+@click.option("--resume", is_flag=True, help="Go on with one that was interrupted, instead of beginning anew.")
 @json_option
 def index_rebuild(name: str, **flags: Any) -> None:
-    """Make the index of a log anew: the running server does it, or the next one that is started.
+    """Make the index of a log anew. Where a server runs, that does the work, and this command waits for it.
 
-    It goes on where it was interrupted; `index status` says how far it is. Until then searches find what is in it.
+    When it is interrupted, the server goes on, or the next one that is started, or this command with --resume; `index
+    status` says how far it is. Until it is done, searches find what is in it.
+
+    \b
+    Examples:
+      muniment-server index rebuild --data ./log-data
+      muniment-server index rebuild --data ./log-data --log payroll --resume --json
     """
     settings = settings_from(data=flags["data"], database=flags["database"])
     need_instance(settings)
-    run(_rebuild(settings, name))
-    print_result(flags["as_json"], {"name": name, "state": "building"}, f"The index of log {name} is made anew.")
+    row = run(_rebuild(settings, name, resume=flags["resume"]))
+    print_result(flags["as_json"], row, f"The index of log {name} has all of its {row['indexed']} entries.")
 
 
 async def _status(settings: Settings) -> list[dict[str, Any]]:
@@ -48,40 +69,55 @@ async def _status(settings: Settings) -> list[dict[str, Any]]:
 
     store = await open_store(settings)
     try:
-        rows = []
-        for log in await store.catalog.logs():
-            if log.kind == "event":
-                found, head = await store.search.index_state(log.log_id), await store.reads.head(log.log_id)
-                size = found.size if found else 0
-                state = "none" if not found else "complete" if size >= head.size else "building"
-                searched = _searched(settings, log)
-                rows.append(
-                    {
-                        "name": log.name,
-                        "state": state if searched else "off",
-                        "indexed": size,
-                        "tree_size": head.size,
-                    }
-                )
-        return rows
+        return [await _row(settings, store, log) for log in await store.catalog.logs() if log.kind == "event"]
     finally:
         await store.close()
 
 
-async def _rebuild(settings: Settings, name: str) -> None:
+async def _row(settings: Settings, store: Store, log: LogRow) -> dict[str, Any]:
+    found, head = await store.search.index_state(log.log_id), await store.reads.head(log.log_id)
+    size = found.size if found else 0
+    state = "none" if not found else "building" if found.clearing or size < head.size else "complete"
+    state = state if _searched(settings, log) else "off"
+    return {"name": log.name, "state": state, "indexed": size, "tree_size": head.size}
+
+
+async def _rebuild(settings: Settings, name: str, *, resume: bool) -> dict[str, Any]:
     from muniment_server.errors import SetupError
-    from muniment_server.follow.indexer import new_generation
     from muniment_server.storage.open import open_store
+    from muniment_server.terms import new_generation
 
     store = await open_store(settings)
     try:
         for log in await store.catalog.logs():
             if log.name == name and log.kind == "event" and _searched(settings, log):
-                await store.search.restart_index(log.log_id, new_generation(settings.searched(name)))
-                return
+                if not resume:
+                    await store.search.restart_index(log.log_id, new_generation(settings.searched(name)))
+                await _fill(settings, store, log)
+                return await _row(settings, store, log)
         raise SetupError(f"no log {name!r} that is searched: `muniment-server index status` lists them")
     finally:
         await store.close()
+
+
+async def _fill(settings: Settings, store: Store, log: LogRow) -> None:
+    """Wait until the index has all entries that there are now; fill it unless another process does."""
+    from muniment_server.follow.indexer import Indexer
+    from muniment_server.telemetry import Metrics
+
+    indexer = Indexer(store, log, Metrics(), settings.searched(log.name))
+    total = (await store.reads.head(log.log_id)).size
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task(log.name, total=total)
+            while (state := await store.search.index_state(log.log_id)) is None or state.clearing or state.size < total:
+                bar.update(task, completed=state.size if state else 0)
+                if await indexer.lease.take():
+                    await indexer.run_once()
+                else:
+                    await asyncio.sleep(_POLL_SECONDS)
+    finally:
+        await indexer.lease.release()
 
 
 def _searched(settings: Settings, log: LogRow) -> bool:

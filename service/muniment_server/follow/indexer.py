@@ -7,7 +7,6 @@ point, another process or an erasure in between costs the work of one step, and 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,21 +20,12 @@ from muniment_server.storage.catalog import LogRow
 from muniment_server.storage.log import StoredPayload
 from muniment_server.storage.search import IndexState
 from muniment_server.telemetry import Metrics
-from muniment_server.terms import Members, mark_of, terms_of
+from muniment_server.terms import Members, mark_of, new_generation, terms_of
 
-_ENTRIES = 256
-"""Read and added in one step. SQLite's write lock is held for 23 ms then, and for 100 with 2,000."""
-_TERMS = 4000
-"""Added in one step, save for the terms of one entry: for the same reason."""
 _SPLIT = 16  # payloads split without a pause: a millisecond
 _CLEARED = 1000
 _REST_SECONDS = 0.2
 _RETRY_SECONDS = 2.0
-
-
-def new_generation(members: Members) -> bytes:
-    """Return a generation for an index with these members."""
-    return secrets.token_bytes(12) + mark_of(members)
 
 
 class _Part(NamedTuple):
@@ -59,9 +49,9 @@ class Indexer:
         self._part: _Part | None = None  # read ahead
         self._head = 0  # size of the log when it was looked at last
         retry = Retry("indexing failed", _RETRY_SECONDS, (StoreError,))
-        lease = Lease(store, row.log_id, "search")
+        self.lease = Lease(store, row.log_id, "search")
         # Not at once: a start has better things to do.
-        self.follower = Follower("indexer", row.name, self.run_once, retry, lease=lease, first=first)
+        self.follower = Follower("indexer", row.name, self.run_once, retry, lease=self.lease, first=first)
 
     async def run_once(self) -> float:
         """Take one step; return how many seconds to rest. Raises StoreError."""
@@ -110,7 +100,7 @@ class Indexer:
 
         What is erased after its payload was read here is not added, as the state is another one by then.
         """
-        stop = min(state.size + _ENTRIES, self._head)
+        stop = min(state.size + self._search.most_entries, self._head)
         if state.size >= stop:
             return None
         stored = await self._reads.payloads(self._log_id, state.size, stop)
@@ -125,7 +115,7 @@ class Indexer:
             if at % _SPLIT == 0:
                 await asyncio.sleep(0)
             found = terms_of(one.payload, self._members)
-            if terms and terms + len(found) > _TERMS:
+            if terms and terms + len(found) > self._search.most_terms:
                 return postings, one.index
             terms += len(found)
             for term in found:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from muniment_server.terms import Range
 
@@ -35,6 +35,14 @@ class TermRow(NamedTuple):
     chunked: bool
 
 
+class WholeTerm(NamedTuple):
+    """A term with all of its postings, as of one moment: its tail, and (stop, body) of its chunks in order."""
+
+    key: bytes
+    tail: bytes
+    chunks: list[tuple[int, bytes]]
+
+
 class StoredEntry(NamedTuple):
     """Leaf, payload and seed of an event."""
 
@@ -45,7 +53,13 @@ class StoredEntry(NamedTuple):
 
 
 class Search(Protocol):
-    """The index. It is derived: what it lacks or has too much of is mended by a rebuild, and proves nothing."""
+    """The index. It is derived: what it lacks or has too much of is mended by a rebuild, and proves nothing.
+
+    `most_entries` is how many are best added at once, and `most_terms` how many terms of them.
+    """
+
+    most_entries: int
+    most_terms: int
 
     async def index_state(self, log_id: int) -> IndexState | None:
         """Return how far the index is, or None where none was begun."""
@@ -75,3 +89,17 @@ class Search(Protocol):
 
     async def leaves_at(self, log_id: int, indices: Sequence[int]) -> list[bytes]:
         """Return the leaves of these entries, in the order of `indices`, as far as there are any."""
+
+    async def whole_terms(self, log_id: int, after: bytes, limit: int) -> list[WholeTerm]:
+        """Return up to `limit` terms behind a key, by key, as a check wants them: with all that a search sees."""
+
+
+def gathered(rows: Iterable[Sequence[Any]]) -> list[WholeTerm]:
+    """Return terms of rows of key, tail, and stop and body of one of its chunks, by key and stop."""
+    terms: list[WholeTerm] = []
+    for key, tail, stop, body in rows:
+        if not terms or terms[-1].key != key:
+            terms.append(WholeTerm(key, tail, []))
+        if stop is not None:
+            terms[-1].chunks.append((stop, body))
+    return terms

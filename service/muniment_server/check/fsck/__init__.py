@@ -11,6 +11,7 @@ so it may run beside a server.
     guards     the guard against the database
     anchors    what is stored of anchors, against the log and block headers
     equal      which leaves of a raw log may be equal
+    index      the search index against the payloads
     workers    chunks in processes
     whole      one log
     repair     tiles made again from entries

@@ -92,7 +92,7 @@ class Report:
             found.append(f"  and {self.total - len(self.findings)} more")
         where = "" if self.first_bad_index is None else f", first at index {self.first_bad_index}"
         verdict = "clean" if self.clean else f"NOT clean{where}"
-        mended = [f"  mended tile {name}" for name in self.repaired]
+        mended = [f"  mended {'tile ' * ('/' in name)}{name}" for name in self.repaired]
         notes = [f"  note: {self.note}"] if self.note else []
         notes += [f"  not checked: {said}" for said in self.unreachable]
         return [f"{self.log}: {verdict} ({counts})", *mended, *found, *notes]

@@ -13,7 +13,7 @@ from muniment_server.storage.postgres.pool import Pool
 from muniment_server.storage.postgres.sessions import FOLLOWERS, Sessions
 from muniment_server.storage.postings import encode_all
 from muniment_server.storage.row_ids import MOST, row_id
-from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow
+from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow, WholeTerm, gathered
 from muniment_server.terms import Range
 
 _STATE = "SELECT generation, size, erasures, clearing FROM search_state WHERE log_id = $1"
@@ -45,6 +45,14 @@ JOIN payloads p ON p.log_id = $1 AND p.index = u.index JOIN entries e ON e.id = 
 _LEAVES = """
 SELECT e.leaf FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n) JOIN entries e ON e.id = u.id ORDER BY u.n
 """
+_WHOLE = f"""
+SELECT t.key, t.tail, c.stop, c.body FROM (
+    SELECT key, tail, chunked FROM search_terms WHERE log_id = $1 AND key > $2 ORDER BY log_id, key LIMIT $3
+) t LEFT JOIN LATERAL (
+    SELECT stop, body FROM search_chunks WHERE t.chunked AND log_id = $1 AND key = t.key
+    ORDER BY log_id, key, stop LIMIT {MOST}
+) c ON true ORDER BY t.key, c.stop
+"""  # noqa: S608 - composed of constants
 # The key behind which nothing is removed yet is looked up first: a part at a time, whatever there is.
 _CLEAR = """
 DELETE FROM {table} WHERE log_id = $1 AND key <= (SELECT max(key) FROM (
@@ -56,6 +64,10 @@ _TABLES = ("search_terms", "search_chunks")
 
 class PostgresSearch:
     """See :class:`muniment_server.storage.search.Search`."""
+
+    # No append waits for it, and each term that grows leaves a dead row: few large steps.
+    most_entries = 2000
+    most_terms = 40_000
 
     def __init__(self, pool: Pool, sessions: Sessions) -> None:
         self._pool = pool
@@ -112,3 +124,7 @@ class PostgresSearch:
     async def leaves_at(self, log_id: int, indices: Sequence[int]) -> list[bytes]:
         """See Search."""
         return [leaf for (leaf,) in await self._pool.all(_LEAVES, [row_id(log_id, index) for index in indices])]
+
+    async def whole_terms(self, log_id: int, after: bytes, limit: int) -> list[WholeTerm]:
+        """See Search."""
+        return gathered(await self._pool.all(_WHOLE, log_id, after, limit))
