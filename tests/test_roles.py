@@ -195,6 +195,9 @@ BYPASSES = (
     "INSERT INTO entries VALUES ((1::bigint << 40) + 7, 'a gap')",
     "UPDATE payloads SET payload = 'x'",
     "DELETE FROM payloads",
+    "TRUNCATE search_terms, search_chunks",
+    "DELETE FROM search_state",
+    "ALTER TABLE search_terms ALTER COLUMN key SET STATISTICS 100",
     "TRUNCATE payloads",
     "UPDATE tiles SET data = substring(data FOR 32) || repeat('x', 32)::bytea WHERE octet_length(data) > 64 OR true",
     "UPDATE tiles SET data = repeat('x', octet_length(data))::bytea",
@@ -249,6 +252,9 @@ BYPASSES = (
     "ALTER SYSTEM SET fsync = off",
 )
 READER_TOO = (
+    "SET default_transaction_read_only = off; DELETE FROM search_terms",
+    "SET default_transaction_read_only = off; UPDATE search_state SET size = 0",
+    "SET default_transaction_read_only = off; INSERT INTO search_chunks VALUES (1, 'a', 1, 'a')",
     "SET default_transaction_read_only = off; INSERT INTO api_keys VALUES ('x', repeat('x', 32)::bytea, 'append', NULL, '', 0, NULL)",
     "SET default_transaction_read_only = off; INSERT INTO idempotency VALUES (1, 'c', 'k', 'f', 0, 1, 0)",
     "SET default_transaction_read_only = off; UPDATE heads SET epoch = epoch + 1",

@@ -14,13 +14,16 @@ import pytest
 from muniment.event import format_time
 from muniment.query import parse_query
 from muniment.strictjson import canonical
-from muniment_server.errors import Refused, StoreUnavailable
+from muniment_server.check.fsck.index import check_index
+from muniment_server.check.fsck.report import Report
+from muniment_server.errors import Corrupt, Refused, StoreUnavailable
 from muniment_server.follow.indexer import Indexer
 from muniment_server.read import search
 from muniment_server.read.entries import Entries
 from muniment_server.read.heads import Heads
 from muniment_server.read.search import Asked, Search
 from muniment_server.storage.checkpoints import Published
+from muniment_server.storage.postings import encode
 from muniment_server.storage.search import IndexState
 from muniment_server.telemetry import Metrics
 from muniment_server.terms import MOST_TERMS, Members
@@ -236,6 +239,81 @@ async def test_a_step_that_fails_or_happened_is_done_once(log: Searched, rig: Ri
         "SELECT (SELECT count(*) FROM search_chunks), (SELECT count(*) FROM search_terms)"
     )
     assert (bodies, tails) == (2, 602), "nothing twice: 600 numbers, one value, one word; the last two in chunks"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_follower_that_dies_at_any_step_is_followed_by_one_that_goes_on(
+    log: Searched, rig: Rig, monkeypatch: pytest.MonkeyPatch, moment: str
+):
+    """At the first begin, while an older index is cleared, and while entries are added: each step, once in two."""
+    await log.append([{"n": n, "a": "x"} for n in range(400)])
+    await log.fill()
+    await log.indexer.restart()
+    turns = itertools.count()
+
+    def dying(real: Any) -> Any:
+        async def step(self: Any, *values: Any) -> Any:
+            dies = next(turns) % 2 == 0
+            if dies and moment == "before":
+                raise StoreUnavailable("killed")
+            done = await real(self, *values)
+            if dies:
+                raise StoreUnavailable("killed")
+            return done
+
+        return step
+
+    kind = type(rig.store.search)
+    for name in ("restart_index", "clear_index", "add_postings"):
+        monkeypatch.setattr(kind, name, dying(getattr(kind, name)))
+    deaths = 0
+    while (state := await log.state()) is None or state.clearing or state.size < 401:
+        try:
+            await log.indexer.run_once()
+        except StoreUnavailable:
+            deaths += 1
+            log.indexer = Indexer(rig.store, log.bench.row, Metrics(), None)
+    assert deaths > 1
+    for query in ("a:x", "n:>=300", "n:17", "-n:>5"):
+        assert await log.found(query) == log.truth(query), query
+    assert await check(log) == []
+
+
+async def check(log: Searched) -> list[str]:
+    """What fsck finds of the index."""
+    report = Report("log", "origin", 0)
+    await check_index(log.bench.rig.store, log.bench.row, log.members, report)
+    return [finding.code for finding in report.findings]
+
+
+async def test_damaged_rows_give_an_error_or_what_is_right(log: Searched, rig: Rig):
+    """A list that ends too soon is never taken for a shorter one, and a hit too many is compared with its payload."""
+    await log.append([{"n": n % 3, "a": "x"} for n in range(600)])
+    await log.fill()
+    ends = rig.blob(b"\x05\x64\x01")
+    spoils = {
+        "UPDATE search_terms SET tail = " + ends: 4,
+        "UPDATE search_chunks SET body = " + ends: 1,
+        f"UPDATE search_terms SET tail = {rig.blob(encode([7, 8, 9, 2**39]))}": 0,
+    }
+    for spoil, least in spoils.items():
+        await rig.sql(spoil)
+        errors = []
+        for query in ("a:x", "n:1", "n:>=1 a:x", "x"):
+            try:
+                found = await log.found(query)
+            except Corrupt as error:
+                errors.append(str(error))
+            else:
+                assert found == log.truth(query) or not least, query
+                assert set(found) <= set(log.truth(query)), query
+        assert len(errors) >= least, spoil
+        assert all("index rebuild" in error for error in errors)
+        assert "index_list" in await check(log)
+        await log.indexer.restart()
+        await log.fill()
+        assert await log.found("a:x") == log.truth("a:x")
+        assert await check(log) == []
 
 
 async def test_an_index_that_is_ahead_is_made_anew(log: Searched, rig: Rig):

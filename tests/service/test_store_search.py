@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from random import Random
+from typing import Any
 
+import apsw
 import pytest
 
 from muniment_server.errors import Corrupt
+from muniment_server.storage.postgres import search as postgres
+from muniment_server.storage.postgres.connect import connect
 from muniment_server.storage.postings import decode, encode
 from muniment_server.storage.search import MOST_TAIL, IndexState, TermRow
+from muniment_server.storage.sqlite import search as sqlite
 from muniment_server.terms import Range
 from tests.service.rig import Rig
 
@@ -129,6 +135,18 @@ async def test_a_rebuild_clears_in_parts(rig: Rig):
     assert await added(rig, log_id, 1, {b"a": [0]})
 
 
+async def test_many_chunks_of_one_term_are_cleared_in_parts_too(rig: Rig):
+    log_id = (await rig.log()).log_id
+    await rig.store.search.restart_index(log_id, GENERATION)
+    for size in range(500, 10_001, 500):
+        await added(rig, log_id, size, {b"all": list(range(size - 500, size))})
+    await rig.store.search.restart_index(log_id, LATER)
+    counts = []
+    while await rig.store.search.clear_index(log_id, 7):
+        counts += await rig.sql("SELECT count(*) FROM search_chunks")
+    assert counts == [(20,), (13,), (6,), (0,)]
+
+
 @pytest.mark.parametrize("engine", ["postgres"], indirect=True)
 async def test_statistics_keep_no_value(rig: Rig):
     log_id = (await rig.log()).log_id
@@ -139,3 +157,103 @@ async def test_statistics_keep_no_value(rig: Rig):
     assert not {name for (name,) in columns} & {"key", "tail", "body"}
     ((moved,),) = await rig.store.search.index_terms(log_id, [Range(b"all", b"all\0")], 9)
     assert moved == TermRow(b"all", b"", True)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_what_is_cleared_leaves_no_byte_in_the_file(rig: Rig):
+    """What holds values is overwritten, and the WAL emptied by a checkpoint: nothing else keeps terms."""
+    log_id = (await rig.log()).log_id
+    await rig.store.search.restart_index(log_id, GENERATION)
+    await added(rig, log_id, 5000, {b"secret-%05d" % n: [n] for n in range(5000)} | {b"secret-all": list(range(5000))})
+    assert b"secret-" in written(rig)
+    await rig.store.search.restart_index(log_id, LATER)
+    while await rig.store.search.clear_index(log_id, 1000):
+        pass
+    connection = apsw.Connection(str(rig.folder / "store.sqlite"))
+    assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    connection.close()
+    assert written(rig).count(b"secret-") == 0
+
+
+def written(rig: Rig) -> bytes:
+    return b"".join(path.read_bytes() for path in rig.folder.glob("store.sqlite*"))
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+COUNT = 20_000
+KEY = b"secret-00500"
+KEYS, FIRSTS, LASTS = [KEY], [KEY, b"secret-07"], [b"secret-00600", b"secret-08"]
+STATEMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "sqlite": {
+        sqlite._TERMS: (KEY, b"secret-00600", 50),
+        sqlite._CHUNKS: (KEY, 700, 710),
+        sqlite._WHOLE: (b"secret-00499", 50),
+        **dict.fromkeys(sqlite._CLEAR, (50,)),
+    },
+    "postgres": {
+        postgres._TERMS: (FIRSTS, LASTS, 50),
+        postgres._CHUNKS: (KEYS, 700, 710),
+        **dict.fromkeys(postgres._CLEAR, (50,)),
+    },
+}
+
+
+@pytest.fixture(params=[False, True], ids=["", "analyzed"])
+async def large(rig: Rig, request: pytest.FixtureRequest) -> int:
+    """The number of a log whose index has many terms, and many chunks of one."""
+    log_id = (await rig.log()).log_id
+    await rig.store.search.restart_index(log_id, GENERATION)
+    await added(rig, log_id, COUNT, {b"secret-%05d" % n: [n] for n in range(COUNT)})
+    numbers = f"WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {COUNT})"
+    row = f"{log_id}, {rig.blob(KEY)}, n, {rig.blob(encode([1]))}"
+    await rig.sql(f"{numbers} INSERT INTO search_chunks SELECT {row} FROM n")
+    await rig.sql(f"UPDATE search_terms SET chunked = true WHERE key = {rig.blob(KEY)}")
+    if request.param:
+        await rig.sql("ANALYZE")
+    return log_id
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_plans_go_by_the_keys_in_sqlite(rig: Rig, large: int):
+    connection = apsw.Connection(str(rig.folder / "store.sqlite"))
+    for sql, values in STATEMENTS["sqlite"].items():
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", (large, *values))]
+        scans = [
+            step for step in plan if step.startswith("SCAN") and step != "SCAN t"
+        ]  # of at most as many as asked for
+        assert not scans, (sql, plan)
+        assert any("PRIMARY KEY (log_id=?" in step for step in plan), (sql, plan)
+    connection.close()
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_plans_read_few_rows_in_postgres(rig: Rig, large: int):
+    """With plans that are kept, as ours are; a planner without statistics would rather read half the table."""
+    connection = await connect(rig.database or "")
+    try:
+        for number, (sql, values) in enumerate(STATEMENTS["postgres"].items()):
+            await connection.execute(f"PREPARE p{number} AS {sql}")
+            literals = ", ".join(_literal(rig, value) for value in (large, *values))
+            explain = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE p{number}({literals})"
+            async with connection.transaction():
+                plan = json.loads(await connection.fetchval(explain))[0]["Plan"]
+            read = [node for node in _nodes(plan) if node.get("Relation Name", "").startswith("search_")]
+            assert read, sql
+            for node in read:
+                rows = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+                assert rows <= 200, (sql, node)
+    finally:
+        await connection.close()
+
+
+def _literal(rig: Rig, value: Any) -> str:
+    if isinstance(value, list):
+        return f"ARRAY[{', '.join(_literal(rig, one) for one in value)}]"
+    return rig.blob(value) if isinstance(value, bytes) else str(value)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)

@@ -53,13 +53,13 @@ SELECT t.key, t.tail, c.stop, c.body FROM (
     ORDER BY log_id, key, stop LIMIT {MOST}
 ) c ON true ORDER BY t.key, c.stop
 """  # noqa: S608 - composed of constants
-# The key behind which nothing is removed yet is looked up first: a part at a time, whatever there is.
-_CLEAR = """
-DELETE FROM {table} WHERE log_id = $1 AND key <= (SELECT max(key) FROM (
-    SELECT key FROM {table} WHERE log_id = $1 ORDER BY log_id, key LIMIT $2) t) RETURNING 1
-"""
+# By its whole key: a term may have tens of thousands of chunks.
+_CLEAR = tuple(
+    f"DELETE FROM {table} WHERE ({key}) IN "  # noqa: S608 - composed of constants
+    f"(SELECT {key} FROM {table} WHERE log_id = $1 ORDER BY {key} LIMIT $2) RETURNING 1"
+    for table, key in (("search_terms", "log_id, key"), ("search_chunks", "log_id, key, stop"))
+)
 _CLEARED = "UPDATE search_state SET clearing = false WHERE log_id = $1"
-_TABLES = ("search_terms", "search_chunks")
 
 
 class PostgresSearch:
@@ -86,8 +86,8 @@ class PostgresSearch:
 
     async def clear_index(self, log_id: int, limit: int) -> bool:
         """See Search."""
-        for table in _TABLES:
-            if await self._sessions.write(FOLLOWERS, _CLEAR.format(table=table), (log_id, limit)):
+        for sql in _CLEAR:
+            if await self._sessions.write(FOLLOWERS, sql, (log_id, limit)):
                 return True
         await self._sessions.write(FOLLOWERS, _CLEARED, (log_id,))
         return False

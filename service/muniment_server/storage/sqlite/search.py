@@ -46,7 +46,12 @@ SELECT t.key, t.tail, c.stop, c.body FROM (
     SELECT key, tail, chunked FROM search_terms WHERE log_id = ?1 AND key > ?2 ORDER BY key LIMIT ?3
 ) t LEFT JOIN search_chunks c ON t.chunked AND c.log_id = ?1 AND c.key = t.key ORDER BY t.key, c.stop
 """
-_TABLES = ("search_terms", "search_chunks")
+# By its whole key: a term may have tens of thousands of chunks.
+_CLEAR = tuple(
+    f"DELETE FROM {table} WHERE ({key}) IN "  # noqa: S608 - composed of constants
+    f"(SELECT {key} FROM {table} WHERE log_id = ? ORDER BY {key} LIMIT ?)"
+    for table, key in (("search_terms", "log_id, key"), ("search_chunks", "log_id, key, stop"))
+)
 
 
 class SqliteSearch:
@@ -78,8 +83,9 @@ class SqliteSearch:
         """See Search."""
 
         def work(connection: apsw.Connection) -> bool:
-            for table in _TABLES:
-                if _clear(connection, table, log_id, limit):
+            for sql in _CLEAR:
+                connection.execute(sql, (log_id, limit))
+                if connection.changes():
                     return True
             connection.execute("UPDATE search_state SET clearing = 0 WHERE log_id = ?", (log_id,))
             return False
@@ -156,17 +162,3 @@ class SqliteSearch:
 def _state(row: Sequence[Any]) -> IndexState:
     generation, size, erasures, clearing = row
     return IndexState(generation, size, erasures, bool(clearing))
-
-
-def _clear(connection: apsw.Connection, table: str, log_id: int, limit: int) -> bool:
-    """Remove the first rows of a table; tell whether there were any."""
-    borders = connection.execute(
-        f"SELECT key FROM {table} WHERE log_id = ? ORDER BY key LIMIT ?",  # noqa: S608 - one of two names
-        (log_id, limit),
-    ).fetchall()
-    if borders:
-        connection.execute(
-            f"DELETE FROM {table} WHERE log_id = ? AND key <= ?",  # noqa: S608 - likewise
-            (log_id, borders[-1][0]),
-        )
-    return bool(borders)
