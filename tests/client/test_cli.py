@@ -223,7 +223,7 @@ def test_help_and_version(cli: Cli) -> None:
 
 
 def test_a_bug_is_70(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muniment.cli.get._text", lambda *_: 1 / 0)
+    monkeypatch.setattr("muniment.cli.get._show", lambda *_: 1 / 0)
     done = cli("get", "1", "--json")
     assert (done.code, done.error["code"]) == (70, "unexpected")
 
