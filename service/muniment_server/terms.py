@@ -31,6 +31,8 @@ _NAME = 5
 _LONGEST = 64
 _CUT = 48
 """A longer value is kept as so many of its bytes and a hash."""
+_TEXT = (32, 20)
+"""The same of one with a space. It is found by its words: whole ones would be half of an index."""
 _SIGN = 1 << 63
 
 
@@ -66,14 +68,19 @@ def terms_of(payload: bytes, members: Members = None) -> set[bytes]:
     """Return the terms of an event in canonical form."""
     terms: set[bytes] = set()
     for name, member in searched(orjson.loads(payload), members).items():
-        for path, value in scalars(member, (name,)):
+        mark, where = _mark(name), (name,)
+        for path, value in scalars(member, where) if isinstance(member, dict | list) else ((where, member),):
             terms.add(_values_of(path) + _scalar(value))
             if isinstance(value, str):
-                mark = b"\xff" + _name((name,))
                 terms.update([b"w" + _cut(word.encode()) + mark for word in indexed_words(value)])
             if len(terms) > MOST_TERMS:
                 return {CROWDED}
     return terms
+
+
+@lru_cache(4096)
+def _mark(name: str) -> bytes:
+    return b"\xff" + _name((name,))
 
 
 def groups_of(query: Query) -> list[Group]:
@@ -90,11 +97,17 @@ def _groups(test: Equal | Prefix | Present | Compare | Words) -> Iterator[Group]
             values = [text] if other is None else [text, orjson.loads(other)]
             yield tuple(_point(_values_of(path) + _scalar(value)) for value in values)
         case Prefix(path, text):
-            yield (_from(_values_of(path) + b"s" + text.encode()[:_CUT], _LONGEST),)
+            yield _begins(_values_of(path) + b"s", text.encode())
         case Present(path):
             yield (Range(_values_of(path) + b"b", _values_of(path) + b"t"),)
         case Compare(path, order, number):
             yield (_compared(_values_of(path), order, _scalar(number)),)
+
+
+def _begins(values: bytes, start: bytes) -> Group:
+    """Return the strings that begin so: those that stand there so far, and those that were cut before."""
+    whole, (_, cut) = _from(values + start[:_CUT], _LONGEST), _TEXT
+    return (whole,) if len(start) <= cut else (whole, _from(values + start[:cut] + b"\xff", _LONGEST))
 
 
 def _compared(values: bytes, order: str, number: bytes) -> Range:
@@ -115,7 +128,7 @@ def _name(path: Path) -> bytes:
 
 def _scalar(value: Any) -> bytes:
     if isinstance(value, str):
-        return b"s" + _cut(value.encode())
+        return b"s" + (_cut(value.encode(), *_TEXT) if " " in value else _cut(value.encode()))
     if value is None or isinstance(value, bool):
         return b"b" + canonical(value)
     bits = int.from_bytes(struct.pack(">d", value + 0.0), "big")  # -0.0 becomes 0.0
@@ -123,9 +136,9 @@ def _scalar(value: Any) -> bytes:
     return b"n" + (bits ^ (2 * _SIGN - 1 if bits & _SIGN else _SIGN)).to_bytes(8, "big")
 
 
-def _cut(data: bytes) -> bytes:
+def _cut(data: bytes, longest: int = _LONGEST, cut: int = _CUT) -> bytes:
     """Return a value as it stands in a key; 0xff is in no UTF-8."""
-    return data if len(data) <= _LONGEST else data[:_CUT] + b"\xff" + sha256(data).digest()[: _LONGEST - _CUT - 1]
+    return data if len(data) <= longest else data[:cut] + b"\xff" + sha256(data).digest()[: longest - cut - 1]
 
 
 def _point(key: bytes) -> Range:

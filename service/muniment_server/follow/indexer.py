@@ -88,11 +88,11 @@ class Indexer:
             part = await self._read(state)
         if part is None:
             return state.size
-        # The next part is read and split while this one is committed: each takes about half of the time.
-        reached = replace(state, size=part.size)
-        added, self._part = await asyncio.gather(
-            self._search.add_postings(self._log_id, state, part.size, part.postings), self._read(reached)
-        )
+        adding = self._search.add_postings(self._log_id, state, part.size, part.postings)
+        if self._search.elsewhere:  # the next part is read and split meanwhile: each takes about half of the time
+            added, self._part = await asyncio.gather(adding, self._read(replace(state, size=part.size)))
+        else:
+            added = await adding
         return part.size if added else state.size
 
     async def _read(self, state: IndexState) -> _Part | None:

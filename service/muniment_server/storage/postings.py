@@ -24,7 +24,8 @@ async def encode_all(postings: Mapping[bytes, Sequence[int]]) -> list[tuple[byte
     for at, key in enumerate(sorted(postings)):
         if at % _TERMS == 0:
             await asyncio.sleep(0)
-        done.append((key, encode(postings[key])))
+        indices = postings[key]
+        done.append((key, _alone(indices[0]) if len(indices) == 1 else encode(indices)))
     return done
 
 

@@ -55,11 +55,13 @@ class StoredEntry(NamedTuple):
 class Search(Protocol):
     """The index. It is derived: what it lacks or has too much of is mended by a rebuild, and proves nothing.
 
-    `most_entries` is how many are best added at once, and `most_terms` how many terms of them.
+    `most_entries` is how many are best added at once, and `most_terms` how many terms of them. `elsewhere` says that
+    another process adds them: in this one, the write lock would only be held longer for what runs beside it.
     """
 
     most_entries: int
     most_terms: int
+    elsewhere: bool
 
     async def index_state(self, log_id: int) -> IndexState | None:
         """Return how far the index is, or None where none was begun."""

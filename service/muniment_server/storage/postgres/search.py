@@ -68,6 +68,7 @@ class PostgresSearch:
     # No append waits for it, and each term that grows leaves a dead row: few large steps.
     most_entries = 2000
     most_terms = 40_000
+    elsewhere = True
 
     def __init__(self, pool: Pool, sessions: Sessions) -> None:
         self._pool = pool
