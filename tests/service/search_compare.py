@@ -14,7 +14,6 @@ import orjson
 
 from muniment.event import parse_time
 from muniment.query import parse_query
-from muniment_server.follow import indexer
 from muniment_server.read import search
 from muniment_server.read.search import Asked
 from muniment_server.terms import Members
@@ -59,7 +58,9 @@ class Same:
         size = round(self.size * share)
         for log in self.logs:
             while (state := await log.state()) is None or state.size < size:
-                with patch.object(indexer, "_ENTRIES", min(256, size - (state.size if state else 0))):
+                left = min(256, size - (state.size if state else 0))
+                log.indexer._part = None  # what was read ahead may go beyond it
+                with patch.object(type(log.indexer._search), "most_entries", left):
                     await log.indexer.run_once()
 
     def truth(self, query: str, asked: Asked, complete_to: int) -> list[int]:
