@@ -12,7 +12,6 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from json import JSONDecodeError
 from typing import Any, Protocol
 
@@ -82,6 +81,7 @@ class Facts:
     def __init__(self, event: Mapping[str, Any]) -> None:
         self._event = event
         self._values: dict[str, dict[Path, list[Any]]] = {}  # by member, of those that were asked for
+        self._texts: dict[str, list[tuple[str, str]]] = {}  # the same
 
     def at(self, path: Path) -> list[Any]:
         """Return the scalars at a path."""
@@ -97,22 +97,22 @@ class Facts:
 
     def have_words(self, words: frozenset[str], split: Callable[[str], set[str]]) -> bool:
         """Tell whether one member has all these words among those that `split` finds in its strings."""
-        for texts in self._texts:
+        for name in self._event:
+            texts = self._texts_of(name)
             # Most texts do not even hold the letters, and to split one takes twenty times as long as to find that out.
-            if all(any(word in folded for _, folded in texts) for word in words):
+            if all([any([word in folded for _, folded in texts]) for word in words]):
                 found = set[str]().union(*(split(text) for text, _ in texts))
                 if words <= found:
                     return True
         return False
 
-    @cached_property
-    def _texts(self) -> list[list[tuple[str, str]]]:
-        """The strings of each member, and each with letters of one case."""
-        found = []
-        for member in self._event.values():
+    def _texts_of(self, name: str) -> list[tuple[str, str]]:
+        """Return the strings of a member, each with its letters in one case beside it."""
+        if name not in self._texts:
+            member = self._event[name]
             texts = [member] if isinstance(member, str) else [text for _, text in scalars(member)]
-            found.append([(text, text.casefold()) for text in texts if isinstance(text, str)])
-        return found
+            self._texts[name] = [(text, text.casefold()) for text in texts if isinstance(text, str)]
+        return self._texts[name]
 
 
 class Test(Protocol):

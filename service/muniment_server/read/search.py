@@ -41,8 +41,9 @@ _COMPARED = 16
 """Payloads that are compared without a pause, and entries that are made hits: a millisecond."""
 _EXPORTED = 128
 """Hits of an export that are held at a time. The terms of its query are read anew for each so many."""
-_LISTS = 16
-"""Of 400 bytes or so, decoded without a pause: a millisecond."""
+_DECODED = 8192
+_EACH = 16
+"""Bytes of lists that are decoded without a pause, and what each counts besides: a millisecond."""
 _LARGE = 4096
 """Bytes of a payload that has a turn of its own: it may hold thousands of values."""
 _WINDOW = 8192
@@ -244,11 +245,13 @@ class _Terms:
 
 async def _decoded(lists: Sequence[bytes]) -> list[list[int]]:
     """Return the indices in each of many lists; other requests have their turns in between."""
-    found = []
-    for at, data in enumerate(lists):
-        if at % _LISTS == 0:
-            await asyncio.sleep(0)
+    found, decoded = [], 0
+    for data in lists:
         found.append(decode(data))
+        decoded += len(data) + _EACH
+        if decoded > _DECODED:
+            await asyncio.sleep(0)
+            decoded = 0
     return found
 
 
