@@ -177,7 +177,7 @@ def main() -> None:
     for line in (
         """curl --json '{"actor":"alice","action":"invoice.approve"}' http://127.0.0.1:8080/entries > receipt.json""",
         f".venv/bin/muniment verify receipt.json --policy {shown}/policy",
-        f".venv/bin/muniment search action:git.commit --limit 5 --verify --policy {shown}/policy",
+        f".venv/bin/muniment search action:git.commit --limit 5 --verify --no-state --policy {shown}/policy",
         f"curl 'http://127.0.0.1:8080/proof/inclusion?index={indices[0]}'",
         "curl http://127.0.0.1:8080/checkpoint",
     ):

@@ -14,7 +14,7 @@ _QUERY = "action:install.file package:click"
 
 def find(url: str, policy: Path, size: int) -> str:
     """Search once the index has all entries below `size`; each hit is proved before it is printed."""
-    where = ("--url", url, "--policy", policy)
+    where = ("--url", url, "--policy", policy, "--no-state")  # the demo before this one made another key
     until(lambda: _lines(muniment("search", "action:install.file", "--oldest", "--limit", "1", "--json", *where)) != [])
     hits = _lines(muniment("search", _QUERY, "--verify", "--json", *where))
     if not hits or any(hit["event"]["package"] != "click" or hit["index"] >= size for hit in hits):
@@ -35,7 +35,7 @@ def show_part(whole: Path, policy: Path) -> str:
 def take_away(url: str, policy: Path, bundle: Path) -> str:
     """Export a range as a bundle of receipts, and verify it."""
     words = ("--format", "receipts", "--range", "0..1000", "-o", bundle)
-    muniment("export", *words, "--url", url, "--policy", policy)
+    muniment("export", *words, "--url", url, "--policy", policy, "--no-state")
     found = _verified(bundle, policy)
     if found["range"] != [0, 1000] or found["entries"] != 1000:
         raise SystemExit(f"a bundle of receipts proves {found}")
