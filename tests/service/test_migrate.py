@@ -161,6 +161,7 @@ RELEASED = {
         "4e60ef7302f3ca7e",
         "0590ed75bf1d25df",
         "0c729b69e6b45846",
+        "ea6302623721b236",
     ],
     "postgres": [
         "4e67e302949a5547",
@@ -171,6 +172,7 @@ RELEASED = {
         "1d470a1eed7bf767",
         "114b6a1d93e396b0",
         "2fcb5f6ece90a3b7",
+        "91e4c9d4404deace",
     ],
 }
 """The first 8 bytes of the SHA-256 of each migration that was released, in hex."""
