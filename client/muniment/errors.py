@@ -24,6 +24,7 @@ The tree, tested as such::
     ├── StateError                the memory of checkpoints is damaged
     │   └── StateUnavailable      the file of it cannot be read or written
     └── RequestError              talking to the server
+        ├── PayloadsClosed        nothing of an event is opened to this caller
         ├── Unreachable           no usable answer arrived
         ├── Behind                the server shows less of the log than was seen before
         ├── Unavailable           the server said 429 or 5xx
@@ -164,6 +165,14 @@ class StateUnavailable(StateError):
 
 class RequestError(MunimentError):
     """A request to the server did not give an answer to verify."""
+
+
+class PayloadsClosed(RequestError):
+    """Nothing of the event at `index` is opened to this caller: a matter of permission, and no contradiction."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"nothing of the event at index {index} is opened to this caller")
+        self.index = index
 
 
 class Unreachable(RequestError):

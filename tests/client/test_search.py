@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from muniment.encoding import b64
-from muniment.errors import BadDisclosure, FormatError, NotWhatWasSent, QueryError, Refused, Unavailable
+from muniment.errors import BadDisclosure, FormatError, NotWhatWasSent, PayloadsClosed, QueryError, Refused, Unavailable
 from muniment.event import format_time
 from muniment.receipt import Receipt
 from muniment.wire import Deadline
@@ -333,6 +333,24 @@ def test_a_receipt_that_opens_less_or_other_things(colours: Colours, log: FakeLo
     mixed = log.receipt(7).to_json() | {"disclosures": list(other.disclosures or ())}
     log.tamper = edit("/entries/7/receipt", lambda _: mixed)
     with pytest.raises(BadDisclosure):
+        list(colours.client(log).search("n:7", receipts=True))
+
+
+def closed(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in value.items() if name not in ("commitment", "disclosures")}
+
+
+def test_payloads_become_closed_during_a_search(colours: Colours, log: FakeLog) -> None:
+    """A receipt that opens nothing is a matter of permission; of another entry it is a contradiction all the same."""
+    log.tamper = edit("/entries/7/receipt", closed)
+    hits = iter(colours.client(log).search("n:>6 n:<9", receipts=True, limit=2))
+    with pytest.raises(PayloadsClosed, match="nothing of the event at index 7 is opened") as caught:
+        list(hits)
+    assert caught.value.index == 7
+    log.tamper = edit("/search", first(lambda hit: hit.update(index=8)))
+    honest = log.tamper
+    log.tamper = lambda request, response: edit("/entries/8/receipt", closed)(request, honest(request, response))
+    with pytest.raises(NotWhatWasSent):
         list(colours.client(log).search("n:7", receipts=True))
 
 

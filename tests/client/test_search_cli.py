@@ -153,6 +153,19 @@ def test_a_bundle(cli: Cli, log: FakeLog, words: list[str], indices: list[int]) 
     assert Path("c.ndjson").read_bytes() == Path("b.ndjson").read_bytes()
 
 
+@pytest.mark.parametrize("how", [("--verify",), ("--receipts",), ("--receipts", "-o", "b.ndjson")])
+def test_payloads_become_closed(cli: Cli, log: FakeLog, how: tuple[str, ...]) -> None:
+    log.tamper = edit(
+        "/entries/2/receipt",
+        lambda value: {name: part for name, part in value.items() if name not in ("commitment", "disclosures")},
+    )
+    done = cli("search", "n:<4", *how)
+    assert (done.code, Path("b.ndjson").exists()) == (6, False)
+    assert "nothing of the event at index 2 is opened to this caller" in done.err
+    assert "scope read" in done.err
+    assert cli("search", "n:<4", "--json", *how).error["code"] == "payloads_closed"
+
+
 def test_a_bundle_that_fails_leaves_the_file_as_it_was(cli: Cli, log: FakeLog) -> None:
     Path("b.ndjson").write_text("before")
     log.tamper = edit("/entries/2/receipt", lambda _: log.receipt(3).to_json())

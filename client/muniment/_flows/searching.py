@@ -16,7 +16,7 @@ from muniment._flows import fields
 from muniment._flows.proving import contradiction
 from muniment._flows.reads import Session, verified_receipt
 from muniment._flows.steps import MEBIBYTE, Flow, Request, json_of, send
-from muniment.errors import EventRefused, FormatError, NotWhatWasSent
+from muniment.errors import EventRefused, FormatError, NotWhatWasSent, PayloadsClosed
 from muniment.event import EventLeaf, format_time, parse_time
 from muniment.hashing import LeafHash
 from muniment.policy import VerifiedCheckpoint
@@ -159,13 +159,20 @@ class HitPages:
     # --- its receipt --------------------------------------------------------------------------------------------------
 
     def _proved(self, hit: Hit) -> Flow[Hit]:
-        """Return a hit with its receipt. Raises NotWhatWasSent when that is of another event than was shown."""
+        """Return a hit with its receipt.
+
+        Raises NotWhatWasSent when that is of another event than was shown, and PayloadsClosed when it opens nothing:
+        since the page was sent, a key was made or a scope was taken away.
+        """
         if self._head is None:
             self._head = yield from self._published(hit)
         size = self._head.checkpoint.size
         receipt, verified = yield from verified_receipt(self._session, hit.index, size)
         shown = isinstance(verified.entry, EventLeaf) and verified.entry.logged_at == hit.logged_at
-        same = receipt.leaf_hash == hit.leaf_hash and verified.complete
+        same = receipt.leaf_hash == hit.leaf_hash
+        if shown and same and not verified.opened:
+            raise PayloadsClosed(hit.index)
+        same = same and verified.complete
         if not (shown and same and strictjson.canonical(verified.opened) == strictjson.canonical(hit.event)):
             raise NotWhatWasSent(f"the event that was found at {hit.index} is not the one that its receipt proves")
         signed = self._session.trust.policy.verify(receipt.checkpoint)

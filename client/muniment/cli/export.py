@@ -17,11 +17,11 @@ from muniment.checkpoint import Checkpoint
 from muniment.cli import files
 from muniment.cli.export_receipts import Wanted, write_bundle
 from muniment.cli.options import Number, Target, log_options
-from muniment.cli.output import EXIT_NOT_YET, EXIT_REFUSED, CliError, note
+from muniment.cli.output import EXIT_NOT_YET, CliError, explain, note
 from muniment.cli.progress import progress
 from muniment.csvtext import write_csv
 from muniment.encoding import parse_decimal
-from muniment.errors import FormatError
+from muniment.errors import FormatError, PayloadsClosed
 from muniment.event import EventLeaf, OwnLeaf, parse_leaf
 from muniment.receipt import Receipt
 from muniment.rowtext import closed_row, json_line
@@ -142,12 +142,9 @@ def _not_yet(size: int) -> CliError:
 
 
 def _closed(index: int) -> CliError:
-    message = f"nothing of the event at index {index} is opened to this caller"
-    hint = (
-        "Reading what events say needs an API key with scope read (MUNIMENT_API_KEY or --api-key-file);"
-        " --leaves-only exports without it."
-    )
-    return CliError(EXIT_REFUSED, "payloads_closed", message, hint)
+    found = explain(PayloadsClosed(index))
+    found.hint += " --leaves-only exports without it."
+    return found
 
 
 def _readable(entries: Iterable[Entry], *, leaves_only: bool) -> Iterator[Entry]:

@@ -20,6 +20,7 @@ from muniment.errors import (
     Inconsistent,
     MunimentError,
     NoHeader,
+    PayloadsClosed,
     Refused,
     SourceUnavailable,
     StateError,
@@ -109,6 +110,9 @@ def explain(error: MunimentError) -> CliError:
                 " A log that stays behind was rolled back: ask its operator."
             )
             found = CliError(EXIT_NOT_YET, "behind", str(error), hint, notes=list(error.notes))
+        case PayloadsClosed():
+            hint = "Reading what events say needs an API key with scope read (MUNIMENT_API_KEY or --api-key-file)."
+            found = CliError(EXIT_REFUSED, code_of(error), str(error), hint)
         case Unreachable():
             hint = "Is it the right --url, and does the server run (muniment-server serve --data DIR)?"
             found = CliError(EXIT_UNREACHABLE, "unreachable", str(error), hint)

@@ -249,7 +249,8 @@ class Client(Base):
         iterator's `complete_to` and `tree_size` say how far the log was searched. A hit that is not what was asked for
         raises NotWhatWasSent or FormatError. Nothing proves that the server shows all.
 
-        With `receipts` each hit has its verified receipt, all at one checkpoint, and the event shown is the one in it.
+        With `receipts` each hit has its verified receipt, all at one checkpoint, and the event shown is the one in it;
+        PayloadsClosed says that a receipt opens nothing to this caller.
         It is an argument and no method, since nothing else differs; it takes one request more for each hit.
         """
         times = (start_time, end_time)
