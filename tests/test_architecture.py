@@ -35,6 +35,7 @@ ORDER = {
         "strictjson",
         "event",
         "query",
+        "times",
         "members",
         "names",
         "anchored",

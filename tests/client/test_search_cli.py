@@ -202,7 +202,16 @@ def test_a_caret_is_under_the_place(cli: Cli, log: FakeLog, query: str, caret: i
 
 @pytest.mark.parametrize(
     "words",
-    [["-o", "x"], ["--limit", "0"], ["--from", "yesterday"], ["--to", "2026-02-30"], ["--nothing"], ["-x"], ["--from"]],
+    [
+        ["-o", "x"],
+        ["--limit", "0"],
+        ["--from", "yesterday"],
+        ["--to", "2026-02-30"],
+        ["--from", "2026-02-01", "--to", "2026-02-01"],
+        ["--nothing"],
+        ["-x"],
+        ["--from"],
+    ],
 )
 def test_usage(cli: Cli, log: FakeLog, words: list[str]) -> None:
     done = cli("search", "n:1", *words)

@@ -244,6 +244,7 @@ def test_a_long_download_goes_on_at_every_border(world: Served, form: str) -> No
         ("?q=a:", 400, "bad_query"),
         ("?q=a&q=b", 400, "bad_parameter"),
         ("?from=yesterday", 400, "bad_parameter"),
+        ("?from=2026-02-02&to=2026-02-01", 400, "bad_parameter"),
         ("?limit=5", 400, "bad_parameter"),
         ("?q=" + "a" * 4097, 400, "bad_query"),
     ],

@@ -84,7 +84,9 @@ def test_the_index_can_be_made_anew(http: httpx.Client, data: Path) -> None:
         ("/search?order=up", 400, "bad_parameter"),
         ("/search?from=yesterday", 400, "bad_parameter"),
         ("/search?from=2026-02-30", 400, "bad_parameter"),
-        ("/search?to=2026-01-01T00:00:00Z", 400, "bad_parameter"),
+        ("/search?from=2026-02-01&to=2026-02-01T00:00:00Z", 400, "bad_parameter"),
+        ("/search?from=2026-02-01T00:00:00+01:00", 400, "bad_parameter"),  # a plus is a space
+        ("/search?to=2026-01-01T00:00:00", 400, "bad_parameter"),
         ("/search?to=", 400, "bad_parameter"),
         ("/search?cursor=", 400, "bad_cursor"),
         ("/search?cursor=AAAA", 400, "bad_cursor"),

@@ -6,9 +6,7 @@ with a receipt the event is the one in the tree.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from muniment import strictjson
@@ -22,15 +20,11 @@ from muniment.hashing import LeafHash
 from muniment.policy import VerifiedCheckpoint
 from muniment.query import Facts, Query, parse_query
 from muniment.receipt import Receipt
+from muniment.times import Moment, check_span, milliseconds
 
 PAGE = 100
 PAGE_LIMIT = 16 * MEBIBYTE
 """A page ends behind 4 MiB of events."""
-_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Moment = datetime | date | str
-"""A datetime with its zone, a text like 2026-11-20T12:00:00.123Z, or the beginning of a day: a date, or 2026-11-20."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +67,7 @@ class HitPages:
         self._session = session
         self._query = parse_query(query)
         self._since, self._until = (None if time is None else milliseconds(time) for time in times)
+        check_span(self._since, self._until)
         self._newest = newest
         self._left = limit
         self._receipts = receipts
@@ -212,19 +207,3 @@ def _event(hit: Hit) -> dict[str, Any]:
     except EventRefused as refused:
         raise FormatError(f"what the server shows of entry {hit.index} is no event: {refused.detail}") from None
     return hit.event
-
-
-# --- times ------------------------------------------------------------------------------------------------------------
-
-
-def milliseconds(moment: Moment) -> int:
-    """Return a time in milliseconds since 1970 UTC: the first that is not before it. Raises FormatError."""
-    if isinstance(moment, datetime):
-        if moment.tzinfo is None:
-            raise FormatError("a datetime needs its time zone: datetime(2026, 11, 20, tzinfo=UTC)")
-        return -((_EPOCH - moment) // timedelta(milliseconds=1))
-    text = str(moment)
-    try:
-        return parse_time(f"{text}T00:00:00.000Z" if _DAY.fullmatch(text) else text)
-    except FormatError:
-        raise FormatError(f"a time is like 2026-11-20T12:00:00.123Z or 2026-11-20, not {text[:40]!r}") from None

@@ -21,6 +21,7 @@ from muniment.event import format_time
 from muniment.query import parse_query
 from muniment.receipts import Header, ReceiptsWriter
 from muniment.rowtext import inert_json
+from muniment.times import check_span, milliseconds
 from muniment.verify import printable
 
 if TYPE_CHECKING:
@@ -34,14 +35,12 @@ _BEFORE, _AFTER = 60, 20
 
 
 class Time(click.ParamType[str]):
-    """A time as the log writes it, or a day in UTC."""
+    """A time with its zone, or a day in UTC."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as it is. Fails on any other spelling."""
-        from muniment._flows.searching import milliseconds
-
         try:
             milliseconds(str(value))
         except FormatError as error:
@@ -86,7 +85,13 @@ class Wanted(NamedTuple):
 
 @click.command("search", cls=Searching, short_help="Find events by what they say.")
 @click.argument("query", nargs=-1, metavar="[QUERY]...")
-@click.option("--from", "start", type=Time(), metavar="TIME", help="Logged at this time or later: 2026-11-01, in UTC.")
+@click.option(
+    "--from",
+    "start",
+    type=Time(),
+    metavar="TIME",
+    help="Logged then or later: 2026-11-01 or 2026-11-01T09:30:00+01:00.",
+)
 @click.option("--to", "end", type=Time(), metavar="TIME", help="Logged before this time.")
 @click.option("--oldest", is_flag=True, help="The oldest first, not the newest.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many. [default: all]")
@@ -136,6 +141,7 @@ def command(
         raise click.UsageError("-o FILE is for a bundle: give --receipts too")
     text = " ".join(query)
     _check_query(text)
+    _check_span(start, end)
     proved = verify or receipts
     wanted = Wanted(text, start, end, not oldest, limit, proved)
     with target.open(long=proved) as client:
@@ -161,6 +167,13 @@ def _check_query(text: str) -> None:
             f"{_pointed(text, error.position)}\nSee muniment search --help; put the query in single quotes in a shell."
         )
         raise CliError(EXIT_USAGE, "bad_query", error.detail, hint, query=text, position=error.position) from None
+
+
+def _check_span(start: str | None, end: str | None) -> None:
+    try:
+        check_span(*(None if time is None else milliseconds(time) for time in (start, end)))
+    except FormatError as error:
+        raise click.UsageError(f"{error} (--from {start} --to {end})") from None
 
 
 def _pointed(text: str, position: int) -> str:

@@ -15,7 +15,7 @@ from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.following import Following
 from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
-from muniment._flows.searching import Hit, HitPages, Moment
+from muniment._flows.searching import Hit, HitPages
 from muniment._flows.steps import Call, Exclusive, Flow, Lost, Request, Response, Step
 from muniment._flows.values import Default
 from muniment._flows.without_receipts import Appended
@@ -37,6 +37,7 @@ from muniment.client._http import (
 from muniment.errors import MunimentError
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
+from muniment.times import Moment
 from muniment.wire import Deadline, NoAnswer, ask_async, bounded
 
 T = TypeVar("T")

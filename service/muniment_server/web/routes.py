@@ -81,7 +81,10 @@ _KEY = {
     "description": "Repeats with the same key and body answer with the same entry (event logs).",
     "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-\[\]-~]{1,255})$'},
 }
-_TIME = {"type": "string", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:]{8}\.[0-9]{3}Z)?$"}
+_TIME = {
+    "type": "string",
+    "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2}))?$",
+}
 _QUERY = {"type": "string", "maxLength": 4096}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _EVENT = {"schema": {"type": "object", "minProperties": 1, "maxProperties": 256}}

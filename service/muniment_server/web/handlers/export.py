@@ -18,7 +18,7 @@ from muniment_server.read import export as forms
 from muniment_server.read.search import Asked
 from muniment_server.web.handlers.large import granted
 from muniment_server.web.handlers.read import fresh_for
-from muniment_server.web.handlers.search import parsed_query, searchable, time_of
+from muniment_server.web.handlers.search import parsed_query, searchable, span_of
 from muniment_server.web.messages import Answer, Request
 from muniment_server.web.request import Query
 from muniment_server.web.room import Budget
@@ -121,7 +121,7 @@ async def _range(query: Query, log: Log, size: int) -> tuple[int, int]:
     if start >= size:
         hint = "Ask again in a second, or for an earlier entry: GET /checkpoint shows how far the log is."
         raise NotFound("not_published_yet", f"the published tree has {size} entries", hint, retry_after=1)
-    since, until = time_of(query, "from"), time_of(query, "to")
+    since, until = span_of(query)
     if since is None and until is None:
         return start, min(size, size if stop is None else stop)
     if log.row.kind != "event":

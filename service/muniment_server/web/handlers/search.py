@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import orjson
 
 from muniment.errors import FormatError, QueryError
-from muniment.event import parse_time
 from muniment.query import Query as Parsed
 from muniment.query import parse_query
+from muniment.times import check_span, milliseconds
 from muniment_server.access.callers import Caller
 from muniment_server.errors import NotFound, Refused
 from muniment_server.log import Log
@@ -18,7 +16,6 @@ from muniment_server.web.handlers.read import fresh_for
 from muniment_server.web.messages import JSON, Answer, Request
 from muniment_server.web.request import Query
 
-_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _ORDERS = {"newest": True, "oldest": False}
 
 
@@ -28,8 +25,7 @@ async def search(request: Request, log: Log, caller: Caller) -> Answer:
     asked = Asked(
         text := query.text("q") or "",
         parsed_query(text),
-        time_of(query, "from"),
-        time_of(query, "to"),
+        *span_of(query),
         newest=_newest(query),
     )
     _, limit = query.page()
@@ -58,15 +54,21 @@ def parsed_query(text: str) -> Parsed:
         raise Refused("bad_query", error.detail, hint, position=error.position) from None
 
 
-def time_of(query: Query, name: str) -> int | None:
-    """Return a moment, or the beginning of a day in UTC, in a parameter; None when it is not given."""
+def span_of(query: Query) -> tuple[int | None, int | None]:
+    """Return the parameters `from` and `to` in milliseconds, None for one that is not given. Raises FormatError."""
+    since, until = _time(query, "from"), _time(query, "to")
+    check_span(since, until)
+    return since, until
+
+
+def _time(query: Query, name: str) -> int | None:
     text = query.text(name)
     if text is None:
         return None
     try:
-        return parse_time(f"{text}T00:00:00.000Z" if _DAY.fullmatch(text) else text)
-    except FormatError:
-        raise FormatError(f"{name} is a time like 2026-11-20T12:00:00.123Z or a day like 2026-11-20") from None
+        return milliseconds(text)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from None
 
 
 def _newest(query: Query) -> bool:
