@@ -86,7 +86,7 @@ def read(log: FakeLog, name: str = "out") -> tuple[tuple[int, int] | None, list[
 def test_the_whole_log_and_a_range(cli: Cli, log: FakeLog) -> None:
     done = cli(*RECEIPTS, "-o", "out")
     assert done.code == 0
-    assert f"Exported 3 entries [0, 3) of {ORIGIN}, each proved to be in the tree of size 3" in done.err
+    assert f"Exported 3 entries [0, 3) of {ORIGIN}, each proved to be in the tree of size 3: out\n" in done.err
     assert read(log) == ((0, 3), [log.receipt(index) for index in range(3)])
     assert not PART.exists()
     assert "No entry of [0, 3) is missing." in cli("verify", "out").out
@@ -129,6 +129,8 @@ def test_a_range_is_all_or_nothing(cli: Cli, log: FakeLog) -> None:
         assert (done.code, done.error["code"]) == (3, "not_published_yet")
     assert cli("export", "--range", "0..4").code == 3
     assert cli("export", "--range", "0..2", "--start", "0").code == 2
+    dashed = cli("export", "--range", "0-2")
+    assert (dashed.code, "write 0..2" in dashed.err) == (2, True)
     assert [path.name for path in Path().iterdir()] == ["policy"]
 
 

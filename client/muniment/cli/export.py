@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from muniment.client import Entry
 
 T = TypeVar("T")
+_DASHED = re.compile("([0-9]+)-([0-9]+)")
 
 
 class Span(click.ParamType[tuple[int, int]]):
@@ -40,6 +42,8 @@ class Span(click.ParamType[tuple[int, int]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Return its two ends. Fails on any other spelling, and when it is empty."""
         low, dots, high = str(value).partition("..")
+        if dashed := _DASHED.fullmatch(str(value)):
+            self.fail(f"a range is A..B, from index A to before index B: write {dashed[1]}..{dashed[2]}", param, ctx)
         try:
             ends = parse_decimal(low), parse_decimal(high)
         except FormatError as error:
@@ -128,7 +132,7 @@ def _say(target: Target, output: Path | None, head: Checkpoint, start: int, coun
         return
     note(
         f"Exported {count} entries [{start}, {start + count}) of {head.origin}, each proved to be in the tree"
-        f" of size {head.size} with root {head.root.hex()}{f': {output}' if output else ''}"
+        f" of size {head.size}{f': {output}' if output else ''}"
     )
 
 
