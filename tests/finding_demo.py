@@ -29,7 +29,7 @@ def show_part(whole: Path, policy: Path) -> str:
     found = _verified(part, policy)
     if found["event"].keys() != {"action"} or found["complete"]:
         raise SystemExit(f"a receipt that was cut down shows {found}")
-    return f"entry {found['index']} shows action; not shown: {', '.join(found['hidden'])}"
+    return f"the receipt of entry {found['index']} shows action; not shown: {', '.join(found['hidden'])}"
 
 
 def take_away(url: str, policy: Path, bundle: Path) -> str:

@@ -12,8 +12,10 @@ import pytest
 from rich.cells import cell_len
 
 from muniment._flows import reads
+from muniment.cli.read_as import read_as
 from muniment.cli.table import Row, table
 from muniment.event import format_time
+from muniment.query import parse_query
 from muniment.receipts import ReceiptsReader, lines_of
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import NOON, FakeLog, edit, problem
@@ -302,3 +304,18 @@ def test_what_has_no_room_is_named(cli: Cli, log: FakeLog) -> None:
     done = cli("search", "--limit", 1)
     assert "No room for name-" in done.err
     assert "--json shows them" in done.err
+
+
+def test_an_empty_answer_says_how_the_query_was_read() -> None:
+    """`amount>10000` is two words, and `cost.centre` a member of a member: not what its reader may have meant."""
+    lines = read_as(parse_query("amount>10000 cost.centre:Berlin -note:*  a:1 b:x* c:<=2.5 x"))
+    assert lines == [
+        "one member has all the words 10000, amount (numbers are compared like this: amount:>100)",
+        '"centre" in "cost" is exactly "Berlin" (a name with a dot is written "cost.centre":...)',
+        'not: there is "note"',
+        '"a" is exactly "1" or 1',
+        '"b" begins with "x"',
+        '"c" is a number <= 2.5',
+        "a member has the word x",
+    ]
+    assert read_as(parse_query('"\\u202e":x')) == ['"\\u202e" is exactly "x"']

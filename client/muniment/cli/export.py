@@ -112,6 +112,8 @@ def command(
             header = write_bundle(client, target.policy(), signed, wanted, output)
             low, high = header.range or (0, 0)
             _say(target, output, target.policy().verify(header.checkpoint).checkpoint, low, high - low)
+            if output is not None and not target.as_json:
+                note(f"Next: muniment verify {output}")
         else:
             write = write_csv if form == "csv" else _write_jsonl
             stop = size if last is None else min(last, size)

@@ -15,6 +15,7 @@ import click
 from muniment.cli import files
 from muniment.cli.options import Target, log_options, say_if_behind
 from muniment.cli.output import EXIT_USAGE, CliError, note, show, show_line
+from muniment.cli.read_as import read_as
 from muniment.cli.table import Row, table
 from muniment.errors import FormatError, QueryError
 from muniment.event import format_time
@@ -134,6 +135,8 @@ def command(
       muniment search approved --json | jq .event.actor
       muniment search actor:alice --receipts -o evidence.ndjson
 
+    The bundle of many hits is fetched one by one: GET /export?q=...&format=receipts sends it in one stream.
+
     The server says what it finds. --verify proves each event, as does the bundle, offline and for years (muniment
     verify FILE). That there are no others, nothing proves: `muniment export` takes whole ranges.
     """
@@ -210,13 +213,17 @@ def _say(target: Target, wanted: Wanted, hits: Hits, count: int, output: Path | 
     """Say on stderr what was found, and of what."""
     covered, size = hits.complete_to or 0, hits.tree_size or 0
     if target.as_json:
-        summary = {"hits": count, "complete_to": covered, "tree_size": size, "proved": wanted.proved}
+        summary: dict[str, Any] = {"hits": count, "complete_to": covered, "tree_size": size, "proved": wanted.proved}
+        if not count:
+            summary["read_as"] = read_as(parse_query(wanted.query))
         note(json.dumps(summary | {"file": str(output) if output else None}))
         return
     what = "No event" if not count else f"{count} event{'s' * (count != 1)}"
     most = " (as many as --limit says)" if count == wanted.limit else ""
     how = "each proved to be in the log" if wanted.proved else "as the server says: --verify proves each"
     note(f"{what}{most} among {covered} entries{f', {how}' if count else ''}{f': {output}' if output else ''}")
+    if not count:
+        note("".join(f"Looked for: {line}\n" for line in read_as(parse_query(wanted.query))).rstrip("\n"))
     if covered < size:
         note(
             f"Not complete: the log has {size} entries, and those from {covered} on were not searched, because its"

@@ -40,22 +40,29 @@ def key_create(**flags: Any) -> None:
     """
     settings = settings_from(data=flags["data"], database=flags["database"])
     need_instance(settings)
-    token, row = run(_make_key(settings, frozenset(flags["scopes"]), flags["log_name"], flags["label"]))
+    token, row, first = run(_make_key(settings, frozenset(flags["scopes"]), flags["log_name"], flags["label"]))
     value = {"key_id": row.key_id, "key": token, "scopes": sorted(row.scopes), "log": row.log_name, "label": row.label}
     text = (
         f"{token}\n\nKeep it: only its hash is stored. Its id is {row.key_id}. Send it as\n"
         f"  Authorization: Bearer {token}"
     )
+    if first:
+        text += (
+            "\n\nIt is the first key of this instance. From now on no caller appends without a key,"
+            "\nor reads what events say, also not from this machine."
+        )
     print_result(flags["as_json"], value, text)
 
 
 async def _make_key(settings: Settings, scopes: frozenset[str], log_name: str | None, label: str) -> Any:
+    """Return the key, its row, and whether it is the first one."""
     from muniment_server.access.keys import create_api_key
     from muniment_server.storage.open import open_store
 
     store = await open_store(settings)
     try:
-        return await create_api_key(store.catalog, scopes, log_name, label)
+        first = not await store.catalog.api_keys()
+        return *await create_api_key(store.catalog, scopes, log_name, label), first
     finally:
         await store.close()
 
