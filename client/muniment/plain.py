@@ -6,6 +6,7 @@ more: each limit of a report has its sentence here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from textwrap import fill
@@ -209,14 +210,18 @@ def _shown(shown: Shown) -> Iterator[str]:
     yield from (f"- Records {text}: {shown.kinds[kind]}." for kind, text in _KINDS.items() if shown.kinds[kind])
     if not sum(shown.kinds.values()):
         yield "There is no record in this file."
-    if not shown.hidden and not shown.unnamed:
-        return
-    names = [f"{named(name)} (in {count})" for name, count in shown.hidden.most_common()]
-    others = [f"others ({shown.unnamed} in all)"] if shown.unnamed else []
-    yield (
-        f"Not shown: {', '.join([*names, *others])}. These were entered with the rest and cannot be replaced by others"
-        " now. What they say is not in this file."
-    )
+    if opened := _names(shown.opened, shown.opened_unnamed):
+        yield f"Shown: {opened}."
+    if hidden := _names(shown.hidden, shown.unnamed):
+        yield (
+            f"Not shown: {hidden}. These were entered with the rest and cannot be replaced by others now. What they say"
+            " is not in this file."
+        )
+
+
+def _names(counted: Counter[str], unnamed: int) -> str:
+    names = [f"{named(name)} (in {count})" for name, count in counted.most_common()]
+    return ", ".join([*names, f"others ({unnamed} in all)"] if unnamed else names)
 
 
 def _times_of_many(shown: Shown) -> Iterator[str]:

@@ -181,4 +181,7 @@ class _Shared:
 
 def _fits(total: Shown, more: Shown) -> bool:
     """Tell whether counting names in parts comes to the same: that is so while there is room for all of them."""
-    return not more.unnamed and len(total.hidden.keys() | more.hidden.keys()) <= MOST_NAMED
+    if more.unnamed or more.opened_unnamed:
+        return False
+    pairs = (total.hidden, more.hidden), (total.opened, more.opened)
+    return all(len(one.keys() | other.keys()) <= MOST_NAMED for one, other in pairs)

@@ -15,7 +15,7 @@ from muniment.event import EventLeaf, OwnLeaf, format_time
 from muniment.policy import Policy
 from muniment.receipt import Receipt, Verified
 from muniment.receipts import RECEIPTS_TYPE, ReceiptsReader
-from muniment.verify import CLOCK, TRUTH, UNPUBLISHED, Limit, printable, signers_of
+from muniment.verify import CLOCK, TRUTH, UNPUBLISHED, Limit, named, printable, signers_of
 
 MOST_NAMED = 64
 """Names of hidden members that are counted one by one: a bundle of a stranger may have a million of them."""
@@ -30,13 +30,15 @@ class Shown:
 
     `kinds` counts entries: events of which everything is shown (``whole``), a part (``part``) or nothing (``closed``),
     entries of the log itself (``own``) and raw leaves (``raw``). `hidden` counts, by its name, in how many entries a
-    member is hidden; `unnamed` counts the rest. `first` and `last` are the receipts of the first entry and the last,
-    `logged` the times of the first event and the last.
+    member is hidden, and `opened` in how many it is shown; `unnamed` and `opened_unnamed` count the rest. `first` and
+    `last` are the receipts of the first entry and the last, `logged` the times of the first event and the last.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
     hidden: Counter[str] = field(default_factory=Counter)
     unnamed: int = 0
+    opened: Counter[str] = field(default_factory=Counter)
+    opened_unnamed: int = 0
     first: Receipt | None = None
     last: Receipt | None = None
     logged: tuple[int, int] | None = None
@@ -45,11 +47,11 @@ class Shown:
         """Count an entry."""
         self.first, self.last = self.first or receipt, receipt
         entry = verified.entry
+        self.kinds[kind_of(verified)] += 1
         if not isinstance(entry, EventLeaf):
-            self.kinds["own" if isinstance(entry, OwnLeaf) else "raw"] += 1
             return
         self.logged = (self.logged or (entry.logged_at, 0))[0], entry.logged_at
-        self.kinds["whole" if verified.complete else "part" if verified.opened else "closed"] += 1
+        self.opened_unnamed += count_names(self.opened, verified.opened)
         if receipt.commitment is not None:
             self.unnamed += count_names(self.hidden, verified.hidden)
 
@@ -58,8 +60,16 @@ class Shown:
         self.first, self.last = self.first or later.first, later.last or self.last
         self.kinds.update(later.kinds)
         self.hidden.update(later.hidden)
+        self.opened.update(later.opened)
         if later.logged is not None:
             self.logged = (self.logged or later.logged)[0], later.logged[1]
+
+
+def kind_of(verified: Verified) -> str:
+    """Return how much of an entry is shown, as `kinds` of :class:`Shown` says it."""
+    if not isinstance(verified.entry, EventLeaf):
+        return "own" if isinstance(verified.entry, OwnLeaf) else "raw"
+    return "whole" if verified.complete else "part" if verified.opened else "closed"
 
 
 def count_names(counter: Counter[str], names: Iterable[str]) -> int:
@@ -135,6 +145,8 @@ class BundleReport:
             "first": None if shown.first is None else shown.first.index,
             "last": None if shown.last is None else shown.last.index,
             "shown": {name: shown.kinds[name] for name in names},
+            "members_shown": dict(shown.opened.most_common()),
+            "members_shown_unnamed": shown.opened_unnamed,
             "hidden": dict(shown.hidden.most_common()),
             "hidden_unnamed": shown.unnamed,
             "erasures_not_checked": self.erasures,
@@ -147,8 +159,12 @@ class BundleReport:
     def proved_text(self) -> str:
         """Return the first half of the report: what is proved, and what is shown."""
         lines = [f"Proved: {printable(self.statement)}.", f"{self.completeness[0].upper()}{self.completeness[1:]}."]
-        lines += [f"Shown: {text}." for text in (_kinds_text(self.shown.kinds),) if text]
-        lines += [f"Hidden: {text}." for text in (_hidden_text(self.shown),) if text]
+        texts = {
+            "Entries": _kinds_text(self.shown.kinds),
+            "Shown": _names_text(self.shown.opened, self.shown.opened_unnamed),
+            "Hidden": _names_text(self.shown.hidden, self.shown.unnamed),
+        }
+        lines += [f"{what}: {text}." for what, text in texts.items() if text]
         if self.shown.logged is not None:
             first, last = map(format_time, self.shown.logged)
             lines.append(f"Logged from {first} to {last}, by the log's own clock.")
@@ -188,8 +204,8 @@ def _kinds_text(kinds: Counter[str]) -> str:
     return ", ".join(text.format(kinds[kind]) for kind, text in _KINDS.items() if kinds[kind])
 
 
-def _hidden_text(shown: Shown) -> str:
-    texts = [f"{printable(name)} in {count}" for name, count in shown.hidden.most_common()]
-    if shown.unnamed:
-        texts.append(f"other members, {shown.unnamed} times")
+def _names_text(names: Counter[str], unnamed: int) -> str:
+    texts = [f"{named(name)} (in {count})" for name, count in names.most_common()]
+    if unnamed:
+        texts.append(f"other members ({unnamed} in all)")
     return ", ".join(texts)

@@ -90,11 +90,14 @@ def test_what_is_shown_and_what_is_hidden(cli: Cli, log: FakeLog) -> None:
     data = bundle(log, [0, 1, 2, 3], None, without_first)
     done = cli("verify", "-", stdin=data)
     assert (
-        "Shown: 2 events in part, 1 events of which nothing is opened, 1 entries written by the log itself." in done.out
+        "Entries: 2 events in part, 1 events of which nothing is opened, 1 entries written by the log itself."
+        in done.out
     )
-    assert "Hidden: actor in 2, \\x1b[31mred in 1." in done.out
+    assert "Shown: n (in 1), note (in 1)." in done.out
+    assert 'Hidden: actor (in 2), "\\u001b[31mred" (in 1).' in done.out
     found = cli("verify", "-", "--json", stdin=data).json["results"][0]
     assert found["shown"] == {"whole": 0, "part": 2, "closed": 1, "own": 1, "raw": 0}
+    assert (found["members_shown"], found["members_shown_unnamed"]) == ({"n": 1, "note": 1}, 0)
     assert found["hidden"] == {"actor": 2, "\x1b[31mred": 1}
     assert "hidden" in [limit["code"] for limit in found["does_not_prove"]]
     bare = bundle(log, [1, 2], None, lambda receipt: replace(receipt, commitment=None, disclosures=None))
@@ -106,7 +109,7 @@ def test_names_of_hidden_members_do_not_fill_the_memory(cli: Cli, log: FakeLog) 
     data = bundle(log, [4, 5], None, lambda receipt: replace(receipt, disclosures=()))
     found = cli("verify", "-", "--json", stdin=data).json["results"][0]
     assert (len(found["hidden"]), found["hidden_unnamed"]) == (64, 137)
-    assert "other members, 137 times" in cli("verify", "-", stdin=data).out
+    assert "other members (137 in all)" in cli("verify", "-", stdin=data).out
 
 
 def test_erasures_are_skipped_with_a_word(cli: Cli, log: FakeLog) -> None:
@@ -200,3 +203,55 @@ def test_a_person_at_a_terminal_sees_a_bar(cli: Cli, log: FakeLog, monkeypatch: 
     monkeypatch.setattr(muniment.cli.bundle, "progress", bar)
     assert cli("verify", "bundle").code == 0
     assert sum(moved) == Path("bundle").stat().st_size, "every byte moves it"
+
+
+def test_what_the_records_say_once_all_is_proved(cli: Cli, log: FakeLog) -> None:
+    log.add_raw([b"raw"])
+    good = bundle(log, [0, 1, 2, 3, 4], (0, 5), without_first)
+    Path("all").write_bytes(good)
+    for name in ("all", "-"):
+        done = cli("verify", name, "--show", stdin=good)
+        assert (done.code, done.err.startswith("No room for")) == (0, False)
+        heading, *rows = done.out.partition("\n\n")[0].splitlines()
+        assert heading == f"{name}:"
+        assert rows[0].split() == ["index", "logged_at", "shown", "own", "n", "note", "leaf"]
+        assert [row.split()[0] for row in rows[1:]] == ["0", "1", "2", "3", "4"]
+        assert [" part " in row for row in rows[1:]] == [False, True, False, True, False]
+        assert "\x1b" not in done.out
+        assert done.out.index(": OK") > done.out.index(rows[-1]), "the verdict comes last"
+    done = cli("verify", "all", "--show", "--json")
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["index"] for row in found] == [0, 1, 2, 3, 4]
+    assert (found[1]["event"], found[1]["hidden"], found[1]["shown"]) == ({"n": 1}, ["actor"], "part")
+    assert (found[0]["own"]["typ"], found[4]["leaf"]) == ("muniment/genesis@v1", "cmF3")
+    assert json.loads(done.err)["verified"] is True
+
+
+def test_nothing_is_shown_of_what_does_not_hold(cli: Cli, log: FakeLog) -> None:
+    good = bundle(log, [0, 1, 2, 3], (0, 4))
+    Path("cut").write_bytes(good[:-10])
+    for words in (["cut"], ["-"]):
+        done = cli("verify", *words, "--show", stdin=good[:-10])
+        assert (done.code, "alice" in done.out) == (1, False)
+        done = cli("verify", *words, "--show", "--json", stdin=good[:-10])
+        assert (done.out, json.loads(done.err)["verified"]) == ("", False)
+
+
+def test_a_file_that_changes_while_it_is_shown(cli: Cli, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = bundle(log, [0, 1, 2, 3], (0, 4))
+    Path("all").write_bytes(good)
+    check = muniment.cli.bundle.verify_receipts_with
+
+    def changing(*words: Any) -> Any:
+        found = check(*words)
+        Path("all").write_bytes(good.splitlines(keepends=True)[0])
+        return found
+
+    monkeypatch.setattr(muniment.cli.bundle, "verify_receipts_with", changing)
+    done = cli("verify", "all", "--show")
+    assert (done.code, "do not rely on what stands above" in done.err, "NOT PROVED" in done.out) == (1, True, True)
+
+
+def test_a_receipt_is_one_record(cli: Cli, log: FakeLog) -> None:
+    done = cli("verify", "-", "--show", "--json", stdin=str(log.receipt(1)).encode())
+    assert (done.code, json.loads(done.out)["event"]) == (0, EVENTS[0])

@@ -172,7 +172,7 @@ def test_a_bundle_in_plain_words(log: FakeLog) -> None:
         "and that the records in this file are among them: 4, each at its place.",
         "Whether any are missing None is missing from number 0 to number 3 (numbers start at 0): all 4 are here.",
         "- Records shown in part: 2. - Records that the list wrote itself: 1.",
-        "- Records that are texts or files, exactly as they are in this file: 1. Not shown: actor (in 2).",
+        "- Records that are texts or files, exactly as they are in this file: 1. Shown: n (in 2). Not shown: actor (in 2).",
         "the first of them was entered on 20 November 2026 at",
         "This is the operator's word alone: no time stamp from outside is in this file.",
         "That the list has no records before or after these numbers",

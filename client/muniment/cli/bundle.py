@@ -14,7 +14,6 @@ from muniment.cli.files import check_text
 from muniment.cli.progress import progress
 from muniment.policy import Policy
 from muniment.receipts import is_bundle, lines_of
-from muniment.receipts_jobs import verify_receipts_with
 from muniment.receipts_report import BundleReport
 
 _STEP = 256 * 1024
@@ -30,6 +29,8 @@ def check_bundle(
     """
     if not is_bundle(first):
         return None
+    from muniment.receipts_jobs import verify_receipts_with  # other processes, which a receipt needs none of
+
     with bundle_lines(f"Verifying {name}", name, first, file, quiet=quiet) as lines:
         return verify_receipts_with(jobs, lines, policy)
 

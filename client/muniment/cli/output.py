@@ -83,6 +83,11 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def note_json(value: Any) -> None:
+    """Print what is not the result as a line of JSON."""
+    note(inert_json(json.dumps(value, ensure_ascii=False)))
+
+
 def report(error: CliError, as_json: bool) -> int:
     """Print an error and return its exit code."""
     if as_json:

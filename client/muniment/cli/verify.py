@@ -6,6 +6,7 @@ Only --check-anchors needs more: the library that reads proofs, and a source of 
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ import click
 from muniment.cli.bundle import check_bundle, no_bundle
 from muniment.cli.files import opened, read_receipt, rest_of_receipt
 from muniment.cli.options import json_option, policy_option, read_policy
-from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, emit
+from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, emit, note_json
+from muniment.cli.shown import show_bundle, show_json, twice
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
 from muniment.contradictions import Contradiction, Heads
 from muniment.errors import FormatError, VerificationError
@@ -46,6 +48,7 @@ class _Trust:
     headers: HeaderSource | None = None
     leaf: bytes | None = None
     quiet: bool = False
+    show: bool = False
     jobs: int = 1
     logs: dict[str, Heads] = field(default_factory=dict)
     """What the receipts that hold show of their logs, by origin. Filled by :func:`_check`."""
@@ -67,6 +70,7 @@ class _Trust:
     help="Processes that share a long bundle.  [default: 2, or 1 with one processor]",
 )  # fmt: skip
 @click.option("--plain", is_flag=True, help="Say it in plain words, for readers who know nothing of logs.")
+@click.option("--show", is_flag=True, help="Print what the records say: a table, or one object a line with --json.")
 @source_options
 @policy_option
 @json_option
@@ -77,6 +81,7 @@ def command(
     with_state: bool,
     jobs: int,
     plain: bool,
+    show: bool,
     source: SourceOptions,
     policy_file: Path | None,
     as_json: bool,
@@ -89,6 +94,9 @@ def command(
 
     Of an event it says which members are shown and which are not: that these exist is proved, and nothing of what they
     say. With --plain all is said without technical words: what is proved, what is not, and who says when.
+
+    With --show the records of a bundle are printed as a table, once all of it was proved: it is read twice, from a pipe
+    by way of a temporary file. With --json they are one object a line, of receipts too, and the verdict goes to stderr.
 
     A bundle is read line by line and may be of any length. One with a range has every entry of that range; of any other
     nothing says that there are no more entries. One that was cut off does not hold. Several processes share a long one.
@@ -107,7 +115,7 @@ def command(
       muniment verify receipts/*.json --policy log-data/policy --json
       muniment verify for-regulator.json --policy log-data/policy --plain
       muniment verify release.tlog-proof --leaf release.tar.gz --policy log-data/policy
-      muniment verify evidence.ndjson --policy log-data/policy
+      muniment verify evidence.ndjson --policy log-data/policy --show
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
       muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
@@ -125,6 +133,7 @@ def command(
         read_policy(policy_file, offline=True),
         leaf=None if leaf is None else read_receipt(leaf),
         quiet=as_json,
+        show=show,
         jobs=jobs,
     )
     if check_anchors:
@@ -134,7 +143,7 @@ def command(
     remarks = _compare_with_state(trust) if with_state else []
     contradictions = [found for heads in trust.logs.values() for found in heads.contradictions()]
     if as_json:
-        emit(
+        (note_json if show else emit)(
             {
                 "verified": not contradictions and not any(map(_failed, outcomes)),
                 "results": [_json(name, outcome) for name, outcome in outcomes],
@@ -197,10 +206,12 @@ def _print(outcomes: list[tuple[str, Outcome]], *, plain: bool, hint: bool) -> N
 
 
 def _outcome(name: str, trust: _Trust) -> Outcome:
-    with opened(name) as file:
+    with opened(name) as given, twice(name, given) if trust.show else nullcontext(given) as file:
         first = file.readline(MAX_LINE + 1)
         try:
             found = check_bundle(name, first, file, trust.policy, jobs=trust.jobs, quiet=trust.quiet)
+            if found is not None and trust.show:
+                show_bundle(name, file, trust.policy, as_json=trust.quiet)
         except (FormatError, VerificationError) as error:
             return error
         return _check(name, rest_of_receipt(name, first, file), trust) if found is None else _taken(name, found, trust)
@@ -223,6 +234,8 @@ def _check(name: str, data: bytes, trust: _Trust) -> Outcome:
         report = verify_receipt(receipt, trust.policy)
         heads = trust.logs.setdefault(receipt.origin, Heads(receipt.origin))
         heads.add_receipt(receipt, report.verified.checkpoint, name)
+        if trust.show and trust.quiet:
+            show_json(name, [report.verified])
         return verify_receipt(receipt, trust.policy, _anchors(receipt, trust)) if trust.anchors else report
     except (FormatError, VerificationError) as error:
         return error
