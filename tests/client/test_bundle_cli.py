@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import muniment.cli.bundle
+from muniment import receipts_jobs
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsWriter
 from tests.client.cli_runner import Cli
@@ -240,14 +241,14 @@ def test_nothing_is_shown_of_what_does_not_hold(cli: Cli, log: FakeLog) -> None:
 def test_a_file_that_changes_while_it_is_shown(cli: Cli, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
     good = bundle(log, [0, 1, 2, 3], (0, 4))
     Path("all").write_bytes(good)
-    check = muniment.cli.bundle.verify_receipts_with
+    check = receipts_jobs.verify_receipts_with
 
     def changing(*words: Any) -> Any:
         found = check(*words)
         Path("all").write_bytes(good.splitlines(keepends=True)[0])
         return found
 
-    monkeypatch.setattr(muniment.cli.bundle, "verify_receipts_with", changing)
+    monkeypatch.setattr(receipts_jobs, "verify_receipts_with", changing)
     done = cli("verify", "all", "--show")
     assert (done.code, "do not rely on what stands above" in done.err, "NOT PROVED" in done.out) == (1, True, True)
 

@@ -282,3 +282,12 @@ def metric(port: int, name: str) -> float:
 def assert_nothing_is_held(port: int) -> None:
     """What is held for clients who have left is held for ever, and in the end all are refused."""
     until(lambda: metric(port, "held_bytes") == 0, "the server holds memory for clients, and has none")
+
+
+def takes_what_no_schema_says(method: str, path: str) -> bool:
+    """Whether an operation may refuse what its schema allows.
+
+    No JSON schema says I-JSON, the kind of a log, first <= second, the grammar of queries, what is a day, that `from` is before `to`, or
+    that `after` goes with `tree_size`.
+    """
+    return method == "POST" or "/proof/" in path or path.endswith(("/export", "/search"))
