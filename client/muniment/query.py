@@ -7,11 +7,13 @@ changes, and never by a database.
 
 from __future__ import annotations
 
+import json
 import json.decoder
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from json import JSONDecodeError
 from typing import Any, Protocol
 
@@ -75,6 +77,18 @@ def is_digits(word: str) -> bool:
     return word.isdigit() and word.isascii()
 
 
+# True is 1 in a set of Python's. A string is never among these.
+_NAMES = {True: ("true",), False: ("false",), None: ("null",)}
+_NAMED = (bool, type(None))
+
+
+@lru_cache(1024)
+def _plain(other: str) -> Any:
+    """Return what stands for a number, boolean or null in canonical form among those of an event."""
+    value = json.loads(other)
+    return _NAMES[value] if type(value) in _NAMED else value
+
+
 class Facts:
     """What an event says, taken apart once for all terms of a query: splitting a long text for each takes long."""
 
@@ -82,6 +96,7 @@ class Facts:
         self._event = event
         self._values: dict[str, dict[Path, list[Any]]] = {}  # by member, of those that were asked for
         self._texts: dict[str, list[tuple[str, str]]] = {}  # the same
+        self._distinct: dict[Path, tuple[set[str], set[Any]]] = {}
 
     def at(self, path: Path) -> list[Any]:
         """Return the scalars at a path."""
@@ -94,6 +109,17 @@ class Facts:
                 found.setdefault(where, []).append(value)
             self._values[name] = found
         return self._values[name].get(path, [])
+
+    def distinct(self, path: Path) -> tuple[set[str], set[Any]]:
+        """Return the strings at a path, and the numbers, booleans and nulls, these as their names.
+
+        An event may have thousands of values, and a query 64 terms about them.
+        """
+        if path not in self._distinct:
+            values = self.at(path)
+            others = {_NAMES.get(value, value) if type(value) in _NAMED else value for value in values}
+            self._distinct[path] = ({v for v in values if isinstance(v, str)}, others)
+        return self._distinct[path]
 
     def have_words(self, words: frozenset[str], split: Callable[[str], set[str]]) -> bool:
         """Tell whether one member has all these words among those that `split` finds in its strings."""
@@ -132,12 +158,8 @@ class Equal:
 
     def matches(self, facts: Facts) -> bool:
         """See Test."""
-        return any(map(self._is, facts.at(self.path)))
-
-    def _is(self, value: Any) -> bool:
-        if isinstance(value, str):
-            return value == self.text
-        return self.other is not None and canonical(value) == self.other.encode()
+        texts, others = facts.distinct(self.path)
+        return self.text in texts or (self.other is not None and _plain(self.other) in others)
 
 
 @dataclass(frozen=True, slots=True)

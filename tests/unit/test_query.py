@@ -179,3 +179,15 @@ def test_any_text_is_a_query_or_refused_with_its_position(text: str) -> None:
     with pytest.raises(QueryError) as refused:
         parse_query(text)
     assert 0 <= refused.value.position <= len(text)
+
+
+def test_values_of_a_kind_are_told_apart() -> None:
+    """A set of Python's holds 1, 1.0 and True as one value."""
+    for event, yes, no in (
+        ({"a": [True, "1"]}, ("a:true", 'a:"1"', "a:1"), ("a:1.5", "a:false", "a:null", 'a:"true"', "a:0")),
+        ({"a": [1, None]}, ("a:1", "a:1.0", "a:null"), ("a:true", 'a:"1"', "a:false")),
+        ({"a": ["true", 0]}, ("a:true", "a:0", 'a:"true"', "a:-0"), ("a:false", 'a:"0"')),
+        ({"a": -0.0}, ("a:0", "a:-0"), ("a:false",)),
+    ):
+        assert [text for text in yes if not parse_query(text).matches(event)] == []
+        assert [text for text in no if parse_query(text).matches(event)] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -41,6 +42,8 @@ _COMPARED = 16
 """Payloads that are compared without a pause, and entries that are made hits: a millisecond."""
 _EXPORTED = 128
 """Hits of an export that are held at a time. The terms of its query are read anew for each so many."""
+_SECONDS = 1.0
+"""That a page takes at most, save for one event: it may be short then, as above."""
 _DECODED = 8192
 _EACH = 16
 """Bytes of lists that are decoded without a pause, and what each counts besides: a millisecond."""
@@ -163,6 +166,7 @@ class Search:
         """Return the hits of a page, and what is left behind it."""
         hits: list[StoredEntry] = []
         read = read_bytes = held = 0
+        began = time.monotonic()
         async for candidates in self._candidates(asked, place, indexed):
             for at, stored in enumerate(await self._store.stored_entries(self._log_id, candidates)):
                 read_bytes += len(stored.payload)
@@ -171,7 +175,7 @@ class Search:
                 if asked.query.matches(searched(orjson.loads(stored.payload), self._members)):
                     hits.append(stored)
                     held += len(stored.payload)
-                if len(hits) == limit or held > MOST_BYTES:
+                if len(hits) == limit or held > MOST_BYTES or time.monotonic() - began > _SECONDS:
                     return hits, _behind(place, stored.index, newest=asked.newest)
             read += len(candidates)
             if read >= MOST_READ or read_bytes >= MOST_READ_BYTES:
