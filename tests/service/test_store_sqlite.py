@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
@@ -50,6 +51,14 @@ def test_a_database_that_cannot_have_these_settings_is_refused():
     """SQLite answers a journal mode that it cannot have with the one it keeps: an in-memory database stands for a file system without WAL."""
     with pytest.raises(SchemaError, match="journal_mode=memory"):
         connect(Path(":memory:"))
+
+
+def test_servers_that_start_at_once_on_a_new_database_all_open_it(tmp_path: Path):
+    """SQLite tells one of two that turn the WAL on at once `busy` without waiting: about one of ten rounds here."""
+    with ThreadPoolExecutor(8) as starting:
+        for number in range(100):
+            for connection in starting.map(connect, [tmp_path / f"{number}.db"] * 8):
+                connection.close()
 
 
 async def test_a_reader_cannot_write(rig: Rig):

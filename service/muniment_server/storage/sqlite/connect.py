@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,7 +28,7 @@ def connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # see Database.open
     connection.set_busy_timeout(_BUSY_MILLISECONDS)
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged entries at a power cut
     _check_durable(connection)
     connection.execute("PRAGMA foreign_keys = ON")
@@ -35,6 +36,25 @@ def connect(path: Path) -> apsw.Connection:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA secure_delete = ON")
     return connection
+
+
+def _use_wal(connection: apsw.Connection) -> None:
+    """Turn the write-ahead log on, also while other processes do the same to a new database.
+
+    SQLite does not wait here for every lock: of two connections that read the new file and both want to turn it, it
+    tells one `busy` at once, whatever its busy timeout is. Without another try a server that starts beside another
+    one on a new database would end.
+    """
+    until = time.monotonic() + _BUSY_MILLISECONDS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def connect_read_only(path: Path) -> apsw.Connection:
