@@ -82,6 +82,12 @@ def test_the_index_can_be_made_anew(http: httpx.Client, data: Path) -> None:
         ("/search?limit=1001", 400, "bad_parameter"),
         ("/search?limit=x", 400, "bad_parameter"),
         ("/search?order=up", 400, "bad_parameter"),
+        ("/search?order=", 400, "bad_parameter"),
+        ("/search?q=%ff", 400, "bad_parameter"),
+        ("/search?q=%ed%a0%80", 400, "bad_parameter"),  # half of a pair: no code point
+        ("/search?q=a%2", 400, "bad_parameter"),
+        ("/search?q=50%", 400, "bad_parameter"),
+        ("/search?q=a%zz", 400, "bad_parameter"),
         ("/search?from=yesterday", 400, "bad_parameter"),
         ("/search?from=2026-02-30", 400, "bad_parameter"),
         ("/search?from=2026-02-01&to=2026-02-01T00:00:00Z", 400, "bad_parameter"),
@@ -110,5 +116,5 @@ def test_a_refused_query_says_where(http: httpx.Client) -> None:
 
 def test_bytes_that_are_no_text(http: httpx.Client) -> None:
     """Whatever stands in the URL is looked for or refused."""
-    for query in ("%00", "a:%00", "%ff%fe", "%ed%a0%80", "a:%EF%BF%BF", "%2B", "+", "%E2%80%AE"):
+    for query in ("%00", "a:%00", "a:%EF%BF%BF", "%2B", "+", "%E2%80%AE"):
         assert http.get(f"/search?q={query}").status_code in (200, 400), query

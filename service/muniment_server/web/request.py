@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from urllib.parse import parse_qsl
 
-from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 
 from muniment.encoding import parse_decimal
@@ -24,15 +24,25 @@ _FALSE_TRUE = {"false": False, "true": True}
 
 
 _PLAIN_QUERY = re.compile(rb"[a-z_]+=[0-9a-z]*(?:&[a-z_]+=[0-9a-z]*)*")
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def _items(query: bytes) -> list[tuple[str, str]]:
-    """Return the parameters of a query. Most need no decoding, which takes longer than their answer."""
+    """Return the parameters of a query. Most need no decoding, which takes longer than their answer.
+
+    Raises FormatError on what is no text: with another text in its place, a caller would be told of what it did not
+    ask for.
+    """
     if not query:
         return []
     if _PLAIN_QUERY.fullmatch(query):
         return [(name, value) for name, _, value in (part.partition("=") for part in query.decode().split("&"))]
-    return QueryParams(query).multi_items()
+    if _BROKEN_ESCAPE.search(query):
+        raise FormatError("a % in the query stands without two hexadecimal digits: write %25 for a % itself")
+    try:
+        return parse_qsl(query.decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise FormatError("the query is not UTF-8") from None
 
 
 class Query:

@@ -72,7 +72,8 @@ def _time(query: Query, name: str) -> int | None:
 
 
 def _newest(query: Query) -> bool:
-    order = query.text("order") or "newest"
+    order = query.text("order")
+    order = "newest" if order is None else order
     if order not in _ORDERS:
         raise FormatError("order is newest or oldest")
     return _ORDERS[order]
