@@ -83,7 +83,7 @@ class Log:
         self.drafting = asyncio.Lock()  # held while a batch is understood
         self.publisher: Publisher | None = None
         self._housekeeper: Housekeeper | None = None
-        self._followers: list[Follower] = []
+        self._followers: list[Follower | Indexer] = []
         self._trouble: str | None = None  # as far as the operator was told
         self.batcher = (
             Batcher(
@@ -107,7 +107,7 @@ class Log:
             metrics.guard_refusals.labels(row.name)  # shows 0 from the start
             metrics.head_size.labels(row.name).set_function(lambda: sequencer.signed.size if sequencer.signed else 0)
         if sequencer and searched:
-            self._followers.append(Indexer(store, row, metrics, members).follower)
+            self._followers.append(Indexer(store, row, metrics, members))
         if settings.scrub_rate:
             self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about

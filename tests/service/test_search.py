@@ -17,6 +17,7 @@ from muniment.strictjson import canonical
 from muniment_server.check.fsck.index import check_index
 from muniment_server.check.fsck.report import Report
 from muniment_server.errors import Corrupt, Refused, StoreUnavailable
+from muniment_server.follow import lease
 from muniment_server.follow.indexer import Indexer
 from muniment_server.read import search
 from muniment_server.read.entries import Entries
@@ -272,6 +273,7 @@ async def test_a_follower_that_dies_at_any_step_is_followed_by_one_that_goes_on(
             await log.indexer.run_once()
         except StoreUnavailable:
             deaths += 1
+            await log.indexer.lease.release()  # it would end by itself
             log.indexer = Indexer(rig.store, log.bench.row, Metrics(), None)
     assert deaths > 1
     for query in ("a:x", "n:>=300", "n:17", "-n:>5"):
@@ -327,6 +329,47 @@ async def test_an_index_that_is_ahead_is_made_anew(log: Searched, rig: Rig):
     assert (await log.state()).size == 31
 
 
+@pytest.mark.parametrize("size", [0, 1, 299])
+async def test_an_index_whose_state_was_set_back_finds_what_is_right(log: Searched, rig: Rig, size: int):
+    """It is filled over what it has, so that lists do not ascend: it is made anew, or fsck says so."""
+    await log.append([{"a": "x", "n": n} for n in range(300)])
+    await log.fill()
+    was = await log.state()
+    await rig.sql(f"UPDATE search_state SET size = {size}")
+    await log.fill()
+    await log.append([{"a": "x", "n": n} for n in range(600)])
+    await log.fill()
+    assert await log.found("a:x") == log.truth("a:x")
+    anew = (await log.state()).generation != was.generation
+    assert anew == (await check(log) == [])
+    assert anew or rig.engine == "postgres"
+    await log.indexer.restart()
+    await log.fill()
+    assert await check(log) == []
+
+
+async def test_at_rest_it_takes_no_lease(log: Searched):
+    await log.append([{"a": "x"}])
+    await log.fill()
+    await log.indexer.close()
+    assert not log.indexer.lease.held
+    await log.indexer.run_once()
+    assert not log.indexer.lease.held, "a log at rest costs no writes"
+
+
+async def test_another_process_goes_on_soon_after_one_that_died(log: Searched, rig: Rig, monkeypatch):
+    await log.append([{"a": "x"}])
+    await log.fill()
+    await log.append([{"a": "y"}])
+    other = Indexer(rig.store, log.bench.row, Metrics(), None)
+    await other.run_once()
+    assert (await log.state()).size == 2, "the first one has the lease"
+    later = lease.now() + 9_000
+    monkeypatch.setattr(other.lease, "_clock", lambda: later)
+    await other.run_once()
+    assert (await log.state()).size == 3
+
+
 async def test_only_named_members_are_searched(rig: Rig):
     log = await Searched.of(rig, frozenset({"actor", "user"}))
     await log.append(events_of(Random(3), 150))
@@ -338,8 +381,18 @@ async def test_only_named_members_are_searched(rig: Rig):
     other = Search(rig.store, log.bench.log_id, log.search._heads, log.search._entries, None)
     with pytest.raises(Refused, match="no search index"):
         await other.page(Asked("", parse_query("")), 9)
+    before = log.indexer
+    await before.lease.release()
     log.indexer = Indexer(rig.store, log.bench.row, Metrics(), None)
     log.search, log.members = other, None
     await log.indexer.run_once()
     await log.fill()
     assert await log.found("note:*") == log.truth("note:*") != []
+    # The server with the setting of before leaves the index to the one that was started later.
+    await log.indexer.lease.release()
+    await log.append([{"note": "more"}])
+    state = await log.state()
+    assert [await before.run_once() > 1 for _ in range(3)] == [True] * 3
+    assert await log.state() == state
+    await log.fill()
+    assert await log.found("note:more") == log.truth("note:more") != []

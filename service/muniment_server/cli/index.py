@@ -112,12 +112,9 @@ async def _fill(settings: Settings, store: Store, log: LogRow) -> None:
             task = bar.add_task(log.name, total=total)
             while (state := await store.search.index_state(log.log_id)) is None or state.clearing or state.size < total:
                 bar.update(task, completed=state.size if state else 0)
-                if await indexer.lease.take():
-                    await indexer.run_once()
-                else:
-                    await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.sleep(min(await indexer.run_once(), _POLL_SECONDS))
     finally:
-        await indexer.lease.release()
+        await indexer.close()
 
 
 def _searched(settings: Settings, log: LogRow) -> bool:

@@ -7,25 +7,29 @@ point, another process or an erasure in between costs the work of one step, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from muniment_server.errors import StoreError
+from muniment_server.errors import Corrupt, StoreError
 from muniment_server.follow.follower import Follower, Retry
 from muniment_server.follow.lease import Lease
 from muniment_server.storage import Store
 from muniment_server.storage.catalog import LogRow
 from muniment_server.storage.log import StoredPayload
 from muniment_server.storage.search import IndexState
-from muniment_server.telemetry import Metrics
+from muniment_server.telemetry import Metrics, get_logger
 from muniment_server.terms import Members, mark_of, new_generation, terms_of
 
 _SPLIT = 16  # payloads split without a pause: a millisecond
 _CLEARED = 1000
 _REST_SECONDS = 0.2
 _RETRY_SECONDS = 2.0
+_LEASE = 9_000
+"""Milliseconds. It is renewed only while there is something to add, so that a log at rest costs no writes."""
+_OTHER_SECONDS = 30.0
 
 
 class _Part(NamedTuple):
@@ -37,49 +41,83 @@ class _Part(NamedTuple):
 
 
 class Indexer:
-    """The follower that fills the index of a log with `members` of its events. One process does it, by a lease."""
+    """The follower that fills the index of a log with `members` of its events. One process does it, by a lease.
+
+    Of servers with different members the one that was started last makes the index anew, once; the others leave it.
+    """
 
     def __init__(self, store: Store, row: LogRow, metrics: Metrics, members: Members, first: float = 1.0) -> None:
         self._reads = store.reads
         self._search = store.search
         self._log_id = row.log_id
+        self._name = row.name
         self._members = members
         self._lag = metrics.search_lag.labels(row.name)
         self._size = metrics.search_size.labels(row.name)
         self._part: _Part | None = None  # read ahead
         self._head = 0  # size of the log when it was looked at last
+        self._ours = False  # whether the index had our members, at any time
+        self._told = False  # whether the operator knows that it has others by now
+        self.lease = Lease(store, row.log_id, "search", lasts=_LEASE)
         retry = Retry("indexing failed", _RETRY_SECONDS, (StoreError,))
-        self.lease = Lease(store, row.log_id, "search")
         # Not at once: a start has better things to do.
-        self.follower = Follower("indexer", row.name, self.run_once, retry, lease=self.lease, first=first)
+        self._follower = Follower("indexer", row.name, self.run_once, retry, first=first)
+
+    def start(self) -> None:
+        """Begin."""
+        self._follower.start()
+
+    async def close(self) -> None:
+        """Stop, in the middle of a step if need be, and let another process go on."""
+        await self._follower.close()
+        with contextlib.suppress(StoreError):
+            await self.lease.release()
 
     async def run_once(self) -> float:
-        """Take one step; return how many seconds to rest. Raises StoreError."""
+        """Take one step, if this process is the one that does; return how many seconds to rest. Raises StoreError."""
         began = time.monotonic()
-        state = await self._state()
+        state = await self._search.index_state(self._log_id)
+        ours = state is not None and state.generation.endswith(mark_of(self._members))
+        if state and not ours and self._ours:
+            return self._leave()
+        was, self._head = self._head, (await self._reads.head(self._log_id)).size
+        if state and ours:
+            self._ours, self._told = True, False
+            self._show(state.size)
+            if state.size == self._head and not state.clearing:
+                return _REST_SECONDS
+        if not await self.lease.take():
+            return _RETRY_SECONDS
+        if state is None or not ours or state.size > self._head:  # the last: the log was put back without its index
+            await self.restart()
+            return 0
         if state.clearing:
             await self._search.clear_index(self._log_id, _CLEARED)
             return time.monotonic() - began
-        was, self._head = self._head, (await self._reads.head(self._log_id)).size
-        if state.size > self._head:  # the log was put back without its index
-            await self.restart()
-            return 0
         size = await self._step(state)
-        self._size.set(size)
-        self._lag.set(self._head - size)
-        if size == self._head:
-            return _REST_SECONDS
+        self._show(size)
         # While entries come in, appends get as much of the writer as the index does.
-        return time.monotonic() - began if self._head > was else 0
+        return _REST_SECONDS if size == self._head else time.monotonic() - began if self._head > was else 0
 
     async def restart(self) -> IndexState:
         """Make the index anew. Raises StoreError."""
+        self._ours = True
         return await self._search.restart_index(self._log_id, new_generation(self._members))
 
-    async def _state(self) -> IndexState:
-        """Return the state of the index, which is begun, or made anew where it has other members."""
-        state = await self._search.index_state(self._log_id)
-        return state if state and state.generation.endswith(mark_of(self._members)) else await self.restart()
+    def _leave(self) -> float:
+        """Leave the index to the server that made it anew with other members; return how many seconds to rest.
+
+        If each made it anew for itself, there would never be one.
+        """
+        if not self._told:
+            hint = "give all servers of this log one setting `search`; the one that is started last decides"
+            get_logger().warning("another server makes the search index of other members", log=self._name, hint=hint)
+        self._told = True
+        return _OTHER_SECONDS
+
+    def _show(self, size: int) -> None:
+        self._size.set(size)
+        self._lag.set(max(self._head - size, 0))
 
     async def _step(self, state: IndexState) -> int:
         """Add some entries to the index; return its size."""
@@ -88,12 +126,24 @@ class Indexer:
             part = await self._read(state)
         if part is None:
             return state.size
-        adding = self._search.add_postings(self._log_id, state, part.size, part.postings)
+        adding = self._add(state, part)
         if self._search.elsewhere:  # the next part is read and split meanwhile: each takes about half of the time
             added, self._part = await asyncio.gather(adding, self._read(replace(state, size=part.size)))
         else:
             added = await adding
         return part.size if added else state.size
+
+    async def _add(self, state: IndexState, part: _Part) -> bool:
+        """Add a part; tell whether it was.
+
+        An index that contradicts itself is made anew: all of it is derived from the log.
+        """
+        try:
+            return await self._search.add_postings(self._log_id, state, part.size, part.postings)
+        except Corrupt as error:
+            get_logger().error("the search index is damaged, and made anew", log=self._name, error=str(error))
+            await self.restart()
+            return False
 
     async def _read(self, state: IndexState) -> _Part | None:
         """Return what is to be added to an index in this state, if it is still in it by then; None for nothing.

@@ -289,5 +289,8 @@ def _hit(stored: StoredEntry) -> dict[str, Any]:
 
 
 def _not_there() -> Refused:
-    hint = "It is being made: retry later. `muniment-server index status` says how far it is."
+    hint = (
+        "It is being made, or a server that was started later has another setting `search`: retry later. "
+        "`muniment-server index status` says how far it is."
+    )
     return Refused("index_missing", "this log has no search index yet, or another one by now", hint, retry_after=2)

@@ -71,7 +71,10 @@ def _gaps(data: bytes, at: int) -> tuple[Sequence[int], int]:
 
 def joined(lists: bytes) -> bytes:
     """Return one list of what is in some that follow each other: it is shorter, and sooner read. Raises Corrupt."""
-    return encode(decode(lists))
+    indices = decode(lists)
+    if any(after <= before for before, after in pairwise(indices)):
+        raise Corrupt("postings of the search index do not ascend")
+    return encode(indices)
 
 
 @lru_cache(1024)  # an entry has many terms that no other entry of its step has
