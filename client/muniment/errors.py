@@ -5,6 +5,8 @@ The tree, tested as such::
     MunimentError
     ├── FormatError               bytes that do not follow their format
     │   ├── EventRefused          JSON that cannot be an event; carries a JSON pointer
+    │   ├── CutOff                a bundle of receipts that ends before its last line
+    │   ├── OutOfOrder            a bundle of receipts whose entries do not follow each other
     │   ├── QueryError            not a query; carries a position
     │   ├── BadHeader             not a Bitcoin block header with its proof of work
     │   │   └── BadHeaderChain    headers that break a rule of the chain
@@ -12,6 +14,7 @@ The tree, tested as such::
     ├── VerificationError         well-formed, but it does not prove what it says
     │   ├── BadSignature          a known key did not sign this
     │   ├── BadProof              the Merkle arithmetic does not lead to the signed root
+    │   │   └── EntryMissing      a bundle of receipts lacks an entry that it claims to have
     │   ├── BadDisclosure         an opened member does not match its commitment
     │   ├── PolicyNotMet          nothing in the policy vouches for this checkpoint
     │   ├── NotWhatWasSent        the log answered with an entry that is not ours
@@ -70,6 +73,14 @@ class EventRefused(FormatError):
         self.pointer = pointer
 
 
+class CutOff(FormatError):
+    """A bundle of receipts that ends before its last line: it was cut off on its way, or not written to its end."""
+
+
+class OutOfOrder(FormatError):
+    """A bundle of receipts whose entries do not ascend, or lie outside of the range that it claims."""
+
+
 class QueryError(FormatError):
     """A text that is no query. `position` is where, in code points from 0."""
 
@@ -89,6 +100,10 @@ class BadSignature(VerificationError):
 
 class BadProof(VerificationError):
     """A Merkle proof does not lead to the expected root."""
+
+
+class EntryMissing(BadProof):
+    """A bundle of receipts that lacks an entry of the range that it claims, or has another number of them."""
 
 
 class BadDisclosure(VerificationError):

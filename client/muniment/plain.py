@@ -12,7 +12,17 @@ from datetime import UTC, datetime
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from muniment.errors import BadDisclosure, BadProof, BadSignature, FormatError, MunimentError, PolicyNotMet
+from muniment.errors import (
+    BadDisclosure,
+    BadProof,
+    BadSignature,
+    CutOff,
+    EntryMissing,
+    FormatError,
+    MunimentError,
+    OutOfOrder,
+    PolicyNotMet,
+)
 from muniment.event import EventLeaf, OwnLeaf
 from muniment.receipts_report import BundleReport, Shown
 from muniment.verify import Report, named, printable, shortened
@@ -52,6 +62,9 @@ _STAMPS = {
 """By the state of an anchor that shows nothing."""
 
 _FAILURES: tuple[tuple[type[MunimentError], str], ...] = (
+    (CutOff, "It is not whole: it ends too early, so that records may be missing at its end. Ask for all of it."),
+    (EntryMissing, "Records are missing that it says are there."),
+    (OutOfOrder, "Its records do not stand in their order: lines were moved, doubled or added."),
     (FormatError, "It is no receipt, or it was damaged on its way."),
     (BadDisclosure, "Something that it shows is not what was entered."),
     (BadProof, "What it says is not what was signed: it was changed, or put together from several others."),
@@ -188,6 +201,12 @@ _KINDS = {
 
 def _all_proved(report: BundleReport) -> str:
     head, which = report.head, "the record in this file is" if report.count == 1 else "the records in this file are"
+    if not report.count:
+        return (
+            "Of no record anything: there is none in this file. Only this was checked: that the operator of the list"
+            f' "{printable(head.origin)}" has signed that the list had {head.size} records. The signature is of a key'
+            f" that you trust: {', '.join(map(printable, report.signers))}."
+        )
     return (
         f'The operator of the list "{printable(head.origin)}" has signed that the list had {head.size} records, and'
         f" that {which} among them: {report.count}, each at its place. A record that differs by a single letter would"

@@ -14,7 +14,7 @@ from typing import IO, Any
 from muniment import members, strictjson
 from muniment.checkpoint import Checkpoint, parse_checkpoint
 from muniment.encoding import MAX_SIZE, b64, parse_b64
-from muniment.errors import BadProof, EventRefused, FormatError, VerificationError
+from muniment.errors import BadProof, CutOff, EntryMissing, EventRefused, FormatError, OutOfOrder, VerificationError
 from muniment.event import Commitment, parse_leaf
 from muniment.members import expect
 from muniment.note import parse_note
@@ -175,20 +175,20 @@ class ReceiptLines:
         if index >= head.size:
             raise BadProof(f"there is no entry {index} in a tree of size {head.size}")
         if index < self._after:
-            raise FormatError(f"entry {index} does not follow: the indices of a bundle ascend, within its range")
+            raise OutOfOrder(f"entry {index} does not follow: the indices of a bundle ascend, within its range")
         if self.header.range is not None:
             if index >= self.header.range[1]:
-                raise FormatError(f"entry {index} is outside of the range of the bundle")
+                raise OutOfOrder(f"entry {index} is outside of the range of the bundle")
             if index != self._after:
-                raise BadProof(f"entry {self._after} is missing, and the range says that it is there")
+                raise EntryMissing(f"entry {self._after} is missing, and the range says that it is there")
 
     def _check_end(self, value: dict[str, Any]) -> None:
         expect(value.get("typ") == END_TYPE, f"typ is not {END_TYPE}")
         _expect_members(value, {"typ", "count"}, set())
         if members.integer(value, "count") != self.count:
-            raise BadProof(f"the last line counts {value['count']} entries, and there are {self.count}")
+            raise EntryMissing(f"the last line counts {value['count']} entries, and there are {self.count}")
         if self.header.range is not None and self._after != self.header.range[1]:  # 4
-            raise BadProof(f"entry {self._after} is missing, and the range says that it is there")
+            raise EntryMissing(f"entry {self._after} is missing, and the range says that it is there")
         if next(self._lines, b""):
             self.line += 1
             raise FormatError("something follows the last line")
@@ -197,11 +197,11 @@ class ReceiptLines:
         self.line += 1
         line = next(self._lines, b"")
         if not line:
-            raise FormatError(f"the bundle was cut off: after {self.count} entries its last line is missing")
+            raise CutOff(f"the bundle was cut off: after {self.count} entries its last line is missing")
         if len(line) > MAX_LINE:
             raise FormatError(f"the line is longer than {MAX_LINE} bytes")
         if not line.endswith(b"\n"):
-            raise FormatError("the bundle was cut off within this line")
+            raise CutOff("the bundle was cut off within this line")
         return line
 
 

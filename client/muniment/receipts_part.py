@@ -18,8 +18,9 @@ class PartOfBundle:
 
     Made of the lines of a bundle, each with its newline, and iterated once: it yields the lines of the other. These
     verify if the bundle does, and keep its range; what opens the hidden members is in no byte of them. The leaf of an
-    entry that is no event shows all, as before. `count` is the number of entries so far; `shown` and `hidden` say of
-    how many a member is shown or not, by name, and `unnamed` of those whose names are too many or too long.
+    entry that is no event shows all, as before. What a line states of erasures is left out, since this version cannot
+    tell what that says: `erasures` counts these lines. `count` is the number of entries so far; `shown` and `hidden`
+    say of how many a member is shown or not, by name, and `unnamed` of those whose names are too many or too long.
 
     Raises UnknownMember instead of yielding the last line when no entry opens a member of one of these names (with
     `hiding`: when no event has it). Raises FormatError, BadProof or BadDisclosure, which name the line.
@@ -34,6 +35,7 @@ class PartOfBundle:
         self.shown: Counter[str] = Counter()
         self.hidden: Counter[str] = Counter()
         self.unnamed = 0
+        self.erasures = 0
 
     @property
     def count(self) -> int:
@@ -52,7 +54,8 @@ class PartOfBundle:
         yield end_line(self.count)
 
     def _cut(self, value: dict[str, Any], receipt: Receipt) -> dict[str, Any]:
-        """Return an entry line that opens what is to be shown, all else as it was."""
+        """Return an entry line that opens what is to be shown, all else that is understood as it was."""
+        self.erasures += value.pop("erasures", None) is not None
         opening = receipt.opening()
         names = receipt.commitment.members.keys() if receipt.commitment else opening.keys()
         shown = {name for name in opening if (name in self._names) != self._hiding}

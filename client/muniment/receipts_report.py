@@ -101,20 +101,23 @@ class BundleReport:
     @property
     def statement(self) -> str:
         """What is proved, in one sentence."""
-        which = f"{self.count} entries"
+        which = entries_text(self.count)
         if self.range is not None:
-            low, high = self.range
-            which = f"all {high - low} entries from {low} to {high - 1}, none missing,"
+            which = f"all {which} {range_text(*self.range)}"
+        return f"{which} {self.source}"
+
+    @property
+    def source(self) -> str:
+        """Of which log and of which of its trees the entries are, and who signed it."""
         head = self.head
-        return f"{which} of log {head.origin} as of size {head.size}, signed by {', '.join(self.signers)}"
+        return f"of log {head.origin} as of size {head.size}, signed by {', '.join(self.signers)}"
 
     @property
     def completeness(self) -> str:
-        """Whether entries may be missing, in one sentence."""
+        """How many entries are proved, and whether any may be missing, in one sentence."""
         if self.range is None:
-            return f"{self.count} entries proved; nothing says there are no others"
-        low, high = self.range
-        return f"no entry of [{low}, {high}) is missing"
+            return f"{entries_text(self.count)} proved; nothing says there are no others"
+        return f"all {entries_text(self.count)} {range_text(*self.range)} proved; none is missing"
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -158,7 +161,7 @@ class BundleReport:
 
     def proved_text(self) -> str:
         """Return the first half of the report: what is proved, and what is shown."""
-        lines = [f"Proved: {printable(self.statement)}.", f"{self.completeness[0].upper()}{self.completeness[1:]}."]
+        lines = [f"{self.completeness[0].upper()}{self.completeness[1:]}.", self._of_what()]
         texts = {
             "Entries": _kinds_text(self.shown.kinds),
             "Shown": _names_text(self.shown.opened, self.shown.opened_unnamed),
@@ -171,6 +174,11 @@ class BundleReport:
         if self.erasures:
             lines.append(f"Erasures stated in {self.erasures} lines were not checked: this version cannot.")
         return "".join(f"{line}\n" for line in lines)
+
+    def _of_what(self) -> str:
+        if self.count:
+            return f"{'They are' if self.count > 1 else 'It is'} {printable(self.source)}."
+        return f"The bundle is empty: only its checkpoint was checked, {printable(self.source)}."
 
 
 def verify_receipts(lines: Iterable[bytes], policy: Policy) -> BundleReport:
@@ -192,16 +200,31 @@ def report_of(reader: ReceiptsReader, policy: Policy, count: int, shown: Shown, 
 
 
 _KINDS = {
-    "whole": "{} events whole",
-    "part": "{} events in part",
-    "closed": "{} events of which nothing is opened",
-    "own": "{} entries written by the log itself",
-    "raw": "{} raw leaves",
+    "whole": "events whole",
+    "part": "events in part",
+    "closed": "events of which nothing is opened",
+    "own": "entries written by the log itself",
+    "raw": "raw leaves",
 }
 
 
+def entries_text(count: int) -> str:
+    """Return how many entries, in words."""
+    return f"{count} entry" if count == 1 else f"{count} entries"
+
+
+def range_text(low: int, high: int) -> str:
+    """Return where the entries [low, high) are, in words."""
+    return f"from {low} to {high - 1}" if high - low > 1 else f"at {low}"
+
+
 def _kinds_text(kinds: Counter[str]) -> str:
-    return ", ".join(text.format(kinds[kind]) for kind, text in _KINDS.items() if kinds[kind])
+    found = [(kinds[kind], text) for kind, text in _KINDS.items() if kinds[kind]]
+    return ", ".join(f"{count} {text if count > 1 else _one(text)}" for count, text in found)
+
+
+def _one(text: str) -> str:
+    return text.replace("events", "event").replace("entries", "entry").replace("leaves", "leaf")
 
 
 def _names_text(names: Counter[str], unnamed: int) -> str:

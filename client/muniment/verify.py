@@ -7,6 +7,7 @@ and a policy and nothing else: no network, no clock, no server.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -194,9 +195,15 @@ def _hidden(verified: Verified) -> str:
     return "the event" if verified.hidden == ("*",) else ", ".join(map(named, verified.hidden))
 
 
+_PLAIN_NAME = re.compile(r"[\w.:/@$+-]+")
+
+
 def named(name: str) -> str:
-    """Return the name of a member for people, quoted where it could be taken for several, or for none."""
-    return printable(format_name(name))
+    """Return the name of a member for people, quoted where it could be taken for anything else, such as a sentence."""
+    text = format_name(name)
+    if text == name and not _PLAIN_NAME.fullmatch(name):
+        text = json.dumps(name, ensure_ascii=False)
+    return printable(text)
 
 
 def printable(text: str) -> str:

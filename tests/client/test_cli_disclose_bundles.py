@@ -70,7 +70,8 @@ def test_each_event_shows_what_was_asked_for(cli: Cli, log: FakeLog, words: list
     assert report["shown"] == {name: everything.count(name) for name in everything if name in shown}
     assert report["hidden"] == {name: everything.count(name) for name in everything if name not in shown}
     found = cli("verify", "part", "--json").json["results"][0]
-    assert (found["range"], found["erasures_not_checked"], found["hidden"]) == ([0, 5], 1, report["hidden"])
+    assert (found["range"], found["erasures_not_checked"], found["hidden"]) == ([0, 5], 0, report["hidden"])
+    assert report["erasures_left_out"] == 1
 
 
 def test_no_byte_of_what_is_hidden_is_left(cli: Cli, log: FakeLog) -> None:
@@ -132,8 +133,8 @@ def test_a_bundle_that_is_not_whole_makes_none(cli: Cli, log: FakeLog) -> None:
     for data, exit_code, code, line in (
         (b"".join(lines[:-1]), 2, "not_a_bundle", 7),
         (good[:-1], 2, "not_a_bundle", 7),
-        (good.replace(b'"count":5', b'"count":4'), 1, "bad_proof", 7),
-        (b"".join([*lines[:3], *lines[4:]]), 1, "bad_proof", 4),
+        (good.replace(b'"count":5', b'"count":4'), 1, "entry_missing", 7),
+        (b"".join([*lines[:3], *lines[4:]]), 1, "entry_missing", 4),
         (good.replace(b'"index":1', b'"index": 1'), 2, "not_a_bundle", 3),
         (good.replace(log.receipt(1).opening()["actor"].encode(), swapped.encode()), 1, "bad_disclosure", 3),
         (good.replace(b"\n", b"\r\n"), 2, "not_plain_text", None),

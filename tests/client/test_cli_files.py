@@ -20,6 +20,7 @@ from muniment import Receipt
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import FakeLog, instead, problem
 from tests.client.served import served
+from tests.client.test_bundle_cli import bundle
 from tests.live import PATIENCE
 
 
@@ -277,6 +278,30 @@ def test_a_full_disk_is_no_bug(log: FakeLog) -> None:
     assert done.stderr.startswith("muniment: cannot write: No space left on device")
     assert "bug" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+def test_output_that_cannot_be_written_is_not_taken_for_a_file_that_cannot_be_read(log: FakeLog, output: str) -> None:
+    Path("big").write_bytes(bundle(log, [*range(log.size)]))
+    command = [sys.executable, "-u", "-m", "muniment.cli", "disclose", "big", "--only", ""]
+    if output == "closed":
+        command = ["sh", "-c", 'exec 1>&-; exec "$@"', "sh", *command]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode != 0
+    assert "cannot read" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_rows_are_told_from_receipts(cli: Cli, log: FakeLog) -> None:
+    log.add_events([{"a": 1}, {"a": 2}])
+    log.publish()
+    assert cli("export", "-o", "rows.jsonl").code == 0
+    assert cli("export", "-o", "rows.csv").code == 0
+    Path("row.jsonl").write_bytes(Path("rows.jsonl").read_bytes().splitlines()[1])
+    for name in ("rows.jsonl", "row.jsonl", "rows.csv"):
+        done = cli("verify", name)
+        assert (done.code, "they carry no proof" in done.err, "--format receipts" in done.err) == (2, True, True), name
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------

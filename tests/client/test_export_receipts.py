@@ -86,10 +86,10 @@ def read(log: FakeLog, name: str = "out") -> tuple[tuple[int, int] | None, list[
 def test_the_whole_log_and_a_range(cli: Cli, log: FakeLog) -> None:
     done = cli(*RECEIPTS, "-o", "out")
     assert done.code == 0
-    assert f"Exported 3 entries [0, 3) of {ORIGIN}, each proved to be in the tree of size 3: out\n" in done.err
+    assert f"Exported 3 entries from 0 to 2 of {ORIGIN}, each proved to be in the tree of size 3: out\n" in done.err
     assert read(log) == ((0, 3), [log.receipt(index) for index in range(3)])
     assert not PART.exists()
-    assert "No entry of [0, 3) is missing." in cli("verify", "out").out
+    assert "All 3 entries from 0 to 2 proved; none is missing." in cli("verify", "out").out
     for words, span in (
         (("--range", "1..3"), (1, 3)),
         (("--start", "2"), (2, 3)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,44 @@ def test_a_failure_accuses_no_one(kind: type[Exception]) -> None:
     assert "This does not say who did it" in text
     assert text.endswith(r"For a specialist: root \x1b[2J differs")
     assert not JARGON.search(text.partition("For a specialist")[0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda lines: lines[:-1], "It is not whole: it ends too early"),
+        (lambda lines: [*lines[:-1], lines[-1][:9]], "It is not whole: it ends too early"),
+        (lambda lines: lines[:2] + lines[3:], "Records are missing"),
+        (lambda lines: [*lines[:3], lines[-1]], "Records are missing"),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], "Its records do not stand in their order"),
+        (lambda lines: [lines[0], lines[1][:-2] + b"\n", *lines[2:]], "It is no receipt, or it was damaged"),
+    ],
+)
+def test_what_is_wrong_with_a_bundle_is_said_by_its_kind(
+    cli: Cli, log: FakeLog, tmp_path: Path, spoil: Callable[[list[bytes]], list[bytes]], said: str
+) -> None:
+    (tmp_path / "policy").write_text(str(log.policy))
+    lines = spoil(bundle(log, [0, 1, 2], (0, 3)).splitlines(keepends=True))
+    done = cli("verify", "-", "--plain", "--policy", tmp_path / "policy", stdin=b"".join(lines))
+    assert done.code == 1
+    assert said in " ".join(done.out.split())
+
+
+def test_a_bundle_without_records_proves_nothing_of_any(cli: Cli, log: FakeLog, tmp_path: Path) -> None:
+    (tmp_path / "policy").write_text(str(log.policy))
+    done = cli("verify", "-", "--plain", "--policy", tmp_path / "policy", stdin=bundle(log, []))
+    assert "What is proved\n  Of no record anything: there is none in this file." in done.out
+
+
+def test_a_name_is_not_taken_for_a_sentence(cli: Cli, tmp_path: Path) -> None:
+    odd = FakeLog()
+    odd.add_events([{"nothing is hidden. All": 1, "a": 2, "b: c": 3}])
+    (tmp_path / "policy").write_text(str(odd.policy))
+    for words in ((), ("--plain",)):
+        given = bundle(odd, [1], keep=lambda receipt: receipt.disclose({"a"}))
+        done = cli("verify", "-", *words, "--policy", tmp_path / "policy", stdin=given)
+        assert '"nothing is hidden. All"' in done.out
+        assert '"b: c"' in done.out
 
 
 def test_the_command(cli: Cli, tmp_path: Path) -> None:

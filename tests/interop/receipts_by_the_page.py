@@ -218,8 +218,8 @@ def verify(data: bytes, policy: str) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, InvalidSignature) as error:
         raise Bad(step, at, str(error)) from error
     said = (
-        f"all {high - low} entries, none missing"
+        f"all {high - low} entries proved; none is missing"
         if high is not None
-        else f"{len(entries)} entries proved; nothing says there are no others"
+        else f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'} proved; nothing says there are no others"
     )
     return {"entries": entries, "said": said, "erasures": erasures}

@@ -48,13 +48,13 @@ def test_it_imports_nothing_of_ours() -> None:
 def test_the_examples_of_the_page() -> None:
     examples = blocks(SPEC / "receipts.md")
     found = page.verify(examples["bundle"].encode(), str(SPEC_POLICY))
-    assert found["said"] == "all 2 entries, none missing"
+    assert found["said"] == "all 2 entries proved; none is missing"
     assert found["entries"] == {
         1: ({"amount": 150}, ["action", "actor", "note", "resource"]),
         2: ({}, ["action", "actor", "resource"]),
     }
     alone = page.verify(examples["without-range"].encode(), str(SPEC_POLICY))
-    assert alone["said"] == "1 entries proved; nothing says there are no others"
+    assert alone["said"] == "1 entry proved; nothing says there are no others"
 
 
 def test_what_we_write() -> None:

@@ -17,7 +17,6 @@ from muniment.cli.files import check_fuller, rest_of_receipt, write_output
 from muniment.cli.options import Names, json_option
 from muniment.cli.output import EXIT_USAGE, CliError, emit, note, show, show_line
 from muniment.errors import FormatError
-from muniment.names import format_name
 from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE, is_bundle
 from muniment.receipts_part import PartOfBundle
@@ -131,7 +130,7 @@ def _say_json(value: dict[str, Any], output: Path | None) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(map(format_name, names)) or "nothing"
+    return ", ".join(map(named, names)) or "nothing"
 
 
 def _hidden(receipt: Receipt, hidden: list[str]) -> str:
@@ -176,12 +175,15 @@ def _say_part(part: PartOfBundle, output: Path | None, *, as_json: bool) -> None
             "shown": dict(part.shown.most_common()),
             "hidden": dict(part.hidden.most_common()),
             "unnamed": part.unnamed,
+            "erasures_left_out": part.erasures,
         }
         _say_json(value, output)
         return
     lines = [f"Shown: {_counted(part.shown)}.", f"Not shown: {_counted(part.hidden)} (the names stay readable)."]
     if part.unnamed:
         lines.append(f"Other members are there {part.unnamed} times.")
+    if part.erasures:
+        lines.append(f"Left out: the erasures that {part.erasures} lines stated, which this version cannot check.")
     if output is None:
         note("\n".join(lines))
         return

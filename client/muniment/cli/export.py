@@ -25,6 +25,7 @@ from muniment.encoding import parse_decimal
 from muniment.errors import FormatError, PayloadsClosed
 from muniment.event import EventLeaf, OwnLeaf, parse_leaf
 from muniment.receipt import Receipt
+from muniment.receipts_report import entries_text, range_text
 from muniment.rowtext import closed_row, json_line
 
 if TYPE_CHECKING:
@@ -132,10 +133,9 @@ def _say(target: Target, output: Path | None, head: Checkpoint, start: int, coun
     if target.as_json:
         note(json.dumps(summary | {"file": str(output) if output else None}))
         return
-    note(
-        f"Exported {count} entries [{start}, {start + count}) of {head.origin}, each proved to be in the tree"
-        f" of size {head.size}{f': {output}' if output else ''}"
-    )
+    which = f"{entries_text(count)} {range_text(start, start + count)}" if count else "no entries"
+    where = f": {output}" if output else ""
+    note(f"Exported {which} of {head.origin}, each proved to be in the tree of size {head.size}{where}")
 
 
 def _not_yet(size: int) -> CliError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -17,6 +18,8 @@ from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE, Header, is_bundle
 
 MAX_RECEIPT = 64 * 1024 * 1024
+_OF_WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors that no reading has."""
 
 # --- receipts ---------------------------------------------------------------------------------------------------------
 
@@ -31,6 +34,8 @@ def opened(name: str) -> Iterator[IO[bytes]]:
             with Path(name).open("rb") as file:
                 yield file
     except OSError as error:
+        if error.errno in _OF_WRITING:  # of what was made of the file while it was open
+            raise
         raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
 
 
@@ -156,6 +161,7 @@ def _replacing(path: Path, found: os.stat_result | None) -> Iterator[BinaryIO]:
 
 # --- text of another system -------------------------------------------------------------------------------------------
 
+_ROWS = (b'{"index":', b"index,leaf_hash", b"index,logged_at")
 _MARKS = {b"\xef\xbb\xbf": "a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -168,6 +174,9 @@ def check_text(name: str, data: bytes, *, lines: bool = False) -> None:
     mark = next((what for start, what in _MARKS.items() if data.startswith(start)), None)
     if mark is None and b"\r\n" in data and (lines or not data.startswith(b"{")):  # JSON may have them
         mark = "Windows line ends"
+    if data.startswith(_ROWS):
+        hint = "`muniment export --format receipts -o FILE` gets the same entries with their proofs."
+        raise CliError(EXIT_USAGE, "rows", f"{name} holds rows, as an export has them: they carry no proof", hint)
     if data.startswith(b"{") and b"}\n{" in data:
         hint = f"Each of them by itself: sed -n 1p {name} | muniment verify -"
         raise CliError(EXIT_USAGE, "several_receipts", f"{name} holds several receipts, one a line", hint)

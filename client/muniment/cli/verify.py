@@ -200,7 +200,8 @@ def _print(outcomes: list[tuple[str, Outcome]], *, plain: bool, hint: bool) -> N
     if held and not plain:
         click.echo(limits_text(limit for report in held for limit in report.limits), nl=False)
     if len(outcomes) > 1:
-        click.echo(f"{len(held)} of {len(outcomes)} receipts hold.")
+        what = "files" if any(isinstance(outcome, BundleReport) for outcome in held) else "receipts"
+        click.echo(f"{len(held)} of {len(outcomes)} {what} hold.")
     if hint:
         click.echo(NO_SOURCE)
 
