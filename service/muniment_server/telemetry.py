@@ -226,7 +226,7 @@ class Metrics:
         )
         self.search_lag = Gauge(
             "muniment_search_lag_entries",
-            "Entries that the search index lacks yet, where this process fills it.",
+            "Entries that the search index lacks yet.",
             ["log"],
             registry=self.registry,
         )

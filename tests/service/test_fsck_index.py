@@ -53,6 +53,8 @@ async def test_each_damage_is_told_and_mended(log: Searched, rig: Rig):
         f"UPDATE search_chunks SET stop = 3 WHERE key = {theirs} AND stop = "
         f"(SELECT min(stop) FROM search_chunks WHERE key = {theirs})": {"index_list", "index_lacks"},
         "UPDATE search_state SET size = 9999": {"index_ahead"},
+        "UPDATE search_state SET size = 300": {"index_extra"},
+        "UPDATE search_state SET clearing = true": {"index_ahead"},
         f"UPDATE search_state SET generation = {rig.blob(bytes(12) + mark_of(frozenset({'a'})))}": {"index_members"},
     }
     for damage, expected in damages.items():

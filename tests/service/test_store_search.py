@@ -34,6 +34,16 @@ def test_postings_come_back(indices: list[int]):
             decode(encode(indices)[:cut])
 
 
+async def begun(rig: Rig, log_id: int, generation: bytes = GENERATION) -> IndexState:
+    """An index that is empty, and clears no more."""
+    await rig.store.search.restart_index(log_id, generation)
+    while await rig.store.search.clear_index(log_id, generation, 1000):
+        pass
+    state = await rig.store.search.index_state(log_id)
+    assert state
+    return state
+
+
 async def added(rig: Rig, log_id: int, size: int, postings: Mapping[bytes, list[int]]) -> bool:
     state = await rig.store.search.index_state(log_id)
     assert state
@@ -53,7 +63,8 @@ async def found(rig: Rig, log_id: int, first: int, last: int, keys: Range = ALL)
 async def test_an_index_begins_empty_and_grows(rig: Rig):
     log_id, other = (await rig.log()).log_id, (await rig.log()).log_id
     assert await rig.store.search.index_state(log_id) is None
-    assert await rig.store.search.restart_index(log_id, GENERATION) == IndexState(GENERATION)
+    assert await rig.store.search.restart_index(log_id, GENERATION) == IndexState(GENERATION, clearing=True)
+    assert await begun(rig, log_id) == IndexState(GENERATION)
     keys = [b"", b"\0", b"\0\0", b"a\0b", b"\xff\xfe", "é".encode(), b"'; DROP TABLE logs; --"]
     assert await added(rig, log_id, 3, {key: [at % 3] for at, key in enumerate(keys)})
     assert await added(rig, log_id, 300, {keys[0]: [3, 4, 299], keys[3]: [130]})
@@ -73,7 +84,7 @@ async def test_an_index_begins_empty_and_grows(rig: Rig):
 
 async def test_only_to_the_state_that_was_read(rig: Rig):
     log_id = (await rig.log()).log_id
-    state = await rig.store.search.restart_index(log_id, GENERATION)
+    state = await begun(rig, log_id)
     add = rig.store.search.add_postings
     assert await add(log_id, state, 2, {b"a": [1]})
     before = await rig.dump()
@@ -92,7 +103,7 @@ async def test_only_to_the_state_that_was_read(rig: Rig):
 async def test_long_tails_become_chunks_and_nothing_is_lost(rig: Rig):
     """Against a plain dictionary, in any range."""
     log_id, random = (await rig.log()).log_id, Random(3)
-    await rig.store.search.restart_index(log_id, GENERATION)
+    await begun(rig, log_id)
     truth: dict[bytes, list[int]] = {}
     size = 0
     for _ in range(30):
@@ -119,13 +130,13 @@ async def test_long_tails_become_chunks_and_nothing_is_lost(rig: Rig):
 async def test_a_rebuild_clears_in_parts(rig: Rig):
     log_id, other = (await rig.log()).log_id, (await rig.log()).log_id
     for each in (log_id, other):
-        await rig.store.search.restart_index(each, GENERATION)
+        await begun(rig, each)
         await added(rig, each, 9000, {b"%03d" % n: [n] for n in range(250)} | {b"all": list(range(9000))})
     kept = await rig.sql(f"SELECT * FROM search_terms WHERE log_id = {other} ORDER BY key")
     assert await rig.store.search.restart_index(log_id, LATER) == IndexState(LATER, 0, 0, True)
     assert not await rig.store.search.add_postings(log_id, IndexState(LATER), 1, {b"a": [0]})
     parts = 0
-    while await rig.store.search.clear_index(log_id, 100):
+    while await rig.store.search.clear_index(log_id, LATER, 100):
         parts += 1
     assert parts == 4
     assert await rig.store.search.index_state(log_id) == IndexState(LATER)
@@ -137,20 +148,56 @@ async def test_a_rebuild_clears_in_parts(rig: Rig):
 
 async def test_many_chunks_of_one_term_are_cleared_in_parts_too(rig: Rig):
     log_id = (await rig.log()).log_id
-    await rig.store.search.restart_index(log_id, GENERATION)
+    await begun(rig, log_id)
     for size in range(500, 10_001, 500):
         await added(rig, log_id, size, {b"all": list(range(size - 500, size))})
     await rig.store.search.restart_index(log_id, LATER)
     counts = []
-    while await rig.store.search.clear_index(log_id, 7):
+    while await rig.store.search.clear_index(log_id, LATER, 7):
         counts += await rig.sql("SELECT count(*) FROM search_chunks")
     assert counts == [(20,), (13,), (6,), (0,)]
+
+
+async def test_what_was_filled_meanwhile_is_not_cleared(rig: Rig):
+    """By a process that rested since it looked, until another had done its work."""
+    log_id = (await rig.log()).log_id
+    await begun(rig, log_id)
+    assert await added(rig, log_id, 900, {b"all": list(range(900)), b"a": [1]})
+    before = await rig.dump()
+    assert not await rig.store.search.clear_index(log_id, GENERATION, 9)
+    assert await rig.dump() == before
+    await rig.store.search.restart_index(log_id, LATER)
+    before = await rig.dump()
+    assert not await rig.store.search.clear_index(log_id, GENERATION, 9), "that of before, which was made anew since"
+    assert await rig.dump() == before
+    assert await rig.store.search.clear_index(log_id, LATER, 9)
+
+
+async def test_rows_without_a_state_are_cleared(rig: Rig):
+    log_id = (await rig.log()).log_id
+    await begun(rig, log_id)
+    assert await added(rig, log_id, 900, {b"all": list(range(900)), b"a": [1]})
+    await rig.sql("DELETE FROM search_state")
+    await begun(rig, log_id)
+    assert await found(rig, log_id, 0, 999) == {}
+
+
+async def test_an_index_that_has_what_is_added_is_corrupt(rig: Rig):
+    """Its state was set back. Its parts end where they did before."""
+    log_id = (await rig.log()).log_id
+    await begun(rig, log_id)
+    assert await added(rig, log_id, 900, {b"all": list(range(900))})
+    await rig.sql("UPDATE search_state SET size = 0")
+    before = await rig.dump()
+    with pytest.raises(Corrupt, match="index rebuild"):
+        await added(rig, log_id, 900, {b"all": list(range(900)), b"a": [1]})
+    assert await rig.dump() == before
 
 
 @pytest.mark.parametrize("engine", ["postgres"], indirect=True)
 async def test_statistics_keep_no_value(rig: Rig):
     log_id = (await rig.log()).log_id
-    await rig.store.search.restart_index(log_id, GENERATION)
+    await begun(rig, log_id)
     await added(rig, log_id, 3000, {b"secret-%d" % n: [n] for n in range(3000)} | {b"all": list(range(3000))})
     await rig.sql("ANALYZE search_terms, search_chunks")
     columns = await rig.sql("SELECT DISTINCT attname FROM pg_stats WHERE tablename LIKE 'search_%'")
@@ -163,11 +210,11 @@ async def test_statistics_keep_no_value(rig: Rig):
 async def test_what_is_cleared_leaves_no_byte_in_the_file(rig: Rig):
     """What holds values is overwritten, and the WAL emptied by a checkpoint: nothing else keeps terms."""
     log_id = (await rig.log()).log_id
-    await rig.store.search.restart_index(log_id, GENERATION)
+    await begun(rig, log_id)
     await added(rig, log_id, 5000, {b"secret-%05d" % n: [n] for n in range(5000)} | {b"secret-all": list(range(5000))})
     assert b"secret-" in written(rig)
     await rig.store.search.restart_index(log_id, LATER)
-    while await rig.store.search.clear_index(log_id, 1000):
+    while await rig.store.search.clear_index(log_id, LATER, 1000):
         pass
     connection = apsw.Connection(str(rig.folder / "store.sqlite"))
     assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
@@ -194,7 +241,7 @@ STATEMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "postgres": {
         postgres._TERMS: (FIRSTS, LASTS, 50),
         postgres._CHUNKS: (KEYS, 700, 710),
-        **dict.fromkeys(postgres._CLEAR, (50,)),
+        **dict.fromkeys(postgres._CLEAR, (50, GENERATION)),
     },
 }
 
@@ -203,7 +250,7 @@ STATEMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
 async def large(rig: Rig, request: pytest.FixtureRequest) -> int:
     """The number of a log whose index has many terms, and many chunks of one."""
     log_id = (await rig.log()).log_id
-    await rig.store.search.restart_index(log_id, GENERATION)
+    await begun(rig, log_id)
     await added(rig, log_id, COUNT, {b"secret-%05d" % n: [n] for n in range(COUNT)})
     numbers = f"WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {COUNT})"
     row = f"{log_id}, {rig.blob(KEY)}, n, {rig.blob(encode([1]))}"
@@ -231,6 +278,7 @@ async def test_plans_go_by_the_keys_in_sqlite(rig: Rig, large: int):
 async def test_plans_read_few_rows_in_postgres(rig: Rig, large: int):
     """With plans that are kept, as ours are; a planner without statistics would rather read half the table."""
     connection = await connect(rig.database or "")
+    await rig.sql("UPDATE search_state SET clearing = true")
     try:
         for number, (sql, values) in enumerate(STATEMENTS["postgres"].items()):
             await connection.execute(f"PREPARE p{number} AS {sql}")

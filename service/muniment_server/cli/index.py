@@ -34,7 +34,15 @@ def index() -> None:
 @data_options
 @json_option
 def index_status(**flags: Any) -> None:
-    """Say how far the index of each event log is."""
+    """Say how far the index of each event log is.
+
+    \b
+    complete  it has all entries
+    building  it lacks some, or is being made anew
+    none      it was not begun
+    other     it is of other members than the setting `search` names here
+    off       the setting does not name this log
+    """
     settings = settings_from(data=flags["data"], database=flags["database"])
     need_instance(settings)
     rows = run(_status(settings))
@@ -51,7 +59,8 @@ def index_rebuild(name: str, **flags: Any) -> None:
     """Make the index of a log anew. Where a server runs, that does the work, and this command waits for it.
 
     When it is interrupted, the server goes on, or the next one that is started, or this command with --resume; `index
-    status` says how far it is. Until it is done, searches find what is in it.
+    status` says how far it is. Until it is done, searches find what is in it. Give this command the setting `search` of
+    the servers: an index of other members is none to them.
 
     \b
     Examples:
@@ -75,9 +84,12 @@ async def _status(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def _row(settings: Settings, store: Store, log: LogRow) -> dict[str, Any]:
+    from muniment_server.terms import mark_of
+
     found, head = await store.search.index_state(log.log_id), await store.reads.head(log.log_id)
     size = found.size if found else 0
     state = "none" if not found else "building" if found.clearing or size < head.size else "complete"
+    state = state if not found or found.generation.endswith(mark_of(settings.searched(log.name))) else "other"
     state = state if _searched(settings, log) else "off"
     return {"name": log.name, "state": state, "indexed": size, "tree_size": head.size}
 

@@ -26,9 +26,12 @@ from muniment_server.terms import Members, mark_of, new_generation, terms_of
 _SPLIT = 16  # payloads split without a pause: a millisecond
 _CLEARED = 1000
 _REST_SECONDS = 0.2
-_RETRY_SECONDS = 2.0
-_LEASE = 9_000
-"""Milliseconds. It is renewed only while there is something to add, so that a log at rest costs no writes."""
+_RETRY_SECONDS = 1.0
+_LEASE = 4_000
+"""Milliseconds. With one try to take it, it is for how long the index rests after a crash.
+
+It is renewed only while there is something to add, so that a log at rest costs no writes.
+"""
 _OTHER_SECONDS = 30.0
 
 
@@ -77,22 +80,23 @@ class Indexer:
         """Take one step, if this process is the one that does; return how many seconds to rest. Raises StoreError."""
         began = time.monotonic()
         state = await self._search.index_state(self._log_id)
+        was, self._head = self._head, (await self._reads.head(self._log_id)).size
         ours = state is not None and state.generation.endswith(mark_of(self._members))
         if state and not ours and self._ours:
-            return self._leave()
-        was, self._head = self._head, (await self._reads.head(self._log_id)).size
-        if state and ours:
-            self._ours, self._told = True, False
-            self._show(state.size)
-            if state.size == self._head and not state.clearing:
-                return _REST_SECONDS
-        if not await self.lease.take():
-            return _RETRY_SECONDS
-        if state is None or not ours or state.size > self._head:  # the last: the log was put back without its index
+            return await self._leave()
+        # Where the log was put back without its index, or the state is damaged, it is ahead of what it can have. No
+        # lease: a server with other members may have it for as long as it gets entries.
+        if state is None or not ours or not 0 <= state.size <= (0 if state.clearing else self._head):
             await self.restart()
             return 0
+        self._ours, self._told = True, False
+        self._show(state.size)
+        if state.size == self._head and not state.clearing:
+            return _REST_SECONDS
+        if not await self.lease.take():
+            return _RETRY_SECONDS
         if state.clearing:
-            await self._search.clear_index(self._log_id, _CLEARED)
+            await self._search.clear_index(self._log_id, state.generation, _CLEARED)
             return time.monotonic() - began
         size = await self._step(state)
         self._show(size)
@@ -101,18 +105,24 @@ class Indexer:
 
     async def restart(self) -> IndexState:
         """Make the index anew. Raises StoreError."""
+        state = await self._search.restart_index(self._log_id, new_generation(self._members))
         self._ours = True
-        return await self._search.restart_index(self._log_id, new_generation(self._members))
+        return state
 
-    def _leave(self) -> float:
+    async def _leave(self) -> float:
         """Leave the index to the server that made it anew with other members; return how many seconds to rest.
 
         If each made it anew for itself, there would never be one.
         """
         if not self._told:
-            hint = "give all servers of this log one setting `search`; the one that is started last decides"
-            get_logger().warning("another server makes the search index of other members", log=self._name, hint=hint)
+            hint = (
+                "searches are answered index_missing here: give all servers of this log one setting `search`, then "
+                "start this one anew, or run `muniment-server index rebuild`; what is started last decides"
+            )
+            get_logger().warning("the search index was made anew for other members", log=self._name, hint=hint)
         self._told = True
+        self._show(0)
+        await self.lease.release()
         return _OTHER_SECONDS
 
     def _show(self, size: int) -> None:
@@ -136,7 +146,8 @@ class Indexer:
     async def _add(self, state: IndexState, part: _Part) -> bool:
         """Add a part; tell whether it was.
 
-        An index that contradicts itself is made anew: all of it is derived from the log.
+        An index that contradicts itself, as after its state was set back, is made anew: all of it is derived from the
+        log.
         """
         try:
             return await self._search.add_postings(self._log_id, state, part.size, part.postings)

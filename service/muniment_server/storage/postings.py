@@ -73,7 +73,7 @@ def joined(lists: bytes) -> bytes:
     """Return one list of what is in some that follow each other: it is shorter, and sooner read. Raises Corrupt."""
     indices = decode(lists)
     if any(after <= before for before, after in pairwise(indices)):
-        raise Corrupt("postings of the search index do not ascend")
+        raise Corrupt("postings of the search index do not ascend: run `muniment-server index rebuild`")
     return encode(indices)
 
 
@@ -110,6 +110,11 @@ def _read_all(data: bytes, at: int, count: int) -> tuple[list[int], int]:
         number, at = _read(data, at)
         numbers.append(number)
     return numbers, at
+
+
+def chunk_is_there() -> Corrupt:
+    """Return the error of an index that would have two chunks with one stop."""
+    return Corrupt("the search index has a chunk beyond its size: run `muniment-server index rebuild`")
 
 
 def _short() -> Corrupt:

@@ -67,17 +67,24 @@ class Search(Protocol):
         """Return how far the index is, or None where none was begun."""
 
     async def restart_index(self, log_id: int, generation: bytes) -> IndexState:
-        """Begin the index, or begin it again: empty, in this generation, and clearing if there was one before."""
+        """Begin the index, or begin it again: empty, in this generation, and clearing.
 
-    async def clear_index(self, log_id: int, limit: int) -> bool:
-        """Remove about `limit` rows of an index that is clearing; tell whether it is clearing still."""
+        Also where it has no state: rows may be there all the same, if that was lost.
+        """
+
+    async def clear_index(self, log_id: int, generation: bytes, limit: int) -> bool:
+        """Remove about `limit` rows of an index that is clearing; tell whether it is clearing still.
+
+        Only if it is still of this generation: what was cleared by another process meanwhile may be filled by now.
+        """
 
     async def add_postings(
         self, log_id: int, expected: IndexState, size: int, postings: Mapping[bytes, Sequence[int]]
     ) -> bool:
         """Add the ascending indices of the entries [expected.size, size) to their terms, in one commit.
 
-        Only if the state is still `expected`; tells whether it was. Requires `expected` not to be clearing.
+        Only if the state is still `expected`; tells whether it was. Requires `expected` not to be clearing. Raises
+        Corrupt where what the index has contradicts its state, as far as that is seen.
         """
 
     async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[list[TermRow]]:

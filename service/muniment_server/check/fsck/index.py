@@ -57,7 +57,7 @@ async def repair_index(store: Store, log: LogRow, members: Members, report: Repo
 async def _check_state(store: Store, log: LogRow, members: Members, report: Report) -> None:
     for _ in range(_TRIES):
         state = await store.search.index_state(log.log_id)
-        if state is None or state.clearing:
+        if state is None or (state.clearing and not state.size):
             return
         found = replace(report, total=0, findings=[])
         await _check(store, log.log_id, members, state, found)
@@ -71,19 +71,31 @@ async def _check_state(store: Store, log: LogRow, members: Members, report: Repo
 
 async def _check(store: Store, log_id: int, members: Members, state: IndexState, report: Report) -> None:
     size = (await store.reads.head(log_id)).size
-    if state.size > size:
+    if state.clearing:
+        report.add_one("index_ahead", 0, f"the search index is empty, and says that it has {state.size} entries")
+    elif state.size > size:
         report.add_one("index_ahead", size, f"the search index has {state.size} entries, the log has {size}")
     elif not state.generation.endswith(mark_of(members)):
         report.add_one("index_members", None, "the search index is of other members than the setting `search` names")
     else:
-        there = _Sums()
-        async for key, index in _indexed(store, log_id, state.size, report):
-            there.add(key, index)
+        there, highest = _Sums(), -1
+        async for key, index in _indexed(store, log_id, report):
+            highest = max(highest, index)
+            if index < state.size:
+                there.add(key, index)
+        await _check_end(store, log_id, state, highest, report)
         right = _Sums()
         async for key, index in _payloads(store, log_id, members, range(state.size)):
             right.add(key, index)
         for block in sorted(right.differ(there))[:_NAMED]:
             await _name(store, log_id, members, range(block, min(block + _BLOCK, state.size)), report)
+
+
+async def _check_end(store: Store, log_id: int, state: IndexState, highest: int, report: Report) -> None:
+    """Check that the index has nothing beyond its size, as it has when that was set back: it would be added twice."""
+    now = await store.search.index_state(log_id)  # as of after its rows were read
+    if now and now.generation == state.generation and highest >= now.size:
+        report.add_one("index_extra", highest, f"the search index has entry {highest}, and says that it has {now.size}")
 
 
 class _Sums:
@@ -115,9 +127,9 @@ async def _payloads(store: Store, log_id: int, members: Members, part: range) ->
 
 
 async def _indexed(
-    store: Store, log_id: int, size: int, report: Report, wanted: Callable[[int], bool] = lambda _: True
+    store: Store, log_id: int, report: Report, wanted: Callable[[int], bool] = lambda _: True
 ) -> AsyncIterator[Posting]:
-    """Yield the postings of the index below `size`; lists that cannot be read, or are out of place, are told."""
+    """Yield the postings of the index; lists that cannot be read, or are out of place, are told."""
     after = b""
     while page := await store.search.whole_terms(log_id, after, _TERMS):
         for term in page:
@@ -127,7 +139,7 @@ async def _indexed(
                 report.add_one("index_list", None, f"a term of the search index cannot be read: {error}")
                 continue
             for index in indices:
-                if index < size and wanted(index):
+                if wanted(index):
                     yield term.key, index
         after = page[-1].key
         await asyncio.sleep(0)
@@ -151,7 +163,7 @@ async def _name(store: Store, log_id: int, members: Members, part: range, report
     """Add a finding for each entry of a block that the index has wrong."""
     right = {posting async for posting in _payloads(store, log_id, members, part)}
     ignored = replace(report, findings=[])  # lists that cannot be read were told before
-    there = {posting async for posting in _indexed(store, log_id, part.stop, ignored, part.__contains__)}
+    there = {posting async for posting in _indexed(store, log_id, ignored, part.__contains__)}
     for index in sorted({index for _, index in right - there}):
         report.add_one("index_lacks", index, f"a search does not find event {index} by all that it has")
     for index in sorted({index for _, index in there - right}):

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import asyncpg
+
+from muniment_server.errors import HeadMoved
 from muniment_server.failpoints import step
 from muniment_server.storage.postgres.pool import Pool
 from muniment_server.storage.postgres.sessions import FOLLOWERS, Sessions
-from muniment_server.storage.postings import encode_all
+from muniment_server.storage.postings import chunk_is_there, encode_all
 from muniment_server.storage.row_ids import MOST, row_id
 from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow, WholeTerm, gathered
 from muniment_server.terms import Range
 
 _STATE = "SELECT generation, size, erasures, clearing FROM search_state WHERE log_id = $1"
 _RESTART = (
-    "INSERT INTO search_state VALUES ($1, $2, 0, 0, false) ON CONFLICT (log_id) "
+    "INSERT INTO search_state VALUES ($1, $2, 0, 0, true) ON CONFLICT (log_id) "
     "DO UPDATE SET generation = excluded.generation, size = 0, clearing = true "
     "RETURNING generation, size, erasures, clearing"
 )
@@ -53,13 +56,15 @@ SELECT t.key, t.tail, c.stop, c.body FROM (
     ORDER BY log_id, key, stop LIMIT {MOST}
 ) c ON true ORDER BY t.key, c.stop
 """  # noqa: S608 - composed of constants
+# The state is locked, so that nothing is added meanwhile.
+_CLEARING = "WITH state AS (SELECT FROM search_state WHERE log_id = $1 AND generation = $3 AND clearing FOR UPDATE)"
 # By its whole key: a term may have tens of thousands of chunks.
 _CLEAR = tuple(
-    f"DELETE FROM {table} WHERE ({key}) IN "  # noqa: S608 - composed of constants
-    f"(SELECT {key} FROM {table} WHERE log_id = $1 ORDER BY {key} LIMIT $2) RETURNING 1"
+    f"{_CLEARING} DELETE FROM {table} WHERE ({key}) IN "  # noqa: S608 - composed of constants
+    f"(SELECT {key} FROM {table} WHERE log_id = $1 AND EXISTS (SELECT FROM state) ORDER BY {key} LIMIT $2) RETURNING 1"
     for table, key in (("search_terms", "log_id, key"), ("search_chunks", "log_id, key, stop"))
 )
-_CLEARED = "UPDATE search_state SET clearing = false WHERE log_id = $1"
+_CLEARED = "UPDATE search_state SET clearing = false WHERE log_id = $1 AND generation = $2"
 
 
 class PostgresSearch:
@@ -85,12 +90,12 @@ class PostgresSearch:
         rows = await self._sessions.write(FOLLOWERS, _RESTART, (log_id, generation))
         return IndexState(*rows[0])
 
-    async def clear_index(self, log_id: int, limit: int) -> bool:
+    async def clear_index(self, log_id: int, generation: bytes, limit: int) -> bool:
         """See Search."""
         for sql in _CLEAR:
-            if await self._sessions.write(FOLLOWERS, sql, (log_id, limit)):
+            if await self._sessions.write(FOLLOWERS, sql, (log_id, limit, generation)):
                 return True
-        await self._sessions.write(FOLLOWERS, _CLEARED, (log_id,))
+        await self._sessions.write(FOLLOWERS, _CLEARED, (log_id, generation))
         return False
 
     @step("store.add_postings")
@@ -101,7 +106,12 @@ class PostgresSearch:
         encoded = await encode_all(postings)
         keys, lists = [key for key, _ in encoded], [data for _, data in encoded]
         old = (log_id, expected.generation, expected.size, expected.erasures)
-        rows = await self._sessions.write(FOLLOWERS, _ADD, (*old, size, keys, lists, MOST_TAIL))
+        try:
+            rows = await self._sessions.write(FOLLOWERS, _ADD, (*old, size, keys, lists, MOST_TAIL))
+        except HeadMoved as error:
+            if isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                raise chunk_is_there() from error
+            raise
         return bool(rows[0][0])
 
     async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[list[TermRow]]:

@@ -10,7 +10,7 @@ from zlib import crc32
 import apsw
 
 from muniment_server.failpoints import step
-from muniment_server.storage.postings import encode_all, joined
+from muniment_server.storage.postings import chunk_is_there, encode_all, joined
 from muniment_server.storage.row_ids import MOST, row_id
 from muniment_server.storage.search import MOST_TAIL, IndexState, StoredEntry, TermRow, WholeTerm, gathered
 from muniment_server.storage.sqlite.database import Database
@@ -18,7 +18,7 @@ from muniment_server.terms import Range
 
 _STATE = "SELECT generation, size, erasures, clearing FROM search_state WHERE log_id = ?"
 _RESTART = (
-    "INSERT INTO search_state VALUES (?, ?, 0, 0, 0) ON CONFLICT (log_id) "
+    "INSERT INTO search_state VALUES (?, ?, 0, 0, 1) ON CONFLICT (log_id) "
     "DO UPDATE SET generation = excluded.generation, size = 0, clearing = 1"
 )
 _SWAP = (
@@ -56,6 +56,8 @@ _CLEAR = tuple(
     for table, key in (("search_terms", "log_id, key"), ("search_chunks", "log_id, key, stop"))
 )
 
+_CLEARING = "SELECT 1 FROM search_state WHERE log_id = ? AND generation = ? AND clearing"
+
 _LOOKED = 16
 _STEPS = 8
 """A tail is looked at when more than so many bytes were added to it, or else in one step of so many."""
@@ -89,10 +91,12 @@ class SqliteSearch:
 
         return await self._database.write(work)
 
-    async def clear_index(self, log_id: int, limit: int) -> bool:
+    async def clear_index(self, log_id: int, generation: bytes, limit: int) -> bool:
         """See Search."""
 
         def work(connection: apsw.Connection) -> bool:
+            if not connection.execute(_CLEARING, (log_id, generation)).fetchall():
+                return False
             for sql in _CLEAR:
                 connection.execute(sql, (log_id, limit))
                 if connection.changes():
@@ -118,7 +122,10 @@ class SqliteSearch:
                 return False
             connection.executemany(_GROW, rows)
             long = [*islice(connection.executemany(_LONG, looked), _MOST_MOVED)]
-            connection.executemany(_CHUNK, [(log_id, key, size, joined(tail)) for key, tail in long])
+            try:
+                connection.executemany(_CHUNK, [(log_id, key, size, joined(tail)) for key, tail in long])
+            except apsw.ConstraintError as error:
+                raise chunk_is_there() from error
             connection.executemany(_MOVED, [(log_id, key) for key, _ in long])
             return True
 
