@@ -11,6 +11,7 @@ import json
 import json.decoder
 import operator
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,7 @@ _COMPARE = re.compile("[<>]=?")
 _ORDERS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+Split = Callable[[str], set[str]]
 Path = tuple[str, ...]
 """Names from the event inwards. An array adds none: its elements are all at the path of the array."""
 
@@ -97,6 +99,9 @@ class Facts:
         self._values: dict[str, dict[Path, list[Any]]] = {}  # by member, of those that were asked for
         self._texts: dict[str, list[tuple[str, str]]] = {}  # the same
         self._distinct: dict[Path, tuple[set[str], set[Any]]] = {}
+        self._sorted: dict[Path, list[str]] = {}
+        self._extremes: dict[Path, tuple[int | float, int | float] | None] = {}
+        self._words: dict[tuple[str, Split], set[str]] = {}
 
     def at(self, path: Path) -> list[Any]:
         """Return the scalars at a path."""
@@ -121,14 +126,30 @@ class Facts:
             self._distinct[path] = ({v for v in values if isinstance(v, str)}, others)
         return self._distinct[path]
 
-    def have_words(self, words: frozenset[str], split: Callable[[str], set[str]]) -> bool:
+    def has_prefix(self, path: Path, start: str) -> bool:
+        """Tell whether a string at a path begins so."""
+        if path not in self._sorted:
+            self._sorted[path] = sorted([value for value in self.at(path) if isinstance(value, str)])
+        values = self._sorted[path]
+        at = bisect_left(values, start)  # what begins so stands together, from here on
+        return at < len(values) and values[at].startswith(start)
+
+    def extremes(self, path: Path) -> tuple[int | float, int | float] | None:
+        """Return the least and the greatest number at a path, None where there is none."""
+        if path not in self._extremes:
+            numbers = [value for value in self.at(path) if type(value) in (int, float)]
+            self._extremes[path] = (min(numbers), max(numbers)) if numbers else None
+        return self._extremes[path]
+
+    def have_words(self, words: frozenset[str], split: Split) -> bool:
         """Tell whether one member has all these words among those that `split` finds in its strings."""
         for name in self._event:
             texts = self._texts_of(name)
             # Most texts do not even hold the letters, and to split one takes twenty times as long as to find that out.
             if all([any([word in folded for _, folded in texts]) for word in words]):
-                found = set[str]().union(*(split(text) for text, _ in texts))
-                if words <= found:
+                if (name, split) not in self._words:
+                    self._words[name, split] = set[str]().union(*(split(text) for text, _ in texts))
+                if words <= self._words[name, split]:
                     return True
         return False
 
@@ -171,7 +192,7 @@ class Prefix:
 
     def matches(self, facts: Facts) -> bool:
         """See Test."""
-        return any(isinstance(value, str) and value.startswith(self.text) for value in facts.at(self.path))
+        return facts.has_prefix(self.path, self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +216,8 @@ class Compare:
 
     def matches(self, facts: Facts) -> bool:
         """See Test."""
-        holds = _ORDERS[self.order]
-        return any(type(value) in (int, float) and holds(value, self.number) for value in facts.at(self.path))
+        extremes = facts.extremes(self.path)
+        return extremes is not None and _ORDERS[self.order](extremes[self.order.startswith(">")], self.number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import re
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -191,3 +193,35 @@ def test_values_of_a_kind_are_told_apart() -> None:
     ):
         assert [text for text in yes if not parse_query(text).matches(event)] == []
         assert [text for text in no if parse_query(text).matches(event)] == []
+
+
+def test_many_values_of_one_member_are_asked_as_few_are() -> None:
+    """They are put in order once for all terms: what holds must be what asking each value would say."""
+    random = Random(5)
+    numbers = [-3, -0.5, 0, 1, 1.5, 7, 2**53 - 1]
+    texts = ["", "a", "ab", "abc", "b", "\U0010ffff", "a\U0010ffff", "é", "7", "true"]
+    for _ in range(300):
+        values = random.choices([*numbers, *texts, True, False, None], k=random.randrange(6))
+        order, number = random.choice(["<", "<=", ">", ">="]), random.choice(numbers)
+        start = random.choice([*texts[1:], "abcd", "\uffff"])
+        holds = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}[order]
+        wanted = {
+            f"n:{order}{number!r}": any(type(value) in (int, float) and holds(value, number) for value in values),
+            f"n:{start}*": any(isinstance(value, str) and value.startswith(start) for value in values),
+        }
+        for query, expected in wanted.items():
+            assert parse_query(query).matches({"n": values}) is expected, (query, values)
+
+
+def test_words_with_and_without_digits_are_split_apart() -> None:
+    """Both ways to split one member, in one query and in either order."""
+    event = {"ref": "inv-19", "note": "order 18"}
+    for query, expected in {
+        "19": False,
+        '"inv 19"': True,
+        '"inv 19" -19': True,
+        '-19 "inv 19"': True,
+        '"inv 19" 19': False,
+        '18 "order 18" -19': True,
+    }.items():
+        assert parse_query(query).matches(event) is expected, query
