@@ -222,6 +222,17 @@ async def test_what_is_cleared_leaves_no_byte_in_the_file(rig: Rig):
     assert written(rig).count(b"secret-") == 0
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_what_grew_is_carried_over_before_an_append_has_to(rig: Rig):
+    log_id = (await rig.log()).log_id
+    await begun(rig, log_id)
+    file = rig.folder / "store.sqlite"
+    for size in range(1000, 6000, 1000):
+        assert b"secret-" not in file.read_bytes()
+        await added(rig, log_id, size, {b"secret-%05d" % n: [n] for n in range(size - 1000, size)})
+    assert b"secret-" in file.read_bytes()
+
+
 def written(rig: Rig) -> bytes:
     return b"".join(path.read_bytes() for path in rig.folder.glob("store.sqlite*"))
 

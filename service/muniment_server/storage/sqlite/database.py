@@ -178,6 +178,14 @@ class Database:
         """Run `work` in one transaction of the writer thread. Raises HeadMoved, StoreUnavailable or OutcomeUnknown."""
         return await self.on_writer(self.transact, work)
 
+    async def carry_over(self) -> None:
+        """Write what the WAL has into the database, in a turn of the writer thread of its own.
+
+        As with that of a commit, an error is none: the next one tries again.
+        """
+        with contextlib.suppress(apsw.Error):
+            await self.on_writer(self._writer.wal_checkpoint)
+
     def on_writer(self, work: Callable[[*Values], T], *values: *Values) -> asyncio.Future[T]:
         """Begin `work` in the writer thread: what calls transact() there may do more, before and after it."""
         self.check_open()

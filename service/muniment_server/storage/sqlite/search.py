@@ -61,6 +61,9 @@ _CLEARING = "SELECT 1 FROM search_state WHERE log_id = ? AND generation = ? AND 
 _LOOKED = 16
 _STEPS = 8
 """A tail is looked at when more than so many bytes were added to it, or else in one step of so many."""
+_CARRIED = 4500
+"""Terms that grow, most of them on pages of their own, until the WAL is carried over: two steps. Otherwise a commit would
+do so, twice as many pages at a time, and an append would wait for both."""
 _MOST_MOVED = 64
 """Tails that are moved in one step: those of words that are equally frequent all grow long at once."""
 
@@ -68,13 +71,14 @@ _MOST_MOVED = 64
 class SqliteSearch:
     """See :class:`muniment_server.storage.search.Search`."""
 
-    # The write lock is held for some 25 ms then, and for 100 with 2,000 entries.
-    most_entries = 400
-    most_terms = 8000
+    # The write lock is held for some 20 ms then with a million entries, and for 100 with 2,000 at a time.
+    most_entries = 200
+    most_terms = 4000
     elsewhere = False
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._grown = 0  # terms, since the WAL was carried over for them
 
     async def index_state(self, log_id: int) -> IndexState | None:
         """See Search."""
@@ -129,7 +133,12 @@ class SqliteSearch:
             connection.executemany(_MOVED, [(log_id, key) for key, _ in long])
             return True
 
-        return await self._database.write(work)
+        added = await self._database.write(work)
+        self._grown += len(rows)
+        if self._grown >= _CARRIED:
+            self._grown = 0
+            await self._database.carry_over()
+        return added
 
     async def index_terms(self, log_id: int, ranges: Sequence[Range], limit: int) -> list[list[TermRow]]:
         """See Search."""
