@@ -143,7 +143,7 @@ def test_a_receipt_that_cannot_be_written_is_printed(cli: Cli, log: FakeLog) -> 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["receipt", "1"], ["checkpoint"], ["export", "--format", "csv"]])
+@pytest.mark.parametrize("words", [["receipt", "1"], ["checkpoint"], ["export", "--format", "csv", "--overwrite"]])
 def test_a_file_is_replaced_where_links_lead_and_keeps_its_mode(cli: Cli, here: Path, words: list[str]) -> None:
     (here / "deep").mkdir()
     file = here / "deep" / "out"

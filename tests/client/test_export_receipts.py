@@ -96,7 +96,7 @@ def test_the_whole_log_and_a_range(cli: Cli, log: FakeLog) -> None:
         (("--stop", 2), (0, 2)),
         (("--stop", 9), (0, 3)),
     ):
-        assert cli(*RECEIPTS, "-o", "out", *words).code == 0
+        assert cli(*RECEIPTS, "-o", "out", "--overwrite", *words).code == 0
         assert read(log) == (span, [log.receipt(index) for index in range(*span)])
 
 

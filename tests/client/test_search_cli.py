@@ -171,7 +171,7 @@ def test_payloads_become_closed(cli: Cli, log: FakeLog, how: tuple[str, ...]) ->
 def test_a_bundle_that_fails_leaves_the_file_as_it_was(cli: Cli, log: FakeLog) -> None:
     Path("b.ndjson").write_text("before")
     log.tamper = edit("/entries/2/receipt", lambda _: log.receipt(3).to_json())
-    assert cli("search", "n:<4", "--receipts", "-o", "b.ndjson").code == 1
+    assert cli("search", "n:<4", "--receipts", "-o", "b.ndjson", "--overwrite").code == 1
     assert (Path("b.ndjson").read_text(), sorted(path.name for path in Path().iterdir())) == (
         "before",
         ["b.ndjson", "policy"],

@@ -102,9 +102,22 @@ def test_rows_are_those_of_the_command(
         (["--start", "2", "--stop", "5"], "?start=2&stop=5"),
         (["--leaves-only"], "?leaves_only=true"),
     ):
-        done = cli("export", *common, *more, "-o", tmp_path / "rows.jsonl")
+        done = cli("export", *common, *more, "-o", tmp_path / "rows.jsonl", "--overwrite")
         assert done.code == 0, done.err
         assert world.all(query, f"/logs/{log}") == (tmp_path / "rows.jsonl").read_bytes()
+
+
+def test_the_command_finds_the_same_times(
+    world: Served, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the signed tree, where the server looks into its database."""
+    monkeypatch.setenv("MUNIMENT_API_KEY", world.instance.keys["both"])
+    common = ("--url", world.url, "--policy", world.instance.data / "policy", "--no-state", "--overwrite")
+    times = sorted({json.loads(row)["logged_at"] for row in world.all("?start=1").splitlines()})
+    for low, high in ((times[0], "2100-01-01"), (times[-1], "2100-01-01"), (times[0], times[-1])):
+        done = cli("export", *common, "--from", low, "--to", high, "-o", tmp_path / "rows.jsonl")
+        assert (done.code, "more may follow" in done.err) == (0, high == "2100-01-01"), done.err
+        assert world.all(f"?from={low}&to={high}") == (tmp_path / "rows.jsonl").read_bytes() != b""
 
 
 def test_a_table_is_inert_and_has_all_values(world: Served) -> None:

@@ -3,55 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from muniment.checkpoint import Checkpoint
 from muniment.cli import files
+from muniment.cli.export_range import Asked, range_options
 from muniment.cli.export_receipts import Wanted, write_bundle
-from muniment.cli.options import Number, Target, log_options
-from muniment.cli.output import EXIT_NOT_YET, CliError, explain, note
+from muniment.cli.options import Target, log_options, overwrite_option
+from muniment.cli.output import CliError, explain, note
 from muniment.cli.progress import progress
 from muniment.csvtext import write_csv
-from muniment.encoding import parse_decimal
-from muniment.errors import FormatError, PayloadsClosed
+from muniment.errors import PayloadsClosed
 from muniment.event import EventLeaf, OwnLeaf, parse_leaf
 from muniment.receipt import Receipt
 from muniment.receipts_report import entries_text, range_text
 from muniment.rowtext import closed_row, json_line
 
 if TYPE_CHECKING:
-    from muniment.client import Entry
+    from muniment.client import Client, Entry
 
 T = TypeVar("T")
-_DASHED = re.compile("([0-9]+)-([0-9]+)")
-
-
-class Span(click.ParamType[tuple[int, int]]):
-    """A range of indices, A..B without B."""
-
-    name = "range"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Return its two ends. Fails on any other spelling, and when it is empty."""
-        low, dots, high = str(value).partition("..")
-        if dashed := _DASHED.fullmatch(str(value)):
-            self.fail(f"a range is A..B, from index A to before index B: write {dashed[1]}..{dashed[2]}", param, ctx)
-        try:
-            ends = parse_decimal(low), parse_decimal(high)
-        except FormatError as error:
-            self.fail(f"a range is A..B, two indices: {error}", param, ctx)
-        if not dots or ends[0] >= ends[1]:
-            self.fail("a range is A..B, from index A to before index B, so A is below B", param, ctx)
-        return ends
 
 
 @click.command("export", short_help="Write entries as JSONL, CSV or a bundle of receipts.")
@@ -64,20 +43,18 @@ class Span(click.ParamType[tuple[int, int]]):
     type=click.Choice(["jsonl", "csv", "receipts"]),
     help="[default: csv when FILE ends in .csv, else jsonl]",
 )
-@click.option("--start", type=Number(), help="First index.  [default: 0]")
-@click.option("--stop", type=Number(), help="Index after the last. [default: all that is published]")
-@click.option("--range", "span", type=Span(), metavar="A..B", help="Exactly the entries from A to before B.")
+@range_options
 @click.option("--leaves-only", is_flag=True, help="Without what events say: their leaves, and no members.")
+@overwrite_option
 @log_options
 def command(
     target: Target,
     output: Path | None,
     form: str | None,
-    start: int | None,
-    stop: int | None,
-    span: tuple[int, int] | None,
     *,
     leaves_only: bool,
+    overwrite: bool,
+    **entries: Any,
 ) -> None:
     """Write entries as rows, every one compared with the signed tree before it is written.
 
@@ -90,6 +67,9 @@ def command(
     missing. Written to a file it goes on where it was cut off: run the same command again. Until it is whole it is
     FILE.muniment-export.
 
+    --from and --to are times of logging, as in muniment search, --to itself not included. Which entries these are is
+    found in the signed tree, where times never go back: none of them is left out.
+
     What events say needs an API key with scope read. Without one nothing is written (exit code 6), unless --leaves-only
     says that leaves are enough.
 
@@ -98,50 +78,74 @@ def command(
       muniment export -o log.jsonl
       muniment export --start 1000 --stop 2000 --format csv > rows.csv
       muniment export --format receipts --range 0..1000 -o evidence.ndjson
+      muniment export --format receipts --from 2026-11-01 --to 2026-12-01 -o november.ndjson
     """
-    if span is not None and (start is not None or stop is not None):
-        raise click.UsageError("--range says both ends: give it alone, or --start and --stop")
+    asked = Asked(**entries)
     form = form or ("csv" if output and output.suffix.lower() == ".csv" else "jsonl")
-    first, last = span or (start or 0, stop)
+    if not overwrite:
+        files.check_unused(output)
     with target.open(long=True) as client:
         signed = client.checkpoint()
         size = signed.checkpoint.size
-        if (last is not None and span is not None and last > size) or (form == "receipts" and first >= size):
-            raise _not_yet(size)
+        first, last = asked.ends(client, size)
         if form == "receipts":
+            if first >= min(size, size if last is None else last):
+                raise asked.none(size, first)
             wanted = Wanted(first, last, _leaves if leaves_only else _readable_receipts, target.as_json)
             header = write_bundle(client, target.policy(), signed, wanted, output)
             low, high = header.range or (0, 0)
-            _say(target, output, target.policy().verify(header.checkpoint).checkpoint, low, high - low)
-            if output is not None and not target.as_json:
-                note(f"Next: muniment verify {output}")
+            done = _Done(output, target.policy().verify(header.checkpoint).checkpoint, low, high - low)
         else:
-            write = write_csv if form == "csv" else _write_jsonl
             stop = size if last is None else min(last, size)
-            with (
-                _opened(output) as file,
-                progress("Exporting", max(0, stop - first), quiet=target.as_json) as advance,
-            ):
-                entries = _readable(client.entries(first, stop), leaves_only=leaves_only)
-                count = write(file, _values(entries, advance, leaves_only=leaves_only))
-            _say(target, output, signed.checkpoint, first, count)
+            written = _write_rows(client, output, form, (first, stop), leaves_only=leaves_only, quiet=target.as_json)
+            done = _Done(output, signed.checkpoint, first, written)
+        _say(target, asked, done)
+        if form == "receipts" and output is not None and not target.as_json:
+            note(f"Next: muniment verify {output}")
 
 
-def _say(target: Target, output: Path | None, head: Checkpoint, start: int, count: int) -> None:
-    """Say on stderr what was written."""
-    summary = {"entries": count, "start": start, "stop": start + count, "tree_size": head.size, "root": head.root.hex()}
+def _write_rows(
+    client: Client, output: Path | None, form: str, ends: tuple[int, int], *, leaves_only: bool, quiet: bool
+) -> int:
+    """Write entries as rows, and return their number."""
+    first, stop = ends
+    write = write_csv if form == "csv" else _write_jsonl
+    with _opened(output) as file, progress("Exporting", max(0, stop - first), quiet=quiet) as advance:
+        entries = _readable(client.entries(first, stop), leaves_only=leaves_only)
+        return write(file, _values(entries, advance, leaves_only=leaves_only))
+
+
+class _Done(NamedTuple):
+    """What was written: `entries` entries from `start` on, of the tree of `head`."""
+
+    output: Path | None
+    head: Checkpoint
+    start: int
+    entries: int
+
+    @property
+    def stop(self) -> int:
+        """The index after the last one."""
+        return self.start + self.entries
+
+
+def _say(target: Target, asked: Asked, done: _Done) -> None:
+    """Say on stderr what was written, and whether more of the times that were asked for may come."""
+    output, head, start, count = done
+    open_end = asked.until is not None and done.stop >= head.size
     if target.as_json:
-        note(json.dumps(summary | {"file": str(output) if output else None}))
+        summary = {"entries": count, "start": start, "stop": done.stop, "tree_size": head.size, "root": head.root.hex()}
+        times = {"from": asked.since, "to": asked.until, "more_may_follow": open_end} if asked.timed else {}
+        note(json.dumps(summary | times | {"file": str(output) if output else None}))
         return
-    which = f"{entries_text(count)} {range_text(start, start + count)}" if count else "no entries"
+    exported = f"{entries_text(count)} {range_text(start, done.stop)}" if count else "no entries"
     where = f": {output}" if output else ""
-    note(f"Exported {which} of {head.origin}, each proved to be in the tree of size {head.size}{where}")
-
-
-def _not_yet(size: int) -> CliError:
-    message = f"the published checkpoint covers {size} entries, and the range goes beyond that"
-    hint = "An entry is published about a second after it was logged; `muniment checkpoint` shows how far the log is."
-    return CliError(EXIT_NOT_YET, "not_published_yet", message, hint)
+    note(f"Exported {exported} of {head.origin}, each proved to be in the tree of size {head.size}{where}")
+    if asked.timed:
+        which = "They are all of the published ones" if count else "There are no published ones"
+        note(f"{which} that were logged {asked.times}, by the log's own clock.")
+    if open_end:
+        note(f"No entry is published yet that was logged at {asked.until} or later: until then more may follow.")
 
 
 # --- what this caller may read ----------------------------------------------------------------------------------------

@@ -101,6 +101,20 @@ def _opened(path: Path, receipt: Receipt) -> set[str]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
+def check_unused(path: Path | None) -> None:
+    """Raise CliError when a regular file holds something: it may be of another log, or more than what is written now.
+
+    Evidence that is lost so may exist nowhere else.
+    """
+    try:
+        found = None if path is None else _status(path)
+    except OSError as error:
+        raise CliError(EXIT_USAGE, "unwritable", f"cannot write {path}: {error.strerror}") from error
+    if found is not None and stat.S_ISREG(found.st_mode) and found.st_size:
+        message = f"{path} holds something already, which may be of another log, or more than this"
+        raise CliError(EXIT_USAGE, "file_exists", message, "Give another FILE, move that one away, or --overwrite.")
+
+
 def write_output(path: Path, data: str | bytes) -> None:
     """Write a result to a file. Raises CliError."""
     with output(path) as file:

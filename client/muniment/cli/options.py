@@ -197,6 +197,7 @@ policy_option = click.option(
     help="Which keys to trust: a C2SP tlog-policy file. [env: MUNIMENT_POLICY]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Also over a FILE that holds something.")
 
 _OPTIONS = (
     click.option(

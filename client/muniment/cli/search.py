@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from muniment.cli import files
-from muniment.cli.options import Target, log_options, say_if_behind
+from muniment.cli.options import Target, log_options, overwrite_option, say_if_behind
 from muniment.cli.output import EXIT_USAGE, CliError, note, show, show_line
 from muniment.cli.read_as import read_as
+from muniment.cli.spans import check_times, from_option, to_option
 from muniment.cli.table import Row, table
-from muniment.errors import FormatError, QueryError
+from muniment.errors import QueryError
 from muniment.event import format_time
 from muniment.query import parse_query
 from muniment.receipts import Header, ReceiptsWriter
 from muniment.rowtext import inert_json
-from muniment.times import check_span, milliseconds
 from muniment.verify import printable
 
 if TYPE_CHECKING:
@@ -33,20 +33,6 @@ AT_ONCE = 100
 _NEGATED = re.compile("-[^-].+", re.DOTALL)
 _BEFORE, _AFTER = 60, 20
 """Characters of a query that are shown before and after the place that is wrong."""
-
-
-class Time(click.ParamType[str]):
-    """A time with its zone, or a day in UTC."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as it is. Fails on any other spelling."""
-        try:
-            milliseconds(str(value))
-        except FormatError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
 
 
 class Searching(click.Command):
@@ -86,14 +72,8 @@ class Wanted(NamedTuple):
 
 @click.command("search", cls=Searching, short_help="Find events by what they say.")
 @click.argument("query", nargs=-1, metavar="[QUERY]...")
-@click.option(
-    "--from",
-    "start",
-    type=Time(),
-    metavar="TIME",
-    help="Logged then or later: 2026-11-01 or 2026-11-01T09:30:00+01:00.",
-)
-@click.option("--to", "end", type=Time(), metavar="TIME", help="Logged before this time.")
+@from_option
+@to_option
 @click.option("--oldest", is_flag=True, help="The oldest first, not the newest.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many. [default: all]")
 @click.option("--verify", is_flag=True, help="Prove each event to be in the log before it is shown.")
@@ -101,18 +81,20 @@ class Wanted(NamedTuple):
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the bundle here."
 )
+@overwrite_option
 @log_options
 def command(
     target: Target,
     query: tuple[str, ...],
-    start: str | None,
-    end: str | None,
+    since: str | None,
+    until: str | None,
     limit: int | None,
     output: Path | None,
     *,
     oldest: bool,
     verify: bool,
     receipts: bool,
+    overwrite: bool,
 ) -> None:
     """Find events by what they say, the newest first. Needs an API key with scope read, unless payloads are open.
 
@@ -144,9 +126,11 @@ def command(
         raise click.UsageError("-o FILE is for a bundle: give --receipts too")
     text = " ".join(query)
     _check_query(text)
-    _check_span(start, end)
+    check_times(since, until)
+    if not overwrite:
+        files.check_unused(output)
     proved = verify or receipts
-    wanted = Wanted(text, start, end, not oldest, limit, proved)
+    wanted = Wanted(text, since, until, not oldest, limit, proved)
     with target.open(long=proved) as client:
         if receipts:
             hits, count = _bundle(client, wanted, output)
@@ -170,13 +154,6 @@ def _check_query(text: str) -> None:
             f"{_pointed(text, error.position)}\nSee muniment search --help; put the query in single quotes in a shell."
         )
         raise CliError(EXIT_USAGE, "bad_query", error.detail, hint, query=text, position=error.position) from None
-
-
-def _check_span(start: str | None, end: str | None) -> None:
-    try:
-        check_span(*(None if time is None else milliseconds(time) for time in (start, end)))
-    except FormatError as error:
-        raise click.UsageError(f"{error} (--from {start} --to {end})") from None
 
 
 def _pointed(text: str, position: int) -> str:

@@ -12,6 +12,7 @@ import httpx
 
 from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
+from muniment._flows.borders import range_of_times
 from muniment._flows.following import Following
 from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
@@ -275,6 +276,17 @@ class AsyncClient(Base):
         while page := await self._run(pages.next_page()):
             for receipt in page:
                 yield receipt
+
+    async def range_of_times(
+        self, *, start_time: Moment | None = None, end_time: Moment | None = None
+    ) -> tuple[int, int]:
+        """Return the entries [start, stop) of some times: logged from `start_time` to before `end_time`, and published.
+
+        Found in the signed tree, in which times never go back: no entry of these times is outside of them. Both are the
+        same index when there is none. While `stop` is the size of the tree, more may be published yet.
+        Raises FormatError for a raw log, whose entries have no time.
+        """
+        return await self._run(range_of_times(self._session, start_time, end_time))
 
     async def anchored_receipt(self, index: int) -> Receipt:
         """Return the receipt of entry `index` with the earliest confirmed anchor that covers it.

@@ -13,6 +13,7 @@ import httpx
 
 from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
+from muniment._flows.borders import range_of_times
 from muniment._flows.following import Following
 from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
@@ -281,6 +282,15 @@ class Client(Base):
         pages = ReceiptPages(self._session, start, stop, at)
         while page := self._run(pages.next_page()):
             yield from page
+
+    def range_of_times(self, *, start_time: Moment | None = None, end_time: Moment | None = None) -> tuple[int, int]:
+        """Return the entries [start, stop) of some times: logged from `start_time` to before `end_time`, and published.
+
+        Found in the signed tree, in which times never go back: no entry of these times is outside of them. Both are the
+        same index when there is none. While `stop` is the size of the tree, more may be published yet.
+        Raises FormatError for a raw log, whose entries have no time.
+        """
+        return self._run(range_of_times(self._session, start_time, end_time))
 
     def anchored_receipt(self, index: int) -> Receipt:
         """Return the receipt of entry `index` with the earliest confirmed anchor that covers it.
