@@ -125,7 +125,7 @@ def test_the_commands_for_auditor_and_regulator_hold(served: tuple[str, Path], t
         (tmp_path / "receipt.json").write_text(str(first))
         shutil.copy(path, tmp_path / "policy")
         lines = commands_of("auditor.md") + commands_of("regulator.md")
-        assert len(lines) == 18
+        assert len(lines) == 19
         for line in lines:
             ours = shlex.split(line.replace("receipt 1 ", f"receipt {first.index} "))[1:]
             env = {**os.environ, "MUNIMENT_URL": url, "XDG_STATE_HOME": str(tmp_path / "state")}

@@ -62,8 +62,10 @@ _LOOKED = 16
 _STEPS = 8
 """A tail is looked at when more than so many bytes were added to it, or else in one step of so many."""
 _CARRIED = 4500
-"""Terms that grow, most of them on pages of their own, until the WAL is carried over: two steps. Otherwise a commit would
-do so, twice as many pages at a time, and an append would wait for both."""
+"""Terms that grow, most of them on pages of their own, until the WAL is carried over: two steps.
+
+Otherwise a commit would do so, twice as many pages at a time, and an append would wait for both.
+"""
 _MOST_MOVED = 64
 """Tails that are moved in one step: those of words that are equally frequent all grow long at once."""
 
