@@ -26,6 +26,7 @@ from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
 from muniment.query import parse_query
 from muniment.receipt import Receipt
+from muniment.receipts import Header, ReceiptsWriter, line_of
 from muniment.tiles import Tile, decode_bundle, encode_bundle, parse_tile_path, width_at
 from muniment.tree import (
     Edge,
@@ -205,6 +206,8 @@ class FakeLog:
                 return self._receipt(parse_decimal(index), query)
             case "GET", "search":
                 return self._search(query)
+            case "GET", "export":
+                return self._export(query)
             case "GET", "entries":
                 return self._list(int(query["start"]), int(query["limit"]))
             case "GET", "proof", kind if self.proofs:
@@ -303,6 +306,20 @@ class FakeLog:
                 break
         value = {"hits": hits, "next": str(done) if done < len(indices) else None}
         return httpx.Response(200, json=value | {"complete_to": len(indices), "tree_size": self.size})
+
+    def _export(self, query: dict[str, str]) -> httpx.Response:
+        """The bundle of the hits of [start, stop), at a published size."""
+        asked, size, lines = parse_query(query["q"]), int(query["tree_size"]), list[bytes]()
+        if size not in self.published_sizes or query["format"] != "receipts":
+            return problem(404, "no_checkpoint")
+        if not self.readable:
+            return problem(403, "payloads_closed")
+        writer = ReceiptsWriter(lines.append, Header(self.origin, self.note(size)))
+        for index in range(int(query["start"]), min(int(query["stop"]), size)):
+            if index in self.payloads and asked.matches(self.payloads[index].event):
+                writer.add(self.receipt(index, size))
+        writer.end()
+        return httpx.Response(200, content=b"".join(lines), headers={"Content-Type": "application/x-ndjson"})
 
     def _inclusion(self, query: dict[str, str]) -> httpx.Response:
         if "leaf_hash" in query:
@@ -448,6 +465,22 @@ def edit(path: str, change: Callable[[Any], Any]) -> Tamper:
         value = json.loads(response.content)
         changed = change(value)
         return httpx.Response(response.status_code, json=changed if isinstance(changed, dict) else value)
+
+    return tamper
+
+
+def edit_line(index: int | None, change: Callable[[dict[str, Any]], Any]) -> Tamper:
+    """Change the line of an entry in a bundle that is answered, or with None its first one; as :func:`edit`."""
+
+    def tamper(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if not request.url.path.endswith("/export") or response.status_code >= 300:
+            return response
+        lines = [json.loads(line) for line in response.content.splitlines()]
+        at = 0 if index is None else next((at for at, line in enumerate(lines) if line.get("index") == index), None)
+        if at is not None:
+            changed = change(lines[at])
+            lines[at] = changed if isinstance(changed, dict) else lines[at]
+        return httpx.Response(200, content=b"".join(map(line_of, lines)))
 
     return tamper
 

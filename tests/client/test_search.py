@@ -11,12 +11,22 @@ import httpx
 import pytest
 
 from muniment.encoding import b64
-from muniment.errors import BadDisclosure, FormatError, NotWhatWasSent, PayloadsClosed, QueryError, Refused, Unavailable
+from muniment.errors import (
+    BadDisclosure,
+    BadProof,
+    FormatError,
+    Inconsistent,
+    NotWhatWasSent,
+    PayloadsClosed,
+    QueryError,
+    Refused,
+    Unavailable,
+)
 from muniment.event import format_time
 from muniment.receipt import Receipt
 from muniment.wire import Deadline
 from tests.client.colours import Colours
-from tests.client.fake_log import NOON, FakeLog, edit, problem
+from tests.client.fake_log import NOON, FakeLog, edit, edit_line, instead, problem
 
 ALICE = "actor:alice n:>=10"
 
@@ -132,7 +142,7 @@ def test_no_query(colours: Colours, log: FakeLog) -> None:
 @pytest.mark.parametrize("newest", [True, False])
 def test_receipts_are_at_one_checkpoint(colours: Colours, log: FakeLog, newest: bool) -> None:
     def grow(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.url.path.endswith("receipt"):
+        if request.url.path.endswith(("receipt", "export")):
             log.add_events([{"later": True}])
             log.publish()
         return response
@@ -164,10 +174,11 @@ def test_receipts_wait_until_the_hits_are_published(colours: Colours, log: FakeL
 
 def test_a_checkpoint_that_got_more_signatures(colours: Colours, log: FakeLog) -> None:
     """The notes of one head may differ in what others signed. A bundle has one text of it."""
-    log.tamper = edit("receipt", lambda value: value | {"checkpoint": cosigned(value["checkpoint"], value["index"])})
+    log.searched_at_once, count = 2, iter(range(100))
+    log.tamper = edit_line(None, lambda value: value | {"checkpoint": cosigned(value["checkpoint"], next(count))})
     hits = list(colours.client(log).search("n:<4", receipts=True))
-    assert found(hits) == [3, 2, 1]
-    assert len({hit.receipt.checkpoint for hit in hits}) == 1
+    assert (found(hits), next(count)) == ([3, 2, 1], 2)
+    assert {hit.receipt.checkpoint for hit in hits} == {log.note(300)}
     assert all(hit.receipt.verify(log.policy) for hit in hits)
 
 
@@ -178,6 +189,13 @@ def cosigned(note: str, number: int) -> str:
 @pytest.mark.parametrize("receipts", [True, False])
 def test_no_hit_needs_no_receipt(colours: Colours, log: FakeLog, receipts: bool) -> None:
     assert found(colours.client(log).search("n:7 n:8", receipts=receipts)) == []
+
+
+@pytest.mark.parametrize(("limit", "pages"), [(1, 1), (100, 1), (101, 2), (None, 2)])
+def test_receipts_take_one_request_a_page(colours: Colours, log: FakeLog, limit: int | None, pages: int) -> None:
+    assert len(list(colours.client(log).search(ALICE, receipts=True, limit=limit))) == (limit or len(expected()))
+    asked = [path.rsplit("/")[-1] for path in log.paths()]
+    assert (asked.count("search"), asked.count("export"), asked.count("receipt")) == (pages, pages, 1)
 
 
 # --- lies -------------------------------------------------------------------------------------------------------------
@@ -325,15 +343,58 @@ def test_a_hit_that_its_receipt_does_not_prove(
 
 
 def test_a_receipt_that_opens_less_or_other_things(colours: Colours, log: FakeLog) -> None:
-    part = log.receipt(7).hide({"note"}).to_json()
-    log.tamper = edit("/entries/7/receipt", lambda _: part)
+    part = log.receipt(7).hide({"note"}).to_json()["disclosures"]
+    log.tamper = edit_line(7, lambda line: line | {"disclosures": part})
     with pytest.raises(NotWhatWasSent):
         list(colours.client(log).search("n:7", receipts=True))
     other = Receipt.from_json(log.receipt(8).to_json())
-    mixed = log.receipt(7).to_json() | {"disclosures": list(other.disclosures or ())}
-    log.tamper = edit("/entries/7/receipt", lambda _: mixed)
+    log.tamper = edit_line(7, lambda line: line | {"disclosures": list(other.disclosures or ())})
     with pytest.raises(BadDisclosure):
         list(colours.client(log).search("n:7", receipts=True))
+
+
+SPOILED: dict[str, tuple[int | None, Callable[[dict[str, Any]], Any], type[Exception]]] = {
+    "another leaf": (7, lambda line: line | {"leaf": b64(b"another")}, BadProof),
+    "another proof": (7, lambda line: line | {"hashes": line["hashes"][::-1]}, BadProof),
+    "another index": (7, lambda line: line | {"index": 9}, BadProof),
+    "no leaf": (7, lambda line: line.pop("leaf") and None, FormatError),
+    "an older checkpoint": (None, lambda line: line | {"checkpoint": grown().note(200)}, NotWhatWasSent),
+    "another origin": (None, lambda line: line | {"origin": "example.com/other"}, BadProof),
+    "no bundle": (None, lambda line: line | {"typ": "muniment/receipt@v1"}, FormatError),
+}
+
+
+@pytest.mark.parametrize(("index", "change", "error"), SPOILED.values(), ids=SPOILED)
+def test_a_bundle_that_does_not_hold(
+    colours: Colours, log: FakeLog, index: int | None, change: Callable[[dict[str, Any]], Any], error: type[Exception]
+) -> None:
+    log.tamper = edit_line(index, change)
+    with pytest.raises(error):
+        list(colours.client(log).search("n:7", receipts=True))
+
+
+def test_a_bundle_of_a_fork_is_evidence(colours: Colours, log: FakeLog) -> None:
+    fork = FakeLog()
+    fork.add_events([{"actor": "mallory", "n": n} for n in range(1, 300)])
+    fork.publish()
+    log.tamper = lambda request, response: fork.handle(request) if request.url.path == "/export" else response
+    with pytest.raises(Inconsistent):
+        list(colours.client(log).search("n:7", receipts=True))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "not text", "an entry less"])
+def test_a_bundle_that_is_none(colours: Colours, log: FakeLog, damage: str) -> None:
+    whole = log.handle(
+        httpx.Request("GET", "http://log.test/export?q=n:%3C4&format=receipts&start=1&stop=4&tree_size=300")
+    )
+    lines = whole.read().splitlines(keepends=True)
+    count = lines[-1].replace(b"3", b"2")
+    body = {"cut": b"".join(lines[:-1]), "empty": b"", "not text": b"\xff" * 100}.get(
+        damage, b"".join([*lines[:2], lines[3], count])
+    )
+    log.tamper = instead("/export", lambda: httpx.Response(200, content=body))
+    with pytest.raises((FormatError, NotWhatWasSent)):
+        list(colours.client(log).search("n:<4", receipts=True))
 
 
 def closed(value: dict[str, Any]) -> dict[str, Any]:
@@ -342,14 +403,17 @@ def closed(value: dict[str, Any]) -> dict[str, Any]:
 
 def test_payloads_become_closed_during_a_search(colours: Colours, log: FakeLog) -> None:
     """A receipt that opens nothing is a matter of permission; of another entry it is a contradiction all the same."""
-    log.tamper = edit("/entries/7/receipt", closed)
+    log.tamper = edit_line(7, closed)
     hits = iter(colours.client(log).search("n:>6 n:<9", receipts=True, limit=2))
     with pytest.raises(PayloadsClosed, match="nothing of the event at index 7 is opened") as caught:
         list(hits)
     assert caught.value.index == 7
+    log.tamper = instead("/export", lambda: problem(403, "payloads_closed"))
+    with pytest.raises(PayloadsClosed):
+        list(colours.client(log).search("n:7", receipts=True))
     log.tamper = edit("/search", first(lambda hit: hit.update(index=8)))
     honest = log.tamper
-    log.tamper = lambda request, response: edit("/entries/8/receipt", closed)(request, honest(request, response))
+    log.tamper = lambda request, response: edit_line(8, closed)(request, honest(request, response))
     with pytest.raises(NotWhatWasSent):
         list(colours.client(log).search("n:7", receipts=True))
 

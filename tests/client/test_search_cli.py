@@ -18,7 +18,7 @@ from muniment.event import format_time
 from muniment.query import parse_query
 from muniment.receipts import ReceiptsReader, lines_of
 from tests.client.cli_runner import Cli
-from tests.client.fake_log import NOON, FakeLog, edit, problem
+from tests.client.fake_log import NOON, FakeLog, edit, edit_line, problem
 from tests.client.served import served
 
 NOTHING = "A search proves nothing about entries that it does not show."
@@ -157,9 +157,8 @@ def test_a_bundle(cli: Cli, log: FakeLog, words: list[str], indices: list[int]) 
 
 @pytest.mark.parametrize("how", [("--verify",), ("--receipts",), ("--receipts", "-o", "b.ndjson")])
 def test_payloads_become_closed(cli: Cli, log: FakeLog, how: tuple[str, ...]) -> None:
-    log.tamper = edit(
-        "/entries/2/receipt",
-        lambda value: {name: part for name, part in value.items() if name not in ("commitment", "disclosures")},
+    log.tamper = edit_line(
+        2, lambda line: {name: part for name, part in line.items() if name not in ("commitment", "disclosures")}
     )
     done = cli("search", "n:<4", *how)
     assert (done.code, Path("b.ndjson").exists()) == (6, False)
@@ -170,7 +169,7 @@ def test_payloads_become_closed(cli: Cli, log: FakeLog, how: tuple[str, ...]) ->
 
 def test_a_bundle_that_fails_leaves_the_file_as_it_was(cli: Cli, log: FakeLog) -> None:
     Path("b.ndjson").write_text("before")
-    log.tamper = edit("/entries/2/receipt", lambda _: log.receipt(3).to_json())
+    log.tamper = edit_line(2, lambda line: line | {"hashes": []})
     assert cli("search", "n:<4", "--receipts", "-o", "b.ndjson", "--overwrite").code == 1
     assert (Path("b.ndjson").read_text(), sorted(path.name for path in Path().iterdir())) == (
         "before",

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from muniment.client import Client
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter
@@ -118,6 +119,24 @@ def test_the_command_finds_the_same_times(
         done = cli("export", *common, "--from", low, "--to", high, "-o", tmp_path / "rows.jsonl")
         assert (done.code, "more may follow" in done.err) == (0, high == "2100-01-01"), done.err
         assert world.all(f"?from={low}&to={high}") == (tmp_path / "rows.jsonl").read_bytes() != b""
+
+
+def test_the_receipts_of_a_search(world: Served) -> None:
+    """A page of hits has its receipts in one answer, whatever is asked for."""
+    with Client(world.url, policy=world.policy, api_key=world.instance.keys["both"]) as log:
+        for query in ("", " ", "actor:alice", "-actor:alice", "n:>=590", "n:1e-7", "nothing"):
+            for newest in (True, False):
+                hits = list(log.search(query, newest=newest, receipts=True))
+                assert all(hit.receipt for hit in hits)
+                plain = list(log.search(query, newest=newest))
+                assert [replace(hit, receipt=None) for hit in hits] == plain
+
+
+def test_an_empty_query_is_a_query(world: Served) -> None:
+    """It finds every event, as in GET /search, and not the entries of the log itself."""
+    assert [json.loads(row)["index"] for row in world.all("?q=").splitlines()] == list(range(1, len(EVENTS) + 1))
+    reader = ReceiptsReader(world.all("?q=&format=receipts&stop=5").splitlines(keepends=True), world.policy)
+    assert (reader.header.range, [receipt.index for receipt, _ in reader]) == (None, [1, 2, 3, 4])
 
 
 def test_a_table_is_inert_and_has_all_values(world: Served) -> None:

@@ -7,6 +7,7 @@ with a receipt the event is the one in the tree.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import Any
 
 from muniment import strictjson
@@ -14,17 +15,21 @@ from muniment._flows import fields
 from muniment._flows.proving import contradiction
 from muniment._flows.reads import Session, verified_receipt
 from muniment._flows.steps import MEBIBYTE, Flow, Request, json_of, send
-from muniment.errors import EventRefused, FormatError, NotWhatWasSent, PayloadsClosed
+from muniment.errors import EventRefused, FormatError, NotWhatWasSent, PayloadsClosed, Refused
 from muniment.event import EventLeaf, format_time, parse_time
 from muniment.hashing import LeafHash
 from muniment.policy import VerifiedCheckpoint
 from muniment.query import Facts, Query, parse_query
-from muniment.receipt import Receipt
+from muniment.receipt import Receipt, Verified
+from muniment.receipts import ReceiptsReader, lines_of
 from muniment.times import Moment, check_span, milliseconds
 
 PAGE = 100
 PAGE_LIMIT = 16 * MEBIBYTE
 """A page ends behind 4 MiB of events."""
+BUNDLE_LIMIT = 96 * MEBIBYTE
+"""More than the receipts of a page take: of 4 MiB of events with their salts and hashes, or of one event of 16 MiB."""
+_Proved = tuple[Receipt, Verified]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +89,7 @@ class HitPages:
     def next_page(self) -> Flow[list[Hit]]:
         """Return the next hits. There may be none although it has not `ended`: a server reads so much for one page."""
         page = yield from self._ask()
-        if self._receipts:
-            for at, hit in enumerate(page):
-                page[at] = yield from self._proved(hit)
-        return page
+        return (yield from self._proved(page)) if self._receipts else page
 
     def _ask(self) -> Flow[list[Hit]]:
         wanted = PAGE if self._left is None else min(PAGE, self._left)
@@ -153,34 +155,71 @@ class HitPages:
 
     # --- its receipt --------------------------------------------------------------------------------------------------
 
-    def _proved(self, hit: Hit) -> Flow[Hit]:
-        """Return a hit with its receipt.
-
-        Raises NotWhatWasSent when that is of another event than was shown, and PayloadsClosed when it opens nothing:
-        since the page was sent, a key was made or a scope was taken away.
-        """
+    def _proved(self, page: list[Hit]) -> Flow[list[Hit]]:
+        """Return the hits of a page, each with its receipt: one request for all of them."""
+        if not page:
+            return []
         if self._head is None:
-            self._head = yield from self._published(hit)
-        size = self._head.checkpoint.size
-        receipt, verified = yield from verified_receipt(self._session, hit.index, size)
-        shown = isinstance(verified.entry, EventLeaf) and verified.entry.logged_at == hit.logged_at
-        same = receipt.leaf_hash == hit.leaf_hash
-        if shown and same and not verified.opened:
-            raise PayloadsClosed(hit.index)
-        same = same and verified.complete
-        if not (shown and same and strictjson.canonical(verified.opened) == strictjson.canonical(hit.event)):
-            raise NotWhatWasSent(f"the event that was found at {hit.index} is not the one that its receipt proves")
-        signed = self._session.trust.policy.verify(receipt.checkpoint)
-        if signed.checkpoint != self._head.checkpoint:
-            raise contradiction(signed, self._head)
-        # By now the note may have more signatures: another text, and a bundle has one.
-        return replace(hit, receipt=replace(receipt, checkpoint=self._head.note))
+            self._head = yield from self._published(page[0])
+        found = yield from self._bundle(page, self._head)
+        return [_with_receipt(hit, found.get(hit.index), self._head) for hit in page]
+
+    def _bundle(self, page: list[Hit], head: VerifiedCheckpoint) -> Flow[dict[int, _Proved]]:
+        """Return what the log proves of the hits from the first to the last of a page, by index.
+
+        Raises PayloadsClosed when they may not be read any more: since the page was sent, a key was made or a scope was
+        taken away.
+        """
+        indices = [hit.index for hit in page]
+        ends = {"start": min(indices), "stop": max(indices) + 1, "tree_size": head.checkpoint.size}
+        query = {"q": self._asked["q"], "format": "receipts", **ends}
+        try:
+            answer = yield from send(Request("GET", "/export", query, limit=BUNDLE_LIMIT), self._session.retries)
+        except Refused as refused:
+            if refused.code == "payloads_closed":
+                raise PayloadsClosed(page[0].index) from refused
+            raise
+        reader = ReceiptsReader(lines_of(BytesIO(answer.body)), self._session.trust.policy)
+        if reader.head != head.checkpoint:
+            raise (
+                contradiction(reader.signed, head)
+                if reader.head.size == head.checkpoint.size
+                else NotWhatWasSent(
+                    f"asked for receipts at size {head.checkpoint.size}, got them at size {reader.head.size}"
+                )
+            )
+        return {receipt.index: (receipt, verified) for receipt, verified in reader}
 
     def _published(self, first: Hit) -> Flow[VerifiedCheckpoint]:
         """Return the latest published checkpoint, once it has all hits: the first is the newest, or none is known."""
         newest = first.index if self._newest else (self.complete_to or 0) - 1
         receipt, _ = yield from verified_receipt(self._session, newest, None)
         return self._session.trust.policy.verify(receipt.checkpoint)
+
+
+def _with_receipt(hit: Hit, proved: _Proved | None, head: VerifiedCheckpoint) -> Hit:
+    """Return a hit with its receipt.
+
+    Raises NotWhatWasSent when that is of another event than was shown, and PayloadsClosed when it opens nothing.
+    """
+    if proved is None or not _is_same_leaf(hit, *proved):
+        raise _another(hit)
+    receipt, verified = proved
+    if not verified.opened:
+        raise PayloadsClosed(hit.index)
+    if not verified.complete or strictjson.canonical(verified.opened) != strictjson.canonical(hit.event):
+        raise _another(hit)
+    # By now the note may have more signatures: another text, and a bundle has one.
+    return replace(hit, receipt=replace(receipt, checkpoint=head.note))
+
+
+def _is_same_leaf(hit: Hit, receipt: Receipt, verified: Verified) -> bool:
+    timely = isinstance(verified.entry, EventLeaf) and verified.entry.logged_at == hit.logged_at
+    return timely and receipt.leaf_hash == hit.leaf_hash
+
+
+def _another(hit: Hit) -> NotWhatWasSent:
+    return NotWhatWasSent(f"the event that was found at {hit.index} is not the one that its receipt proves")
 
 
 def may_match(query: Query, event: dict[str, Any]) -> bool:

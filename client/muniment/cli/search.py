@@ -117,8 +117,6 @@ def command(
       muniment search approved --json | jq .event.actor
       muniment search actor:alice --receipts -o evidence.ndjson
 
-    The bundle of many hits is fetched one by one: GET /export?q=...&format=receipts sends it in one stream.
-
     The server says what it finds. --verify proves each event, as does the bundle, offline and for years (muniment
     verify FILE). That there are no others, nothing proves: `muniment export` takes whole ranges.
     """

@@ -253,7 +253,7 @@ class Client(Base):
 
         With `receipts` each hit has its verified receipt, all at one checkpoint, and the event shown is the one in it;
         PayloadsClosed says that a receipt opens nothing to this caller.
-        It is an argument and no method, since nothing else differs; it takes one request more for each hit.
+        It is an argument and no method, since nothing else differs; it takes one request more for each page of hits.
         """
         times = (start_time, end_time)
         pages = HitPages(self._session, query, times, newest=newest, limit=limit, receipts=receipts)

@@ -80,7 +80,7 @@ def _form_of(query: Query) -> str:
 def _asked(query: Query) -> Asked | None:
     """Return what is searched for; None when all entries are wanted."""
     text = query.text("q")
-    return Asked(text, parsed_query(text), newest=False) if text else None
+    return Asked(text, parsed_query(text), newest=False) if text is not None else None
 
 
 def _closed() -> Refused:

@@ -58,7 +58,11 @@ _REFUSALS = {
         "Send the body as it is, with `Content-Length`, or with `Transfer-Encoding: chunked` alone.",
     ),
     "version": Refused("http_version", "this server speaks versions 1.1 and 1.0", "Send the request as HTTP 1.1."),
-    "url_too_long": Refused("url_too_long", f"the URL has more than {MAX_URL} bytes", "No resource has such a URL."),
+    "url_too_long": Refused(
+        "url_too_long",
+        f"the URL has more than {MAX_URL} bytes",
+        "A query of a search is part of the URL, and each byte beyond ASCII takes three: search for less at once.",
+    ),
 }
 
 _STATUSES = {"pipelining": 503}
