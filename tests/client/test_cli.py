@@ -212,6 +212,14 @@ def test_usage(cli: Cli, words: list[str]) -> None:
     assert cli(*words, "--json").error["code"] == "usage"
 
 
+@pytest.mark.parametrize("command", ["append", "verify", "disclose", "import"])
+def test_a_word_that_begins_with_a_minus(cli: Cli, command: str) -> None:
+    assert f"comes behind --: muniment {command} -- -x" in cli(command, "-x=1").err
+    assert "No such option" not in cli(command, "--", "-x=1").err
+    assert "comes behind --" not in cli("get", "-1").err, "no index does"
+    assert "comes behind --" not in cli("export", "-x").err, "it takes no words"
+
+
 def test_help_and_version(cli: Cli) -> None:
     assert "First time" in cli("--help").out
     assert cli("--version").out.startswith("muniment, version")

@@ -207,6 +207,19 @@ def test_a_raw_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (done.code, done.error["code"]) == (2, "wrong_kind")
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_rows_that_are_interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    Path("out").write_text("before")
+    monkeypatch.setattr("muniment.cli.export._opened_entry", interrupt)
+    done = cli("export", "--format", form, "-o", "out", "--overwrite", "--json")
+    assert (done.code, done.error["code"], Path("out").read_text()) == (130, "interrupted", "before")
+    assert "out, which is as it was" in done.error["hint"]
+    assert sorted(path.name for path in Path().iterdir()) == ["out", "policy"]
+
+
 # --- a file that holds something --------------------------------------------------------------------------------------
 
 

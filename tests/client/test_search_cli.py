@@ -94,7 +94,11 @@ def test_json_has_one_spelling_of_an_index(cli: Cli, log: FakeLog) -> None:
         (["--oldest", "-actor:bob", "--limit", "2"], [1, 2]),
         (["n:<5", "--", "-actor:alice"], [3]),
         (["--", "-actor:alice", "-n:>5"], [3]),
-        (["n:<5", "-order:17", "-help"], [4, 3, 2, 1]),
+        (["n:<5", "-order:17", "-helpful", "-x"], [4, 3, 2, 1]),
+        (["-x", "--limit", "1"], [130]),
+        (["n:<5", "--", "-oFILE", "-help"], [4, 3, 2, 1]),
+        (["n:<5 -oFILE"], [4, 3, 2, 1]),
+        (["-office -n:>2"], [2, 1]),
         (["n:7", "--from", format_time(NOON + 7), "--to", format_time(NOON + 8)], [7]),
         (["n:7", "--from", format_time(NOON + 8)], []),
         (["--from", "2026-11-20", "--to", "2026-11-21", "--limit", "1"], [130]),
@@ -210,13 +214,25 @@ def test_a_caret_is_under_the_place(cli: Cli, log: FakeLog, query: str, caret: i
         ["--to", "2026-02-30"],
         ["--from", "2026-02-01", "--to", "2026-02-01"],
         ["--nothing"],
-        ["-x"],
         ["--from"],
+        ["--limit", "-5"],
+        ["--limit", "-5", "n:1"],
     ],
 )
 def test_usage(cli: Cli, log: FakeLog, words: list[str]) -> None:
     done = cli("search", "n:1", *words)
     assert (done.code, done.out, log.paths()) == (2, "", [])
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("-oFILE", "-o FILE"), ("-overdue", "-o verdue"), ("-limit", "--limit"), ("-json", "--json"), ("-help", "--help")],
+)
+def test_a_word_that_may_be_an_option_or_a_term(cli: Cli, log: FakeLog, word: str, meant: str) -> None:
+    """A bundle that was not written, or a term that was not asked for, would go unnoticed."""
+    done = cli("search", "n:1", "--receipts", word)
+    assert (done.code, done.out, log.paths()) == (2, "", [])
+    assert f"write {meant}, or put the term behind --" in done.err
 
 
 def test_refused_by_the_server(cli: Cli, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,10 +136,19 @@ def _bug(error: BaseException, as_json: bool) -> CliError:
 
 def _usage(error: click.ClickException, as_json: bool) -> int:
     hint = f"See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
+    if isinstance(error, click.NoSuchOption) and error.ctx and _takes_words(error.ctx.command):
+        example = f"{error.ctx.command_path} -- {error.option_name}"
+        hint += f" What begins with a minus and is no option comes behind --: {example}"
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return EXIT_USAGE
     return report(CliError(EXIT_USAGE, "usage", error.format_message(), hint), as_json)
+
+
+def _takes_words(command: click.Command) -> bool:
+    """Tell whether a command takes texts or files, which may begin with a minus; an index cannot."""
+    arguments = [param for param in command.params if isinstance(param, click.Argument)]
+    return any(isinstance(param.type, click.Path | type(click.STRING)) for param in arguments)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, BinaryIO
 
-from muniment.cli.output import EXIT_USAGE, CliError
+from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError
 from muniment.errors import FormatError, VerificationError
 from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE, Header, is_bundle
@@ -167,9 +167,12 @@ def _replacing(path: Path, found: os.stat_result | None) -> Iterator[BinaryIO]:
                 os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode))
             yield file
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             beside.unlink()
+        if isinstance(error, KeyboardInterrupt):
+            hint = f"Nothing was written to {path}, which is as it was: run the command again."
+            raise CliError(EXIT_INTERRUPTED, "interrupted", "interrupted", hint) from error
         raise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 100
 """Rows under one heading: their widths have to be known before the first is printed."""
-_NEGATED = re.compile("-[^-].+", re.DOTALL)
+_NEGATED = re.compile("-[^-].*", re.DOTALL)
 _BEFORE, _AFTER = 60, 20
 """Characters of a query that are shown before and after the place that is wrong."""
 
@@ -39,13 +39,27 @@ class Searching(click.Command):
     """A command of which a word like -action:login is a term of the query: no option of it is written so."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put those words behind the options."""
-        if not any(map(_NEGATED.fullmatch, args)):
-            return super().parse_args(ctx, args)
+        """Put those words behind the options. Raises UsageError at a word that may be either."""
         end = args.index("--") if "--" in args else len(args)
-        negated = [word for word in args[:end] if _NEGATED.fullmatch(word)]
-        options = [word for word in args[:end] if not _NEGATED.fullmatch(word)]
-        return super().parse_args(ctx, [*options, "--", *negated, *args[end + 1 :]])
+        named = {name: param for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        options, negated = list[str](), list[str]()
+        for word, before in zip(args[:end], [None, *args], strict=False):
+            option = named.get(before or "")
+            is_value = isinstance(option, click.Option) and not option.is_flag
+            is_term = _NEGATED.fullmatch(word) and word not in named and not is_value
+            if is_term and (meant := _option_in(word, named)):
+                raise click.UsageError(
+                    f"{word} may be an option, or a term with a minus: write {meant}, or put the term behind --", ctx
+                )
+            (negated if is_term else options).append(word)
+        return super().parse_args(ctx, [*options, "--", *negated, *args[end + 1 :]] if negated else args)
+
+
+def _option_in(word: str, named: Container[str]) -> str | None:
+    """Return the option that a word with one minus may be meant as: -limit, or -oFILE."""
+    if f"-{word}" in named:
+        return f"-{word}"
+    return f"-o {word[2:]}" if re.fullmatch(r"-o[^:\s]+", word) else None
 
 
 class Wanted(NamedTuple):
