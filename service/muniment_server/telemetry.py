@@ -269,7 +269,7 @@ def configure_logging(form: Literal["json", "console"], level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_on_stderr,
         cache_logger_on_first_use=False,
     )
 
@@ -277,6 +277,10 @@ def configure_logging(form: Literal["json", "console"], level: str) -> None:
 def bind_to_lines(**values: str) -> None:
     """Put these values into every line that the running task writes from now on."""
     structlog.contextvars.bind_contextvars(**values)
+
+
+def _on_stderr(*_: object) -> structlog.PrintLogger:
+    return structlog.PrintLogger(sys.stderr)
 
 
 def _same(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -294,3 +298,8 @@ def get_logger() -> structlog.typing.FilteringBoundLogger:
     """Return the server's logger."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger("muniment")
     return logger
+
+
+# A command that does not choose how lines look writes them too. Left alone structlog sends them to stdout, where
+# programs read the command's result.
+configure_logging("console", "debug")

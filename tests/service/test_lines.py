@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from muniment_server import __version__
-from tests.live import LiveServer, free_port, init, run, until
+from tests.live import PATIENCE, LiveServer, free_port, init, run, until
 from tests.service.http_check import JSON, client
 from tests.service.http_raw import exchange, request_bytes, statuses
 
@@ -105,3 +107,11 @@ def test_a_server_for_the_world_says_that_it_waits(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert "hunter2" not in server.stderr()
+
+
+def test_lines_of_a_command_are_no_part_of_its_result() -> None:
+    """Work beside a command, such as a follower that begins while `init` is slow, may write lines at any time."""
+    code = "from muniment_server.telemetry import get_logger; get_logger().warning('late', log='a\\nforged')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
