@@ -1,7 +1,8 @@
 """CSV (RFC 4180), both ways: records of a text that is imported, and entries as a text that is exported.
 
 Of entries there is a column for each member that occurs, and no cell that a spreadsheet would obey. Where rows are
-sent as they are read, which members will occur is not known: there each entry has the same columns.
+sent as they are read, which members will occur is not known: there each entry has the same columns. What is put into
+cells of an export, so that none is a formula, is taken out where it is imported; cells of others are left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from muniment.errors import FormatError
@@ -22,8 +23,15 @@ _FIXED = ("index", "leaf_hash", "logged_at")
 _OURS = (*_FIXED, "own", "leaf", "hidden")
 COLUMNS = ("index", "leaf_hash", "logged_at", "event", "own", "leaf")
 """Of rows that are sent as they are read. `event` and `own` are JSON."""
-_FORMULA = re.compile("[=+@\t\r\n-]|[\uff1d\uff0b\uff20\uff0d]")
-"""How a cell begins that spreadsheets take for a formula, in full width too."""
+_SIGN = "[=+@\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20-]"
+"""With what formulas begin, also as other scripts write it."""
+_BLANK = r"\s'\"\x00-\x1f\x7f-\xa0\xad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+"""What may be dropped before a sign: white space, quotes, and what is not seen."""
+_FIRST = re.compile(f"[{_BLANK}]*+{_SIGN}|'*+[\t\r\n]")
+_SEPARATOR = re.compile("[;\t\r\n]")
+"""Where a cell is cut whose reader separates by something else than commas: a quote behind a comma is none to it."""
+_RUN = re.compile(f"([{_BLANK};]++)({_SIGN}?)")
+"""Taken whole even where no sign follows: a long run is looked at once, and not from each of its places."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -62,30 +70,73 @@ def csv_line(cells: Iterable[str]) -> str:
     """Return cells as a line, with its newline: each is shown as it is, and none is a formula to a spreadsheet."""
     # With "\r\n" at the end the csv module quotes cells that hold a "\r"; with "\n" alone it would split the row there.
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(map(_inert, cells))
+    csv.writer(text, lineterminator="\r\n").writerow(map(defused, cells))
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def fixed_line(row: dict[str, Any]) -> str:
     """Return a row (see :mod:`muniment.rowtext`) as a line with the cells of COLUMNS. No cell has a line break."""
     return csv_line(
-        value if isinstance(value, str) else inert_json(json.dumps(value, ensure_ascii=False))
+        value if isinstance(value, str) else inert_json(_json(value))
         for value in (row.get(name, "") for name in COLUMNS)
     )
 
 
-def _inert(cell: str) -> str:
-    """Return a cell that is shown and not computed. A number may begin with a sign."""
-    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+# --- no formula -------------------------------------------------------------------------------------------------------
+
+
+def defused(cell: str) -> str:
+    """Return a cell that is shown and not computed, also by readers that separate by semicolons, tabs or line breaks.
+
+    An apostrophe is put before a cell that begins with a sign of formulas, with a tab or with a line break, and before
+    each sign behind a semicolon, a tab or a line break; blanks, quotes and what is not seen may stand before the sign.
+    A number is as it is. :func:`restored` undoes it: apostrophes change nothing of which places these are.
+    """
+    if _NUMBER.fullmatch(cell):
+        return cell
+    inner = _RUN.sub(_with_mark, cell) if _SEPARATOR.search(cell) else cell
+    return f"'{inner}" if _FIRST.match(cell) else inner
+
+
+def restored(cell: str) -> str:
+    """Return the cell that :func:`defused` made this one of."""
+    whole = cell[1:] if cell.startswith("'") and _FIRST.match(cell) else cell
+    return _RUN.sub(_without_mark, whole) if _SEPARATOR.search(whole) else whole
+
+
+def is_exported(names: Sequence[str]) -> bool:
+    """Tell whether columns of these names are of an export, so that its cells are to be restored."""
+    return tuple(names[: len(_FIXED)]) == _FIXED
+
+
+def _with_mark(found: re.Match[str]) -> str:
+    return f"{found[1]}'{found[2]}" if found[2] and _SEPARATOR.search(found[1]) else found[0]
+
+
+def _without_mark(found: re.Match[str]) -> str:
+    return found[1].removesuffix("'") + found[2] if found[2] and _SEPARATOR.search(found[1]) else found[0]
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON in which no semicolon leads to a sign: it is escaped, and the value is the same."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _RUN.sub(_escaped, text) if ";" in text else text
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].replace(";", "\\u003b") if found[2] else found[0]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def _flat(row: dict[str, Any]) -> dict[str, str]:
     flat = {name: str(row[name]) for name in _FIXED if name in row}
     for name, value in (row.get("event") or {}).items():
-        flat[_column(name)] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        flat[_column(name)] = value if isinstance(value, str) else _json(value)
     for name in ("own", "hidden"):
         if name in row:
-            flat[name] = json.dumps(row[name], ensure_ascii=False)
+            flat[name] = _json(row[name])
     if "leaf" in row:
         flat["leaf"] = row["leaf"]
     return flat

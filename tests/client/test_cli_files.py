@@ -326,16 +326,37 @@ def test_no_cell_starts_a_formula(cli: Cli, log: FakeLog) -> None:
     rows = exported(cli, log, *events)
     assert rows[0]["actor"] == f"'{link}"
     assert [rows[1][name] for name in ("actor", "note", "n", "text")] == ["'@SUM(1)", "'-1+1", "-1.5", "-2e3"]
-    assert [rows[2][name] for name in ("'=cmd", "tab", "wide", "plus")] == ["x", "'\t=1", "'\uff1d1", "'+49 30"]
+    assert [rows[2][name] for name in ("'=cmd", "tab", "wide", "plus")] == [
+        "x",
+        "'\t'=1",
+        "'\uff1d1",
+        "'+49 30",
+    ]
 
 
 def test_a_carriage_return_stays_in_its_cell(cli: Cli, log: FakeLog) -> None:
     events = [{"actor": "x\ry"}, {"actor": "x\r\ny"}, {"actor": "x\ny", "b\rc": "z"}]
     rows = exported(cli, log, *events)
     assert [row["actor"] for row in rows] == ["x\ry", "x\r\ny", "x\ny"]
+
+
+def test_an_export_can_be_imported_again(cli: Cli, log: FakeLog) -> None:
+    actors = ["x\ry", "x\r\ny", "=1;=2", "'=1", "a;\t- b", "-5"]
+    exported(cli, log, *({"actor": actor, "=cmd": "@x"} for actor in actors))
     before = log.size
-    assert cli("import", "out.csv").code == 0, "it can be imported again"
-    assert [log.payloads[before + at].event["actor"] for at in range(3)] == ["x\ry", "x\r\ny", "x\ny"]
+    assert cli("import", "out.csv").code == 0
+    events = [log.payloads[before + at].event for at in range(len(actors))]
+    assert [event["actor"] for event in events] == actors
+    assert {event["=cmd"] for event in events} == {"@x"}
+
+
+def test_cells_of_others_are_imported_as_they_are(cli: Cli, log: FakeLog) -> None:
+    before = log.size
+    Path("theirs.csv").write_text("name,'=cmd\n'=1,x;'=2\n")
+    assert cli("import", "theirs.csv").code == 0
+    assert log.payloads[before].event == {"name": "'=1", "'=cmd": "x;'=2"}
+    Path("twice.csv").write_text("index,leaf_hash,logged_at,=a,'=a\n1,2,3,4,5\n")
+    assert "bad_header" in cli("import", "twice.csv", "--json").err, "two columns would be one member"
 
 
 def test_no_member_takes_a_column_of_ours(cli: Cli, log: FakeLog) -> None:

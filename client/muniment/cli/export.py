@@ -59,9 +59,9 @@ def command(
     """Write entries as rows, every one compared with the signed tree before it is written.
 
     JSONL rows are {"index", "leaf_hash", "logged_at", "event"}; the log's own entries have "own", raw leaves "leaf"
-    (base64). CSV has a column for each member of the events; values that are not strings are JSON. A cell that a
-    spreadsheet would compute gets an apostrophe before it; a member named like a column of ours, such as index or
-    event.index, gets the prefix "event.".
+    (base64). CSV has a column for each member of the events; values that are not strings are JSON. A sign that a
+    spreadsheet would take for the beginning of a formula gets an apostrophe before it, which import takes out again; a
+    member named like a column of ours, such as index or event.index, gets the prefix "event.".
 
     A bundle of receipts is evidence: `muniment verify FILE` checks it offline, and says that no entry of its range is
     missing. Written to a file it goes on where it was cut off: run the same command again. Until it is whole it is

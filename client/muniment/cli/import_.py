@@ -85,6 +85,8 @@ def command(
 
     Run it again after a crash or Ctrl-C: nothing is lost or logged twice. An event log takes JSONL (one event a line)
     or CSV (a header, then one event a row, all values strings); a raw log takes one leaf a line, without its newline.
+    Of a CSV file that muniment export wrote, whose columns begin with index, leaf_hash and logged_at, the apostrophes
+    that keep cells from being formulas are taken out; in all others every cell is taken as it is.
     Blank lines are skipped. FILE.muniment-import beside the input remembers how far the import came; when rows were
     added to FILE since, only those are imported. Stdin (-) cannot be resumed. --map and --receipts are files with a
     line for each row, whole after a crash too when every run names them.

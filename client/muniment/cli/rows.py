@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from muniment.cli.output import EXIT_USAGE, CliError
-from muniment.csvtext import records
+from muniment.csvtext import is_exported, records, restored
 from muniment.errors import EventRefused, FormatError
 from muniment.event import canonical_text
 
@@ -115,7 +115,7 @@ class Source:
             elif row and header is not None:
                 if len(row) != len(header):
                     raise self._error("bad_row", f"{len(row)} values for {len(header)} columns")
-                yield begin, self._prepare(dict(zip(header, row, strict=True)))
+                yield begin, self._prepare(_event(header, row))
             begin = self._line + 1
 
     def _records(self) -> Iterator[list[str]]:
@@ -136,7 +136,7 @@ class Source:
             raise self._error("invalid_utf8", f"not UTF-8 at byte {error.start} of the line") from error
 
     def _checked_header(self, row: list[str]) -> list[str]:
-        if len(set(row)) != len(row) or not all(row):
+        if len(_event(row, row)) != len(row) or not all(row):
             raise self._error("bad_header", "the columns of the header need names, each another one")
         if self._form.delimiter is None and (found := [other for other in _OTHERS if other in "".join(row)]):
             raise self._ask_for_delimiter(row, found[0])
@@ -148,3 +148,9 @@ class Source:
         word = "tab" if found == "\t" else f"'{found}'"
         error.hint = f"Add --delimiter {word} when that separates the columns; --delimiter ',' when it does not."
         return error
+
+
+def _event(header: list[str], row: list[str]) -> dict[str, str]:
+    """Return the members that a row says. In an export of ours, what keeps cells from being formulas is taken out."""
+    meant = restored if is_exported(header) else str
+    return {meant(name): meant(value) for name, value in zip(header, row, strict=True)}
