@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from muniment.checkpoint import parse_checkpoint, sign_checkpoint
 from muniment.encoding import b64
 from muniment.errors import (
     BadDisclosure,
@@ -23,6 +25,7 @@ from muniment.errors import (
     Unavailable,
 )
 from muniment.event import format_time
+from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.wire import Deadline
 from tests.client.colours import Colours
@@ -395,6 +398,14 @@ def test_a_bundle_that_is_none(colours: Colours, log: FakeLog, damage: str) -> N
     log.tamper = instead("/export", lambda: httpx.Response(200, content=body))
     with pytest.raises((FormatError, NotWhatWasSent)):
         list(colours.client(log).search("n:<4", receipts=True))
+
+
+def test_an_extension_line_is_no_contradiction(colours: Colours, log: FakeLog) -> None:
+    """The head of the bundle has another text than the one that was seen before, and the same tree."""
+    head = parse_checkpoint(parse_note(log.receipt(7).checkpoint).text)
+    other = str(sign_checkpoint(replace(head, extensions=("another line",)), log.key))
+    log.tamper = edit_line(None, lambda line: line | {"checkpoint": other})
+    assert sorted(found(colours.client(log).search("n:>6 n:<9", receipts=True))) == [7, 8]
 
 
 def closed(value: dict[str, Any]) -> dict[str, Any]:

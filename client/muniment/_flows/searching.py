@@ -180,7 +180,7 @@ class HitPages:
                 raise PayloadsClosed(page[0].index) from refused
             raise
         reader = ReceiptsReader(lines_of(BytesIO(answer.body)), self._session.trust.policy)
-        if reader.head != head.checkpoint:
+        if (reader.head.size, reader.head.root) != (head.checkpoint.size, head.checkpoint.root):
             raise (
                 contradiction(reader.signed, head)
                 if reader.head.size == head.checkpoint.size
