@@ -1,7 +1,7 @@
 """Writes the parts of the docs that come from code: `make docs`. tests/test_docs.py fails when they are not current.
 
 docs/api.md from the table of routes and the catalogue of error codes, docs/cli.md from --help, and the settings table in
-docs/reference.md from the settings.
+docs/reference.md from the settings; the vectors in docs/spec/vectors from what the tests make.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from muniment_server.settings import PREFIX, Settings
 from muniment_server.web.examples import CURL
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES, Route
+from tests import evidence_vectors
 from tests.rigs import report
 
 LOG_ROUTES = [route for route in ROUTES if route.on == "log"]
@@ -175,7 +176,13 @@ def _open_failures(shards: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield shard
 
 
-PAGES = {"api.md": api_page, "cli.md": cli_page, "reference.md": reference_page, "reliability.md": reliability_page}
+PAGES = {
+    "api.md": api_page,
+    "cli.md": cli_page,
+    "reference.md": reference_page,
+    "reliability.md": reliability_page,
+    "spec/vectors/evidence.json": evidence_vectors.page,
+}
 
 
 def main() -> None:

@@ -30,9 +30,11 @@ from muniment.anchored import MAX_ANCHORS, AnchoredCheckpoint
 from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.encoding import b64, b64url
 from muniment.errors import BadDisclosure, BadProof, BadSignature, EventRefused, FormatError, PolicyNotMet
+from muniment.evidence import MAX_EVIDENCE, Evidence, make, verify
 from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.note import SigningKey
 from muniment.policy import LogKey, Policy
+from muniment.proofs import MAX_PROOF, whole_proof
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter
 from muniment.tiles import Bundle, Tile, encode_bundle, format_bundle, format_tile
@@ -160,6 +162,15 @@ def _bundle(claimed: tuple[int, int] | None, *indices: int) -> str:
     return b"".join(lines).decode()
 
 
+def _evidence(leaves: tuple[bytes, ...]) -> str:
+    """Return evidence that the key of the example log signed a tree of these leaves too."""
+    other = tree.grow(tree.Edge(), map(leaf_hash, leaves)).edge.root()
+    note = str(sign_checkpoint(Checkpoint(ORIGIN, len(leaves), other), KEY))
+    proof = tree.plan_consistency(len(leaves), len(LEAVES)).fold(GROWN.edge.lookup)
+    hashes = whole_proof(len(leaves), _root(len(leaves)), proof) if proof else ()
+    return bytes(make(note, CHECKPOINT, hashes, POLICY)[0]).decode()
+
+
 EXAMPLES: dict[str, dict[str, Callable[[], str]]] = {
     "event.md": {
         "posted": lambda: _lines(POSTED),
@@ -190,6 +201,11 @@ EXAMPLES: dict[str, dict[str, Callable[[], str]]] = {
     "receipts.md": {
         "bundle": lambda: _bundle((1, 3), 1, 2),
         "without-range": lambda: _bundle(None, 2),
+    },
+    "evidence.md": {
+        "policy": lambda: str(POLICY),
+        "same-size": lambda: _evidence((LEAVES[0], LEAVES[2], LEAVES[1])),
+        "two-sizes": lambda: _evidence((LEAVES[0], LEAVES[2])),
     },
     "anchor.md": {
         "digest": lambda: _lines(DIGEST.hex(), MESSAGE.hex()),
@@ -287,6 +303,27 @@ def test_the_bundles_of_the_page_verify() -> None:
     some = ReceiptsReader(examples["without-range"].encode().splitlines(keepends=True), POLICY)
     assert [found.index for _, found in some] == [2]
     assert some.header.range is None
+
+
+# --- evidence.md --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("same-size", (3, 3)), ("two-sizes", (2, 3))])
+def test_the_evidence_of_the_page_verifies(name: str, sizes: tuple[int, int]) -> None:
+    examples = blocks(SPEC / "evidence.md")
+    fork = verify(Evidence.parse(examples[name].encode()), Policy.parse(examples["policy"]))
+    assert (fork.first.size, fork.second.size) == sizes
+    assert fork.root == _root(2) if name == "two-sizes" else fork.root in (_root(3), fork.second.root)
+
+
+def test_bounds_and_steps_of_evidence() -> None:
+    text = (SPEC / "evidence.md").read_text()
+    assert f"at most {MAX_EVIDENCE:,} bytes" in text
+    assert f"1 to {MAX_PROOF} texts" in text
+    section = text.partition("## 2. Verification")[2].partition("## 3.")[0]
+    steps = re.findall(r"^(\d)\. ", section, re.MULTILINE)
+    assert steps == ["1", "2", "3", "4", "5"]
+    assert re.findall(r"^ *(\d)\. ", verify.__doc__ or "", re.MULTILINE) == steps[1:]
 
 
 # --- anchor.md ----------------------------------------------------------------------------------------------------------

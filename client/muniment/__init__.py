@@ -40,6 +40,7 @@ from muniment.errors import (
     Unreachable,
     VerificationError,
 )
+from muniment.evidence import Evidence
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt, Verified
 
@@ -62,6 +63,7 @@ __all__ = [
     "CutOff",
     "EntryMissing",
     "EventRefused",
+    "Evidence",
     "FormatError",
     "Inconsistent",
     "MunimentError",

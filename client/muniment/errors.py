@@ -119,11 +119,16 @@ class NotWhatWasSent(VerificationError):
 
 
 class Inconsistent(VerificationError):
-    """Two signed checkpoints of one origin contradict each other: evidence of a fork. `notes` holds both."""
+    """Two signed checkpoints of one origin contradict each other. `notes` holds both, older first.
 
-    def __init__(self, detail: str, notes: tuple[str, str]) -> None:
+    `evidence` is what shows it to others, offline (:class:`muniment.evidence.Evidence`); None where what was seen does
+    not make one.
+    """
+
+    def __init__(self, detail: str, notes: tuple[str, str], evidence: Any = None) -> None:
         super().__init__(detail)
         self.notes = notes
+        self.evidence = evidence
 
 
 class Unproven(VerificationError):

@@ -24,6 +24,7 @@ from muniment.errors import (
     PolicyNotMet,
 )
 from muniment.event import EventLeaf, OwnLeaf
+from muniment.evidence_report import ForkReport
 from muniment.receipts_report import BundleReport, Shown
 from muniment.verify import Report, named, printable, shortened
 
@@ -42,6 +43,11 @@ _LIMITS = {
     " since.",
 }
 """By the code of the limit."""
+_FORK_LIMITS = {
+    "who": "Who did it, or why. A thief of the key, or a fault of a machine, signs as the operator does.",
+    "which": "Which of the two is the right one, if any is, or who was shown which.",
+    "when": "When either was signed.",
+}
 _OTHERS = "That there are no other records, for example a later one that takes this one back."
 _LIMITS_OF_MANY = _LIMITS | {
     "others": "That there are no other records like these: some may have been left out of this file.",
@@ -65,7 +71,7 @@ _FAILURES: tuple[tuple[type[MunimentError], str], ...] = (
     (CutOff, "It is not whole: it ends too early, so that records may be missing at its end. Ask for all of it."),
     (EntryMissing, "Records are missing that it says are there."),
     (OutOfOrder, "Its records do not stand in their order: lines were moved, doubled or added."),
-    (FormatError, "It is no receipt, or it was damaged on its way."),
+    (FormatError, "It is neither a receipt nor evidence, or it was damaged on its way."),
     (BadDisclosure, "Something that it shows is not what was entered."),
     (BadProof, "What it says is not what was signed: it was changed, or put together from several others."),
     (
@@ -101,6 +107,21 @@ def plain_bundle(report: BundleReport) -> str:
         ("What is not proved", [f"- {text}" for text in limits]),
     )
     return _sections(parts)
+
+
+def plain_fork(report: ForkReport) -> str:
+    """Return what evidence of a fork proves and what it does not, as :func:`plain_report`."""
+    first, second = report.fork.first, report.fork.second
+    signers = dict.fromkeys(name for names in report.signers for name in names)
+    other = "that are not the same" if first.size == second.size else f"of which the first {first.size} are others"
+    proved = (
+        f'The list "{printable(first.origin)}" was signed in two versions that cannot both be true: one of'
+        f" {first.size} records, and one of {second.size} records {other}. An honest list only grows at"
+        " its end, so that every two versions of it agree. The signatures are of a key that you trust:"
+        f" {', '.join(map(printable, signers))}."
+    )
+    limits = [f"- {_FORK_LIMITS[limit.code]}" for limit in report.limits]
+    return _sections((("What is proved", [proved]), ("What is not proved", limits)))
 
 
 def plain_failure(error: MunimentError) -> str:

@@ -126,6 +126,19 @@ class Policy:
         """
         return _verify(self, note)
 
+    def signed(self, note: str | bytes) -> VerifiedCheckpoint:
+        """Check steps 1 and 2 of :meth:`verify`: what a log signed stays signed, whether a quorum saw it or not.
+
+        Raises FormatError, BadSignature or PolicyNotMet.
+        """
+        parsed = parse_note(note)
+        checkpoint = parse_checkpoint(parsed.text)
+        keys = [log.vkey for log in self.logs if log.vkey.name == checkpoint.origin]
+        if not keys:
+            raise PolicyNotMet(f"the policy lists no log called {checkpoint.origin!r}{_hint(self, checkpoint.origin)}")
+        verify_note(parsed, keys)
+        return VerifiedCheckpoint(checkpoint, str(parsed))
+
 
 @lru_cache(64)
 def _verify(policy: Policy, note: str | bytes) -> VerifiedCheckpoint:
@@ -133,16 +146,11 @@ def _verify(policy: Policy, note: str | bytes) -> VerifiedCheckpoint:
 
     The receipts of a batch hold one and the same note, and a signature costs ten proofs to check.
     """
-    parsed = parse_note(note)
-    checkpoint = parse_checkpoint(parsed.text)
-    keys = [log.vkey for log in policy.logs if log.vkey.name == checkpoint.origin]
-    if not keys:
-        raise PolicyNotMet(f"the policy lists no log called {checkpoint.origin!r}{_hint(policy, checkpoint.origin)}")
-    verify_note(parsed, keys)
+    signed = policy.signed(note)
     # Fail closed: this version cannot check cosignatures, and an unchecked quorum is not a quorum.
     if policy.quorum is not None:
         raise PolicyNotMet(f"quorum {policy.quorum!r} needs witness cosignatures, which this version does not evaluate")
-    return VerifiedCheckpoint(checkpoint, str(parsed))
+    return signed
 
 
 def _hint(policy: Policy, origin: str) -> str:

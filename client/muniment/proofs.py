@@ -115,7 +115,30 @@ def _check_same(size: int, root1: RootHash, root2: RootHash, proof: Sequence[byt
 def _check_extends(first: int, second: int, root1: bytes, root2: bytes, proof: Sequence[bytes]) -> None:
     if not proof:
         raise BadProof("consistency proof is empty")
-    path = [root1, *proof] if first & (first - 1) == 0 else list(proof)
+    if roots_from_consistency(first, second, whole_proof(first, root1, proof)) != (root1, root2):
+        raise BadProof(f"consistency proof does not connect size {first} to size {second}")
+
+
+def whole_proof(first: int, root: bytes, proof: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return a consistency proof from size `first` > 0 with its first node explicit.
+
+    Where `first` is a power of two the RFC leaves that node out: it is `root`, that of the first `first` leaves.
+    """
+    return (root, *proof) if first & (first - 1) == 0 else tuple(proof)
+
+
+def roots_from_consistency(first: int, second: int, path: Sequence[bytes]) -> tuple[RootHash, RootHash]:
+    """Return the roots of both sizes that a consistency proof implies (RFC 9162 section 2.1.4.2).
+
+    `path` is the proof with its first node explicit, as :func:`whole_proof` makes it. When the second root is a signed
+    one, the first is that of the first `first` leaves of its tree. Requires 1 <= first < second <= 2**63 - 1 and
+    32-byte hashes. Raises BadProof, also when the proof has the wrong length.
+    """
+    if not 1 <= first < second <= MAX_SIZE:
+        raise BadProof(f"no consistency from size {first} to {second}")
+    if not path:
+        raise BadProof("consistency proof is empty")
+    _check_hashes(*path)
     node, last = first - 1, second - 1
     while node & 1:
         node, last = node >> 1, last >> 1
@@ -132,5 +155,4 @@ def _check_extends(first: int, second: int, root1: bytes, root2: bytes, proof: S
         node, last = node >> 1, last >> 1
     if last:
         raise BadProof("consistency proof is too short")
-    if old != root1 or new != root2:
-        raise BadProof(f"consistency proof does not connect size {first} to size {second}")
+    return RootHash(old), RootHash(new)

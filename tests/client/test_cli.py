@@ -407,9 +407,11 @@ def test_a_fork_is_exit_1_and_the_evidence_is_kept(cli: Cli, log: FakeLog, monke
         done = cli("checkpoint", "--url", url, "--json")
         assert (done.code, done.error["code"]) == (1, "inconsistent")
         kept = [Path(root) / name for root, _, names in os.walk(os.environ["XDG_STATE_HOME"]) for name in names]
-        evidence = next(path for path in kept if path.name.startswith("evidence-")).read_text()
-        assert all(note in evidence for note in done.error["notes"])
-        assert str(evidence) not in done.out
+        evidence = next(path for path in kept if path.name.startswith("evidence-"))
+        value = json.loads(evidence.read_text())
+        assert {value["first"], value["second"]} == set(done.error["notes"])
+        assert f"muniment verify {evidence}" in done.error["hint"]
+        assert cli("verify", evidence).out.startswith(f"{evidence}: OK, THIS PROVES A FORK\n")
         assert cli("append", "a=b", "--url", url).code == 1
 
 

@@ -10,14 +10,16 @@ import httpx
 import pytest
 
 from muniment import AsyncClient, Client, Policy
-from muniment._flows.proving import prefix_root
+from muniment._flows.proving import prefix_proof, prefix_root
 from muniment.checkpoint import Checkpoint, sign_checkpoint
 from muniment.errors import BadProof, Behind, Inconsistent, PolicyNotMet, Refused, StateError, Unavailable, Unproven
-from muniment.hashing import EMPTY_ROOT
+from muniment.evidence import Evidence, verify
+from muniment.hashing import EMPTY_ROOT, leaf_hash
 from muniment.note import SigningKey, parse_note
 from muniment.policy import LogKey
+from muniment.proofs import whole_proof
 from muniment.state import FileState, MemoryState
-from muniment.tree import plan_inclusion, plan_root
+from muniment.tree import plan_consistency, plan_inclusion, plan_root
 from tests.client.colours import QUICK, Colours
 from tests.client.fake_log import ORIGIN, URL, FakeLog, answering, edit, instead, problem
 
@@ -37,6 +39,16 @@ def test_the_inclusion_proof_of_the_next_leaf_holds_the_root_before_it() -> None
         for index in range(1, size):
             proof = log.fold(plan_inclusion(index, size))
             assert prefix_root(index, size, proof) == log.fold(plan_root(index))[0]
+
+
+def test_and_the_whole_consistency_proof() -> None:
+    log = grown(40)
+    for size in range(2, 42):
+        for index in range(1, size):
+            root = log.fold(plan_root(index))[0]
+            whole = whole_proof(index, root, log.fold(plan_consistency(index, size)))
+            leaf = leaf_hash(log.leaves[index])
+            assert prefix_proof(index, size, leaf, log.fold(plan_inclusion(index, size))) == whole
 
 
 def test_appending_alone_needs_no_consistency_proof(colours: Colours) -> None:
@@ -90,9 +102,11 @@ def test_the_empty_tree_is_consistent_with_everything(colours: Colours) -> None:
 
 
 def assert_contradiction(error: Inconsistent, log: FakeLog, *sizes: int) -> None:
-    """Both notes are kept, and each by itself is signed by the log."""
+    """Both notes are kept, each by itself is signed by the log, and together they convince others."""
     found = [log.policy.verify(note).checkpoint.size for note in error.notes]
     assert found == list(sizes)
+    fork = verify(Evidence.parse(bytes(error.evidence)), log.policy)
+    assert [fork.first.size, fork.second.size] == list(sizes)
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [(4, 4), (3, 9), (8, 300), (7, 8), (9, 3), (300, 8), (1, 2), (2, 1)])

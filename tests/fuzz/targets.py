@@ -24,6 +24,8 @@ from muniment.event import (
     parse_leaf,
     parse_time,
 )
+from muniment.evidence import Evidence, is_evidence
+from muniment.evidence import verify as verify_evidence
 from muniment.note import SigningKey, VerifierKey, parse_note, verify_note
 from muniment.policy import Policy
 from muniment.proofs import verify_consistency, verify_inclusion
@@ -31,6 +33,8 @@ from muniment.query import parse_query
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter, is_bundle, lines_of
 from muniment.tiles import Tile, decode_bundle, encode_bundle, format_bundle, format_tile, parse_tile_path
+from tests.evidence_vectors import CASES, LARGEST, MINE, THEIRS
+from tests.evidence_vectors import POLICY as FORKED
 from tests.fuzz.target import TARGETS, Target, expect, fuzzed
 from tests.oracle import Consistency, Inclusion, byte_tree, spoil_consistency, spoil_inclusion
 from tests.service.search_oracle import Looked, evaluator
@@ -332,6 +336,24 @@ def _policy(data: bytes) -> None:
     policy.verify(LOG.checkpoint(5))
     expect(policy.quorum is None, "an unchecked quorum passed")
     expect(KEY.vkey in [log.vkey for log in policy.logs], "a log verified that the policy does not list")
+
+
+# --- evidence -----------------------------------------------------------------------------------------------------------
+
+_ROOTS = {tree.root(size): tree for tree in (MINE, THEIRS) for size in range(1, LARGEST + 1)}
+
+
+@fuzzed(
+    "evidence", [case.data for case in CASES if case.step != 1], [*_JSON_WORDS, b'"hashes":[', b'"first"', b"00" * 32]
+)
+def _evidence(data: bytes) -> None:
+    evidence = Evidence.parse(data)
+    expect(bytes(evidence) == data, "evidence has two spellings")
+    expect(is_evidence(data), "evidence is not recognised")
+    fork = verify_evidence(evidence, FORKED)
+    first, second = _ROOTS[fork.first.root], _ROOTS[fork.second.root]
+    expect(first is not second, "two heads of one tree passed for a fork")
+    expect(fork.root == second.root(fork.first.size), "the second tree has another root")
 
 
 # --- proofs -------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_every_parser_is_there() -> None:
         "note", "checkpoint", "vkey", "signing-key", "tile-path", "bundle", "encoding", "json", "event", "leaf", "receipt", "receipts", "tlog-proof",
         "policy", "proof", "disclosure", "state", "answer", "guard-slot", "settings-file", "settings-env", "query", "headers", "admission",
         "raw-batch", "event-batch", "event-array", "ots", "ots-submission", "ots-upgrade", "anchor",
-        "search-query",
+        "search-query", "evidence",
     }  # fmt: skip
 
 

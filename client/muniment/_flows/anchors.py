@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from muniment._flows import fields
-from muniment._flows.proving import contradiction
+from muniment._flows.proving import check_prefix
 from muniment._flows.reads import Session, head
 from muniment._flows.steps import MEBIBYTE, Flow, Request, json_of, send
 from muniment.anchored import MAX_OTS
@@ -164,9 +164,7 @@ def _check_tree(session: Session, signed: VerifiedCheckpoint) -> Flow[None]:
     if found.size > known.checkpoint.size:
         yield from session.trust.observe(signed.note)
     elif found.size:  # an empty tree has one root only, and parsing checked it
-        root = yield from session.tiles.root_at(known.checkpoint, found.size)
-        if root != found.root:
-            raise contradiction(signed, known)
+        yield from check_prefix(signed, known, session.tiles)
 
 
 def anchored_receipt(session: Session, index: int) -> Flow[Receipt]:

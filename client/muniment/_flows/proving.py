@@ -7,10 +7,19 @@ from collections.abc import Sequence
 from muniment._flows import fields
 from muniment._flows.steps import Flow, Request, Retries, json_of, send
 from muniment._flows.tilereader import TileReader
-from muniment.errors import BadProof, Behind, FormatError, Inconsistent, Refused, Unproven, VerificationError
-from muniment.hashing import RootHash
-from muniment.policy import VerifiedCheckpoint
-from muniment.proofs import verify_consistency
+from muniment.errors import (
+    BadProof,
+    Behind,
+    FormatError,
+    Inconsistent,
+    Refused,
+    Unproven,
+    VerificationError,
+)
+from muniment.evidence import Evidence
+from muniment.hashing import LeafHash, RootHash, node_hash
+from muniment.policy import Policy, VerifiedCheckpoint
+from muniment.proofs import verify_consistency, whole_proof
 from muniment.tree import fold, plan_inclusion
 
 
@@ -81,8 +90,37 @@ def _prove_by_tiles(
             absent=isinstance(failure, Refused) and isinstance(error, Refused),
         ) from failure
     if root != older.checkpoint.root:
-        raise contradiction(older, newer)
+        raise contradiction(older, newer, whole_proof(size, root, proof))
     return proof
+
+
+def check_prefix(older: VerifiedCheckpoint, newer: VerifiedCheckpoint, reader: TileReader) -> Flow[None]:
+    """Check by tiles that the tree of `older`, which is not empty, is part of that of `newer`. Raises Inconsistent."""
+    size = older.checkpoint.size
+    root = yield from reader.root_at(newer.checkpoint, size)
+    if root != older.checkpoint.root:
+        proof = yield from reader.consistency(newer.checkpoint, size)  # of tiles that the root took, and the edge
+        raise contradiction(older, newer, whole_proof(size, root, proof) if size < newer.checkpoint.size else ())
+
+
+def find_evidence(policy: Policy, one: str, other: str, retries: Retries) -> Flow[Evidence | None]:
+    """Return evidence that two signed heads of one log contradict each other, None when the log proves that they agree.
+
+    The log is asked when their sizes differ, and has to be the one that shows the larger tree. The quorum is not asked.
+    Raises FormatError, BadSignature, PolicyNotMet, BadProof when the heads are of two logs, Unproven, or what sending
+    raises.
+    """
+    older, newer = sorted((policy.signed(one), policy.signed(other)), key=lambda signed: signed.checkpoint.size)
+    if older.checkpoint.origin != newer.checkpoint.origin:
+        raise BadProof(f"heads of two logs: {older.checkpoint.origin!r} and {newer.checkpoint.origin!r}")
+    try:
+        yield from prove(older, newer, retries)
+    except Inconsistent as error:
+        if error.evidence is None:
+            raise
+        found: Evidence = error.evidence
+        return found
+    return None
 
 
 def prefix_root(index: int, size: int, proof: Sequence[bytes]) -> RootHash:
@@ -96,7 +134,25 @@ def prefix_root(index: int, size: int, proof: Sequence[bytes]) -> RootHash:
     return RootHash(fold(left[::-1]))
 
 
-def contradiction(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> Inconsistent:
+def prefix_proof(index: int, size: int, leaf: LeafHash, proof: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return the consistency proof from size `index` > 0 to `size`, its first node explicit, as :func:`prefix_root`.
+
+    It parts from the inclusion proof of leaf `index` where the two ways meet: left of it is the last complete subtree
+    of the leaves [0, index), and right of it all that lies below.
+    """
+    parts = plan_inclusion(index, size).parts
+    turn = next(at for at, part in enumerate(parts) if part[0].index << part[0].height < index)
+    right: bytes = leaf
+    for sibling in proof[:turn]:
+        right = node_hash(right, sibling)
+    return (proof[turn], right, *proof[turn + 1 :])
+
+
+def contradiction(one: VerifiedCheckpoint, other: VerifiedCheckpoint, hashes: Sequence[bytes] = ()) -> Inconsistent:
+    """Return the error of two heads that contradict each other, with evidence.
+
+    `hashes` are the consistency proof in the larger tree, its first node explicit; without them two sizes make none.
+    """
     older, newer = sorted((one, other), key=lambda signed: signed.checkpoint.size)
     first, second = older.checkpoint, newer.checkpoint
     return Inconsistent(
@@ -104,4 +160,5 @@ def contradiction(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> Inconsi
         f" of size {first.size} with root {first.root.hex()}"
         f" and of size {second.size} with root {second.root.hex()}: keep both checkpoints, they are the evidence",
         (older.note, newer.note),
+        Evidence.of(older, newer, hashes) if hashes or first.size == second.size else None,
     )

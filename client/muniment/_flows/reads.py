@@ -8,13 +8,14 @@ from itertools import count
 from typing import Any, TypeVar
 
 from muniment._flows import fields
-from muniment._flows.proving import contradiction, prove, prove_shown
+from muniment._flows.proving import check_prefix, find_evidence, prove, prove_shown
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.steps import MEBIBYTE, Flow, Request, Retries, Sleep, json_of, send
 from muniment._flows.tilereader import TileReader, check_leaves
 from muniment._flows.trust import Trust
 from muniment.encoding import parse_b64
 from muniment.errors import BadProof, Behind, FormatError, NotWhatWasSent, PolicyNotMet, Refused
+from muniment.evidence import Evidence
 from muniment.hashing import HASH_SIZE, LeafHash, RootHash
 from muniment.names import format_names, name_set
 from muniment.note import MAX_NOTE, VerifierKey
@@ -83,12 +84,20 @@ def head(session: Session) -> Flow[VerifiedCheckpoint]:
 
 def consistency(session: Session, since: VerifiedCheckpoint | Receipt | str) -> Flow[ConsistencyProof]:
     """Return the proof that the published checkpoint and `since` belong to one growing tree."""
-    note = (
-        since if isinstance(since, str) else since.note if isinstance(since, VerifiedCheckpoint) else since.checkpoint
-    )
-    saved = session.trust.policy.verify(note)
+    saved = session.trust.policy.verify(_note(since))
     session.trust.check_origin(saved.checkpoint.origin)
     return (yield from caught_up(session, lambda: _consistency(session, saved)))
+
+
+def _note(head: VerifiedCheckpoint | Receipt | str) -> str:
+    return head if isinstance(head, str) else head.note if isinstance(head, VerifiedCheckpoint) else head.checkpoint
+
+
+def evidence(
+    session: Session, one: VerifiedCheckpoint | Receipt | str, other: VerifiedCheckpoint | Receipt | str
+) -> Flow[Evidence | None]:
+    """Return evidence that two signed heads of this log contradict each other, None when it proves that they agree."""
+    return (yield from find_evidence(session.trust.policy, _note(one), _note(other), session.retries))
 
 
 def _consistency(session: Session, saved: VerifiedCheckpoint) -> Flow[ConsistencyProof]:
@@ -132,9 +141,7 @@ class CheckpointPages:
             return
         session.trust.check_origin(found.origin)
         if found.size:  # an empty tree has one root only, and parsing checked it
-            root = yield from session.tiles.root_at(known.checkpoint, found.size)
-            if root != found.root:
-                raise contradiction(signed, known)
+            yield from check_prefix(signed, known, session.tiles)
 
 
 # --- entries ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from muniment._flows.proving import contradiction, prefix_root, prove, prove_shown
+from muniment._flows.proving import contradiction, prefix_proof, prefix_root, prove, prove_shown
 from muniment._flows.steps import Call, Exclusive, Flow, Retries
 from muniment.errors import Behind, PolicyNotMet, Unproven
 from muniment.policy import Policy, VerifiedCheckpoint
@@ -135,8 +135,9 @@ class Trust:
         size = known.checkpoint.size
         following = [receipt for receipt in receipts if receipt.index == size and receipt.checkpoint == seen.note]
         if size and following:
-            if prefix_root(size, seen.checkpoint.size, following[0].proof) != known.checkpoint.root:
-                raise contradiction(known, seen)
+            leaf, proof = following[0].leaf_hash, following[0].proof
+            if prefix_root(size, seen.checkpoint.size, proof) != known.checkpoint.root:
+                raise contradiction(known, seen, prefix_proof(size, seen.checkpoint.size, leaf, proof))
         elif size <= seen.checkpoint.size:
             yield from prove(known, seen, self._retries)
         else:

@@ -17,6 +17,7 @@ from muniment.anchor.header import Header, parse_header
 from muniment.anchor.proof import BitcoinAttestation, Proof, parse_ots
 from muniment.anchored import AnchoredCheckpoint
 from muniment.errors import AnchorMismatch, BadProof, BadTimestamp, Inconsistent, NoHeader, SourceUnavailable
+from muniment.evidence import Evidence
 from muniment.policy import Policy
 from muniment.proofs import verify_inclusion
 from muniment.receipt import Receipt
@@ -203,10 +204,11 @@ def check_receipt_anchor(
 
 
 def _check_fork(receipt: Receipt, anchor: AnchoredCheckpoint, policy: Policy) -> None:
-    keys = Policy(policy.logs)
-    first, second = keys.verify(receipt.checkpoint).checkpoint, keys.verify(anchor.checkpoint).checkpoint
-    if first.size == second.size and first.root != second.root:
-        raise Inconsistent(f"the log signed two roots for size {first.size}", (receipt.checkpoint, anchor.checkpoint))
+    first, second = policy.signed(receipt.checkpoint), policy.signed(anchor.checkpoint)
+    size = first.checkpoint.size
+    if size == second.checkpoint.size and first.checkpoint.root != second.checkpoint.root:
+        evidence = Evidence.of(first, second)
+        raise Inconsistent(f"the log signed two roots for size {size}", (first.note, second.note), evidence)
 
 
 def _check(

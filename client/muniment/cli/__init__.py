@@ -25,6 +25,7 @@ _COMMANDS = {
     "disclose": "disclose",
     "verify": "verify",
     "consistency": "consistency",
+    "evidence": "evidence",
     "anchor": "anchor",
     "checkpoint": "checkpoint",
     "export": "export",

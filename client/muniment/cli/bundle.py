@@ -46,9 +46,9 @@ def bundle_lines(what: str, name: str, first: bytes, file: IO[bytes], *, quiet: 
         yield _counted(chain([first], lines_of(file)), advance)
 
 
-def no_bundle(name: str, option: str) -> click.UsageError:
-    """Return what says that an option is for receipts alone."""
-    return click.UsageError(f"{option} is for receipts, and {name} is a bundle of receipts")
+def receipts_only(name: str, what: str, option: str) -> click.UsageError:
+    """Return what says that an option is for receipts alone, and not for `what` a file is."""
+    return click.UsageError(f"{option} is for receipts, and {name} is {what}")
 
 
 def _size(name: str) -> int:

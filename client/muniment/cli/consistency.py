@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
 
 from muniment.checkpoint import Checkpoint, parse_checkpoint
-from muniment.cli.files import MAX_RECEIPT, check_text
+from muniment.cli.files import read_note
 from muniment.cli.options import Target, log_options
-from muniment.cli.output import EXIT_USAGE, CliError
-from muniment.errors import FormatError
 from muniment.note import parse_note
-from muniment.receipt import Receipt
-from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 
 
 @click.command("consistency", short_help="Prove that the log only grew.")
@@ -44,9 +37,7 @@ def command(target: Target, since: str | None) -> None:
 
 
 def _since_file(target: Target, name: str) -> None:
-    data = _read(name)
-    check_text(name, data)
-    note = _note(data)
+    note = read_note(name)
     with target.open() as client:
         proof = client.consistency(note)
     value = {"consistent": True, **proof.to_json()}
@@ -79,26 +70,3 @@ def _sentence(older: Checkpoint, newer: Checkpoint) -> str:
         f"  {older.size}: {older.root.hex()}\n"
         f"  {newer.size}: {newer.root.hex()}"
     )
-
-
-def _read(name: str) -> bytes:
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read(MAX_RECEIPT)
-        with Path(name).open("rb") as file:
-            return file.read(MAX_RECEIPT)
-    except OSError as error:
-        raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
-
-
-def _note(data: bytes) -> str:
-    """Return the checkpoint in a file: the file itself, or that of the receipt it is."""
-    try:
-        if data.startswith(TLOG_PROOF_HEADER.encode()):
-            return TlogProof.parse(data).checkpoint
-        if data.startswith(b"{"):
-            return Receipt.parse(data).checkpoint
-        return str(parse_note(data))
-    except FormatError as error:
-        hint = "Make one with `muniment checkpoint -o FILE` or `muniment receipt INDEX -o FILE`."
-        raise CliError(EXIT_USAGE, "bad_since", f"neither a checkpoint nor a receipt: {error}", hint) from error

@@ -14,8 +14,10 @@ from typing import IO, BinaryIO
 
 from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError
 from muniment.errors import FormatError, VerificationError
+from muniment.note import parse_note
 from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE, Header, is_bundle
+from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 
 MAX_RECEIPT = 64 * 1024 * 1024
 _OF_WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -52,6 +54,25 @@ def rest_of_receipt(name: str, first: bytes, file: IO[bytes]) -> bytes:
         raise CliError(EXIT_USAGE, "unreadable", f"{name} is larger than any receipt")
     check_text(name, data)
     return data
+
+
+def read_note(name: str) -> str:
+    """Return the signed head in a file: the file itself, or that of the receipt or bundle in it. Raises CliError."""
+    with opened(name) as file:
+        first = file.readline(MAX_LINE + 1)
+        bundle = is_bundle(first)
+        data = first if bundle else rest_of_receipt(name, first, file)
+    try:
+        if bundle:
+            return Header.parse(first).checkpoint
+        if data.startswith(TLOG_PROOF_HEADER.encode()):
+            return TlogProof.parse(data).checkpoint
+        return Receipt.parse(data).checkpoint if data.startswith(b"{") else str(parse_note(data))
+    except FormatError as error:
+        hint = "Make one with `muniment checkpoint -o FILE` or `muniment receipt INDEX -o FILE`."
+        raise CliError(
+            EXIT_USAGE, "bad_since", f"{name} is neither a checkpoint nor a receipt: {error}", hint
+        ) from error
 
 
 def check_fuller(path: Path, receipt: Receipt) -> None:

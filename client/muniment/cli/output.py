@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -163,12 +164,22 @@ def _unavailable(error: Unavailable) -> CliError:
 def _contradicted(error: Inconsistent | Unproven) -> CliError:
     from muniment.state import state_folder
 
-    text = "\n".join(error.notes)
-    path = state_folder() / f"evidence-{sha256(text.encode()).hexdigest()[:16]}.txt"
+    name, data = _kept(error)
+    path = state_folder() / f"{name}-{sha256(data).hexdigest()[:16]}.{'json' if name == 'evidence' else 'txt'}"
+    what = "The evidence is" if name == "evidence" else "Both checkpoints are"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        hint = f"Both checkpoints are kept in {path}."
+        path.write_bytes(data)
+        check = f" It convinces others, offline: muniment verify {path}" if name == "evidence" else ""
+        hint = f"{what} kept in {path}.{check}"
     except OSError as failure:
-        hint = f"Keep both checkpoints (they could not be written to {path}: {failure}):\n{text}"
+        hint = f"{what} not kept ({path} cannot be written: {failure}):\n{data.decode()}"
     return CliError(EXIT_FAILED, code_of(error), str(error), hint, notes=list(error.notes))
+
+
+def _kept(error: Inconsistent | Unproven) -> tuple[str, bytes]:
+    """Return what is to be kept of two heads that do not fit: evidence where they make it, else both notes."""
+    if isinstance(error, Inconsistent) and error.evidence is not None:
+        with suppress(FormatError):  # a note that no JSON can hold
+            return "evidence", bytes(error.evidence)
+    return "checkpoints", "\n".join(error.notes).encode()

@@ -9,11 +9,11 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from muniment.cli.bundle import check_bundle, no_bundle
+from muniment.cli.bundle import check_bundle, receipts_only
 from muniment.cli.files import opened, read_receipt, rest_of_receipt
 from muniment.cli.options import json_option, policy_option, read_policy
 from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, emit, note_json
@@ -21,7 +21,9 @@ from muniment.cli.shown import show_bundle, show_json, twice
 from muniment.cli.sources import NO_SOURCE, SourceOptions, anchor_library, exit_code, source_options
 from muniment.contradictions import Contradiction, Heads
 from muniment.errors import FormatError, VerificationError
-from muniment.plain import plain_bundle, plain_failure, plain_report
+from muniment.evidence import Evidence, is_evidence
+from muniment.evidence_report import ForkReport, report_fork
+from muniment.plain import plain_bundle, plain_failure, plain_fork, plain_report
 from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.receipts import MAX_LINE
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from muniment.anchor.check import AnchorCheck
     from muniment.anchor.sources import HeaderSource
 
-Outcome = Report | BundleReport | FormatError | VerificationError
+Outcome = Report | BundleReport | ForkReport | FormatError | VerificationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ def command(
 ) -> int:
     """Check receipts offline, and say what they prove and what they do not.
 
-    FILES are receipts in JSON or C2SP tlog-proof text, or bundles of receipts (`muniment export --format receipts`);
-    - is stdin. Nothing is trusted but the policy; no network is used. With --leaf the one receipt must be of exactly
-    what is in that file.
+    FILES are receipts in JSON or C2SP tlog-proof text, bundles of receipts (`muniment export --format receipts`), or
+    evidence that a log forked (`muniment evidence`); - is stdin. Nothing is trusted but the policy; no network is used.
+    With --leaf the one receipt must be of exactly what is in that file.
 
     Of an event it says which members are shown and which are not: that these exist is proved, and nothing of what they
     say. With --plain all is said without technical words: what is proved, what is not, and who says when.
@@ -102,8 +104,9 @@ def command(
     nothing says that there are no more entries. One that was cut off does not hold. Several processes share a long one.
 
     Receipts of one log that contradict each other are named: their heads come from two histories, and both files are
-    the evidence. With --state they are compared with the checkpoint that was seen last, too. That none contradicts is
-    no proof of one history: `muniment consistency --since FILE` asks the log for that.
+    the evidence (`muniment evidence` makes one file of them). With --state they are compared with the checkpoint that
+    was seen last, too. That none contradicts is no proof of one history: `muniment consistency --since FILE` asks the
+    log for that.
 
     With --check-anchors, say too before which Bitcoin block the entry existed, mined when, how deep, according to which
     source of block headers. With --headers FILE this is offline as well; the other sources are asked over the network.
@@ -116,12 +119,14 @@ def command(
       muniment verify for-regulator.json --policy log-data/policy --plain
       muniment verify release.tlog-proof --leaf release.tar.gz --policy log-data/policy
       muniment verify evidence.ndjson --policy log-data/policy --show
+      muniment verify fork.json --policy log-data/policy
       curl -s http://127.0.0.1:8080/entries/1/receipt | muniment verify - --policy log-data/policy
       muniment verify receipt.json --policy log-data/policy --check-anchors --headers headers.bin
 
-    Exit code 0 when every receipt holds, 1 when one does not or when two contradict each other. With --check-anchors
-    also 1 when an anchor does not hold, 3 when one is missing, only promised or not deep enough, 4 when no source of
-    headers answers.
+    Exit code 0 when every receipt holds and all evidence proves what it claims, which is that a log forked; 1 when one
+    does not, or when two receipts contradict each other. Evidence that fails shows nothing about the log. With
+    --check-anchors also 1 when an anchor does not hold, 3 when one is missing, only promised or not deep enough, 4 when
+    no source of headers answers.
     """
     if source.given and not check_anchors:
         raise click.UsageError("a source of headers is for --check-anchors")
@@ -196,11 +201,11 @@ def _failed(named: tuple[str, Outcome]) -> bool:
 
 def _print(outcomes: list[tuple[str, Outcome]], *, plain: bool, hint: bool) -> None:
     click.echo("\n".join((_plain if plain else _text)(name, outcome) for name, outcome in outcomes))
-    held = [outcome for _, outcome in outcomes if isinstance(outcome, Report | BundleReport)]
+    held = [outcome for _, outcome in outcomes if isinstance(outcome, Report | BundleReport | ForkReport)]
     if held and not plain:
         click.echo(limits_text(limit for report in held for limit in report.limits), nl=False)
     if len(outcomes) > 1:
-        what = "files" if any(isinstance(outcome, BundleReport) for outcome in held) else "receipts"
+        what = "files" if any(isinstance(report, BundleReport | ForkReport) for report in held) else "receipts"
         click.echo(f"{len(held)} of {len(outcomes)} {what} hold.")
     if hint:
         click.echo(NO_SOURCE)
@@ -215,13 +220,28 @@ def _outcome(name: str, trust: _Trust) -> Outcome:
                 show_bundle(name, file, trust.policy, as_json=trust.quiet)
         except (FormatError, VerificationError) as error:
             return error
-        return _check(name, rest_of_receipt(name, first, file), trust) if found is None else _taken(name, found, trust)
+        return _taken(name, found, trust) if found is not None else _single(name, first, file, trust)
+
+
+def _single(name: str, first: bytes, file: IO[bytes], trust: _Trust) -> Outcome:
+    data = rest_of_receipt(name, first, file)
+    if not is_evidence(data):
+        return _check(name, data, trust)
+    _receipts_only(name, "evidence", trust)
+    try:
+        return report_fork(Evidence.parse(data), trust.policy)
+    except (FormatError, VerificationError) as error:
+        return error
+
+
+def _receipts_only(name: str, what: str, trust: _Trust) -> None:
+    if trust.leaf is not None or trust.anchors:
+        raise receipts_only(name, what, "--check-anchors" if trust.anchors else "--leaf")
 
 
 def _taken(name: str, found: BundleReport, trust: _Trust) -> BundleReport:
     """Take what a bundle shows of its log."""
-    if trust.leaf is not None or trust.anchors:
-        raise no_bundle(name, "--check-anchors" if trust.anchors else "--leaf")
+    _receipts_only(name, "a bundle of receipts", trust)
     heads = trust.logs.setdefault(found.head.origin, Heads(found.head.origin))
     heads.add_head(found.head, name)
     for receipt in filter(None, (found.shown.first, found.shown.last)):
@@ -259,12 +279,16 @@ def _anchors(receipt: Receipt, trust: _Trust) -> list[AnchorCheck]:
 
 
 def _json(name: str, outcome: Outcome) -> dict[str, Any]:
-    return {"file": name} | (outcome.to_json() if isinstance(outcome, Report | BundleReport) else failure_json(outcome))
+    return {"file": name} | (
+        failure_json(outcome) if isinstance(outcome, FormatError | VerificationError) else outcome.to_json()
+    )
 
 
 def _text(name: str, outcome: Outcome) -> str:
-    if not isinstance(outcome, Report | BundleReport):
+    if isinstance(outcome, FormatError | VerificationError):
         return f"{name}: NOT PROVED\n{printable(str(outcome))}"
+    if isinstance(outcome, ForkReport):
+        return f"{name}: OK, THIS PROVES A FORK\n{outcome.proved_text()}".rstrip("\n")
     if isinstance(outcome, BundleReport):
         return f"{name}: OK\n{outcome.proved_text()}".rstrip("\n")
     verdict = "OK, BUT AN ANCHOR DOES NOT HOLD" if _failed((name, outcome)) else "OK"
@@ -275,6 +299,8 @@ def _text(name: str, outcome: Outcome) -> str:
 def _plain(name: str, outcome: Outcome) -> str:
     if isinstance(outcome, BundleReport):
         return f"{name}: THIS HOLDS\n\n{plain_bundle(outcome)}"
+    if isinstance(outcome, ForkReport):
+        return f"{name}: THIS HOLDS, AND IT ACCUSES\n\n{plain_fork(outcome)}"
     if not isinstance(outcome, Report):
         return f"{name}: THIS DOES NOT HOLD\n\n{plain_failure(outcome)}"
     verdict = "THIS HOLDS, BUT A TIME STAMP IN IT DOES NOT" if _failed((name, outcome)) else "THIS HOLDS"

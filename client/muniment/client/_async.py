@@ -36,6 +36,7 @@ from muniment.client._http import (
     made,
 )
 from muniment.errors import MunimentError
+from muniment.evidence import Evidence
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
 from muniment.times import Moment
@@ -323,6 +324,16 @@ class AsyncClient(Base):
         `since` is a checkpoint, its note, or a receipt.
         """
         return await self._run(reads.consistency(self._session, since))
+
+    async def evidence(
+        self, one: VerifiedCheckpoint | Receipt | str, other: VerifiedCheckpoint | Receipt | str
+    ) -> Evidence | None:
+        """Return evidence that two signed heads contradict each other, None when the log proves that they agree.
+
+        Each is a checkpoint, its note, or a receipt. The log is asked when their sizes differ, and has to be the one
+        that shows the larger tree.
+        """
+        return await self._run(reads.evidence(self._session, one, other))
 
     async def checkpoint(self) -> VerifiedCheckpoint:
         """Return the published checkpoint. It may be older than one seen before, but never contradicts it."""

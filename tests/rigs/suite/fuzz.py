@@ -22,6 +22,7 @@ INPUTS = {
     # proofs: about 10 seconds, and more than 100,000 files and replies in a full run
     "ots": 6_000, "ots-submission": 6_000, "ots-upgrade": 6_000, "anchor": 15_000,
     "search-query": 170_000,  # a million in a full run
+    "evidence": 25_000,
 }  # fmt: skip
 ROUNDS = 6
 """Rounds through all targets in a full run: more than 10,000,000 inputs."""
