@@ -96,6 +96,8 @@ def of_the_form() -> Iterator[Case]:
     yield Case("a hash of 31 bytes", _edited(fork(), hashes=[hashes[0][2:], *hashes[1:]]), 1)
     yield Case("a hash that is a number", _edited(fork(), hashes=[7, *hashes[1:]]), 1)
     yield Case("no newline", data[:-1], 1)
+    yield Case("a space in the place of the newline", data[:-1] + b" ", 1)
+    yield Case("a carriage return in the place of the newline", data[:-1] + b"\r", 1)
     yield Case("two newlines", data + b"\n", 1)
     yield Case("a space", data.replace(b'"hashes":', b'"hashes": '), 1)
     yield Case("members in another order", json.dumps(dict(reversed(json.loads(data).items()))).encode() + b"\n", 1)

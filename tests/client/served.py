@@ -1,4 +1,4 @@
-"""A FakeLog on a loopback port, for what runs in a process of its own or makes its own connections."""
+"""A FakeLog, or what answers like one, on a loopback port: for what runs in a process of its own or makes its own connections."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 
 import httpx
 
-from tests.client.fake_log import FakeLog
+
+class Answering(Protocol):
+    """What can be served."""
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request; `request.extensions["peer"]` is the address that it comes from."""
+        ...
 
 
 @contextmanager
-def served(log: FakeLog) -> Iterator[str]:
+def served(log: Answering) -> Iterator[str]:
     """Yield the URL at which `log` answers."""
     lock = threading.Lock()
 
@@ -23,7 +30,11 @@ def served(log: FakeLog) -> Iterator[str]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             request = httpx.Request(
-                self.command, f"http://log.test{self.path}", headers=dict(self.headers), content=body
+                self.command,
+                f"http://log.test{self.path}",
+                headers=dict(self.headers),
+                content=body,
+                extensions={"peer": self.client_address[0]},
             )
             try:
                 with lock:

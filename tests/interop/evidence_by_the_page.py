@@ -1,6 +1,7 @@
 """A verifier of evidence of a fork that was written from docs/spec/evidence.md alone, and imports nothing of ours.
 
-It is here to show that the page says enough. It returns both sizes of what holds, and raises Bad with the step that failed for all else.
+It is here to show that the page says enough. It returns both sizes of what holds, and raises Bad for all else, with the
+step that failed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Evidence of a fork, judged by a verifier that was written from the page alone: every vector, and the examples of the page."""
+"""Evidence of a fork, judged by a verifier that was written from the page alone: all vectors, and its examples."""
 
 from __future__ import annotations
 
