@@ -137,7 +137,12 @@ def _bug(error: BaseException, as_json: bool) -> CliError:
 
 def _usage(error: click.ClickException, as_json: bool) -> int:
     hint = f"See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
-    if isinstance(error, click.NoSuchOption) and error.ctx and _takes_words(error.ctx.command):
+    if (
+        isinstance(error, click.NoSuchOption)
+        and error.ctx
+        and not error.option_name.startswith("--")  # a misspelled option
+        and _takes_words(error.ctx.command)
+    ):
         example = f"{error.ctx.command_path} -- {error.option_name}"
         hint += f" What begins with a minus and is no option comes behind --: {example}"
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
