@@ -31,6 +31,7 @@ ORDER = {
         "tree",
         "note",
         "checkpoint",
+        "sse",
         "policy",
         "strictjson",
         "event",

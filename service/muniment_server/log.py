@@ -110,6 +110,7 @@ class Log:
             self._followers.append(Indexer(store, row, metrics, members))
         if settings.scrub_rate:
             self._followers.append(Scrub(store, row, metrics, settings.scrub_rate).follower)
+        metrics.subscribers.labels(row.name).set_function(lambda: self.heads.feed.subscribers)
         if sequencer or unwritable:  # in a server that only reads there is nothing to be alarmed about
             metrics.writable.labels(row.name).set_function(lambda: self.writer.obstacle is None)
 

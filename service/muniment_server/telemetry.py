@@ -142,6 +142,9 @@ class Metrics:
             registry=self.registry,
         )
         self.connections = Gauge("muniment_connections", "Open HTTP connections.", registry=self.registry)
+        self.subscribers = Gauge(
+            "muniment_subscribers", "Clients that follow the log.", ["log"], registry=self.registry
+        )
         self.connections_refused = Counter(
             "muniment_connections_refused",
             "HTTP connections and requests ended for being too many, too slow or malformed.",

@@ -32,6 +32,7 @@ from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.query import parse_query
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter, is_bundle, lines_of
+from muniment.sse import HEARTBEAT, CheckpointEvent, EventReader, format_event
 from muniment.tiles import Tile, decode_bundle, encode_bundle, format_bundle, format_tile, parse_tile_path
 from tests.evidence_vectors import CASES, LARGEST, MINE, THEIRS
 from tests.evidence_vectors import POLICY as FORKED
@@ -51,6 +52,25 @@ TREE = byte_tree(300)
 def _text(data: bytes) -> str:
     """Any text, also what is no UTF-8: parsers that take str must survive it."""
     return data.decode("utf-8", "surrogateescape")
+
+
+# --- streams ------------------------------------------------------------------------------------------------------------
+
+
+@fuzzed(
+    "sse",
+    [
+        format_event(CheckpointEvent(5, LOG.checkpoint(5))),
+        HEARTBEAT + format_event(CheckpointEvent(0, "")),
+        "event: x\n\n",
+    ],
+    [b"\n", b"\r\n", b"data: ", b"id: 7\n", b"event: message\n", b"\xef\xbb\xbf"],
+)
+def _sse(data: bytes) -> None:
+    whole, reader = EventReader().read(data), EventReader()
+    found = [event for byte in data for event in reader.read(bytes([byte]))]
+    expect(found == whole, "the cuts change what is read")
+    expect(EventReader().read(b"".join(map(format_event, whole))) == whole, "another event comes back")
 
 
 # --- notes, checkpoints, keys -------------------------------------------------------------------------------------------

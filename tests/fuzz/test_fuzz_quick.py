@@ -31,7 +31,7 @@ def test_no_oracle_breaks(name: str) -> None:
 
 def test_every_parser_is_there() -> None:
     assert set(TARGETS) == {
-        "note", "checkpoint", "vkey", "signing-key", "tile-path", "bundle", "encoding", "json", "event", "leaf", "receipt", "receipts", "tlog-proof",
+        "sse", "note", "checkpoint", "vkey", "signing-key", "tile-path", "bundle", "encoding", "json", "event", "leaf", "receipt", "receipts", "tlog-proof",
         "policy", "proof", "disclosure", "state", "answer", "guard-slot", "settings-file", "settings-env", "query", "headers", "admission",
         "raw-batch", "event-batch", "event-array", "ots", "ots-submission", "ots-upgrade", "anchor",
         "search-query", "evidence",

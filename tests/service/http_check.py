@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import jsonschema_rs
+from prometheus_client.parser import text_string_to_metric_families
 
 from muniment.checkpoint import Checkpoint
 from muniment.event import EventLeaf, parse_leaf
@@ -17,6 +18,7 @@ from muniment.hashing import RootHash, leaf_hash
 from muniment.policy import Policy
 from muniment.proofs import verify_consistency, verify_inclusion
 from muniment.receipt import Receipt, Verified
+from muniment.sse import MEDIA_TYPE
 from muniment_server.web import openapi
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES
@@ -121,9 +123,12 @@ def expect_problem(response: httpx.Response, status: int, code: str) -> dict[str
 
 
 def client(url: str, key: str | None = None, **kwargs: Any) -> httpx.Client:
-    """A client that checks every answer against the document."""
+    """A client that checks every answer against the document. Of an answer without an end it reads the first piece."""
 
     def hook(response: httpx.Response) -> None:
+        if response.headers.get("content-type") == MEDIA_TYPE and response.request.method == "GET":
+            response._content = next(response.iter_raw())  # as if that were all
+            response.close()
         response.read()
         check_answer(response)
 
@@ -291,3 +296,10 @@ def takes_what_no_schema_says(method: str, path: str) -> bool:
     that `after` goes with `tree_size`.
     """
     return method == "POST" or "/proof/" in path or path.endswith(("/export", "/search"))
+
+
+def refused(port: int) -> dict[str, float]:
+    """How often connections were refused so far, by reason, as the metrics at this port say."""
+    families = text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text)
+    family = next(family for family in families if family.name == "muniment_connections_refused")
+    return {sample.labels["reason"]: sample.value for sample in family.samples if sample.name.endswith("_total")}

@@ -55,6 +55,7 @@ NEEDS = {
     "GET /proof/inclusion": "read",
     "GET /proof/consistency": "read",
     "GET /checkpoints": "read",
+    "GET /checkpoints/stream": "read",
     "GET /log": "read",
     "GET /anchors": "read",
     "GET /anchors/{size}": "read",

@@ -35,7 +35,7 @@ from muniment_server.web.http.connections import Connections, Rank
 from muniment_server.web.problems import CODES
 from muniment_server.web.room import peer_of
 from tests.live import PATIENCE, LiveServer, free_of_tracebacks, free_port, until
-from tests.service.http_check import JSON, bundle, client, head_size
+from tests.service.http_check import JSON, bundle, client, head_size, refused
 from tests.service.http_raw import address, exchange, request_bytes, statuses, whole
 from tests.service.http_world import DEFAULT, RAW, Instance, instance_on
 
@@ -79,13 +79,6 @@ def server(instance: Instance, metrics_port: int) -> Iterator[LiveServer]:
 def http(server: LiveServer) -> Iterator[httpx.Client]:
     with client(server.url) as made:
         yield made
-
-
-def refused(port: int) -> dict[str, float]:
-    """How often each reason was given so far."""
-    families = text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text)
-    family = next(family for family in families if family.name == "muniment_connections_refused")
-    return {sample.labels["reason"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
 
 
 @contextmanager

@@ -302,6 +302,14 @@ async def test_checkpoints_are_listed_from_a_size_on(rig: Rig):
     assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 4, 1)) == [5]
     assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 14, 1)) == []
     assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, 0, 0)) == []
+    for start, limit, wanted in (
+        (2**63 - 1, 100, [13, 8, 5, 3, 2]),
+        (8, 2, [8, 5]),
+        (7, 1, [5]),
+        (1, 9, []),
+        (9, 0, []),
+    ):
+        assert sizes(await rig.store.checkpoints.checkpoints(bench.log_id, start, limit, newest=True)) == wanted
     assert await rig.store.checkpoints.checkpoint(bench.log_id, 5) == Published(5, "— 5 ñ\n", NOW)
     assert await rig.store.checkpoints.checkpoint(bench.log_id, 4) is None
 

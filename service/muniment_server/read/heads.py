@@ -12,6 +12,7 @@ from muniment.errors import BadProof
 from muniment.note import parse_note
 from muniment.tree import Edge, partial_tiles
 from muniment_server.errors import Behind, NotFound, StoreError
+from muniment_server.read.feed import Feed
 from muniment_server.storage import Store
 from muniment_server.storage.catalog import LogRow
 from muniment_server.storage.checkpoints import Published
@@ -21,6 +22,8 @@ from muniment_server.write.submission import Signed
 _LOOK_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.1
 """How long a process that only reads may answer with a head before it looks for a larger one."""
+_FEED_SECONDS = 0.25
+"""How often it looks for what to tell those who follow the log, while there are any."""
 
 
 class Heads:
@@ -30,6 +33,7 @@ class Heads:
     """
 
     def __init__(self, store: Store, row: LogRow, sequencer: Sequencer | None, fell_behind: Callable[[], None]) -> None:
+        self.feed = Feed(store.checkpoints, row.log_id, row.name, _LOOK_SECONDS if sequencer else _FEED_SECONDS)
         self.row = row
         self.sequencer = sequencer
         self._reads = store.reads
@@ -137,6 +141,8 @@ class Heads:
 
     def saw(self, size: int) -> None:
         """Take note that a checkpoint of this size is published."""
+        if size > self._seen:
+            self.feed.wake()
         self._seen, self._looked = max(self._seen, size), time.monotonic()
 
     async def checkpoints(self, start: int, limit: int) -> list[Published]:
@@ -145,6 +151,7 @@ class Heads:
 
     async def close(self) -> None:
         """Look no more."""
+        await self.feed.close()
         if self._looking:
             self._looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):

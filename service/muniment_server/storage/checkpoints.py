@@ -36,5 +36,8 @@ class Checkpoints(Protocol):
     async def checkpoint(self, log_id: int, size: int | None = None) -> Published | None:
         """Return the published checkpoint of `size`, or the largest one."""
 
-    async def checkpoints(self, log_id: int, start: int, limit: int) -> list[Published]:
-        """Return up to `limit` published checkpoints with size >= start, smallest first."""
+    async def checkpoints(self, log_id: int, start: int, limit: int, *, newest: bool = False) -> list[Published]:
+        """Return up to `limit` published checkpoints with size >= start, smallest first.
+
+        With `newest` those with size <= start, largest first.
+        """

@@ -14,8 +14,8 @@ from muniment_server.web.messages import Header, Headers
 
 ANY = b"access-control-allow-origin: *\r\n"
 EXPOSED = b"ETag, Idempotency-Replayed, Location, Muniment-Tree-Size, Retry-After, WWW-Authenticate"
-_TAKEN = "Accept, Authorization, Content-Type, Idempotency-Key, If-None-Match"
-_TAKEN_OF_ALL = "Accept, Content-Type, If-None-Match"
+_TAKEN = "Accept, Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"
+_TAKEN_OF_ALL = "Accept, Content-Type, If-None-Match, Last-Event-ID"
 _SECONDS = "600"
 
 

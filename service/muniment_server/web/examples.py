@@ -20,6 +20,7 @@ CURL = {
     "GET /proof/inclusion": 'curl "$URL/proof/inclusion?index=1"',
     "GET /proof/consistency": 'curl "$URL/proof/consistency?first=1&second=2"',
     "GET /checkpoints": 'curl "$URL/checkpoints?start=0&limit=10"',
+    "GET /checkpoints/stream": "curl -N $URL/checkpoints/stream",
     "GET /anchors": 'curl "$URL/anchors?start=0&limit=10"',
     "GET /anchors/{size}": "curl $URL/anchors/1",
     "GET /anchors/{size}/checkpoint": "curl -fO $URL/anchors/1/checkpoint",

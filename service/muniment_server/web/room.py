@@ -26,12 +26,16 @@ CLIENT = "muniment.client"
 DRAINED = "drained"
 """what waits until its answers are read, and"""
 GONE = "gone"
-"""what tells whether it has left."""
+"""what tells whether it has left, and"""
+ENDLESS = "endless"
+"""what takes note that an answer has no end, and of what ends it."""
 LARGE = 16_384
 """Bytes of an answer from which on it counts for as long as it is not read.
 
 Also the bytes that each connection may have unread besides.
 """
+Endless = Callable[[Callable[[], None]], Callable[[bytes], bool] | None]
+"""Gets what ends an answer that would have no end. Returns what sends a piece of it at once, or None."""
 _MEBIBYTE = 2**20
 _TURNS = 2
 """Large things that are read at a time: one by the database, while an answer is made of the other."""
@@ -177,10 +181,11 @@ class Hold:
 class Budget:
     """What one request holds, until its answer is read. `client` is the address it came from, as ASGI has it.
 
-    `drained` waits until there is hardly anything left of the answer; `gone` tells whether the client has left.
+    `drained` waits until there is hardly anything left of the answer; `gone` tells whether the client has left, and
+    `endless` gets what ends an answer that would have no end.
     """
 
-    __slots__ = ("_client", "_drained", "_gone", "_held", "rooms")
+    __slots__ = ("_client", "_drained", "_gone", "_held", "endless", "rooms")
 
     def __init__(
         self,
@@ -188,8 +193,10 @@ class Budget:
         client: tuple[str, int] | None,
         drained: Callable[[], Awaitable[None]] | None = None,
         gone: Callable[[], bool] = lambda: False,
+        endless: Endless = lambda _end: None,
     ) -> None:
         self.rooms = rooms
+        self.endless = endless
         self._client = client
         self._drained = drained
         self._gone = gone

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from muniment_server.access.callers import APPEND, OPEN, READ, VIEW
 from muniment_server.web import models
-from muniment_server.web.handlers import anchors, export, read, search, system, write
+from muniment_server.web.handlers import anchors, export, feed, read, search, system, write
 from muniment_server.web.messages import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -92,6 +92,14 @@ _EVENTS = {"schema": {"type": "array", "minItems": 1, "items": _EVENT["schema"]}
 _TEXT = "text/plain"
 _OCTETS = "application/octet-stream"
 _LINES = "application/x-ndjson"
+_EVENTS_OF_SERVER = "text/event-stream"
+_LAST_EVENT = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "Size of the last checkpoint seen: those after it come first. Default: the latest one comes.",
+    "schema": {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$"},
+}
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -264,6 +272,17 @@ ROUTES: tuple[Route, ...] = (
         answers={200: models.Checkpoints},
         errors=(400, 401, 403),
         parameters=(_START, _LIMIT),
+    ),
+    Route(
+        method="GET",
+        path="/checkpoints/stream",
+        handler=feed.stream,
+        needs=VIEW,
+        summary="Follow the log: checkpoints as they are published, as Server-Sent Events",
+        tag="checkpoints",
+        answers={200: _EVENTS_OF_SERVER},
+        errors=(400, 401, 403),
+        parameters=(_LAST_EVENT,),
     ),
     Route(
         method="GET",

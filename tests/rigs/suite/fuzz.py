@@ -13,7 +13,7 @@ from tests.rigs.rig import Context, FaultRig
 
 INPUTS = {
     # the formats: about 8 seconds
-    "note": 125_000, "checkpoint": 225_000, "vkey": 200_000, "tile-path": 350_000, "bundle": 250_000, "proof": 15_000, "tlog-proof": 75_000,
+    "sse": 20_000, "note": 125_000, "checkpoint": 225_000, "vkey": 200_000, "tile-path": 350_000, "bundle": 250_000, "proof": 15_000, "tlog-proof": 75_000,
     "receipt": 50_000, "receipts": 25_000, "json": 175_000, "event": 150_000, "policy": 45_000, "query": 100_000, "encoding": 200_000,
     # the rest: about 2 seconds
     "signing-key": 40_000, "leaf": 45_000, "disclosure": 25_000, "state": 17_500, "answer": 22_500, "guard-slot": 40_000,

@@ -32,6 +32,10 @@ WITH tree AS (
 SELECT tree.same, EXISTS (SELECT FROM stored) AS larger FROM tree
 """
 _CHECKPOINT = "SELECT size, note, published_at FROM checkpoints WHERE log_id = $1 AND size ="
+_OLDEST = "SELECT size, note, published_at FROM checkpoints WHERE log_id = $1 AND size >= $2 ORDER BY size LIMIT $3"
+_NEWEST = (
+    "SELECT size, note, published_at FROM checkpoints WHERE log_id = $1 AND size <= $2 ORDER BY size DESC LIMIT $3"
+)
 
 
 class PostgresCheckpoints:
@@ -65,7 +69,7 @@ class PostgresCheckpoints:
         row = await self._pool.one(f"{_CHECKPOINT} {wanted}", log_id, *(() if size is None else (size,)))
         return Published(*row) if row else None
 
-    async def checkpoints(self, log_id: int, start: int, limit: int) -> list[Published]:
+    async def checkpoints(self, log_id: int, start: int, limit: int, *, newest: bool = False) -> list[Published]:
         """See Checkpoints."""
-        sql = "SELECT size, note, published_at FROM checkpoints WHERE log_id = $1 AND size >= $2 ORDER BY size LIMIT $3"
+        sql = _NEWEST if newest else _OLDEST
         return [Published(*row) for row in await self._pool.all(sql, log_id, start, limit)]

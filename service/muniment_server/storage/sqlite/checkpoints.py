@@ -15,6 +15,8 @@ from muniment_server.storage.sqlite.database import Database
 from muniment_server.storage.sqlite.reads import read_tiles
 
 _CHECKPOINT = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size = ?"
+_OLDEST = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size >= ? ORDER BY size LIMIT ?"
+_NEWEST = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size <= ? ORDER BY size DESC LIMIT ?"
 _LATEST = (
     "SELECT c.size, note, published_at FROM heads h JOIN checkpoints c "
     "ON c.log_id = h.log_id AND c.size = h.published_size WHERE h.log_id = ?"
@@ -61,9 +63,9 @@ class SqliteCheckpoints:
             row = await self._database.one(_CHECKPOINT, (log_id, size))
         return Published(*row) if row else None
 
-    async def checkpoints(self, log_id: int, start: int, limit: int) -> list[Published]:
+    async def checkpoints(self, log_id: int, start: int, limit: int, *, newest: bool = False) -> list[Published]:
         """See Checkpoints."""
-        sql = "SELECT size, note, published_at FROM checkpoints WHERE log_id = ? AND size >= ? ORDER BY size LIMIT ?"
+        sql = _NEWEST if newest else _OLDEST
         return [Published(*row) for row in await self._database.all(sql, (log_id, start, limit))]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, NoReturn
 
 import httptools
@@ -35,7 +35,7 @@ from muniment_server.web.http.refusals import MAX_PIPELINED, MIN_RATE, refusal
 from muniment_server.web.http.unread import Unread, send_pieces
 from muniment_server.web.http.wire import encode, is_reset
 from muniment_server.web.messages import Answer, Pieces
-from muniment_server.web.room import CLIENT, DRAINED, GONE, LARGE, Budget, Hold, busy, peer_or_connection
+from muniment_server.web.room import CLIENT, DRAINED, ENDLESS, GONE, LARGE, Budget, Hold, busy, peer_or_connection
 
 _LINGER = 2.0
 _FOREVER = float("inf")
@@ -88,6 +88,9 @@ class Protocol(HttpToolsProtocol):
         self._waits = False  # whether the next request waits until the answer before it is read
         self._sending: asyncio.Task[None] | None = None  # pieces of an answer
         self._dropping = True  # whether what comes for nothing is read, or waits for the next sweep
+        self._end: Callable[[], None] | None = None  # ends the answer, where it has no end by itself
+        self._endless_since = 0.0
+        self._stopping = False  # whether the server stops
 
     # --- the connection ---
 
@@ -111,6 +114,8 @@ class Protocol(HttpToolsProtocol):
         self._all.closed(self)
         self._kept.forget()
         self._owe(0)
+        if self._end is not None:
+            self._end()
         if self._running is not None:  # uvicorn tells the last one that came, and this one would go on for no client
             self._running.disconnected = True
             self._running.message_event.set()
@@ -316,7 +321,9 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()  # makes the scope, which nothing else needs
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
-        self.scope["extensions"] = {CLIENT: {DRAINED: self.flow.drain, GONE: self.transport.is_closing}}
+        self.scope["extensions"] = {
+            CLIENT: {DRAINED: self.flow.drain, GONE: self.transport.is_closing, ENDLESS: self._be_endless}
+        }
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -394,7 +401,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request. Instead of uvicorn's own, which makes a timer for each answer."""
         self.server_state.total_requests += 1
-        self._running = None
+        self._running = self._end = None
         if self.transport.is_closing():
             return
         if self.pipeline:
@@ -445,9 +452,37 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(data)
 
     def shutdown(self) -> None:
-        """End the connection, once what is being answered is."""
+        """End the connection, once what is being answered is. An answer without an end is ended."""
+        self._stopping = True
         self._all.outbox.flush()
         super().shutdown()
+        if self._end is not None:
+            self._end_at_once(self._end)
+
+    def _be_endless(self, end: Callable[[], None]) -> Callable[[bytes], bool] | None:
+        """Take note that the answer which begins has no end, and of what ends it.
+
+        The kernel keeps little of it for a client that does not read; else it would keep megabytes for each.
+        """
+        self._end, self._endless_since = end, self.loop.time()
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGE)
+        if self._stopping or self.transport.is_closing():
+            end()
+        return self._write_chunk
+
+    def _write_chunk(self, data: bytes) -> bool:
+        """Send a piece of an endless answer, as uvicorn would. Returns False where one before it is not sent."""
+        if self.transport.is_closing() or self.transport.get_write_buffer_size() or not self._running.chunked_encoding:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    def _end_at_once(self, end: Callable[[], None]) -> None:
+        """End an answer without waiting for a client that has not read what it was sent: it can go on with the next."""
+        if self.transport.get_write_buffer_size():
+            self.reset()
+        else:
+            end()
 
     def _rest(self) -> None:
         self._phase = _IDLE
@@ -473,7 +508,8 @@ class Protocol(HttpToolsProtocol):
     def rank(self, now: float) -> Rank | None:
         """See Watched.
 
-        First a client that asked nothing, then one that was answered, then one that neither sends nor reads.
+        First a client that asked nothing, then one that was answered, then one that neither sends nor reads. Last one
+        that follows a log: it can go on later.
         """
         late = now + self._grace - min(_STALLED, self._grace / 2)
         if self.transport.get_write_buffer_size():
@@ -482,7 +518,7 @@ class Protocol(HttpToolsProtocol):
             waits = self.pipeline or (self._busy and (self.flow.read_paused or self.cycle.waiting_for_100_continue))
             return (2, self._deadline) if self._deadline < late and not waits else None
         if self._busy:
-            return None
+            return None if self._end is None else (3, self._endless_since)
         return (1 if self._phase == _IDLE else 0, self._deadline)
 
     def give_way(self) -> None:
