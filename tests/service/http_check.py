@@ -295,7 +295,7 @@ def takes_what_no_schema_says(method: str, path: str) -> bool:
     No JSON schema says I-JSON, the kind of a log, first <= second, the grammar of queries, what is a day, that `from` is before `to`, or
     that `after` goes with `tree_size`.
     """
-    return method == "POST" or "/proof/" in path or path.endswith(("/export", "/search"))
+    return method == "POST" or "/proof/" in path or path.endswith(("/export", "/search", "/checkpoints"))
 
 
 def refused(port: int) -> dict[str, float]:

@@ -608,6 +608,49 @@ def test_the_checkpoint_feed_is_one_history(world: FilledServer, prefix: str) ->
     assert beyond == {"checkpoints": [], "next": None}
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_checkpoints_of_a_time_in_both_orders(world: FilledServer, order: str) -> None:
+    known = world.http.get("/checkpoints", params={"limit": 1000}).json()["checkpoints"]
+    times = sorted({one["published_at"] for one in known})
+    spans = [(since, before) for since in (None, times[0], times[-1], "2001-01-01") for before in (None, times[-1])]
+    for since, before in [*spans, (None, times[0]), (None, "2001-01-01"), ("2101-01-01", None)]:
+        wanted = [
+            one["size"]
+            for one in known
+            if (since or "") <= one["published_at"] and (before is None or one["published_at"] < before)
+        ]
+        given = {name: value for name, value in (("from", since), ("to", before)) if value}
+        if since and since == before:
+            expect_problem(world.http.get("/checkpoints", params=given), 400, "bad_parameter")
+            continue
+        found, following = [], None
+        while True:
+            start = {} if following is None else {"start": following}
+            page = world.http.get("/checkpoints", params={"limit": 2, "order": order} | given | start).json()
+            found += [one["size"] for one in page["checkpoints"]]
+            following = page["next"]
+            if following is None:
+                break
+        assert sorted(found)[: len(wanted)] == wanted, (since, before)
+        assert before is None or len(found) == len(wanted), "more is published meanwhile only at the end"
+        assert found == sorted(found, reverse=order == "desc")
+    first = world.http.get("/checkpoints", params={"start": known[1]["size"], "order": "desc"}).json()
+    assert [one["size"] for one in first["checkpoints"]] == [one["size"] for one in known[1::-1]]
+
+
+@pytest.mark.parametrize(
+    "query", ["order=newest", "order=", "order=DESC", "from=x", "to=", "from=2026-01-02&to=2026-01-01"]
+)
+def test_bad_parameters_of_checkpoints(world: FilledServer, query: str) -> None:
+    expect_problem(world.http.get(f"/checkpoints?{query}"), 400, "bad_parameter")
+
+
+def test_the_list_of_logs_has_their_keys(world: FilledServer) -> None:
+    for line in world.http.get("/logs").json()["logs"]:
+        told = world.http.get(f"/logs/{line['name']}/log").json()
+        assert {name: line[name] for name in ("origin", "vkeys")} == {name: told[name] for name in ("origin", "vkeys")}
+
+
 def test_checkpoint_has_an_etag(world: FilledServer) -> None:
     size = world.verifier().receipt(post_event(world.http, unique())).checkpoint.size
     published(world.http, "", size)

@@ -145,9 +145,24 @@ class Heads:
             self.feed.wake()
         self._seen, self._looked = max(self._seen, size), time.monotonic()
 
-    async def checkpoints(self, start: int, limit: int) -> list[Published]:
-        """Return up to `limit` published checkpoints with size >= start, smallest first."""
-        return await self._checkpoints.checkpoints(self.row.log_id, start, limit)
+    async def checkpoints(self, start: int, limit: int, *, newest: bool = False) -> list[Published]:
+        """Return up to `limit` published checkpoints with size >= start, smallest first.
+
+        With `newest` those with size <= start, largest first.
+        """
+        return await self._checkpoints.checkpoints(self.row.log_id, start, limit, newest=newest)
+
+    async def border(self, moment: int) -> int:
+        """Return the size of the first checkpoint that was not published before a moment, or the first size behind all.
+
+        It is found by halving. Where the clock of a publisher was set back, times of publication go back, and it is one
+        of those around that place.
+        """
+        low, high = 0, (await self.published()).size + 1
+        while low < high:
+            found = await self.checkpoints(middle := (low + high) // 2, 1)
+            low, high = (found[0].size + 1, high) if found and found[0].published_at < moment else (low, middle)
+        return low
 
     async def close(self) -> None:
         """Look no more."""

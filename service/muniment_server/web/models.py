@@ -249,12 +249,13 @@ class Version(_Model):
 
 
 class LogLine(_Model):
-    """A log, in short. `GET /log` under its prefix says more."""
+    """A log, in short. `GET /log` under its prefix says more. Trust comes from a policy file, not from these keys."""
 
     name: str
     origin: str
     kind: Literal["event", "raw"]
     public: bool
+    vkeys: list[str]
     tree_size: int = Size
 
 

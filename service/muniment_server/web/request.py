@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
 from muniment.names import parse_names
+from muniment.times import check_span, milliseconds
 from muniment_server.access.callers import ANONYMOUS, Caller
 from muniment_server.errors import Refused
 from muniment_server.web.messages import Headers, Request, budget_of
@@ -91,6 +92,23 @@ class Query:
         if not 1 <= limit <= 1000:
             raise FormatError(f"limit is in 1..1000, not {limit}")
         return self.number("start") or 0, limit
+
+
+def span_of(query: Query) -> tuple[int | None, int | None]:
+    """Return the parameters `from` and `to` in milliseconds, None for one that is not given. Raises FormatError."""
+    since, until = _time(query, "from"), _time(query, "to")
+    check_span(since, until)
+    return since, until
+
+
+def _time(query: Query, name: str) -> int | None:
+    text = query.text(name)
+    if text is None:
+        return None
+    try:
+        return milliseconds(text)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from None
 
 
 async def read_body(request: Request, limit: int, caller: Caller | None = None, *, batch: bool = False) -> bytes:

@@ -271,7 +271,13 @@ ROUTES: tuple[Route, ...] = (
         tag="checkpoints",
         answers={200: models.Checkpoints},
         errors=(400, 401, 403),
-        parameters=(_START, _LIMIT),
+        parameters=(
+            _query("start", "Size of the first to return.", _NUMBER),
+            _LIMIT,
+            _query("order", "asc: the smallest first; desc: the largest.", {"enum": ["asc", "desc"], "default": "asc"}),
+            _query("from", "Only those published at this time or later: a time, or a day in UTC.", _TIME),
+            _query("to", "Only those published before this time.", _TIME),
+        ),
     ),
     Route(
         method="GET",

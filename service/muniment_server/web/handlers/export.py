@@ -18,9 +18,9 @@ from muniment_server.read import export as forms
 from muniment_server.read.search import Asked
 from muniment_server.web.handlers.large import granted
 from muniment_server.web.handlers.read import fresh_for
-from muniment_server.web.handlers.search import parsed_query, searchable, span_of
+from muniment_server.web.handlers.search import parsed_query, searchable
 from muniment_server.web.messages import Answer, Request
-from muniment_server.web.request import Query
+from muniment_server.web.request import Query, span_of
 from muniment_server.web.room import Budget
 from muniment_server.write.submission import Signed
 

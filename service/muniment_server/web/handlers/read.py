@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from muniment.encoding import parse_b64, parse_decimal, parse_hex
+from muniment.encoding import MAX_SIZE, parse_b64, parse_decimal, parse_hex
 from muniment.errors import BadDisclosure, FormatError, UnknownMember
 from muniment.event import MAX_MEMBERS, format_time
 from muniment.hashing import HASH_SIZE
@@ -27,7 +27,7 @@ from muniment_server.web.cors import ANY
 from muniment_server.web.handlers.large import WHOLE, LargeBundle, page_of
 from muniment_server.web.handlers.write import form_of
 from muniment_server.web.messages import JSON, OCTETS, TEXT, Answer, Request, budget_of
-from muniment_server.web.request import Query, takes_gzip, wants_text
+from muniment_server.web.request import Query, span_of, takes_gzip, wants_text
 from muniment_server.write.receipts import hex_list
 from muniment_server.write.submission import Signed
 
@@ -223,14 +223,34 @@ def _proof(log: Log, proof: Proof) -> dict[str, Any]:
 
 
 async def list_checkpoints(request: Request, log: Log, _caller: Caller) -> Answer:
-    """GET /checkpoints: the signed tree heads that were published, by size."""
-    start, limit = Query(request, ("start", "limit")).page()
-    found = await log.heads.checkpoints(start, limit + 1)
+    """GET /checkpoints: the signed tree heads that were published, by size, from a time to before another."""
+    query = Query(request, ("start", "limit", "order", "from", "to"))
+    newest, (start, limit) = _newest_first(query), query.page()
+    first, behind = await _sizes(log, *span_of(query))
+    if newest:
+        at = min(behind - 1, MAX_SIZE if query.number("start") is None else start)
+        found = await log.heads.checkpoints(at, limit + 1, newest=True) if at >= first else []
+    else:
+        found = await log.heads.checkpoints(max(start, first), limit + 1)
+    found = [one for one in found if first <= one.size < behind]
     page = [
         {"size": one.size, "checkpoint": one.note, "published_at": format_time(one.published_at)}
         for one in found[:limit]
     ]
     return json_answer(log, {"checkpoints": page, "next": found[limit].size if len(found) > limit else None})
+
+
+def _newest_first(query: Query) -> bool:
+    order = query.text("order")
+    if order not in (None, "asc", "desc"):
+        raise FormatError("order is asc or desc")
+    return order == "desc"
+
+
+async def _sizes(log: Log, since: int | None, until: int | None) -> tuple[int, int]:
+    """Return the sizes [first, behind) of what was published in a span of time."""
+    first = 0 if since is None else await log.heads.border(since)
+    return first, MAX_SIZE + 1 if until is None else await log.heads.border(until)
 
 
 async def get_checkpoint(request: Request, log: Log, _caller: Caller) -> Answer:
@@ -295,15 +315,21 @@ def _gzipped(log: Log, data: bytes) -> Answer:
 # --- about the log ----------------------------------------------------------------------------------------------------
 
 
+async def vkeys_of(log: Log) -> list[str]:
+    """Return the keys that the log's first entry names."""
+    genesis = await log.entries.one(0, with_payload=False)
+    found: list[str] = orjson.loads(parse_b64(genesis["leaf"]))["vkeys"]
+    return found
+
+
 async def get_log(_request: Request, log: Log, _caller: Caller) -> Answer:
     """GET /log: what this log is."""
-    genesis = await log.entries.one(0, with_payload=False)
     settings = log.settings
     value = {
         "origin": log.row.origin,
         "name": log.row.name,
         "kind": log.row.kind,
-        "vkeys": orjson.loads(parse_b64(genesis["leaf"]))["vkeys"],
+        "vkeys": await vkeys_of(log),
         "tree_size": (await log.heads.published()).size,
         "public": log.row.public,
         "open": log.row.open or log.row.kind == "raw",

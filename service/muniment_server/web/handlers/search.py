@@ -7,14 +7,13 @@ import orjson
 from muniment.errors import FormatError, QueryError
 from muniment.query import Query as Parsed
 from muniment.query import parse_query
-from muniment.times import check_span, milliseconds
 from muniment_server.access.callers import Caller
 from muniment_server.errors import NotFound, Refused
 from muniment_server.log import Log
 from muniment_server.read.search import Asked, Search
 from muniment_server.web.handlers.read import fresh_for
 from muniment_server.web.messages import JSON, Answer, Request
-from muniment_server.web.request import Query
+from muniment_server.web.request import Query, span_of
 
 _ORDERS = {"newest": True, "oldest": False}
 
@@ -52,23 +51,6 @@ def parsed_query(text: str) -> Parsed:
     except QueryError as error:
         hint = "docs/search.md has the grammar; `position` counts code points from 0."
         raise Refused("bad_query", error.detail, hint, position=error.position) from None
-
-
-def span_of(query: Query) -> tuple[int | None, int | None]:
-    """Return the parameters `from` and `to` in milliseconds, None for one that is not given. Raises FormatError."""
-    since, until = _time(query, "from"), _time(query, "to")
-    check_span(since, until)
-    return since, until
-
-
-def _time(query: Query, name: str) -> int | None:
-    text = query.text(name)
-    if text is None:
-        return None
-    try:
-        return milliseconds(text)
-    except FormatError as error:
-        raise FormatError(f"{name}: {error}") from None
 
 
 def _newest(query: Query) -> bool:

@@ -20,6 +20,7 @@ from muniment_server.errors import NotFound, Refused, StoreError
 from muniment_server.log import Log
 from muniment_server.web import pages
 from muniment_server.web.cors import ANY
+from muniment_server.web.handlers.read import vkeys_of
 from muniment_server.web.messages import JSON, Answer, Request
 from muniment_server.web.problems import code_of
 from muniment_server.web.request import prefers_html, read_body
@@ -58,8 +59,14 @@ async def _seen(request: Request, service: Service) -> tuple[list[Log], bool]:
 
 async def _about(log: Log) -> dict[str, Any]:
     row = log.row
-    size = (await log.heads.published()).size
-    return {"name": row.name, "origin": row.origin, "kind": row.kind, "public": row.public, "tree_size": size}
+    return {
+        "name": row.name,
+        "origin": row.origin,
+        "kind": row.kind,
+        "public": row.public,
+        "vkeys": await vkeys_of(log),
+        "tree_size": (await log.heads.published()).size,
+    }
 
 
 async def healthz(_request: Request, _service: Service, _caller: Caller) -> Answer:
