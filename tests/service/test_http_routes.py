@@ -476,7 +476,6 @@ def test_a_receipt_of_members_that_are_not_there(world: FilledServer) -> None:
     for path, says in (
         ("/entries/3/receipt?members=numbers", "opens no member numbers: it opens action, actor, number"),
         ("/entries/3/receipt?members=a%2520b,%00", 'no member "\\u0000", a%20b: '),
-        ("/entries/3/receipt?members=%FF", "no member \ufffd: "),
         ("/entries/0/receipt?members=typ", "entry 0 is no event"),
         ("/entries/0/receipt?members=", "entry 0 is no event"),
         ("/logs/raw/entries/3/receipt?members=number", "entry 3 is no event"),
@@ -484,7 +483,7 @@ def test_a_receipt_of_members_that_are_not_there(world: FilledServer) -> None:
         answer = world.http.get(path)
         expect_problem(answer, 404, "unknown_member")
         assert says in answer.json()["detail"]
-    for query in ("members=,", "members=a,,b", "members=%22a", "members=%22a%22b", "members=a&members=b,"):
+    for query in ("members=,", "members=a,,b", "members=%22a", "members=%22a%22b", "members=a&members=b,", "members=%FF"):
         expect_problem(world.http.get(f"/entries/3/receipt?{query}"), 400, "bad_parameter")
     text = world.http.get("/entries/3/receipt?members=number", headers={"Accept": "text/plain"})
     expect_problem(text, 400, "bad_parameter")
