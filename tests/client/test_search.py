@@ -20,12 +20,14 @@ from muniment.errors import (
     Inconsistent,
     NotWhatWasSent,
     PayloadsClosed,
+    PolicyNotMet,
     QueryError,
     Refused,
     Unavailable,
 )
 from muniment.event import format_time
 from muniment.note import parse_note
+from muniment.policy import Policy
 from muniment.receipt import Receipt
 from muniment.wire import Deadline
 from tests.client.colours import Colours
@@ -383,6 +385,16 @@ def test_a_bundle_of_a_fork_is_evidence(colours: Colours, log: FakeLog) -> None:
     log.tamper = lambda request, response: fork.handle(request) if request.url.path == "/export" else response
     with pytest.raises(Inconsistent):
         list(colours.client(log).search("n:7", receipts=True))
+
+
+def test_a_bundle_of_another_trusted_log_is_no_fork(colours: Colours, log: FakeLog) -> None:
+    other = FakeLog(origin="example.com/other", seed=5)
+    other.add_events([{"actor": "alice", "n": n} for n in range(1, 300)])
+    other.publish()
+    both = Policy((*log.policy.logs, *other.policy.logs))
+    log.tamper = lambda request, response: other.handle(request) if request.url.path == "/export" else response
+    with pytest.raises(PolicyNotMet, match=r"example\.com/other"):
+        list(colours.client(log, policy=both).search("n:7", receipts=True))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "not text", "an entry less"])

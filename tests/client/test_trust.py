@@ -109,6 +109,15 @@ def assert_contradiction(error: Inconsistent, log: FakeLog, *sizes: int) -> None
     assert [fork.first.size, fork.second.size] == list(sizes)
 
 
+@pytest.mark.parametrize("size", [3, 6, 12])
+def test_a_head_of_another_trusted_log_is_no_fork(colours: Colours, size: int) -> None:
+    """The policy of an instance lists all its logs, and a receipt of one is easily held against another."""
+    log, other = grown(5), grown(size - 1, origin="example.com/other", seed=5)
+    both = Policy((*log.policy.logs, *other.policy.logs))
+    with pytest.raises(BadProof, match="heads of two logs"):
+        colours.client(log, policy=both).consistency(other.note(size))
+
+
 @pytest.mark.parametrize(("mine", "theirs"), [(4, 4), (3, 9), (8, 300), (7, 8), (9, 3), (300, 8), (1, 2), (2, 1)])
 def test_a_fork_is_caught_with_both_notes(colours: Colours, mine: int, theirs: int) -> None:
     trunk = grown(4)

@@ -26,8 +26,10 @@ from muniment.tree import fold, plan_inclusion
 def prove(older: VerifiedCheckpoint, newer: VerifiedCheckpoint, retries: Retries) -> Flow[tuple[bytes, ...]]:
     """Return a checked consistency proof between two signed checkpoints of one log, older.size <= newer.size.
 
-    Raises Inconsistent when the two contradict each other, Unproven when the log neither proves nor disproves it.
+    Raises Inconsistent when the two contradict each other, Unproven when the log neither proves nor disproves it, and
+    BadProof when they are of two logs.
     """
+    _check_one_log(older, newer)
     first, second = older.checkpoint, newer.checkpoint
     if first.size == second.size:
         if first.root != second.root:
@@ -63,6 +65,13 @@ def _raise_unless_absent(error: Exception) -> None:
         raise error
 
 
+def _check_one_log(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> None:
+    """Raise BadProof when the heads are of two logs of the policy: these contradict each other in nothing."""
+    origins = one.checkpoint.origin, other.checkpoint.origin
+    if origins[0] != origins[1]:
+        raise BadProof(f"heads of two logs: {origins[0]!r} and {origins[1]!r}")
+
+
 def _fetch_proof(first: int, second: int, retries: Retries) -> Flow[tuple[bytes, ...]]:
     request = Request("GET", "/proof/consistency", {"first": first, "second": second})
     answer = json_of((yield from send(request, retries)))
@@ -96,6 +105,7 @@ def _prove_by_tiles(
 
 def check_prefix(older: VerifiedCheckpoint, newer: VerifiedCheckpoint, reader: TileReader) -> Flow[None]:
     """Check by tiles that the tree of `older`, which is not empty, is part of that of `newer`. Raises Inconsistent."""
+    _check_one_log(older, newer)
     size = older.checkpoint.size
     root = yield from reader.root_at(newer.checkpoint, size)
     if root != older.checkpoint.root:
@@ -111,8 +121,6 @@ def find_evidence(policy: Policy, one: str, other: str, retries: Retries) -> Flo
     raises.
     """
     older, newer = sorted((policy.signed(one), policy.signed(other)), key=lambda signed: signed.checkpoint.size)
-    if older.checkpoint.origin != newer.checkpoint.origin:
-        raise BadProof(f"heads of two logs: {older.checkpoint.origin!r} and {newer.checkpoint.origin!r}")
     try:
         yield from prove(older, newer, retries)
     except Inconsistent as error:

@@ -180,6 +180,7 @@ class HitPages:
                 raise PayloadsClosed(page[0].index) from refused
             raise
         reader = ReceiptsReader(lines_of(BytesIO(answer.body)), self._session.trust.policy)
+        self._session.trust.check_origin(reader.head.origin)  # two logs do not contradict each other
         if (reader.head.size, reader.head.root) != (head.checkpoint.size, head.checkpoint.root):
             raise (
                 contradiction(reader.signed, head)
