@@ -44,6 +44,7 @@ ORDER = {
         "receipt",
         "receipts",
         "contradictions",
+        "webhook",
         "evidence",
         "__init__",
         "wire",
@@ -59,6 +60,7 @@ ORDER = {
         "state",
         "_flows",
         "client",
+        "monitor",
         "cli",
     ],
     "muniment_server": [

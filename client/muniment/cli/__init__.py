@@ -28,6 +28,7 @@ _COMMANDS = {
     "evidence": "evidence",
     "anchor": "anchor",
     "checkpoint": "checkpoint",
+    "monitor": "monitor",
     "export": "export",
     "log": "log",
 }
