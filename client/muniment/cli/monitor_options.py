@@ -31,6 +31,13 @@ class Seconds(click.FloatRange):
     def __init__(self, low: float = 0) -> None:
         super().__init__(min=low, max=10**9)
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Fails on one that is none: it compares with nothing."""
+        found = float(super().convert(value, param, ctx))
+        if found != found:  # noqa: PLR0124 - that is what tells it
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return found
+
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 state_option = click.option(
