@@ -697,3 +697,19 @@ def test_manual_names_every_metric_and_every_refusal_of_the_guard() -> None:
     assert {"guard_missing", "database_behind"} <= codes
     for code in codes:
         assert re.search(rf"^\| [^|]*`{code}`[^|]* \|", OPERATING, re.MULTILINE), code
+
+
+def test_the_unit_of_the_monitor_is_hardened_and_runs_what_there_is() -> None:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(DEPLOY / "muniment-monitor.service")
+    service, server = parser["Service"], unit()["Service"]
+    hardening = {name for name in server if name.startswith(("Protect", "Restrict", "Private", "NoNew", "Capability"))}
+    assert hardening <= set(service)
+    assert {name: service[name] for name in hardening} == {name: server[name] for name in hardening}
+    assert service["Restart"] == "always"
+    words = service["ExecStart"].split()
+    assert words[:2] == ["/opt/muniment/bin/muniment", "monitor"]
+    assert set(words) & {"--policy", "--state"} == {"--policy", "--state"}
+    folder = f"/var/lib/{service['StateDirectory']}"
+    assert words[words.index("--state") + 1] == folder

@@ -65,6 +65,21 @@ async def test_a_replica_that_lags_now_and_then_is_no_rollback(desk: Desk, log: 
     assert not desk.findings()
 
 
+async def test_a_log_that_was_away_has_not_lagged_meanwhile(desk: Desk, log: FakeLog) -> None:
+    log.add_events(EVENTS[:10])
+    log.publish()
+    await desk.look()
+    log.published_sizes.pop()
+    assert await desk.look(step=5_000) is Status.BEHIND
+    log.tamper = lambda request, response: problem(503, "down")
+    assert await desk.look(2, step=600_000) is Status.UNREACHABLE
+    log.tamper = None
+    assert await desk.look(step=54_999) is Status.BEHIND
+    assert await desk.look(step=1) is Status.BEHIND
+    assert not desk.findings()
+    assert await desk.look() is Status.FOUND
+
+
 async def test_a_log_that_is_away_is_not_accused(desk: Desk, log: FakeLog) -> None:
     await desk.look()
     log.tamper = lambda request, response: problem(503, "down")

@@ -64,6 +64,8 @@ class Memory:
     """When its last new checkpoint was seen."""
     looked_at: int = 0
     """When it was last asked for a checkpoint and answered with no more than what is known."""
+    failed_at: int = 0
+    """When it began to give no answer, 0 while it does."""
     suspicions: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What does not fit, by code: `since` when, `detail`, and whether it was `told` as a finding."""
     pending: list[dict[str, Any]] = field(default_factory=list)

@@ -88,12 +88,12 @@ class Follower:
         self.costly = False
         try:
             suspicions = await self._look(now)
-        except (Unreachable, Unavailable) as error:
-            self._ended(Status.UNREACHABLE, str(error), now)
-        except Refused as error:
-            self._ended(Status.REFUSED, str(error), now)
+        except (Unreachable, Unavailable, Refused) as error:
+            memory.failed_at = memory.failed_at or now
+            self._ended(Status.REFUSED if isinstance(error, Refused) else Status.UNREACHABLE, str(error), now)
         else:
             self.answered_at = now
+            self.reporter.answered(memory, now)
             self.reporter.judge(memory, [*suspicions, *self._overdue(now)], now)
             self._ended(*self._judged(), now)
         if before != _what_counts(self.book) or now - self._saved_at >= TOUCH_EVERY:
@@ -308,4 +308,4 @@ async def contradicts(source: Source, book: Book, seen: VerifiedCheckpoint) -> F
 def _what_counts(book: Book) -> tuple[Any, ...]:
     memory = book.memory
     suspicions = {code: dict(known) for code, known in memory.suspicions.items()}
-    return memory.note, memory.forked, suspicions, memory.ruled, book.tree.size
+    return memory.note, memory.forked, memory.failed_at, suspicions, memory.ruled, book.tree.size

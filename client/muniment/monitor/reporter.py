@@ -74,6 +74,13 @@ class Reporter:
         }
         return made, shown.statement, facts
 
+    def answered(self, memory: Memory, now: int) -> None:
+        """Take note that the log answers again: while it did not, nothing was seen to last."""
+        if memory.failed_at:
+            for known in memory.suspicions.values():
+                known["since"] = min(now, known["since"] + now - memory.failed_at)
+            memory.failed_at = 0
+
     def judge(self, memory: Memory, suspicions: Sequence[Suspicion], now: int) -> None:
         """Compare what is suspected now with what was: what lasts is reported, what has gone is taken back.
 
