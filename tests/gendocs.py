@@ -16,6 +16,7 @@ import click
 from muniment.cli import cli as client_main
 from muniment_server.cli import main as server_main
 from muniment_server.settings import PREFIX, Settings
+from muniment_server.sinks import Sink
 from muniment_server.web.examples import CURL
 from muniment_server.web.problems import CODES
 from muniment_server.web.routes import ROUTES, Route
@@ -110,6 +111,21 @@ def reference_page() -> str:
     return f"{before}{START}\n{settings_table()}\n{END}{rest.partition(END)[2]}"
 
 
+SINKS = ("<!-- sinks: made by `make docs` -->", "<!-- end of sinks -->")
+
+
+def push_page() -> str:
+    """Return docs/push.md with a current table of what stands in a sink."""
+    text = (DOCS / "push.md").read_text("utf-8")
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in Sink.model_fields.items():
+        default = "" if field.default in (None, (), "") else f"`{str(field.default).lower()}`"
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    before, _, rest = text.partition(SINKS[0])
+    table = "\n".join(rows)
+    return f"{before}{SINKS[0]}\n{table}\n{SINKS[1]}{rest.partition(SINKS[1])[2]}"
+
+
 _COMPLETION = """**Completion.** The shell completes commands, options and files once this is in `~/.bashrc` (for zsh `zsh_source`, in
 `~/.zshrc`; for fish `_MUNIMENT_COMPLETE=fish_source muniment | source`, in `~/.config/fish/config.fish`):
 
@@ -179,6 +195,7 @@ def _open_failures(shards: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 PAGES = {
     "api.md": api_page,
     "cli.md": cli_page,
+    "push.md": push_page,
     "reference.md": reference_page,
     "reliability.md": reliability_page,
     "spec/vectors/evidence.json": evidence_vectors.page,

@@ -67,6 +67,7 @@ ORDER = {
         "__init__",
         "errors",
         "database_url",
+        "sinks",
         "settings",
         "failpoints",
         "telemetry",

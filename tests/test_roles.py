@@ -222,6 +222,8 @@ BYPASSES = (
     "UPDATE anchors SET digest = repeat('x', 32)::bytea, revision = revision + 1",
     "UPDATE anchor_calendars SET url = 'x'",
     "DELETE FROM followers",
+    "DELETE FROM sinks",
+    "UPDATE sinks SET mark = repeat('x', 32)::bytea",
     "DELETE FROM api_keys",
     "UPDATE api_keys SET scopes = 'append read'",
     "DELETE FROM schema_migrations",
@@ -253,6 +255,7 @@ BYPASSES = (
 )
 READER_TOO = (
     "SET default_transaction_read_only = off; DELETE FROM search_terms",
+    "SET default_transaction_read_only = off; UPDATE sinks SET start = 9",
     "SET default_transaction_read_only = off; UPDATE search_state SET size = 0",
     "SET default_transaction_read_only = off; INSERT INTO search_chunks VALUES (1, 'a', 1, 'a')",
     "SET default_transaction_read_only = off; INSERT INTO api_keys VALUES ('x', repeat('x', 32)::bytea, 'append', NULL, '', 0, NULL)",

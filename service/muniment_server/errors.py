@@ -30,7 +30,8 @@ The tree, tested as such::
     │   └── RepairRefused         its tiles cannot be made again
     ├── AnchorRefused             this log must not be anchored as it is stored
     ├── CalendarFailed            a calendar gave no usable answer
-    └── NotYet                    a calendar has no proof
+    ├── NotYet                    a calendar has no proof
+    └── NotTaken                  a sink did not take a batch
 
 The core raises what happened. What that is in HTTP only :mod:`muniment_server.web.problems` knows, and the exit code
 of a command only :mod:`muniment_server.cli`, most of them in its `common`.
@@ -218,3 +219,11 @@ class NotYet(ServerError):
         Within an hour of the submission that may be a false answer.
         """
         return str(self) == "Not found"
+
+
+class NotTaken(ServerError):
+    """A sink did not take a batch. The message is safe to log; `after` are the seconds that the receiver asks for."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after

@@ -5,6 +5,7 @@ The descriptions below are the manual; docs/reference.md is made from them.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from muniment_server.database_url import read_url
 from muniment_server.errors import SettingsError
+from muniment_server.sinks import Sink, SinkName
 
 PREFIX = "MUNIMENT_SERVER_"
 FILE = "muniment.toml"
@@ -24,6 +26,24 @@ FILE = "muniment.toml"
 def _words(value: Any) -> Any:
     """Split what an environment variable or a flag holds: a list there is separated by commas."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _table(value: Any) -> Any:
+    """Read what an environment variable holds: a table there is a JSON object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError("in the environment, a table is a JSON object") from error
+
+
+def _one_file_each(sinks: dict[str, Sink]) -> dict[str, Sink]:
+    """Return the sinks. Raises ValueError where two write one file: each would find lines that it did not write."""
+    files = [sink.file for sink in sinks.values() if sink.file]
+    if len(set(files)) < len(files):
+        raise ValueError("two sinks have one file")
+    return sinks
 
 
 def _readable(url: str) -> str:
@@ -35,6 +55,7 @@ def _readable(url: str) -> str:
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 _Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z*]+$")]
 Origins = Annotated[tuple[_Origin, ...], BeforeValidator(_words)]
+Push = Annotated[dict[SinkName, Sink], BeforeValidator(_table), AfterValidator(_one_file_each)]
 DatabaseUrl = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 
 
@@ -180,6 +201,13 @@ class Settings(BaseModel):
         description=(
             "Which event logs can be searched, and by what: all, none, or a list of LOG, for all members of its "
             "events, and LOG/MEMBER, for one of them, separated by commas. After a change the index is made anew."
+        ),
+    )
+    push: Push = Field(
+        {},
+        description=(
+            "Where entries are pushed to: a table `[push.NAME]` for each sink in muniment.toml, or a JSON object in "
+            "the environment. [push.md](push.md) has what stands in it."
         ),
     )
     anchor: bool = Field(

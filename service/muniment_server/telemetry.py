@@ -233,6 +233,30 @@ class Metrics:
             ["log"],
             registry=self.registry,
         )
+        self.push_size = Gauge(
+            "muniment_push_size",
+            "Entries below this index were taken by a sink.",
+            ["log", "sink"],
+            registry=self.registry,
+        )
+        self.push_lag = Gauge(
+            "muniment_push_lag_entries",
+            "Published entries that a sink has not taken yet, or that are not looked at yet for its query.",
+            ["log", "sink"],
+            registry=self.registry,
+        )
+        self.push_oldest = Gauge(
+            "muniment_push_oldest_waiting_timestamp_seconds",
+            "When the first of these entries was published; 0 when there is none.",
+            ["log", "sink"],
+            registry=self.registry,
+        )
+        self.push_failures = Counter(
+            "muniment_push_failures",
+            "Tries to have a batch taken by a sink that failed, in this process.",
+            ["log", "sink"],
+            registry=self.registry,
+        )
         self.scrub_entries = Counter(
             "muniment_scrub_entries", "Entries recomputed by the scrub.", ["log"], registry=self.registry
         )

@@ -32,6 +32,7 @@ TABLES = (
     *("logs", "heads", "entries", "payloads", "tiles", "checkpoints", "idempotency", "api_keys"),
     *("anchors", "anchor_calendars", "followers"),
     *("search_state", "search_terms", "search_chunks"),
+    "sinks",
 )
 SQLITE_TABLES = ("leaf_keys", "leaf_keys_carried")
 """What SQLite has besides: in Postgres an index does it."""

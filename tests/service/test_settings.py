@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from muniment_server.errors import SettingsError
 from muniment_server.settings import FILE, PREFIX, Settings, read_settings
+from muniment_server.sinks import Sink
 
 SECRET = "postgresql://muniment:hunter2@db/muniment"
 
@@ -172,3 +173,72 @@ def test_a_password_is_not_printed(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with pytest.raises(SettingsError) as caught:
         read_settings({"data": tmp_path}, {})
     assert "hunter2" not in str(caught.value)
+
+
+# --- sinks ----------------------------------------------------------------------------------------------------------------
+
+HOOK = {"url": "https://siem.example/in", "secrets": ["/etc/secret"]}
+
+
+def test_sinks_are_tables_of_the_file_or_json_of_the_environment(tmp_path: Path):
+    write(
+        tmp_path,
+        '[push.siem]\nurl = "https://siem.example/in"\nsecrets = ["/etc/secret"]\npayloads = true\nquery = "a:b"\n'
+        '[push.archive]\nlog = "other"\nfile = "/var/log/audit.jsonl"\nrotate_daily = true\n',
+    )
+    found = read_settings({"data": tmp_path}, {}).push
+    assert list(found) == ["siem", "archive"]
+    assert (found["siem"].log, found["siem"].payloads, found["siem"].receipts) == ("default", True, False)
+    assert (found["archive"].log, found["archive"].file) == ("other", Path("/var/log/audit.jsonl"))
+    environment = {PREFIX + "PUSH": json.dumps({"one": HOOK})}
+    assert list(read_settings({"data": tmp_path}, environment).push) == ["one"]
+    assert read_settings({"data": tmp_path}, {PREFIX + "PUSH": "{}"}).push == {}
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        {}, {"url": "https://siem.example"}, {"secrets": ["/s"]}, HOOK | {"file": "/f"},
+        {"file": "relative"}, {"file": "/f", "receipts": True}, {"file": "/f", "ca": "/c"}, {"file": "/f", "secrets": ["/s"]},
+        HOOK | {"secrets": ["s"]}, HOOK | {"secrets": ["/s"] * 5}, HOOK | {"ca": "c"},
+        HOOK | {"url": "http://siem.example/"}, HOOK | {"url": "http://127.0.0.1.example/"}, HOOK | {"url": "ftp://a/"},
+        HOOK | {"url": "https://user:pass@siem.example/"}, HOOK | {"url": "https://@siem.example/"},
+        HOOK | {"url": "https://siem.example/#x"}, HOOK | {"url": "https:///x"}, HOOK | {"url": "https://a b/"},
+        HOOK | {"url": "https://\xfc.example/"}, HOOK | {"url": "https://[::1/"}, HOOK | {"url": ""},
+        HOOK | {"query": "a:b"}, HOOK | {"query": "a:", "payloads": True}, HOOK | {"query": "x" * 5000, "payloads": True},
+        HOOK | {"start": -1}, HOOK | {"colour": "red"}, {"file": "/f", "rotate_bytes": 1},
+    ],
+)  # fmt: skip
+def test_a_sink_that_cannot_be_is_refused_by_name(tmp_path: Path, sink: dict[str, object]):
+    with pytest.raises(SettingsError, match=r"push\.siem"):
+        read_settings({"data": tmp_path}, {PREFIX + "PUSH": json.dumps({"siem": sink})})
+
+
+@pytest.mark.parametrize("text", ["", "siem", "[]", '{"siem":', '{"a/b": {}}', '{"": {}}', '{"UPPER": {}}'])
+def test_what_is_no_table_of_sinks(tmp_path: Path, text: str):
+    with pytest.raises(SettingsError, match="push"):
+        read_settings({"data": tmp_path}, {PREFIX + "PUSH": text})
+
+
+def test_two_sinks_have_two_files(tmp_path: Path):
+    with pytest.raises(SettingsError, match="two sinks have one file"):
+        read_settings({"data": tmp_path}, {PREFIX + "PUSH": '{"a":{"file":"/f"},"b":{"file":"/f"}}'})
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1/", "http://[::1]:1/in", "http://127.0.0.1/in?x=1"])
+def test_a_receiver_on_this_machine_needs_no_tls(tmp_path: Path, url: str):
+    text = json.dumps({"siem": HOOK | {"url": url}})
+    assert read_settings({"data": tmp_path}, {PREFIX + "PUSH": text}).push["siem"].url == url
+
+
+def test_a_cursor_belongs_to_what_is_sent():
+    one = Sink(**HOOK)
+    same = [one, Sink(**HOOK | {"url": "https://other.example", "start": 7, "log": "x"})]
+    others = [
+        Sink(**HOOK | {"payloads": True}),
+        Sink(**HOOK | {"receipts": True}),
+        Sink(**HOOK | {"payloads": True, "query": "a:b"}),
+        Sink(file="/f"),
+    ]
+    assert len({sink.mark() for sink in same}) == 1
+    assert len({sink.mark() for sink in (one, *others)}) == 5

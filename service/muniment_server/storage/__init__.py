@@ -17,6 +17,7 @@ from muniment_server.storage.followers import Followers
 from muniment_server.storage.inspect import Inspect
 from muniment_server.storage.log import Append, Reads
 from muniment_server.storage.search import Search
+from muniment_server.storage.sinks import Sinks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,4 +35,5 @@ class Store:
     anchors: Anchors
     followers: Followers
     search: Search
+    sinks: Sinks
     close: Callable[[], Awaitable[None]]

@@ -30,6 +30,7 @@ from muniment_server.web.routes import Route
 
 if TYPE_CHECKING:
     from muniment_server.follow.anchors.running import Anchoring
+    from muniment_server.follow.push.running import Pushing
 
 _MAX_BACKOFF = 2.0  # a database that is back is to be used within five seconds
 _FILES = 65_536
@@ -44,6 +45,7 @@ class Service:
         self.registry: Registry
         self.access: Access
         self._anchoring = anchoring_of(settings, metrics)
+        self._pushing = pushing_of(settings, metrics)
         self._started = False
         self.rooms = Rooms.of(settings)
         for name, room in self.rooms.by_name():
@@ -75,6 +77,8 @@ class Service:
         try:
             if self._anchoring:
                 await self._anchoring.start(self.registry.store, self.registry.logs)
+            if self._pushing:
+                await self._pushing.start(self.registry.store, self.registry.logs)
         except BaseException:
             await self.registry.close()
             raise
@@ -84,6 +88,8 @@ class Service:
         """Stop the followers, answer everything that was taken, and close the database."""
         if self._anchoring:
             await self._anchoring.close()
+        if self._pushing:
+            await self._pushing.close()
         await self.registry.close()
 
     async def _handle(self, route: Route, asgi: AsgiRequest, budget: Budget) -> Response:
@@ -160,6 +166,15 @@ def anchoring_of(settings: Settings, metrics: Metrics) -> Anchoring | None:
     from muniment_server.follow.anchors.running import Anchoring  # noqa: PLC0415 - 6 MB that others do without
 
     return Anchoring(settings, metrics)
+
+
+def pushing_of(settings: Settings, metrics: Metrics) -> Pushing | None:
+    """Return what pushes entries to the sinks of this server; None where there is none, or it only reads."""
+    if not settings.push or settings.read_only:
+        return None
+    from muniment_server.follow.push.running import Pushing  # noqa: PLC0415 - as above
+
+    return Pushing(settings, metrics)
 
 
 def _check_writable(settings: Settings) -> None:

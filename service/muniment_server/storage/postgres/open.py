@@ -14,6 +14,7 @@ from muniment_server.storage.postgres.pool import Pool
 from muniment_server.storage.postgres.reads import PostgresReads
 from muniment_server.storage.postgres.search import PostgresSearch
 from muniment_server.storage.postgres.sessions import Sessions
+from muniment_server.storage.postgres.sinks import PostgresSinks
 
 
 async def open_postgres(url: str) -> Store:
@@ -35,5 +36,6 @@ async def open_postgres(url: str) -> Store:
         anchors=PostgresAnchors(pool, sessions),
         followers=PostgresFollowers(sessions),
         search=PostgresSearch(pool, sessions),
+        sinks=PostgresSinks(pool, sessions),
         close=close,
     )

@@ -16,6 +16,7 @@ from muniment_server.storage.sqlite.inspect import SqliteInspect
 from muniment_server.storage.sqlite.reads import SqliteReads
 from muniment_server.storage.sqlite.recent_leaf_keys import Recent
 from muniment_server.storage.sqlite.search import SqliteSearch
+from muniment_server.storage.sqlite.sinks import SqliteSinks
 
 
 async def open_sqlite(path: Path) -> Store:
@@ -32,5 +33,6 @@ async def open_sqlite(path: Path) -> Store:
         anchors=SqliteAnchors(database),
         followers=SqliteFollowers(database),
         search=SqliteSearch(database),
+        sinks=SqliteSinks(database),
         close=database.close,
     )
