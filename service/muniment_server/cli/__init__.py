@@ -10,7 +10,7 @@ import click
 
 from muniment_server import __version__
 
-_COMMANDS = ("init", "serve", "migrate", "fsck", "guard", "backup", "restore", "log", "key", "anchor", "index")
+_COMMANDS = ("init", "serve", "migrate", "fsck", "guard", "backup", "restore", "log", "key", "anchor", "index", "push")
 
 
 class _Lazy(click.Group):
