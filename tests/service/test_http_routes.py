@@ -483,7 +483,14 @@ def test_a_receipt_of_members_that_are_not_there(world: FilledServer) -> None:
         answer = world.http.get(path)
         expect_problem(answer, 404, "unknown_member")
         assert says in answer.json()["detail"]
-    for query in ("members=,", "members=a,,b", "members=%22a", "members=%22a%22b", "members=a&members=b,", "members=%FF"):
+    for query in (
+        "members=,",
+        "members=a,,b",
+        "members=%22a",
+        "members=%22a%22b",
+        "members=a&members=b,",
+        "members=%FF",
+    ):
         expect_problem(world.http.get(f"/entries/3/receipt?{query}"), 400, "bad_parameter")
     text = world.http.get("/entries/3/receipt?members=number", headers={"Accept": "text/plain"})
     expect_problem(text, 400, "bad_parameter")
