@@ -24,6 +24,7 @@ ORDER = {
     "muniment": [
         "errors",
         "encoding",
+        "words",
         "hashing",
         "proofs",
         "paths",
@@ -33,6 +34,7 @@ ORDER = {
         "checkpoint",
         "sse",
         "policy",
+        "signatures",
         "strictjson",
         "event",
         "query",

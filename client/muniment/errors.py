@@ -6,7 +6,7 @@ The tree, tested as such::
     ├── FormatError               bytes that do not follow their format
     │   ├── EventRefused          JSON that cannot be an event; carries a JSON pointer
     │   ├── CutOff                a bundle of receipts that ends before its last line
-    │   ├── OutOfOrder            a bundle of receipts whose entries do not follow each other
+    │   ├── OutOfOrder            a bundle of receipts whose lines do not follow each other
     │   ├── QueryError            not a query; carries a position
     │   ├── BadHeader             not a Bitcoin block header with its proof of work
     │   │   └── BadHeaderChain    headers that break a rule of the chain
@@ -24,6 +24,7 @@ The tree, tested as such::
     ├── NoHeader                  no block of this height exists yet
     ├── SourceUnavailable         a source of Bitcoin headers gives no usable answer
     ├── UnknownMember             a receipt does not open a member of this name
+    ├── CannotHide                a receipt or a bundle has what can be neither hidden nor left out
     ├── StateError                the memory of checkpoints is damaged
     │   └── StateUnavailable      the file of it cannot be read or written
     └── RequestError              talking to the server
@@ -78,7 +79,7 @@ class CutOff(FormatError):
 
 
 class OutOfOrder(FormatError):
-    """A bundle of receipts whose entries do not ascend, or lie outside of the range that it claims."""
+    """A bundle of receipts whose entries do not ascend or lie outside of its range, or that goes on after its end."""
 
 
 class QueryError(FormatError):
@@ -173,6 +174,10 @@ class AnchorMismatch(VerificationError):
 
 class UnknownMember(MunimentError):
     """A member was named that a receipt does not open, so it can be neither shown nor kept. The message names all."""
+
+
+class CannotHide(MunimentError):
+    """A part is to be shown of what holds bytes that could say anything and that cannot be left out."""
 
 
 class StateError(MunimentError):

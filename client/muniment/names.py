@@ -7,11 +7,15 @@ with a quote.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable
 
 from muniment.errors import FormatError
 
 _DECODER = json.JSONDecoder()
+_PLAIN = re.compile(r"[\w.:/@$+-]+")
+_WORDS = ("nothing", "none", "others")
+"""What our own sentences have in the place of names."""
 
 
 def parse_names(text: str) -> list[str]:
@@ -56,9 +60,19 @@ def format_name(name: str) -> str:
     return name if plain else json.dumps(name, ensure_ascii=not name.isprintable())
 
 
+def named(name: str) -> str:
+    """Return one name for people, who can give it again: quoted where it could be taken for anything else.
+
+    A stranger chose it, and a whole sentence can be a name. Nothing in it is what a terminal might obey or hide.
+    """
+    if _PLAIN.fullmatch(name) and name.isprintable() and name not in _WORDS:
+        return name
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
 def listed_names(names: Collection[str]) -> str:
-    """Return names as one can give them again, as many and as much of them as one can read."""
-    found = [format_name(name[:80]) for name in sorted(names)]
+    """Return names for people, as many and as much of them as a reader takes in."""
+    found = [named(name[:80]) for name in sorted(names)]
     return (", ".join(found[:32]) + (f" and {len(found) - 32} more" if len(found) > 32 else "")) or "none"
 
 

@@ -25,8 +25,9 @@ from muniment.errors import (
 )
 from muniment.event import EventLeaf, OwnLeaf
 from muniment.evidence_report import ForkReport
+from muniment.names import named
 from muniment.receipts_report import BundleReport, Shown
-from muniment.verify import Report, named, printable, shortened
+from muniment.verify import Report, printable, shortened
 
 if TYPE_CHECKING:
     from muniment.anchor.check import AnchorCheck
@@ -68,10 +69,13 @@ _STAMPS = {
 """By the state of an anchor that shows nothing."""
 
 _FAILURES: tuple[tuple[type[MunimentError], str], ...] = (
-    (CutOff, "It is not whole: it ends too early, so that records may be missing at its end. Ask for all of it."),
-    (EntryMissing, "Records are missing that it says are there."),
-    (OutOfOrder, "Its records do not stand in their order: lines were moved, doubled or added."),
-    (FormatError, "It is neither a receipt nor evidence, or it was damaged on its way."),
+    (CutOff, "It is not whole: it ends too early, so records may be missing at its end. Ask for the whole file."),
+    (EntryMissing, "It is not whole: records are missing that it says are there. Ask for the whole file."),
+    (
+        OutOfOrder,
+        "Its lines do not stand in their order: some were moved, doubled or added. Ask for the file as it was written.",
+    ),
+    (FormatError, "It is not written as such files are: it was damaged on its way, or it is something else."),
     (BadDisclosure, "Something that it shows is not what was entered."),
     (BadProof, "What it says is not what was signed: it was changed, or put together from several others."),
     (
@@ -116,7 +120,7 @@ def plain_fork(report: ForkReport) -> str:
     other = "that are not the same" if first.size == second.size else f"of which the first {first.size} are others"
     proved = (
         f'The list "{printable(first.origin)}" was signed in two versions that cannot both be true: one of'
-        f" {first.size} records, and one of {second.size} records {other}. An honest list only grows at"
+        f" {_records(first.size)}, and one of {_records(second.size)} {other}. An honest list only grows at"
         " its end, so that every two versions of it agree. The signatures are of a key that you trust:"
         f" {', '.join(map(printable, signers))}."
     )
@@ -147,7 +151,7 @@ def _filled(line: str) -> str:
 def _proved(report: Report) -> str:
     found, head = report.verified, report.verified.checkpoint
     return (
-        f'The operator of the list "{printable(head.origin)}" has signed that the list had {head.size} records, and'
+        f'The operator of the list "{printable(head.origin)}" has signed that the list had {_records(head.size)}, and'
         f" that record number {found.index} is the one that this file is about (numbers start at 0). A record that"
         f" differs by a single letter would have failed this check. The signature is of a key that you trust:"
         f" {', '.join(map(printable, report.signers))}."
@@ -225,31 +229,39 @@ def _all_proved(report: BundleReport) -> str:
     if not report.count:
         return (
             "Of no record anything: there is none in this file. Only this was checked: that the operator of the list"
-            f' "{printable(head.origin)}" has signed that the list had {head.size} records. The signature is of a key'
+            f' "{printable(head.origin)}" has signed that the list had {_records(head.size)}. The signature is of a key'
             f" that you trust: {', '.join(map(printable, report.signers))}."
         )
     return (
-        f'The operator of the list "{printable(head.origin)}" has signed that the list had {head.size} records, and'
+        f'The operator of the list "{printable(head.origin)}" has signed that the list had {_records(head.size)}, and'
         f" that {which} among them: {report.count}, each at its place. A record that differs by a single letter would"
         " have failed this check. The signature is of a key that you trust:"
         f" {', '.join(map(printable, report.signers))}."
     )
 
 
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
+
+
 def _missing(report: BundleReport) -> str:
+    if not report.count:
+        return "There is none that could be. Records may have been left out of this file, and it would look the same."
     if report.range is None:
         return (
             "Nothing says that there are no others. Records may have been left out of this file, and it would look the"
             " same."
         )
     low, high = report.range
+    if high - low == 1:
+        return f"The file is to hold number {low} alone (numbers start at 0), and it is here."
     return f"None is missing from number {low} to number {high - 1} (numbers start at 0): all {high - low} are here."
 
 
 def _shown(shown: Shown) -> Iterator[str]:
     yield from (f"- Records {text}: {shown.kinds[kind]}." for kind, text in _KINDS.items() if shown.kinds[kind])
     if not sum(shown.kinds.values()):
-        yield "There is no record in this file."
+        yield "Nothing: there is no record in this file."
     if opened := _names(shown.opened, shown.opened_unnamed):
         yield f"Shown: {opened}."
     if hidden := _names(shown.hidden, shown.unnamed):
@@ -266,7 +278,7 @@ def _names(counted: Counter[str], unnamed: int) -> str:
 
 def _times_of_many(shown: Shown) -> Iterator[str]:
     if shown.logged is None:
-        yield "No time is shown for these records."
+        yield "No time is shown."
         return
     first, last = shown.logged
     yield (

@@ -66,7 +66,7 @@ def root_from_range(
     """
     low, high, end = first, first + len(leaves) - 1, size - 1
     if not 0 <= low <= high <= end < MAX_SIZE:
-        raise BadProof(f"no leaves [{first}, {high + 1}) in a tree of size {size}")
+        raise BadProof(f"there are no leaves {first} to {high} in a tree of size {size}")
     _check_hashes(*leaves, *before, *after)
     left, right, nodes = iter(before), iter(after), b"".join(leaves)
     try:

@@ -23,9 +23,14 @@ from muniment.names import listed_names, name_set
 from muniment.note import parse_note
 from muniment.policy import Policy
 from muniment.proofs import verify_inclusion
+from muniment.signatures import is_passed_on, passed_on
 from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 
 RECEIPT_TYPE = "muniment/receipt@v1"
+RECEIPT_MEMBERS = (
+    "typ", "origin", "index", "leaf", "inclusion", "checkpoint", "commitment", "disclosures", "anchors",
+)  # fmt: skip
+"""All that this version knows. Others are ignored, and are not passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +115,22 @@ class Receipt:
         """Return this receipt with the members `names` opened and no others; with none of them, nothing is opened.
 
         What would open the others is gone from every byte of it. Their names stay, and their salted digests: without
-        these it would not verify. Raises UnknownMember when the receipt does not open a member of these names or is of
-        no event, and FormatError or BadDisclosure when what it opens is not what the event holds.
+        these it would not verify. Of the checkpoint it keeps the signature lines that are of the form of a log's or a
+        witness's, and of the anchors those whose checkpoints have no others; what these hold is not checked.
+
+        Raises UnknownMember when the receipt does not open a member of these names or is of no event, FormatError or
+        BadDisclosure when what it opens is not what the event holds, and as :func:`muniment.signatures.passed_on`.
         """
         wanted, opened = name_set(names), self._opening_of_event()
         if unknown := wanted - opened.keys():
             raise UnknownMember(f"the receipt opens no member {listed_names(unknown)}: it opens {listed_names(opened)}")
         kept = tuple(text for name, text in opened.items() if name in wanted)
-        return self if self.commitment is None else replace(self, disclosures=kept)
+        return replace(
+            self,
+            disclosures=None if self.commitment is None else kept,
+            checkpoint=passed_on(self.checkpoint).note,
+            anchors=tuple(anchor for anchor in self.anchors if is_passed_on(anchor.checkpoint)),
+        )
 
     def hide(self, names: Collection[str]) -> Receipt:
         """Return this receipt without what opens the members `names`, as :meth:`disclose` of the others.

@@ -191,7 +191,7 @@ class ReceiptLines:
             raise EntryMissing(f"entry {self._after} is missing, and the range says that it is there")
         if next(self._lines, b""):
             self.line += 1
-            raise FormatError("something follows the last line")
+            raise OutOfOrder("something follows the last line")
 
     def _next(self) -> bytes:
         self.line += 1

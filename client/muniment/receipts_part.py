@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from muniment.errors import UnknownMember
@@ -11,6 +12,7 @@ from muniment.names import listed_names
 from muniment.receipt import Receipt
 from muniment.receipts import ReceiptLines, end_line, line_of
 from muniment.receipts_report import count_names
+from muniment.signatures import passed_on
 
 
 class PartOfBundle:
@@ -19,11 +21,13 @@ class PartOfBundle:
     Made of the lines of a bundle, each with its newline, and iterated once: it yields the lines of the other. These
     verify if the bundle does, and keep its range; what opens the hidden members is in no byte of them. The leaf of an
     entry that is no event shows all, as before. What a line states of erasures is left out, since this version cannot
-    tell what that says: `erasures` counts these lines. `count` is the number of entries so far; `shown` and `hidden`
+    tell what that says: `erasures` counts these lines. `checkpoint` says which signature lines of it go on, and how
+    many do not. `count` is the number of entries so far; `shown` and `hidden`
     say of how many a member is shown or not, by name, and `unnamed` of those whose names are too many or too long.
 
     Raises UnknownMember instead of yielding the last line when no entry opens a member of one of these names (with
-    `hiding`: when no event has it). Raises FormatError, BadProof or BadDisclosure, which name the line.
+    `hiding`: when no event has it), and CannotHide when the checkpoint has extension lines. Raises FormatError,
+    BadSignature, BadProof or BadDisclosure, which name the line.
     """
 
     def __init__(self, lines: Iterable[bytes], names: set[str], *, hiding: bool) -> None:
@@ -31,7 +35,9 @@ class PartOfBundle:
         self._names = names
         self._hiding = hiding
         self._missing = set(names)
-        self.header = self._reader.header
+        with self._reader.naming():
+            self.checkpoint = passed_on(self._reader.header.checkpoint)
+        self.header = replace(self._reader.header, checkpoint=self.checkpoint.note)
         self.shown: Counter[str] = Counter()
         self.hidden: Counter[str] = Counter()
         self.unnamed = 0

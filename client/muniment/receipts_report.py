@@ -12,10 +12,12 @@ from typing import Any
 
 from muniment.checkpoint import Checkpoint
 from muniment.event import EventLeaf, OwnLeaf, format_time
+from muniment.names import named
 from muniment.policy import Policy
 from muniment.receipt import Receipt, Verified
 from muniment.receipts import RECEIPTS_TYPE, ReceiptsReader
-from muniment.verify import CLOCK, TRUTH, UNPUBLISHED, Limit, named, printable, signers_of
+from muniment.verify import CLOCK, TRUTH, UNPUBLISHED, Limit, printable, signers_of
+from muniment.words import entries_text, lines_text, range_text
 
 MOST_NAMED = 64
 """Names of hidden members that are counted one by one: a bundle of a stranger may have a million of them."""
@@ -101,10 +103,9 @@ class BundleReport:
     @property
     def statement(self) -> str:
         """What is proved, in one sentence."""
-        which = entries_text(self.count)
-        if self.range is not None:
-            which = f"all {which} {range_text(*self.range)}"
-        return f"{which} {self.source}"
+        if not self.count:
+            return f"nothing of any entry; only the checkpoint {self.source}"
+        return f"{self._which} {self.source}"
 
     @property
     def source(self) -> str:
@@ -115,9 +116,18 @@ class BundleReport:
     @property
     def completeness(self) -> str:
         """How many entries are proved, and whether any may be missing, in one sentence."""
+        if not self.count:
+            return "no entry proved: the bundle has none; nothing says there are no others"
+        others = "nothing says there are no others" if self.range is None else "none is missing"
+        return f"{self._which} proved; {others}"
+
+    @property
+    def _which(self) -> str:
+        """Which entries are proved."""
+        which = entries_text(self.count)
         if self.range is None:
-            return f"{entries_text(self.count)} proved; nothing says there are no others"
-        return f"all {entries_text(self.count)} {range_text(*self.range)} proved; none is missing"
+            return which
+        return f"{'all ' if self.count > 1 else ''}{which} {range_text(*self.range)}"
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -129,7 +139,9 @@ class BundleReport:
         if self.shown.logged is not None:
             limits.append(CLOCK)
         if self.erasures:
-            limits.append(Limit("erasures", f"the erasures that {self.erasures} lines state: they were not checked."))
+            limits.append(
+                Limit("erasures", f"the erasures that {lines_text(self.erasures)} stated: they were not checked.")
+            )
         return (*limits, TRUTH) if self.count > kinds["own"] else tuple(limits)
 
     def to_json(self) -> dict[str, Any]:
@@ -172,13 +184,13 @@ class BundleReport:
             first, last = map(format_time, self.shown.logged)
             lines.append(f"Logged from {first} to {last}, by the log's own clock.")
         if self.erasures:
-            lines.append(f"Erasures stated in {self.erasures} lines were not checked: this version cannot.")
+            lines.append(f"Erasures stated in {lines_text(self.erasures)} were not checked: this version cannot.")
         return "".join(f"{line}\n" for line in lines)
 
     def _of_what(self) -> str:
         if self.count:
             return f"{'They are' if self.count > 1 else 'It is'} {printable(self.source)}."
-        return f"The bundle is empty: only its checkpoint was checked, {printable(self.source)}."
+        return f"Only its checkpoint was checked, {printable(self.source)}."
 
 
 def verify_receipts(lines: Iterable[bytes], policy: Policy) -> BundleReport:
@@ -206,16 +218,6 @@ _KINDS = {
     "own": "entries written by the log itself",
     "raw": "raw leaves",
 }
-
-
-def entries_text(count: int) -> str:
-    """Return how many entries, in words."""
-    return f"{count} entry" if count == 1 else f"{count} entries"
-
-
-def range_text(low: int, high: int) -> str:
-    """Return where the entries [low, high) are, in words."""
-    return f"from {low} to {high - 1}" if high - low > 1 else f"at {low}"
 
 
 def _kinds_text(kinds: Counter[str]) -> str:

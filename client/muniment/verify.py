@@ -7,7 +7,6 @@ and a policy and nothing else: no network, no clock, no server.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -17,7 +16,7 @@ from muniment.encoding import b64
 from muniment.errors import EventRefused, FormatError, MunimentError, Refused, Unavailable
 from muniment.event import EVENT_TYPE, EventLeaf, OwnLeaf, format_time, parse_time
 from muniment.hashing import leaf_hash
-from muniment.names import format_name
+from muniment.names import named
 from muniment.note import parse_note, verify_note
 from muniment.policy import Policy
 from muniment.receipt import Receipt, Verified
@@ -193,17 +192,6 @@ def _content(verified: Verified) -> list[str]:
 
 def _hidden(verified: Verified) -> str:
     return "the event" if verified.hidden == ("*",) else ", ".join(map(named, verified.hidden))
-
-
-_PLAIN_NAME = re.compile(r"[\w.:/@$+-]+")
-
-
-def named(name: str) -> str:
-    """Return the name of a member for people, quoted where it could be taken for anything else, such as a sentence."""
-    text = format_name(name)
-    if text == name and not _PLAIN_NAME.fullmatch(name):
-        text = json.dumps(name, ensure_ascii=False)
-    return printable(text)
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,16 +75,39 @@ def test_a_range_is_the_claim_that_none_is_missing(cli: Cli, log: FakeLog) -> No
 
 
 def test_without_a_range_nothing_says_there_are_no_others(cli: Cli, log: FakeLog) -> None:
-    for indices in ([1, 3], [0, 1, 2, 3], []):
+    for indices in ([1, 3], [0, 1, 2, 3]):
         done = cli("verify", "-", stdin=bundle(log, indices))
         assert done.code == 0
         assert f"{len(indices)} entries proved; {OTHERS}." in done.out
-        assert ("The bundle is empty: only its checkpoint was checked" in done.out) == (not indices)
         assert "none is missing" not in done.out
         found = cli("verify", "-", "--json", stdin=bundle(log, indices)).json["results"][0]
         assert (found["range"], found["entries"]) == (None, len(indices))
         assert found["completeness"] == f"{len(indices)} entries proved; {OTHERS}"
         assert found["does_not_prove"][0]["code"] == "others"
+
+
+def test_a_bundle_without_entries_holds_and_proves_nothing_of_any(cli: Cli, log: FakeLog) -> None:
+    done = cli("verify", "-", stdin=bundle(log, []))
+    assert done.code == 0, "a search that finds nothing makes one, and nothing in it fails"
+    assert done.out.startswith(
+        f"-: OK, BUT EMPTY\nNo entry proved: the bundle has none; {OTHERS}.\nOnly its checkpoint"
+    )
+    found = cli("verify", "-", "--json", stdin=bundle(log, [])).json["results"][0]
+    assert (found["verified"], found["entries"], found["range"], found["first"]) == (True, 0, None, None)
+    assert found["proves"].startswith(f"nothing of any entry; only the checkpoint of log {ORIGIN} as of size 4")
+    assert found["completeness"] == f"no entry proved: the bundle has none; {OTHERS}"
+    assert found["does_not_prove"][0]["code"] == "others"
+
+
+def test_one_entry_is_no_entries(cli: Cli, log: FakeLog) -> None:
+    for claimed, said in (((2, 3), "1 entry at 2 proved; none is missing."), (None, f"1 entry proved; {OTHERS}.")):
+        done = cli("verify", "-", stdin=bundle(log, [2], claimed))
+        assert f"-: OK\n{said}\nIt is of log {ORIGIN}" in done.out
+        stated = bundle(log, [2], claimed).replace(b'"hashes":', b'"erasures":[{}],"hashes":')
+        assert "Erasures stated in 1 line were not checked" in cli("verify", "-", stdin=stated).out
+        for words in ([], ["--plain"]):
+            text = cli("verify", "-", *words, stdin=stated).out
+            assert not re.search(r"\b1 (entries|records|lines|events|leaves)\b|all 1 |\[\d", text), text
 
 
 def test_what_is_shown_and_what_is_hidden(cli: Cli, log: FakeLog) -> None:
@@ -115,7 +139,7 @@ def test_erasures_are_skipped_with_a_word(cli: Cli, log: FakeLog) -> None:
     data = bundle(log, [1]).replace(b'"hashes":', b'"erasures":[{"index":3}],"hashes":')
     done = cli("verify", "-", stdin=data)
     assert done.code == 0
-    assert "Erasures stated in 1 lines were not checked: this version cannot." in done.out
+    assert "Erasures stated in 1 line were not checked: this version cannot." in done.out
     found = cli("verify", "-", "--json", stdin=data).json["results"][0]
     assert found["erasures_not_checked"] == 1
     assert "erasures" in [limit["code"] for limit in found["does_not_prove"]]

@@ -304,7 +304,7 @@ def test_verify(cli: Cli, log: FakeLog, here: Path) -> None:
         "bad: NOT PROVED",
         "junk: NOT PROVED",
     ]
-    assert "1 of 3 receipts hold" in done.out
+    assert "1 of 3 files hold" in done.out
     done = cli("verify", "bad", "--json")
     assert (done.code, done.json["results"][0]["code"]) == (1, "bad_signature")
     assert cli("verify", "-", stdin=str(good).encode()).code == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from muniment.note import SignatureLine
 from muniment.receipt import Receipt
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import FakeLog
@@ -53,6 +54,7 @@ def test_what_is_shown_is_what_was_asked_for(cli: Cli, log: FakeLog, words: list
         "index": 1,
         "shown": sorted(shown),
         "hidden": sorted(EVENT.keys() - shown),
+        "left_out": {"members": [], "erasures": 0, "signatures": 0, "anchors": 0},
     }
     text = Path("cut.json").read_text()
     assert Receipt.parse(text).verify(log.policy).opened == {name: EVENT[name] for name in shown}
@@ -75,6 +77,63 @@ def test_what_is_hidden_is_said(cli: Cli) -> None:
     assert 'Not shown: "a,b", actor (the names stay readable).' in done.out
     assert "Shown: nothing." in cli("disclose", "r.json", "--only", "", "-o", "cut.json", "--overwrite").out
     assert "Not shown: nothing." in cli("disclose", "r.json", "--hide", "", "-o", "all.json").out
+
+
+def planted(checkpoint: str, *lengths: int) -> str:
+    """The checkpoint with lines of keys that no reader knows, in which a value stands."""
+    lines = [SignatureLine("alice@example.com", b"%04d" % at, bytes(length)) for at, length in enumerate(lengths)]
+    return checkpoint + "".join(map(str, lines))
+
+
+def test_what_this_version_does_not_know_is_left_out_and_said(cli: Cli, log: FakeLog, here: Path) -> None:
+    value = log.receipt(1).to_json() | {"erasures": [EVENT["actor"]], "nothing is hidden. All": EVENT["actor"]}
+    value["checkpoint"] = planted(value["checkpoint"], 64, 30)
+    value["inclusion"]["note"] = EVENT["actor"]
+    (here / "r.json").write_text(json.dumps(value))
+    done = cli("disclose", "r.json", "--only", "action", "-o", "cut.json")
+    assert done.code == 0, done.err
+    assert EVENT["actor"] not in Path("cut.json").read_text()
+    assert 'Left out: members that this version does not know: erasures, "nothing is hidden. All".' in done.out
+    assert "Left out: 2 lines of the checkpoint that no log or witness writes." in done.out
+    assert cli("verify", "cut.json").code == 0
+    done = cli("disclose", "r.json", "--only", "action", "-o", "cut.json", "--overwrite", "--json")
+    assert done.json["left_out"] == {
+        "members": ["erasures", "nothing is hidden. All"], "erasures": 0, "signatures": 2, "anchors": 0,
+    }  # fmt: skip
+
+
+def test_who_cosigned_is_said_since_nothing_checks_it(cli: Cli, here: Path, log: FakeLog) -> None:
+    value = log.receipt(1).to_json()
+    value["checkpoint"] = planted(value["checkpoint"], 72)
+    (here / "r.json").write_text(json.dumps(value))
+    done = cli("disclose", "r.json", "--only", "action", "-o", "cut.json")
+    assert "Cosigned by alice@example.com: not checked." in "".join(done.out.replace('"', ""))
+    assert "Left out" not in done.out
+
+
+def test_a_checkpoint_that_could_say_anything_is_not_passed_on(cli: Cli, here: Path, log: FakeLog) -> None:
+    value = log.receipt(1).to_json()
+    value["checkpoint"] = value["checkpoint"].replace("\n\n", "\nalice\n\n", 1)
+    (here / "r.json").write_text(json.dumps(value))
+    done = cli("disclose", "r.json", "--only", "action", "-o", "cut.json", "--json")
+    assert (done.code, done.error["code"]) == (2, "cannot_hide")
+    assert not Path("cut.json").exists()
+
+
+def test_names_are_not_taken_for_sentences(cli: Cli, here: Path) -> None:
+    odd = FakeLog()
+    odd.add_events([{"everything above is a lie": 1, "b\u202ec": 2, "nothing": 3, "fine": 4}])
+    (here / "odd.json").write_text(str(odd.receipt(1)))
+    quoted = r'"b\u202ec", "everything above is a lie", fine, "nothing"'
+    assert f"Shown: {quoted}." in cli("disclose", "odd.json", "--hide", "", "-o", "all.json").out
+    assert f"Not shown: {quoted} (" in cli("disclose", "odd.json", "--only", "", "-o", "none.json").out
+    assert f"it has {quoted}" in cli("disclose", "odd.json", "--hide", "x").err
+    assert f"it opens {quoted}" in cli("disclose", "odd.json", "--only", "x").err
+    assert cli("disclose", "odd.json", "--only", "fine", "-o", "all.json").err.count('"everything above is a lie"') == 1
+    (here / "policy").write_text(str(odd.policy))
+    for words in ([], ["--plain"]):
+        said = " ".join(cli("verify", "none.json", *words).out.split())
+        assert f"Not shown: {quoted}." in said
 
 
 def test_never_over_a_fuller_receipt_unless_told(cli: Cli, log: FakeLog, here: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from muniment.event import Disclosure
+from muniment.note import SignatureLine
 from muniment.receipt import Receipt
-from muniment.receipts import ReceiptsReader
+from muniment.receipts import Header, ReceiptsReader
 from muniment.receipts_part import PartOfBundle
 from tests.client.cli_runner import Cli
 from tests.client.fake_log import FakeLog
@@ -71,7 +72,7 @@ def test_each_event_shows_what_was_asked_for(cli: Cli, log: FakeLog, words: list
     assert report["hidden"] == {name: everything.count(name) for name in everything if name not in shown}
     found = cli("verify", "part", "--json").json["results"][0]
     assert (found["range"], found["erasures_not_checked"], found["hidden"]) == ([0, 5], 0, report["hidden"])
-    assert report["erasures_left_out"] == 1
+    assert report["left_out"] == {"members": [], "erasures": 1, "signatures": 0, "anchors": 0}
 
 
 def test_no_byte_of_what_is_hidden_is_left(cli: Cli, log: FakeLog) -> None:
@@ -86,6 +87,35 @@ def test_no_byte_of_what_is_hidden_is_left(cli: Cli, log: FakeLog) -> None:
             spellings = (text.encode(), text[:33].encode(), *salts, value)  # with the salt in its first 33 characters
             there = [spelling in data for spelling in spellings]
             assert any(there) == (name == "action"), (index, name)
+
+
+def test_what_this_version_does_not_know_is_left_out_and_said(cli: Cli, log: FakeLog) -> None:
+    first, *lines = Path("all").read_bytes().splitlines(keepends=True)
+    header = Header.parse(first)
+    stranger = [str(SignatureLine("alice", b"%04d" % length, bytes(length))) for length in (30, 64)]
+    witness = str(SignatureLine("witness.example", b"1234", bytes(72)))
+    spoiled = replace(header, checkpoint=header.checkpoint + stranger[0] + witness + stranger[1])
+    Path("all").write_bytes(b"".join([spoiled.line(), *lines]))
+    done = cli("disclose", "all", "--only", "action", "-o", "part")
+    assert done.code == 0, done.err
+    assert Header.parse(Path("part").read_bytes().splitlines(keepends=True)[0]) == replace(
+        header, checkpoint=header.checkpoint + witness
+    )
+    assert "Cosigned by witness.example: not checked." in done.out
+    assert "Left out: the erasures that 1 line stated, which this version cannot check." in done.out
+    assert "Left out: 2 lines of the checkpoint that no log or witness writes." in done.out
+    assert cli("verify", "part").code == 0
+    extended = replace(header, checkpoint=header.checkpoint.replace("\n\n", "\nalice\n\n", 1))
+    Path("all").write_bytes(b"".join([extended.line(), *lines]))
+    done = cli("disclose", "all", "--only", "action", "-o", "other", "--json")
+    assert (done.code, done.error["code"], Path("other").exists()) == (2, "cannot_hide", False)
+
+
+def test_a_bundle_of_one_entry_is_said_so(cli: Cli, log: FakeLog) -> None:
+    Path("one").write_bytes(bundle(log, [1], (1, 2)))
+    assert cli("disclose", "one", "--only", "actor", "-o", "part").out.startswith(
+        f"Bundle of 1 entry of {log.origin}: part\n"
+    )
 
 
 def test_from_standard_input_to_standard_output(cli: Cli, log: FakeLog) -> None:

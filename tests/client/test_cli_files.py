@@ -280,17 +280,53 @@ def test_a_full_disk_is_no_bug(log: FakeLog) -> None:
     assert "Exception" not in done.stderr
 
 
-@pytest.mark.parametrize("output", ["/dev/full", "closed"])
-def test_output_that_cannot_be_written_is_not_taken_for_a_file_that_cannot_be_read(log: FakeLog, output: str) -> None:
-    Path("big").write_bytes(bundle(log, [*range(log.size)]))
-    command = [sys.executable, "-u", "-m", "muniment.cli", "disclose", "big", "--only", ""]
-    if output == "closed":
+def full_disk(*words: str, closed: bool = False) -> subprocess.CompletedProcess[str]:
+    """The command with a standard output that takes nothing."""
+    command = [sys.executable, "-m", "muniment.cli", *words]
+    if closed:
         command = ["sh", "-c", 'exec 1>&-; exec "$@"', "sh", *command]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode != 0
-    assert "cannot read" not in done.stderr
-    assert "Exception" not in done.stderr
+        return subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["disclose", "big", "--only", ""],
+        ["disclose", "one", "--only", ""],
+        ["verify", "big", "--show"],
+        ["verify", "one", "--plain"],
+        ["export", "--format", "receipts"],
+    ],
+    ids=" ".join,
+)
+def test_output_that_cannot_be_written_is_not_taken_for_a_file_that_cannot_be_read(
+    log: FakeLog, words: list[str], closed: bool
+) -> None:
+    Path("big").write_bytes(bundle(log, [*range(log.size)]))
+    Path("one").write_text(str(log.receipt(1)))
+    done = full_disk(*words, closed=closed)
+    said = "standard output is closed" if closed else "No space left on device"
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"muniment: cannot write: {said}")
+    assert len(done.stderr.splitlines()) == 2, "one message and one hint"
+
+
+def test_what_is_logged_is_said_where_nothing_can_be_printed(log: FakeLog) -> None:
+    size = log.size
+    for words in (["append", "a=1"], ["append", "a=2", "--receipt", "/dev/full"]):
+        done = full_disk(*words)
+        assert (done.returncode, "run the command again" in done.stderr) == (2, False), done
+        assert f"Entry {size} of {log.origin} is logged" in done.stderr
+        size += 1
+    assert (full_disk("append", "a=3", closed=True).returncode, log.size) == (2, size), "nothing is done unseen"
+
+
+def test_a_file_that_cannot_be_read_to_its_end(cli: Cli, log: FakeLog) -> None:
+    for words in (["verify"], ["disclose", "--only", ""]):
+        done = cli(*words, "/proc/self/mem", "--json")
+        assert (done.code, done.error["code"]) == (2, "unreadable")
+        assert done.error["message"] == "cannot read /proc/self/mem: Input/output error"
 
 
 def test_rows_are_told_from_receipts(cli: Cli, log: FakeLog) -> None:
@@ -298,10 +334,37 @@ def test_rows_are_told_from_receipts(cli: Cli, log: FakeLog) -> None:
     log.publish()
     assert cli("export", "-o", "rows.jsonl").code == 0
     assert cli("export", "-o", "rows.csv").code == 0
-    Path("row.jsonl").write_bytes(Path("rows.jsonl").read_bytes().splitlines()[1])
-    for name in ("rows.jsonl", "row.jsonl", "rows.csv"):
-        done = cli("verify", name)
-        assert (done.code, "they carry no proof" in done.err, "--format receipts" in done.err) == (2, True, True), name
+    rows = Path("rows.jsonl").read_bytes().splitlines()
+    Path("row.jsonl").write_bytes(rows[1])
+    Path("rows.json").write_text(cli("get", "0..3", "--json").out)
+    Path("row.json").write_text(cli("get", "1", "--json").out)
+    Path("answer.json").write_bytes(b'{"hits":[' + rows[1].replace(b": ", b":") + b"]}")
+    for name in ("rows.jsonl", "row.jsonl", "rows.csv", "rows.json", "row.json", "answer.json"):
+        for words in (["verify"], ["disclose", "--only", ""]):
+            done = cli(*words, name, "--json")
+            assert (done.code, done.error["code"]) == (2, "rows"), (words, name)
+            assert "they carry no proof" in done.error["message"]
+            assert "muniment export --format receipts -o FILE" in done.error["hint"]
+            assert "muniment search QUERY --receipts -o FILE" in done.error["hint"]
+
+
+def test_the_members_of_a_receipt_stand_in_any_order(cli: Cli, log: FakeLog) -> None:
+    value = log.receipt(1).to_json()
+    for first in ({"index": 1}, {"index": 1, "leaf_hash": "a member to ignore"}):
+        Path("turned").write_text(json.dumps(first | value))
+        assert cli("verify", "turned").code == 0
+
+
+@pytest.mark.parametrize(
+    "leaf", [b"index,leaf_hash\r\n1,2\r\n", b'{"index": 1, "leaf_hash": "2"}\n{}', b"\xef\xbb\xbftext", b"a\r\nb"]
+)
+def test_a_leaf_may_be_any_bytes(cli: Cli, leaf: bytes) -> None:
+    raw = FakeLog(kind="raw")
+    raw.add_raw([leaf])
+    Path("raw.policy").write_text(str(raw.policy))
+    Path("proof").write_text(raw.receipt(1).to_tlog_proof())
+    Path("leaf").write_bytes(leaf)
+    assert cli("verify", "proof", "--leaf", "leaf", "--policy", "raw.policy").code == 0
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------

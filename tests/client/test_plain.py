@@ -124,10 +124,11 @@ def test_a_failure_accuses_no_one(kind: type[Exception]) -> None:
     [
         (lambda lines: lines[:-1], "It is not whole: it ends too early"),
         (lambda lines: [*lines[:-1], lines[-1][:9]], "It is not whole: it ends too early"),
-        (lambda lines: lines[:2] + lines[3:], "Records are missing"),
-        (lambda lines: [*lines[:3], lines[-1]], "Records are missing"),
-        (lambda lines: [*lines[:3], lines[2], *lines[3:]], "Its records do not stand in their order"),
-        (lambda lines: [lines[0], lines[1][:-2] + b"\n", *lines[2:]], "It is no receipt, or it was damaged"),
+        (lambda lines: lines[:2] + lines[3:], "records are missing that it says are there. Ask for the whole file"),
+        (lambda lines: [*lines[:3], lines[-1]], "records are missing"),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], "Its lines do not stand in their order"),
+        (lambda lines: [*lines, lines[-1]], "Its lines do not stand in their order"),
+        (lambda lines: [lines[0], lines[1][:-2] + b"\n", *lines[2:]], "It is not written as such files are"),
     ],
 )
 def test_what_is_wrong_with_a_bundle_is_said_by_its_kind(
@@ -143,6 +144,7 @@ def test_what_is_wrong_with_a_bundle_is_said_by_its_kind(
 def test_a_bundle_without_records_proves_nothing_of_any(cli: Cli, log: FakeLog, tmp_path: Path) -> None:
     (tmp_path / "policy").write_text(str(log.policy))
     done = cli("verify", "-", "--plain", "--policy", tmp_path / "policy", stdin=bundle(log, []))
+    assert done.out.startswith("-: THIS HOLDS, BUT NO RECORD IS IN IT\n")
     assert "What is proved\n  Of no record anything: there is none in this file." in done.out
 
 
@@ -166,7 +168,7 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
     assert done.code == 1
     assert f"{tmp_path}/good: THIS HOLDS\n\nWhat is proved\n" in done.out
     assert f"{tmp_path}/bad: THIS DOES NOT HOLD\n\n  Do not rely on this file." in done.out
-    assert "1 of 2 receipts hold." in done.out
+    assert "1 of 2 files hold." in done.out
     assert "Not proved:" not in done.out, "it is said once"
     assert cli("verify", tmp_path / "good", *words).code == 0
     assert cli("verify", tmp_path / "good", *words, "--json").code == 2
@@ -232,8 +234,8 @@ def hidden(receipt: Receipt) -> Receipt:
         ([1], "Nothing says that there are no others.", "is missing"),
         ([1], "That there are no other records like these", "before or after"),
         ([1], "- Records shown whole: 1.", "Records shown in part"),
-        ([0], "No time is shown for these records.", "by the operator's own clock"),
-        ([], "There is no record in this file.", "Records shown"),
+        ([0], "No time is shown.", "by the operator's own clock"),
+        ([], "Nothing: there is no record in this file.", "Records shown"),
     ],
 )
 def test_a_bundle_without_a_range_in_plain_words(log: FakeLog, indices: list[int], says: str, says_not: str) -> None:

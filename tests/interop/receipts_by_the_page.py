@@ -217,9 +217,12 @@ def verify(data: bytes, policy: str) -> dict:
             raise ValueError("another count, or something follows")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, InvalidSignature) as error:
         raise Bad(step, at, str(error)) from error
-    said = (
-        f"all {high - low} entries proved; none is missing"
-        if high is not None
-        else f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'} proved; nothing says there are no others"
-    )
-    return {"entries": entries, "said": said, "erasures": erasures}
+    return {"entries": entries, "said": said(len(entries), whole=high is not None), "erasures": erasures}
+
+
+def said(count: int, *, whole: bool) -> str:
+    """What section 3 lets a verifier say."""
+    if not count:
+        return "no entry proved: the bundle has none; nothing says there are no others"
+    which = "1 entry" if count == 1 else f"all {count} entries" if whole else f"{count} entries"
+    return f"{which} proved; {'none is missing' if whole else 'nothing says there are no others'}"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from muniment.receipts import Header, ReceiptsWriter
+from muniment.receipts_report import verify_receipts
+from muniment.words import range_text
 from tests.interop import receipts_by_the_page as page
 from tests.test_spec import POLICY as SPEC_POLICY
 from tests.test_spec import SPEC, blocks
@@ -63,8 +65,19 @@ def test_what_we_write() -> None:
     assert list(page.verify(bundle(LOG, [2, 7]), str(POLICY))["entries"]) == [2, 7]
     raw = page.verify(bundle(RAW, list(range(6)), (0, 6)), str(policy_of(RAW)))
     assert raw["entries"] == dict.fromkeys(range(6))
-    assert page.verify(bundle(LOG, []), str(POLICY))["entries"] == {}
     assert page.verify(edited(3, lambda value: value.update(erasures=[{}])), str(POLICY))["erasures"] == 1
+
+
+@pytest.mark.parametrize(
+    ("indices", "claimed"), [([], None), ([2], None), ([2], (2, 3)), ([2, 3], None), ([2, 3], (2, 4))]
+)
+def test_it_says_what_we_say(indices: list[int], claimed: tuple[int, int] | None) -> None:
+    data = bundle(LOG, indices, claimed)
+    ours = verify_receipts(data.splitlines(keepends=True), POLICY)
+    where = "" if claimed is None else f" {range_text(*claimed)}"
+    found = page.verify(data, str(POLICY))
+    assert (list(found["entries"]), ours.count) == (indices, len(indices))
+    assert ours.completeness == found["said"].replace(" proved;", f"{where} proved;")
 
 
 def other_hash(value: dict) -> None:

@@ -91,6 +91,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Errors are reported on stderr."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
+    if sys.stdout is None:  # else the first file that is opened would get its number, and what is printed
+        hint = "Nothing was done. To see no output, send it to /dev/null."
+        return report(CliError(EXIT_USAGE, "unwritable", "cannot write: standard output is closed", hint), as_json)
     try:
         result = cli.main(given, prog_name="muniment", standalone_mode=False)
         sys.stdout.flush()
@@ -117,7 +120,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
             found = CliError(EXIT_INTERRUPTED, "interrupted", "interrupted")
         case OSError() if error.errno in _NO_OUTPUT:
             _drop_output()
-            hint = "Make room, or write elsewhere, and run the command again."
+            hint = "\n".join(getattr(error, "__notes__", ["Make room, or write elsewhere, and run the command again."]))
             found = CliError(EXIT_USAGE, "unwritable", f"cannot write: {error.strerror}", hint)
         case _:
             found = _bug(error, as_json)

@@ -55,8 +55,14 @@ def command(target: Target, entry: tuple[str, ...], receipt_file: Path | None, i
             sent = _event(entry)
         key = idempotency_key or _new_key()
         receipt = _append(client, sent, key, receipt_file)
-    _keep(receipt, receipt_file)
-    target.show(receipt.to_json(), _text(target, receipt, receipt_file))
+    try:
+        _keep(receipt, receipt_file)
+        target.show(receipt.to_json(), _text(target, receipt, receipt_file))
+    except OSError as error:
+        error.add_note(
+            f"Entry {receipt.index} of {receipt.origin} is logged: muniment receipt {receipt.index} gets its receipt."
+        )
+        raise
 
 
 def _append(client: Client, sent: Any, key: str, receipt_file: Path | None) -> Receipt:

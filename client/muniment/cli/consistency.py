@@ -65,8 +65,6 @@ def _since_last_seen(target: Target) -> None:
 
 
 def _sentence(older: Checkpoint, newer: Checkpoint) -> str:
-    return (
-        f"Consistent: the first {older.size} entries of {newer.origin} are the same in the tree of size {newer.size}.\n"
-        f"  {older.size}: {older.root.hex()}\n"
-        f"  {newer.size}: {newer.root.hex()}"
-    )
+    first = "the first entry" if older.size == 1 else f"the first {older.size} entries"
+    same = f"{first} of {newer.origin} {'is' if older.size == 1 else 'are'} the same in the tree of size {newer.size}"
+    return f"Consistent: {same}.\n  {older.size}: {older.root.hex()}\n  {newer.size}: {newer.root.hex()}"

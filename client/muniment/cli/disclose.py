@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
+from muniment import strictjson
 from muniment.cli import files
 from muniment.cli.bundle import bundle_lines
 from muniment.cli.files import check_fuller, rest_of_receipt, write_output
 from muniment.cli.options import Names, json_option
 from muniment.cli.output import EXIT_USAGE, CliError, emit, note, show, show_line
 from muniment.errors import FormatError
-from muniment.receipt import Receipt
+from muniment.names import named
+from muniment.receipt import RECEIPT_MEMBERS, Receipt
 from muniment.receipts import MAX_LINE, is_bundle
 from muniment.receipts_part import PartOfBundle
 from muniment.rowtext import inert_json
-from muniment.verify import named
+from muniment.signatures import PassedOn, passed_on
+from muniment.tlogproof import TLOG_PROOF_HEADER
+from muniment.words import counted, entries_text, lines_text
 
 
 @click.command("disclose", short_help="Show part of a receipt or a bundle.")
@@ -51,6 +55,9 @@ def command(
     written as a JSON string. --only "" shows nothing. In a bundle it is enough that one entry has a name. Entries that
     are no events have no members, and are shown as they are.
 
+    What this version does not know is left out, and said: a value that is to be hidden could stand in it. So only such
+    signature lines of the checkpoint go on as a log or a witness writes, by name, and with a receipt its anchors.
+
     \b
     Examples:
       muniment disclose receipt.json --only action,resource -o for-regulator.json
@@ -69,8 +76,8 @@ def command(
         if is_bundle(first):
             _disclose_bundle(wanted, first, source, as_json=as_json)
             return
-        whole = _parsed(file, rest_of_receipt(file, first, source))
-    _disclose_receipt(wanted, whole, as_json=as_json)
+        data = rest_of_receipt(file, first, source)
+    _disclose_receipt(wanted, data, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +91,46 @@ class _Wanted:
     overwrite: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LeftOut:
+    """What this version does not know or a reader does not need: values that are hidden could stand in it."""
+
+    members: list[str] = field(default_factory=list)
+    erasures: int = 0
+    signatures: int = 0
+    anchors: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return what was left out, a line for each kind."""
+        texts = {
+            f"members that this version does not know: {_listed(self.members)}": self.members,
+            f"the erasures that {lines_text(self.erasures)} stated, which this version cannot check": self.erasures,
+            f"{lines_text(self.signatures)} of the checkpoint that no log or witness writes": self.signatures,
+            f"{counted(self.anchors, 'anchor', 'anchors')} with such lines": self.anchors,
+        }
+        return [f"Left out: {text}." for text, there in texts.items() if there]
+
+
+def _cosigned(checkpoint: PassedOn) -> list[str]:
+    """Return who cosigned, by the words of the checkpoint: the caller sees what goes on unchecked."""
+    return [f"Cosigned by {_listed([*checkpoint.cosigners])}: not checked."] if checkpoint.cosigners else []
+
+
+def _kept_as_they_are(receipt: Receipt) -> list[str]:
+    kept = _cosigned(passed_on(receipt.checkpoint))
+    if receipt.anchors:
+        kept.append(f"With {counted(len(receipt.anchors), 'anchor', 'anchors')}: passed on as before, not checked.")
+    return kept
+
+
 # --- a receipt --------------------------------------------------------------------------------------------------------
 
 
-def _disclose_receipt(wanted: _Wanted, whole: Receipt, *, as_json: bool) -> None:
+def _disclose_receipt(wanted: _Wanted, data: bytes, *, as_json: bool) -> None:
+    whole = _parsed(wanted.file, data)
     receipt = whole.hide(wanted.names) if wanted.hiding else whole.disclose(wanted.names)
     if wanted.output is None:
         show(inert_json(str(receipt)))
@@ -95,7 +138,17 @@ def _disclose_receipt(wanted: _Wanted, whole: Receipt, *, as_json: bool) -> None
         if not wanted.overwrite:
             check_fuller(wanted.output, receipt)
         write_output(wanted.output, str(receipt))
-    _say(receipt, wanted.output, as_json=as_json)
+    left_out = _LeftOut(
+        members=_unknown_members(data),
+        signatures=passed_on(whole.checkpoint).left_out,
+        anchors=len(whole.anchors) - len(receipt.anchors),
+    )
+    _say(receipt, left_out, wanted.output, as_json=as_json)
+
+
+def _unknown_members(data: bytes) -> list[str]:
+    """Return the members of a receipt in JSON that this version does not know, and so does not pass on."""
+    return [] if data.startswith(TLOG_PROOF_HEADER.encode()) else sorted({*strictjson.parse(data)} - {*RECEIPT_MEMBERS})
 
 
 def _parsed(file: str, data: bytes) -> Receipt:
@@ -106,19 +159,20 @@ def _parsed(file: str, data: bytes) -> Receipt:
         raise CliError(EXIT_USAGE, "not_a_receipt", f"{file} holds no receipt: {error}", hint) from error
 
 
-def _say(receipt: Receipt, output: Path | None, *, as_json: bool) -> None:
+def _say(receipt: Receipt, left_out: _LeftOut, output: Path | None, *, as_json: bool) -> None:
     """Say what is shown and what is not: on stdout, unless the receipt itself is there."""
     shown = sorted(receipt.opening())
     hidden = sorted(receipt.commitment.members.keys() - set(shown)) if receipt.commitment else ["*"]
     if as_json:
         value = {"origin": receipt.origin, "index": receipt.index, "shown": shown, "hidden": hidden}
-        _say_json(value, output)
+        _say_json(value | {"left_out": left_out.to_json()}, output)
         return
     lines = [f"Shown: {_listed(shown)}.", f"Not shown: {_hidden(receipt, hidden)}."]
+    lines += [*_kept_as_they_are(receipt), *left_out.lines()]
     if output is None:
         note("\n".join(lines))
         return
-    where = f"Receipt of entry {receipt.index} of {receipt.origin}: {output}"
+    where = f"Receipt of entry {receipt.index} of {named(receipt.origin)}: {output}"
     show("\n".join([where, *lines, f"Next: muniment verify {output}"]) + "\n")
 
 
@@ -167,6 +221,7 @@ def _write_part(part: PartOfBundle, wanted: _Wanted) -> None:
 
 
 def _say_part(part: PartOfBundle, output: Path | None, *, as_json: bool) -> None:
+    left_out = _LeftOut(erasures=part.erasures, signatures=part.checkpoint.left_out)
     if as_json:
         value = {
             "origin": part.header.origin,
@@ -175,19 +230,18 @@ def _say_part(part: PartOfBundle, output: Path | None, *, as_json: bool) -> None
             "shown": dict(part.shown.most_common()),
             "hidden": dict(part.hidden.most_common()),
             "unnamed": part.unnamed,
-            "erasures_left_out": part.erasures,
+            "left_out": left_out.to_json(),
         }
         _say_json(value, output)
         return
     lines = [f"Shown: {_counted(part.shown)}.", f"Not shown: {_counted(part.hidden)} (the names stay readable)."]
     if part.unnamed:
-        lines.append(f"Other members are there {part.unnamed} times.")
-    if part.erasures:
-        lines.append(f"Left out: the erasures that {part.erasures} lines stated, which this version cannot check.")
+        lines.append(f"Other members, too many or too long to be named: {part.unnamed} in all.")
+    lines += [*_cosigned(part.checkpoint), *left_out.lines()]
     if output is None:
         note("\n".join(lines))
         return
-    where = f"Bundle of {part.count} entries of {part.header.origin}: {output}"
+    where = f"Bundle of {entries_text(part.count)} of {named(part.header.origin)}: {output}"
     show("\n".join([where, *lines, f"Next: muniment verify {output}"]) + "\n")
 
 

@@ -24,8 +24,8 @@ from muniment.csvtext import write_csv
 from muniment.errors import PayloadsClosed
 from muniment.event import EventLeaf, OwnLeaf, parse_leaf
 from muniment.receipt import Receipt
-from muniment.receipts_report import entries_text, range_text
 from muniment.rowtext import closed_row, json_line
+from muniment.words import entries_text, range_text
 
 if TYPE_CHECKING:
     from muniment.client import Client, Entry

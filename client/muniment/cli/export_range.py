@@ -14,6 +14,7 @@ from muniment.cli.output import EXIT_NOT_YET, EXIT_USAGE, CliError
 from muniment.cli.spans import check_times, from_option, to_option
 from muniment.encoding import parse_decimal
 from muniment.errors import FormatError
+from muniment.words import entries_text
 
 if TYPE_CHECKING:
     from muniment.client import Client
@@ -120,6 +121,6 @@ class Asked:
 
 def not_yet(size: int) -> CliError:
     """Return what says that a range goes beyond what is published."""
-    message = f"the published checkpoint covers {size} entries, and the range goes beyond that"
+    message = f"the published checkpoint covers {entries_text(size)}, and the range goes beyond that"
     hint = "An entry is published about a second after it was logged; `muniment checkpoint` shows how far the log is."
     return CliError(EXIT_NOT_YET, "not_published_yet", message, hint)

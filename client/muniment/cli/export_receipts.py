@@ -20,6 +20,7 @@ from muniment.cli.progress import progress
 from muniment.errors import FormatError, MunimentError, PolicyNotMet, VerificationError
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipts import Header, ReceiptsReader, ReceiptsWriter, lines_of
+from muniment.words import entries_text
 
 if TYPE_CHECKING:
     from muniment.client import Client
@@ -186,7 +187,8 @@ def _stopped(error: BaseException, part: Path, count: int) -> CliError:
     if not count:
         part.unlink(missing_ok=True)
         return found
-    kept = f"{count} entries are kept in {part}. Run the same command again: it goes on from there."
+    there = f"{entries_text(count)} {'is' if count == 1 else 'are'}"
+    kept = f"{there} kept in {part}. Run the same command again: it goes on from there."
     found.hint = f"{found.hint}\n{kept}".lstrip()
     found.extra |= {"kept": count}
     return found

@@ -2,57 +2,96 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError
 from muniment.errors import FormatError, VerificationError
+from muniment.names import named
 from muniment.note import parse_note
-from muniment.receipt import Receipt
+from muniment.receipt import RECEIPT_TYPE, Receipt
 from muniment.receipts import MAX_LINE, Header, is_bundle
 from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 
 MAX_RECEIPT = 64 * 1024 * 1024
-_OF_WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Errors that no reading has."""
 
 # --- receipts ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def opened(name: str) -> Iterator[IO[bytes]]:
-    """Open a file that was named on the command line; ``-`` is stdin. Raises CliError, also when reading fails."""
+    """Open a file that was named on the command line; ``-`` is stdin. Raises CliError, also when reading fails.
+
+    Errors of what the block does with the file, such as writing to a full disk, stay what they are.
+    """
+    if name == "-":
+        yield cast("IO[bytes]", _Reading(name, sys.stdin.buffer))
+        return
     try:
-        if name == "-":
-            yield sys.stdin.buffer
-        else:
-            with Path(name).open("rb") as file:
-                yield file
+        file = Path(name).open("rb")  # noqa: SIM115 - closed below; its block is not to be within the try
     except OSError as error:
-        if error.errno in _OF_WRITING:  # of what was made of the file while it was open
-            raise
-        raise CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}") from error
+        raise _unreadable(name, error) from error
+    with file:
+        yield cast("IO[bytes]", _Reading(name, file))
+
+
+class _Reading:
+    """A file whose errors of reading are told from all others."""
+
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        self._name = name
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise _unreadable(self._name, error) from error
+
+    def readline(self, size: int = -1) -> bytes:
+        try:
+            return self._file.readline(size)
+        except OSError as error:
+            raise _unreadable(self._name, error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _unreadable(name: str, error: OSError) -> CliError:
+    return CliError(EXIT_USAGE, "unreadable", f"cannot read {name}: {error.strerror}")
 
 
 def read_receipt(name: str) -> bytes:
-    """Return what is in a file, or in standard input when `name` is ``-``. Raises CliError."""
+    """Return what is in a file, or in standard input when `name` is ``-``. Raises CliError, also on rows."""
     with opened(name) as file:
         return rest_of_receipt(name, b"", file)
 
 
+def read_leaf(name: str) -> bytes:
+    """Return the bytes of a file, or of standard input when `name` is ``-``, whatever they are. Raises CliError."""
+    with opened(name) as file:
+        return _bounded(name, b"", file)
+
+
 def rest_of_receipt(name: str, first: bytes, file: IO[bytes]) -> bytes:
-    """Return what is in a file of which `first` was read already. Raises CliError."""
+    """Return what is in a file of which `first` was read already. Raises CliError, also on rows."""
+    data = _bounded(name, first, file)
+    check_text(name, data)
+    return data
+
+
+def _bounded(name: str, first: bytes, file: IO[bytes]) -> bytes:
     data = first + file.read(MAX_RECEIPT + 1 - len(first))
     if len(data) > MAX_RECEIPT:
         raise CliError(EXIT_USAGE, "unreadable", f"{name} is larger than any receipt")
-    check_text(name, data)
     return data
 
 
@@ -81,7 +120,7 @@ def check_fuller(path: Path, receipt: Receipt) -> None:
     What it opens may exist nowhere else: an API key without the right to payloads gets receipts that open nothing.
     """
     if lost := sorted(_opened(path, receipt) - receipt.opening().keys()):
-        message = f"{path} holds a receipt of this entry that opens more: {', '.join(map(repr, lost))}"
+        message = f"{path} holds a receipt of this entry that opens more: {', '.join(map(named, lost))}"
         hint = "Give another FILE, or move that one away; an API key with scope read gets receipts that open all."
         raise CliError(EXIT_USAGE, "fuller_receipt", message, hint)
 
@@ -199,7 +238,8 @@ def _replacing(path: Path, found: os.stat_result | None) -> Iterator[BinaryIO]:
 
 # --- text of another system -------------------------------------------------------------------------------------------
 
-_ROWS = (b'{"index":', b"index,leaf_hash", b"index,logged_at")
+_ROWS = re.compile(rb'(index,(leaf_hash|logged_at)\b|\s*(\{\s*"\w+":\s*)?(\[\s*)?\{\s*"index":\s*\d+,\s*"leaf_hash":)')
+"""How rows begin: of `export`, `get` and `search`, and what the server answers them. Receipts have no leaf hash."""
 _MARKS = {b"\xef\xbb\xbf": "a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -212,8 +252,11 @@ def check_text(name: str, data: bytes, *, lines: bool = False) -> None:
     mark = next((what for start, what in _MARKS.items() if data.startswith(start)), None)
     if mark is None and b"\r\n" in data and (lines or not data.startswith(b"{")):  # JSON may have them
         mark = "Windows line ends"
-    if data.startswith(_ROWS):
-        hint = "`muniment export --format receipts -o FILE` gets the same entries with their proofs."
+    if _ROWS.match(data) and RECEIPT_TYPE.encode() not in data:  # the members of a receipt may stand in any order
+        hint = (
+            "A bundle of receipts has the same entries with their proofs: `muniment export --format receipts -o FILE`,"
+            " or of what a search finds `muniment search QUERY --receipts -o FILE`."
+        )
         raise CliError(EXIT_USAGE, "rows", f"{name} holds rows, as an export has them: they carry no proof", hint)
     if data.startswith(b"{") and b"}\n{" in data:
         hint = f"Each of them by itself: sed -n 1p {name} | muniment verify -"

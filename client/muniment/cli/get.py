@@ -17,6 +17,7 @@ from muniment.errors import Behind, FormatError, Unavailable, Unreachable
 from muniment.event import EventLeaf, OwnLeaf, format_time
 from muniment.rowtext import inert_json
 from muniment.verify import printable
+from muniment.words import entries_text
 
 if TYPE_CHECKING:
     from muniment.client import Client, Entry
@@ -122,7 +123,7 @@ def _entries(client: Client, place: Place) -> Iterator[Entry]:
     size = client.checkpoint().checkpoint.size
     if size <= place.start or size < (place.stop or 0):
         wanted = f"{place.start}..{'' if place.stop is None else place.stop}"
-        message = f"{size} entries are published: {wanted} is not all there"
+        message = f"{entries_text(size)} {'is' if size == 1 else 'are'} published: {wanted} is not all there"
         raise CliError(EXIT_REFUSED, "no_entry", message, "Indices start at 0; --last N shows the last ones.")
     yield from client.entries(place.start, size if place.stop is None else place.stop)
 

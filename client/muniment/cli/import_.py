@@ -20,6 +20,7 @@ from muniment.cli.progress import progress
 from muniment.cli.row_files import RowFiles
 from muniment.cli.rows import FORMATS, Form, Row, Source
 from muniment.errors import MunimentError, Refused
+from muniment.words import counted
 
 if TYPE_CHECKING:
     from muniment.client import Batch, Client, LogInfo
@@ -144,11 +145,12 @@ def _stopped(error: BaseException, rows: int, unsure: int, remedy: str) -> CliEr
     """Return the error of an import that ended early, which says how much is logged, and what may be."""
     may_be = f", and the {unsure} after them may be." if unsure else "."
     if isinstance(error, CliError):  # of a row, or of the input: the same command would fail again
-        found, logged = error, f"The {rows} rows before it are in the log{may_be}"
+        before = "The row before it is" if rows == 1 else f"The {rows} rows before it are"
+        found, logged = error, f"{before} in the log{may_be}"
     else:
         interrupted = CliError(EXIT_INTERRUPTED, "interrupted", "interrupted")
         found = explain(error) if isinstance(error, MunimentError) else interrupted
-        logged = f"{rows} rows are in the log{may_be} {remedy}"
+        logged = f"{counted(rows, 'row is', 'rows are')} in the log{may_be} {remedy}"
     found.hint = f"{found.hint}\n{logged}".lstrip()
     found.extra |= {"rows": rows, "unsure": unsure}
     return found
@@ -190,7 +192,9 @@ def _stream(target: Target, client: Client, info: LogInfo, form: Form, files: Ro
         raise _stopped(error, stream.count, stream.sent - stream.count, remedy) from error
     value = {"origin": info.origin, "rows": stream.count, "new_rows": stream.count}
     value |= {"first": stream.first, "last": stream.last}
-    text = f"Imported {stream.count} rows into {info.origin}, each proved to be logged as it was sent."
+    text = (
+        f"Imported {counted(stream.count, 'row', 'rows')} into {info.origin}, each proved to be logged as it was sent."
+    )
     if stream.first is not None:
         text += f"\nFrom entry {stream.first} to entry {stream.last}.\n{target.suggest(f'get {stream.first}')}"
     target.show(value, text)

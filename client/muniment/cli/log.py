@@ -8,6 +8,7 @@ import click
 
 from muniment.cli.options import Target, log_options
 from muniment.verify import printable
+from muniment.words import entries_text
 
 
 @click.command("log", short_help="Say what the log is.")
@@ -31,7 +32,7 @@ def command(target: Target) -> None:
             "kind",
             f"{info.kind}{', public' if info.public else ', private'}{', payloads open to all' if info.open else ''}",
         ),
-        ("size", f"{head.size} entries, root {head.root.hex()}"),
+        ("size", f"{entries_text(head.size)}, root {head.root.hex()}"),
         *(("key", key) for key in keys),
         ("an entry", f"at most {info.max_entry_bytes} bytes"),
         ("a batch", f"at most {info.max_batch_entries} entries and {info.max_batch_bytes} bytes"),

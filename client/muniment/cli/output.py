@@ -17,6 +17,7 @@ import click
 
 from muniment.errors import (
     Behind,
+    CannotHide,
     FormatError,
     Inconsistent,
     MunimentError,
@@ -126,6 +127,8 @@ def explain(error: MunimentError) -> CliError:
             found = CliError(
                 EXIT_USAGE, code_of(error), str(error), 'Names are exact; one with a comma is written "a,b".'
             )
+        case CannotHide():
+            found = CliError(EXIT_USAGE, code_of(error), str(error), "Nothing was written. Pass on other receipts.")
         case NoHeader() | SourceUnavailable():
             hint = "A source of Bitcoin headers is --headers FILE, --bitcoin-rpc, --bitcoin-rest or --explorer."
             found = CliError(EXIT_UNREACHABLE, code_of(error), str(error), hint)

@@ -24,6 +24,7 @@ from muniment.query import parse_query
 from muniment.receipts import Header, ReceiptsWriter
 from muniment.rowtext import inert_json
 from muniment.verify import printable
+from muniment.words import counted, entries_text
 
 if TYPE_CHECKING:
     from muniment.client import Client, Hit, Hits
@@ -207,16 +208,16 @@ def _say(target: Target, wanted: Wanted, hits: Hits, count: int, output: Path | 
             summary["read_as"] = read_as(parse_query(wanted.query))
         note(json.dumps(summary | {"file": str(output) if output else None}))
         return
-    what = "No event" if not count else f"{count} event{'s' * (count != 1)}"
+    what = "No event" if not count else counted(count, "event", "events")
     most = " (as many as --limit says)" if count == wanted.limit else ""
     how = "each proved to be in the log" if wanted.proved else "as the server says: --verify proves each"
-    note(f"{what}{most} among {covered} entries{f', {how}' if count else ''}{f': {output}' if output else ''}")
+    note(f"{what}{most} among {entries_text(covered)}{f', {how}' if count else ''}{f': {output}' if output else ''}")
     if not count:
         note("".join(f"Looked for: {line}\n" for line in read_as(parse_query(wanted.query))).rstrip("\n"))
     if covered < size:
         note(
-            f"Not complete: the log has {size} entries, and those from {covered} on were not searched, because its"
-            " index is behind. Search again in a while."
+            f"Not complete: the log has {entries_text(size)}, and those from {covered} on were not searched, because"
+            " its index is behind. Search again in a while."
         )
     note("A search proves nothing about entries that it does not show.")
 

@@ -19,6 +19,7 @@ from muniment.cli.output import note, show
 from muniment.cli.search import AT_ONCE
 from muniment.cli.table import Row, table
 from muniment.encoding import b64
+from muniment.errors import FormatError, VerificationError
 from muniment.event import EventLeaf, OwnLeaf, format_time
 from muniment.policy import Policy
 from muniment.receipt import Verified
@@ -48,9 +49,7 @@ def show_bundle(name: str, file: IO[bytes], policy: Policy, *, as_json: bool) ->
     found = (verified for _, verified in ReceiptsReader(lines_of(file), policy))
     try:
         (show_json if as_json else _show_table)(name, found)
-    except BrokenPipeError:
-        raise
-    except Exception:
+    except (FormatError, VerificationError):
         note(f"{name} changed while it was read: do not rely on what stands above.")
         raise
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from muniment.names import named
 from muniment.verify import printable
 
 MOST = 40
@@ -40,7 +41,7 @@ def table(fixed: tuple[str, ...], rows: Sequence[Row]) -> Table:
     columns += [_column(name, rows, fixed) for name in names[: _room()]]
     widths = _fitted([max(map(_width, column)) for column in columns], len(fixed))
     lines = ["  ".join(map(_cell, cells, widths)).rstrip() for cells in zip(*columns[: len(widths)], strict=True)]
-    return Table(lines, [printable(name) for name in names[len(widths) - len(fixed) :]])
+    return Table(lines, [named(name[:_LONG]) for name in names[len(widths) - len(fixed) :]])
 
 
 def _room() -> int:
@@ -53,7 +54,7 @@ def _terminal() -> int:
 
 
 def _column(name: str, rows: Sequence[Row], fixed: tuple[str, ...]) -> list[str]:
-    heading = f"event.{name}" if name in fixed else printable(name[:_LONG]) or '""'
+    heading = f"event.{name}" if name in fixed else named(name[:_LONG])
     return [heading, *(_shown(row.event[name]) if name in row.event else "" for row in rows)]
 
 

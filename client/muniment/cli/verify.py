@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from muniment.cli.bundle import check_bundle, receipts_only
-from muniment.cli.files import opened, read_receipt, rest_of_receipt
+from muniment.cli.files import opened, read_leaf, rest_of_receipt
 from muniment.cli.options import json_option, policy_option, read_policy
 from muniment.cli.output import EXIT_FAILED, EXIT_NOT_YET, emit, note_json
 from muniment.cli.shown import show_bundle, show_json, twice
@@ -102,6 +102,8 @@ def command(
 
     A bundle is read line by line and may be of any length. One with a range has every entry of that range; of any other
     nothing says that there are no more entries. One that was cut off does not hold. Several processes share a long one.
+    A bundle without entries, as of a search that finds nothing, holds too (exit code 0): nothing in it fails. It proves
+    nothing of any entry, as is said, and `entries` is 0 with --json.
 
     Receipts of one log that contradict each other are named: their heads come from two histories, and both files are
     the evidence (`muniment evidence` makes one file of them). With --state they are compared with the checkpoint that
@@ -136,7 +138,7 @@ def command(
         raise click.UsageError("--leaf FILE is for one receipt, which is another file")
     trust = _Trust(
         read_policy(policy_file, offline=True),
-        leaf=None if leaf is None else read_receipt(leaf),
+        leaf=None if leaf is None else read_leaf(leaf),
         quiet=as_json,
         show=show,
         jobs=jobs,
@@ -205,8 +207,7 @@ def _print(outcomes: list[tuple[str, Outcome]], *, plain: bool, hint: bool) -> N
     if held and not plain:
         click.echo(limits_text(limit for report in held for limit in report.limits), nl=False)
     if len(outcomes) > 1:
-        what = "files" if any(isinstance(report, BundleReport | ForkReport) for report in held) else "receipts"
-        click.echo(f"{len(held)} of {len(outcomes)} {what} hold.")
+        click.echo(f"{len(held)} of {len(outcomes)} files hold.")
     if hint:
         click.echo(NO_SOURCE)
 
@@ -290,7 +291,8 @@ def _text(name: str, outcome: Outcome) -> str:
     if isinstance(outcome, ForkReport):
         return f"{name}: OK, THIS PROVES A FORK\n{outcome.proved_text()}".rstrip("\n")
     if isinstance(outcome, BundleReport):
-        return f"{name}: OK\n{outcome.proved_text()}".rstrip("\n")
+        verdict = "OK" if outcome.count else "OK, BUT EMPTY"
+        return f"{name}: {verdict}\n{outcome.proved_text()}".rstrip("\n")
     verdict = "OK, BUT AN ANCHOR DOES NOT HOLD" if _failed((name, outcome)) else "OK"
     none = "" if outcome.anchors != () else "\nAnchor: none in this receipt (muniment receipt INDEX --anchored)."
     return f"{name}: {verdict}\n{outcome.proved_text()}".rstrip("\n") + none
@@ -298,7 +300,8 @@ def _text(name: str, outcome: Outcome) -> str:
 
 def _plain(name: str, outcome: Outcome) -> str:
     if isinstance(outcome, BundleReport):
-        return f"{name}: THIS HOLDS\n\n{plain_bundle(outcome)}"
+        verdict = "THIS HOLDS" if outcome.count else "THIS HOLDS, BUT NO RECORD IS IN IT"
+        return f"{name}: {verdict}\n\n{plain_bundle(outcome)}"
     if isinstance(outcome, ForkReport):
         return f"{name}: THIS HOLDS, AND IT ACCUSES\n\n{plain_fork(outcome)}"
     if not isinstance(outcome, Report):
