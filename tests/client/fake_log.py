@@ -27,6 +27,7 @@ from muniment.policy import LogKey, Policy
 from muniment.query import parse_query
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsWriter, line_of
+from muniment.sse import HEARTBEAT, MEDIA_TYPE, CheckpointEvent, format_event
 from muniment.tiles import Tile, decode_bundle, encode_bundle, parse_tile_path, width_at
 from muniment.tree import (
     Edge,
@@ -67,6 +68,7 @@ class FakeLog:
     readable: bool = True
     listed_disclosures: bool = True
     proofs: bool = True
+    streams: bool = True
     searchable: int = 2**63
     searched_at_once: int = 1000
     tamper: Tamper | None = None
@@ -214,6 +216,8 @@ class FakeLog:
                 return self._inclusion(query) if kind == "inclusion" else self._consistency(query)
             case "GET", "checkpoint":
                 return httpx.Response(200, text=self.note(self.published))
+            case "GET", "checkpoints", "stream" if self.streams:
+                return self._stream(int(request.headers.get("last-event-id", self.published - 1)))
             case "GET", "checkpoints":
                 return self._checkpoints(int(query["start"]))
             case "GET", "tile", *_:
@@ -353,6 +357,12 @@ class FakeLog:
         sizes = [size for size in self.published_sizes if size >= start]
         rows = [{"size": size, "checkpoint": self.note(size), "published_at": format_time(NOON)} for size in sizes[:3]]
         return httpx.Response(200, json={"checkpoints": rows, "next": sizes[3] if len(sizes) > 3 else None})
+
+    def _stream(self, after: int) -> httpx.Response:
+        """A stream that ends after what was published so far, as one that is cut."""
+        events = [CheckpointEvent(size, self.note(size)) for size in self.published_sizes if size > after]
+        body = HEARTBEAT + b"".join(map(format_event, events))
+        return httpx.Response(200, content=body, headers={"Content-Type": MEDIA_TYPE})
 
     def _tile(self, path: str) -> httpx.Response:
         wanted = parse_tile_path(path)

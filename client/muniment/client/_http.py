@@ -31,6 +31,9 @@ CONNECTIONS = 32
 httpcore's pool walks all connections for every waiting request, so waiting is done before it.
 """
 
+QUIET = 45.0
+"""Seconds after which a stream that says nothing is given up: a log says at least every 15 that it is there."""
+
 T = TypeVar("T")
 _LOG_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 

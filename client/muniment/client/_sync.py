@@ -14,7 +14,7 @@ import httpx
 from muniment._flows import anchors, reads, without_receipts, writes
 from muniment._flows.anchors import AnchorFiles, AnchorInfo
 from muniment._flows.borders import range_of_times
-from muniment._flows.following import Following
+from muniment._flows.following import Following, FollowingCheckpoints
 from muniment._flows.receipts import ReceiptPages
 from muniment._flows.results import ConsistencyProof, Entry, InclusionProof, LogInfo
 from muniment._flows.searching import Hit, HitPages
@@ -27,6 +27,7 @@ from muniment.client._http import (
     BATCH_BYTES,
     BATCH_ENTRIES,
     CONNECTIONS,
+    QUIET,
     Base,
     Options,
     Settings,
@@ -39,8 +40,9 @@ from muniment.errors import MunimentError
 from muniment.evidence import Evidence
 from muniment.policy import Policy, VerifiedCheckpoint
 from muniment.receipt import Receipt
+from muniment.sse import MEDIA_TYPE, EventReader
 from muniment.times import Moment
-from muniment.wire import Deadline, NoAnswer, ask, bounded
+from muniment.wire import Deadline, NoAnswer, ask, bounded, listen
 
 T = TypeVar("T")
 
@@ -342,14 +344,39 @@ class Client(Base):
         """Return the published checkpoint. It may be older than one seen before, but never contradicts it."""
         return self._run(reads.checkpoint(self._session))
 
-    def checkpoints(self, start: int = 0) -> Iterator[VerifiedCheckpoint]:
+    def checkpoints(
+        self, start: int | None = None, *, follow: bool = False, interval: float = 1.0
+    ) -> Iterator[VerifiedCheckpoint]:
         """Yield the published checkpoints of sizes >= `start`, in order of size, each of the same tree.
 
-        A server may leave some out, and no proof can show it.
+        A server may leave some out, and no proof can show it. With `follow` there is no end: each comes as it is
+        published, by default from the latest on. A log without a stream, whichever serves tlog-tiles, is asked every
+        `interval` seconds instead; one without a list of checkpoints then shows the latest alone. An error ends this,
+        also that a server is away for longer than the retries last: call it again, from the size after the last one.
         """
-        pages = reads.CheckpointPages(self._session, start)
-        while page := self._run(pages.next_page()):
+        if not follow:
+            pages = reads.CheckpointPages(self._session, start or 0)
+            while page := self._run(pages.next_page()):
+                yield from page
+            return
+        following = FollowingCheckpoints(self._session, start, interval)
+        while True:
+            page = self._run(following.next_page())
             yield from page
+            if not page and following.streams:
+                yield from self._told(following)
+
+    def _told(self, following: FollowingCheckpoints) -> Iterator[VerifiedCheckpoint]:
+        """Yield what the stream tells, until it ends or there is none."""
+        reader, arguments = EventReader(), self._arguments(following.request())
+        try:
+            with closing(listen(self._http, MEDIA_TYPE, QUIET, **arguments)) as pieces:
+                for piece in pieces:
+                    for event in reader.read(piece):
+                        if signed := self._run(following.told(event)):
+                            yield signed
+        except NoAnswer as error:
+            following.streams = error.again
 
     def tile(self, level: int, index: int) -> list[bytes]:
         """Return the 1 to 256 hashes of a tile."""

@@ -9,7 +9,7 @@ exchange (what one may take) < streams, astreams (which keep to it) < here
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +19,7 @@ from muniment.wire.astreams import AsyncBackend
 from muniment.wire.exchange import Deadline, TooMuch, taking
 from muniment.wire.streams import Backend
 
-__all__ = ["Answer", "Deadline", "NoAnswer", "ask", "ask_async", "bounded"]
+__all__ = ["Answer", "Deadline", "NoAnswer", "ask", "ask_async", "bounded", "listen", "listen_async"]
 
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
@@ -72,6 +72,42 @@ async def ask_async(client: httpx.AsyncClient, limit: int, seconds: float, **req
                 return body.answer()
     except _FAILURES as error:
         raise _no_answer(error, seconds) from error
+
+
+def listen(client: httpx.Client, media_type: str, quiet: float, **request: Any) -> Generator[bytes]:
+    """Yield what arrives of an answer that has no end, until the peer ends it or is silent for `quiet` seconds.
+
+    What one piece may hold is for the caller to bound. Raises NoAnswer; `again` is False where the peer has no such
+    answer.
+    """
+    try:
+        with client.stream(timeout=quiet, **request) as answer:
+            _check_stream(answer, media_type)
+            yield from answer.iter_raw()
+    except _FAILURES as error:
+        raise _no_answer(error, quiet) from error
+
+
+async def listen_async(
+    client: httpx.AsyncClient, media_type: str, quiet: float, **request: Any
+) -> AsyncGenerator[bytes]:
+    """Yield what arrives as :func:`listen` does."""
+    try:
+        async with client.stream(timeout=quiet, **request) as answer:
+            _check_stream(answer, media_type)
+            async for piece in answer.aiter_raw():
+                yield piece
+    except _FAILURES as error:
+        raise _no_answer(error, quiet) from error
+
+
+def _check_stream(answer: httpx.Response, media_type: str) -> None:
+    """Raise NoAnswer unless this is an answer of the type, as plain as it was asked for."""
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    plain = answer.headers.get("content-encoding", "identity").lower() == "identity"
+    if answer.status_code != 200 or kind != media_type or not plain:
+        passing = answer.status_code in (408, 429) or answer.status_code >= 500
+        raise NoAnswer(f"status {answer.status_code}, {kind or 'no content type'}", again=passing)
 
 
 def bounded(client: C) -> C:
