@@ -11,6 +11,7 @@ from typing import Any
 
 from muniment_server.check.scrub import Scrub
 from muniment_server.errors import OutcomeUnknown, ReadOnly, StoreError
+from muniment_server.follow.exposure import Exposure
 from muniment_server.follow.follower import Follower
 from muniment_server.follow.housekeeper import Housekeeper
 from muniment_server.follow.indexer import Indexer
@@ -18,6 +19,7 @@ from muniment_server.follow.publisher import Publisher
 from muniment_server.host.disk import Disk
 from muniment_server.read.anchors import Anchors
 from muniment_server.read.cache import Cache
+from muniment_server.read.coverage import Coverage
 from muniment_server.read.entries import Entries
 from muniment_server.read.files import Files
 from muniment_server.read.flow import run
@@ -76,6 +78,7 @@ class Log:
         self.files = Files(store, row.log_id, self.heads, tiles, self.entries, cache)
         self.receipts = Receipts(row.origin, self.heads, self.proofs, self.entries)
         self.anchors = Anchors(store, row.log_id, self.proofs, self.entries)
+        self.coverage = Coverage(store, row, self.entries)
         members = settings.searched(row.name) if row.kind == "event" else frozenset[str]()
         searched = members is None or bool(members)
         self.search = Search(store, row.log_id, self.heads, self.entries, members) if searched else None
@@ -83,7 +86,7 @@ class Log:
         self.drafting = asyncio.Lock()  # held while a batch is understood
         self.publisher: Publisher | None = None
         self._housekeeper: Housekeeper | None = None
-        self._followers: list[Follower | Indexer] = []
+        self._followers: list[Follower | Indexer] = [Exposure(self.coverage, row.name, metrics).follower]
         self._trouble: str | None = None  # as far as the operator was told
         self.batcher = (
             Batcher(

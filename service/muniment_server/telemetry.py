@@ -132,6 +132,12 @@ class Metrics:
             ["log"],
             registry=self.registry,
         )
+        self.uncovered = Gauge(
+            "muniment_uncovered_timestamp_seconds",
+            "When the oldest entry was logged that no published checkpoint, or no confirmed anchor, covers; 0: none.",
+            ["log", "by"],
+            registry=self.registry,
+        )
         self.queue_depth = Gauge(
             "muniment_queue_depth", "Entries waiting for the sequencer.", ["log"], registry=self.registry
         )

@@ -57,6 +57,7 @@ NEEDS = {
     "GET /checkpoints": "read",
     "GET /checkpoints/stream": "read",
     "GET /log": "read",
+    "GET /log/coverage": "read",
     "GET /anchors": "read",
     "GET /anchors/{size}": "read",
     "GET /anchors/{size}/checkpoint": "read",

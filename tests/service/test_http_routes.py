@@ -651,6 +651,20 @@ def test_bad_parameters_of_checkpoints(world: FilledServer, query: str) -> None:
     expect_problem(world.http.get(f"/checkpoints?{query}"), 400, "bad_parameter")
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1", "/logs/raw"])
+def test_what_is_not_covered_yet(world: FilledServer, prefix: str) -> None:
+    size = int(world.http.get(f"{prefix.removeprefix('/v1')}/checkpoint").text.split("\n")[1])
+    found = world.http.get(f"{prefix}/log/coverage").json()
+    assert found["tree_size"] >= found["checkpoint"]["tree_size"] >= size
+    for by in ("checkpoint", "anchor"):
+        one = found[by]
+        assert one["uncovered"] == found["tree_size"] - one["tree_size"]
+        assert (one["since"] is None) == (one["uncovered"] == 0)
+        assert one["age_seconds"] >= 0
+        assert one["exact"] or prefix == "/logs/raw"
+    assert found["anchor"]["tree_size"] == 0, "it is not anchored"
+
+
 def test_the_list_of_logs_has_their_keys(world: FilledServer) -> None:
     for line in world.http.get("/logs").json()["logs"]:
         told = world.http.get(f"/logs/{line['name']}/log").json()

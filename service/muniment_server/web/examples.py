@@ -26,6 +26,7 @@ CURL = {
     "GET /anchors/{size}/checkpoint": "curl -fO $URL/anchors/1/checkpoint",
     "GET /anchors/{size}/checkpoint.ots": "curl -fO $URL/anchors/1/checkpoint.ots",
     "GET /log": "curl $URL/log",
+    "GET /log/coverage": "curl $URL/log/coverage",
     "GET /checkpoint": "curl $URL/checkpoint",
     "GET /tile/{path:path}": "curl -o tile $URL/tile/0/000.p/2",
     "GET /healthz": "curl $URL/healthz",

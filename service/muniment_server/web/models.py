@@ -235,6 +235,27 @@ class LogInfo(_Model):
     idempotency_ttl_seconds: int
 
 
+class Covered(_Model):
+    """What evidence covers: the first `tree_size` entries. `since` is when the oldest other one was logged, or null.
+
+    Where it is not `exact`, as in raw logs, that entry was logged then or later, and `age_seconds` is at the most.
+    """
+
+    tree_size: int = Size
+    uncovered: int = Size
+    since: str | None
+    age_seconds: float
+    exact: bool
+
+
+class Coverage(_Model):
+    """What of a log's entries the published checkpoints cover, and what the confirmed anchors do."""
+
+    tree_size: int = Size
+    checkpoint: Covered
+    anchor: Covered
+
+
 class Health(_Model):
     """The process runs."""
 

@@ -347,6 +347,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/log/coverage",
+        handler=read.get_coverage,
+        needs=VIEW,
+        summary="Which entries no published checkpoint, and no confirmed anchor, covers yet",
+        tag="about",
+        answers={200: models.Coverage},
+        errors=(400, 401, 403, 404),
+    ),
+    Route(
+        method="GET",
         path="/checkpoint",
         handler=read.get_checkpoint,
         needs=VIEW,

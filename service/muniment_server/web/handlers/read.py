@@ -21,6 +21,7 @@ from muniment.tiles import MAX_ENTRY, TILE_WIDTH, Bundle, Tile, parse_tile_path
 from muniment_server.access.callers import READ, Caller
 from muniment_server.errors import Corrupt, NotFound, Refused
 from muniment_server.log import Log
+from muniment_server.read.coverage import Covered
 from muniment_server.read.flow import Call, Flow, run
 from muniment_server.read.proofs import Proof
 from muniment_server.web.cors import ANY
@@ -313,6 +314,23 @@ def _gzipped(log: Log, data: bytes) -> Answer:
 
 
 # --- about the log ----------------------------------------------------------------------------------------------------
+
+
+async def get_coverage(_request: Request, log: Log, _caller: Caller) -> Answer:
+    """GET /log/coverage: what no published checkpoint, and no confirmed anchor, covers yet."""
+    found, now = await log.coverage.now(), time.time_ns() // 1_000_000
+    value: dict[str, Any] = {by: _covered(one, now) for by, one in found.items()}
+    return json_answer(log, {"tree_size": max(one.size for one in found.values())} | value)
+
+
+def _covered(found: Covered, now: int) -> dict[str, Any]:
+    return {
+        "tree_size": found.tree_size,
+        "uncovered": max(0, found.size - found.tree_size),
+        "since": None if found.since is None else format_time(found.since),
+        "age_seconds": 0.0 if found.since is None else max(0, now - found.since) / 1000,
+        "exact": found.exact,
+    }
 
 
 async def vkeys_of(log: Log) -> list[str]:
