@@ -54,6 +54,7 @@ ORDER = {
         "verify",
         "rowtext",
         "csvtext",
+        "reconcile",
         "receipts_report",
         "evidence_report",
         "receipts_jobs",

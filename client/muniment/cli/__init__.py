@@ -30,6 +30,7 @@ _COMMANDS = {
     "checkpoint": "checkpoint",
     "monitor": "monitor",
     "export": "export",
+    "reconcile": "reconcile",
     "log": "log",
 }
 
