@@ -30,6 +30,8 @@ class Desk:
     url: str
     settings: Settings = field(default_factory=Settings)
     now: int = LATER
+    patrol_every: int = 2**60
+    """Never, but for tests of it: what is asked for is then what was not read yet."""
     said: list[dict[str, Any]] = field(default_factory=list)
 
     @asynccontextmanager
@@ -42,6 +44,7 @@ class Desk:
             book = Book.open(self.folder / "logs", source.url)
             found = Follower(source, self.policy, book, reporter, settings, self.said.append)
             found.clock = lambda: self.now
+            found.patrol_every = self.patrol_every
             yield found
 
     async def look(self, times: int = 1, step: int = 0, **changes: Any) -> Status:

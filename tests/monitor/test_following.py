@@ -88,3 +88,22 @@ async def test_a_log_that_is_away_is_not_accused(desk: Desk, log: FakeLog) -> No
     assert await desk.look(2, step=10**9) is Status.REFUSED
     assert not desk.findings()
     assert [value["status"] for value in desk.events("status")] == ["unreachable", "refused"]
+
+
+async def test_what_was_read_is_looked_at_again(desk: Desk, log: FakeLog) -> None:
+    """An entry that is taken away long after it was read, and one bundle of several."""
+    desk.patrol_every = 10_000
+    log.add_events(EVENTS[:600])
+    log.publish()
+    async with desk.follower() as found:
+        await found.look()
+        log.tamper = lambda request, response: (
+            problem(404, "not_found") if request.url.path == "/tile/entries/001" else response
+        )
+        for _ in range(60):
+            await found.look()
+            desk.now += 10_000
+            if desk.findings():
+                break
+    assert desk.codes() == ["missing"]
+    assert "256 to 511" in desk.findings()[0]["detail"]

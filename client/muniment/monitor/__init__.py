@@ -5,6 +5,7 @@ asked for only where the two do not fit, to say which side is wrong. Each module
 
     owntree (what was read, as hashes) findings (what is reported) book (what is remembered) record (findings, on disk)
     source (asks one log) watching (what entries say) reading (entries into a tree) diagnosis (why a root does not fit)
-    ours (what Muniment logs say beside) rules (entries that are looked for) reporter (from suspicion to finding)
-    follower (one log) hooks (webhook) metrics lines (printing) running (many logs) ties (receipts that come later)
+    ours (what Muniment logs say beside) patrol (what was read before) rules (entries that are looked for)
+    reporter (from suspicion to finding) follower (one log) hooks (webhook) metrics lines (printing) running (many logs)
+    ties (receipts that come later)
 """

@@ -64,6 +64,8 @@ class Memory:
     """When its last new checkpoint was seen."""
     looked_at: int = 0
     """When it was last asked for a checkpoint and answered with no more than what is known."""
+    patrol: int = -1
+    """The bundle that did not fit when it was looked at again, -1 when none did not."""
     failed_at: int = 0
     """When it began to give no answer, 0 while it does."""
     suspicions: dict[str, dict[str, Any]] = field(default_factory=dict)

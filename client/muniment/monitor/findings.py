@@ -54,6 +54,7 @@ KINDS: Mapping[str, Kind] = {
     "rollback": Kind(Severity.ALARM, Rests.UNSIGNED, "the log shows less than it showed before"),
     "missing": Kind(Severity.ALARM, Rests.UNSIGNED, "entries under a signed checkpoint are not there"),
     "bundle": Kind(Severity.ALARM, Rests.UNSIGNED, "entries are served that are not those of the signed tree"),
+    "tile": Kind(Severity.ALARM, Rests.UNSIGNED, "hash tiles are served that do not lead to the signed root"),
     "root": Kind(Severity.ALARM, Rests.UNSIGNED, "nothing that is served leads to the signed root"),
     "key": Kind(Severity.ALARM, Rests.UNSIGNED, "a checkpoint is served that no key of the policy signed"),
     "policy": Kind(Severity.ALARM, Rests.UNSIGNED, "a checkpoint is served that the policy does not vouch for"),

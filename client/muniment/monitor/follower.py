@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from random import Random
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,8 @@ from muniment.monitor.book import MAX_PENDING, Book
 from muniment.monitor.diagnosis import ForkFound, Suspicion, diagnose
 from muniment.monitor.findings import Finding
 from muniment.monitor.ours import events_of_bundle, publish_delay
+from muniment.monitor.patrol import EVERY as PATROL_EVERY
+from muniment.monitor.patrol import old_checkpoints, patrol
 from muniment.monitor.reading import Absent, Mismatch, bundles, new_part, whole_bundle
 from muniment.monitor.reporter import Reporter, Say
 from muniment.monitor.rules import Rule, match_events, match_leaves
@@ -73,7 +76,10 @@ class Follower:
         self._policy = policy
         self._settings = settings
         self._say = say
+        self.random = Random()  # noqa: S311 - chooses what is looked at again
         self._saved_at = 0
+        self.patrol_every = PATROL_EVERY
+        self._patrolled_at = 0
         self._delay = settings.delay
         self._delay_asked = settings.delay is not None
 
@@ -126,12 +132,14 @@ class Follower:
             return [Suspicion("policy", str(error))]
         except FormatError as error:
             return [Suspicion("format", str(error))]
-        known = self.book.known()
+        known, memory = self.book.known(), self.book.memory
         if known and seen.checkpoint.size <= known.checkpoint.size:
             found = await self._compare(known, seen, now)
         else:
             found = await self._read(known, seen, now)
-        return found or await self._ask_ours(now)
+        if found or memory.forked or seen.checkpoint.size < self.book.size():
+            return found
+        return await self._patrol(now) or await self._ask_ours(now)
 
     def _check_origin(self, origin: str) -> None:
         here = {log.vkey.name for log in self._policy.logs if log.url and log.url.rstrip("/") == self.source.url}
@@ -202,6 +210,29 @@ class Follower:
             self.forked(found, now)
             return []
         return [found]
+
+    async def _patrol(self, now: int) -> list[Suspicion]:
+        """Look again at some of what was read; at the same as long as it does not fit."""
+        memory, known = self.book.memory, self.book.known()
+        if (
+            not known
+            or not known.checkpoint.size
+            or (memory.patrol < 0 and now - self._patrolled_at < self.patrol_every)
+        ):
+            return []
+        size, self._patrolled_at = known.checkpoint.size, now
+        index = memory.patrol if memory.patrol >= 0 else self.random.randrange(size) // TILE_WIDTH
+        found = await patrol(self.source, known, index)
+        memory.patrol = index if found else -1
+        if memory.own and not found:
+            flow = old_checkpoints(self._policy, memory.origin, self.random.randrange(size))
+            for old in await self.source.run(flow):
+                if old.checkpoint.size > size:
+                    break
+                with suppress(Absent, Mismatch):
+                    if fork := await contradicts(self.source, self.book, old):
+                        self.forked(fork, now)
+        return [found] if found else []
 
     async def _ask_ours(self, now: int) -> list[Suspicion]:
         """Ask a Muniment log for what others do not have: its publish delay, and what events say, for rules."""
