@@ -149,7 +149,11 @@ class Work:
                 self.kill_monitor()
                 kills[1] += 1
             assert self.watcher.process.poll() is None, "the monitor ended by itself"
-        return kills[0], kills[1]
+        if not kills[0]:
+            self.kill_server()
+        if not kills[1]:
+            self.kill_monitor()
+        return max(1, kills[0]), max(1, kills[1])
 
     def findings(self) -> str:
         path = self.folder / "state" / "findings.jsonl"
