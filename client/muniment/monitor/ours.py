@@ -20,7 +20,7 @@ def publish_delay() -> Flow[int | None]:
     """Return in how many milliseconds the log says that it publishes. Its word: None when it says nothing usable."""
     try:
         answer = yield from send(Request("GET", "/log"), RETRIES)
-    except Refused:  # a mirror of its files
+    except (Refused, Unreachable):  # a mirror of its files
         return None
     try:
         return int(fields.number(json_of(answer), "publish_interval_seconds") * 1000)

@@ -49,12 +49,12 @@ async def patrol(source: Source, known: VerifiedCheckpoint, index: int) -> Suspi
 def old_checkpoints(policy: Policy, origin: str, start: int) -> Flow[list[VerifiedCheckpoint]]:
     """Return some published checkpoints of sizes from `start` on, as far as the policy vouches for them.
 
-    None where the server has no list of them. Raises Unreachable or Unavailable.
+    None where the server has no list of them. Raises Unavailable.
     """
     try:
         answer = yield from send(Request("GET", "/checkpoints", {"start": start, "limit": _CHECKPOINTS}), RETRIES)
         rows = fields.objects(json_of(answer), "checkpoints")
         found = [policy.verify(fields.text(row, "checkpoint")) for row in rows]
-    except (Refused, FormatError, BadSignature, PolicyNotMet):  # a mirror, or nothing that a key of the log signed
+    except (Refused, Unreachable, FormatError, BadSignature, PolicyNotMet):  # a mirror, whose folder is a redirect
         return []
     return [signed for signed in found if signed.checkpoint.origin == origin]
