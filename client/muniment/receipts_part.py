@@ -30,7 +30,7 @@ class PartOfBundle:
     BadSignature, BadProof or BadDisclosure, which name the line.
     """
 
-    def __init__(self, lines: Iterable[bytes], names: set[str], *, hiding: bool) -> None:
+    def __init__(self, lines: Iterable[bytes], names: set[str], *, hiding: bool = False) -> None:
         self._reader = ReceiptLines(lines)
         self._names = names
         self._hiding = hiding

@@ -23,7 +23,7 @@ import pytest
 
 from muniment import Client, Policy, Receipt
 from muniment.verify import verify_receipt
-from tests.live import LiveServer, init
+from tests.live import PATIENCE, LiveServer, init
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -136,6 +136,35 @@ def test_the_commands_for_auditor_and_regulator_hold(served: tuple[str, Path], t
     shown = verify_receipt(Receipt.parse((tmp_path / "for-regulator.json").read_bytes()), Policy.read(path))
     assert shown.verified.opened == {"action": "invoice.approve", "resource": "inv-17"}
     _says_what_the_page_says(done.stdout, shown.signers[0], str(first.index), str(first.tree_size))
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_a_download_with_curl_goes_on_where_it_was_cut(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, path = served
+    shutil.copy(path, tmp_path / "policy")
+    with Client(url, policy=Policy.read(path)) as log:
+        size = max(
+            receipt.tree_size for receipt in log.append_many({"n": n, "index": "1", "leaf": n} for n in range(5))
+        )
+        log.receipt(0, tree_size=size)  # waits until that is published
+    first, rest = re.findall(r"```sh\n(.*?)```", (EXAMPLES.parent / "auditor.md").read_text("utf-8"), re.DOTALL)
+    env = {**os.environ, "MUNIMENT_URL": url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def run(script: str) -> str:
+        done = subprocess.run(
+            ["sh", "-ec", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert done.returncode == 0, (script, done.stdout, done.stderr)
+        return done.stdout
+
+    run(first)
+    whole = (tmp_path / "all.ndjson").read_bytes()
+    ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in (ends[1], ends[1] + 1, ends[2] - 1, ends[-2], ends[-2] + 9, ends[-1] - 1):
+        (tmp_path / "all.ndjson").write_bytes(whole[:cut])
+        said = run(rest)
+        assert (tmp_path / "all.ndjson").read_bytes() == whole, cut
+        assert f"All {len(ends) - 2} entries from 0 to {len(ends) - 3} proved; none is missing." in said
 
 
 def _says_what_the_page_says(printed: str, signer: str, index: str, size: str) -> None:
