@@ -8,7 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import pytest
 
 import muniment.receipts_jobs as jobs
-from muniment.errors import FormatError, VerificationError
+from muniment.errors import FormatError, OutOfOrder, VerificationError
 from muniment.receipt import Receipt
 from muniment.receipts import Header, ReceiptsWriter
 from muniment.receipts_jobs import verify_receipts_with
@@ -101,7 +101,7 @@ def test_the_same_error_of_the_same_line(log: FakeLog, claimed: tuple[int, int] 
             [*good[: max(1, at - 1)], *good[max(1, at - 1) : at + 1][::-1], *good[at + 1 :]],
         ):
             compare(log, lines)
-    assert compare(log, [*good, b"\n"])[0] is FormatError  # type: ignore[index]
+    assert compare(log, [*good, b"\n"])[0] is OutOfOrder  # type: ignore[index]
 
 
 def test_few_lines_are_read_ahead(log: FakeLog) -> None:
