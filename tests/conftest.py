@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from muniment_server.storage import Store
 from muniment_server.storage.postgres.open import open_postgres
 from muniment_server.storage.sqlite.open import open_sqlite
+from muniment_server.telemetry import configure_logging
 from tests import shared
 from tests.databases import Databases, databases
 from tests.live import ORIGIN, LiveServer, run
@@ -31,6 +32,7 @@ settings.load_profile("muniment")
 def pytest_configure(config: pytest.Config) -> None:
     """Begin a run; workers are in the run of the process that started them."""
     shared.begin()
+    configure_logging("console", "debug")  # tests look at lines of every level
     if config.option.basetemp is None:
         config.option.basetemp = str(shared.folder() / "tmp")
 

@@ -333,6 +333,6 @@ def get_logger() -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
-# A command that does not choose how lines look writes them too. Left alone structlog sends them to stdout, where
+# A command that does not choose how lines look writes them too. Left alone structlog sends all of them to stdout, where
 # programs read the command's result.
-configure_logging("console", "debug")
+configure_logging("console", "warning")

@@ -329,6 +329,36 @@ def test_a_file_that_cannot_be_read_to_its_end(cli: Cli, log: FakeLog) -> None:
         assert done.error["message"] == "cannot read /proc/self/mem: Input/output error"
 
 
+def test_evidence_and_bundles_are_not_written_over(cli: Cli, log: FakeLog) -> None:
+    """A receipt goes over an older one of its entry, and a checkpoint over an older one; over nothing else."""
+    whole = bundle(log, [1])
+    for name, data in {"bundle": whole, "evidence": b'{"typ":"muniment/evidence@v1"}'}.items():
+        Path(name).write_bytes(data)
+        for words in (("receipt", 1), ("checkpoint",)):
+            done = cli(*words, "-o", name)
+            assert (done.code, "file_exists" in cli(*words, "-o", name, "--json").err) == (2, True), (name, words)
+        assert Path(name).read_bytes() == data
+    assert [cli("receipt", 1, "-o", "r").code for _ in "ab"] == [0, 0]
+    assert cli("checkpoint", "-o", "r").code == 2
+    assert [cli("checkpoint", "-o", "c").code for _ in "ab"] == [0, 0]
+    Path("first").write_text(log.note(1))
+    Path("second").write_text(log.note(2))
+    assert "first holds something already" in cli("evidence", "first", "second", "-o", "first").err
+
+
+def test_a_bundle_whose_first_line_is_damaged_is_not_proved(cli: Cli, log: FakeLog) -> None:
+    for old, new in ((b"receipts@v1", b"receiptz@v1"), (b'"typ"', b'"tzp"')):
+        done = cli("verify", "-", stdin=bundle(log, [0, 1]).replace(old, new, 1))
+        assert (done.code, "NOT PROVED" in done.out) == (1, True)
+
+
+def test_a_range_without_entries_is_refused(cli: Cli) -> None:
+    for form in ("jsonl", "csv", "receipts"):
+        for ends in (("--start", 2, "--stop", 2), ("--start", 9, "--stop", 2), ("--stop", 0)):
+            done = cli("export", "--format", form, *ends)
+            assert (done.code, "--start is below --stop" in done.err) == (2, True)
+
+
 def test_rows_are_told_from_receipts(cli: Cli, log: FakeLog) -> None:
     log.add_events([{"a": 1}, {"a": 2}])
     log.publish()
@@ -405,12 +435,12 @@ def test_a_carriage_return_stays_in_its_cell(cli: Cli, log: FakeLog) -> None:
 
 def test_an_export_can_be_imported_again(cli: Cli, log: FakeLog) -> None:
     actors = ["x\ry", "x\r\ny", "=1;=2", "'=1", "a;\t- b", "-5"]
-    exported(cli, log, *({"actor": actor, "=cmd": "@x"} for actor in actors))
+    exported(cli, log, *({"actor": actor, "=cmd": "@x", "x;y": "z", "": "no name"} for actor in actors))
     before = log.size
     assert cli("import", "out.csv").code == 0
     events = [log.payloads[before + at].event for at in range(len(actors))]
     assert [event["actor"] for event in events] == actors
-    assert {event["=cmd"] for event in events} == {"@x"}
+    assert {(event["=cmd"], event["x;y"], event[""]) for event in events} == {("@x", "z", "no name")}
 
 
 def test_cells_of_others_are_imported_as_they_are(cli: Cli, log: FakeLog) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from muniment.cli.files import write_output
+from muniment.cli.files import check_kind, write_output
 from muniment.cli.get import AGAIN
 from muniment.cli.options import Number, Target, log_options
 from muniment.cli.output import note, show
@@ -61,6 +61,7 @@ def command(target: Target, output: Path | None, every: bool, follow: bool, star
     if output is None:
         target.show(value, signed.note)
         return
+    check_kind(output, receipts=False)
     write_output(output, signed.note)
     target.show(
         value | {"file": str(output)},

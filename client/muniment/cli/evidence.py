@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from muniment.cli.files import read_note, write_output
-from muniment.cli.options import Target, log_options
+from muniment.cli.files import check_unused, read_note, write_output
+from muniment.cli.options import Target, log_options, overwrite_option
 from muniment.cli.output import EXIT_FAILED, CliError, show
 from muniment.errors import Unproven
 from muniment.evidence import make
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write here, not to stdout."
 )
+@overwrite_option
 @log_options
-def command(target: Target, first: str, second: str, output: Path | None) -> None:
+def command(target: Target, first: str, second: str, output: Path | None, *, overwrite: bool) -> None:
     """Make evidence of two heads that one log signed and that contradict each other: a file that convinces others.
 
     FIRST and SECOND are checkpoints, receipts or bundles of receipts, in any order; - is stdin. Of two sizes, the proof
@@ -42,6 +43,8 @@ def command(target: Target, first: str, second: str, output: Path | None) -> Non
     """
     if first == second:
         raise click.UsageError("FIRST and SECOND are two files")
+    if not overwrite:
+        check_unused(output)
     evidence, fork = _found(target, target.policy(), read_note(first), read_note(second))
     data = bytes(evidence).decode()
     if output is None:

@@ -75,6 +75,8 @@ class Asked:
         indexed = self.start is not None or self.stop is not None
         if self.span is not None and indexed:
             raise click.UsageError("--range says both ends: give it alone, or --start and --stop")
+        if self.stop is not None and (self.start or 0) >= self.stop:
+            raise click.UsageError("--start is below --stop, the index after the last")
         if self.timed and (indexed or self.span is not None):
             raise click.UsageError("--from and --to say which entries: they go without --start, --stop and --range")
         check_times(self.since, self.until)
@@ -115,8 +117,9 @@ class Asked:
     @property
     def times(self) -> str:
         """The times, in words."""
-        parts = (f"from {self.since}" if self.since else "", f"to before {self.until}" if self.until else "")
-        return " ".join(filter(None, parts))
+        if self.since is None:
+            return f"before {self.until}"
+        return f"from {self.since}" + (f" to before {self.until}" if self.until else "")
 
 
 def not_yet(size: int) -> CliError:

@@ -14,13 +14,16 @@ from typing import IO, Any, BinaryIO, cast
 
 from muniment.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, CliError
 from muniment.errors import FormatError, VerificationError
+from muniment.evidence import EVIDENCE_TYPE
 from muniment.names import named
 from muniment.note import parse_note
 from muniment.receipt import RECEIPT_TYPE, Receipt
-from muniment.receipts import MAX_LINE, Header, is_bundle
+from muniment.receipts import MAX_LINE, RECEIPTS_TYPE, Header, is_bundle
 from muniment.tlogproof import TLOG_PROOF_HEADER, TlogProof
 
 MAX_RECEIPT = 64 * 1024 * 1024
+_START = 4096
+"""Bytes behind the first line that tell what a file holds."""
 
 # --- receipts ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +178,26 @@ def check_unused(path: Path | None) -> None:
         raise CliError(EXIT_USAGE, "file_exists", message, "Give another FILE, move that one away, or --overwrite.")
 
 
+def check_kind(path: Path, *, receipts: bool) -> None:
+    """Raise CliError when a file holds evidence, a bundle or, without `receipts`, a receipt.
+
+    It may exist nowhere else.
+    """
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            data = file.readline(MAX_LINE + 1) + file.read(_START)
+    except OSError:
+        return  # what writes it says so
+    kinds = {EVIDENCE_TYPE: "evidence", RECEIPTS_TYPE: "a bundle of receipts"}
+    kinds |= {} if receipts else {RECEIPT_TYPE: "a receipt"}
+    what = next((kind for typ, kind in kinds.items() if data.startswith(b"{") and f'"{typ}"'.encode() in data), None)
+    if what is not None:
+        hint = "Give another FILE, or move that one away."
+        raise CliError(EXIT_USAGE, "file_exists", f"{path} holds {what}", hint)
+
+
 def write_output(path: Path, data: str | bytes) -> None:
     """Write a result to a file. Raises CliError."""
     with output(path) as file:
@@ -258,7 +281,7 @@ def check_text(name: str, data: bytes, *, lines: bool = False) -> None:
             " or of what a search finds `muniment search QUERY --receipts -o FILE`."
         )
         raise CliError(EXIT_USAGE, "rows", f"{name} holds rows, as an export has them: they carry no proof", hint)
-    if data.startswith(b"{") and b"}\n{" in data:
+    if data.startswith(b"{") and b"}\n{" in data and RECEIPT_TYPE.encode() in data:
         hint = f"Each of them by itself: sed -n 1p {name} | muniment verify -"
         raise CliError(EXIT_USAGE, "several_receipts", f"{name} holds several receipts, one a line", hint)
     if mark is not None:

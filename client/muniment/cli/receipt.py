@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from muniment.cli.files import check_fuller, write_output
+from muniment.cli.files import check_fuller, check_kind, write_output
 from muniment.cli.options import Names, Number, Target, log_options, say_if_behind
 from muniment.cli.output import EXIT_REFUSED, CliError, show
 from muniment.errors import UnknownMember
@@ -72,6 +72,7 @@ def command(
     if output is None:
         show(data if tlog_proof else inert_json(data))
         return
+    check_kind(output, receipts=True)
     check_fuller(output, replace(receipt, commitment=None, disclosures=None) if tlog_proof else receipt)
     write_output(output, data)
     value = {"file": str(output), "origin": receipt.origin, "index": receipt.index, "tree_size": receipt.tree_size}

@@ -136,9 +136,14 @@ class Source:
             raise self._error("invalid_utf8", f"not UTF-8 at byte {error.start} of the line") from error
 
     def _checked_header(self, row: list[str]) -> list[str]:
-        if len(_event(row, row)) != len(row) or not all(row):
+        exported = is_exported(row)  # by us: a member may have any name, the empty one too
+        if len(_event(row, row)) != len(row) or not (exported or all(row)):
             raise self._error("bad_header", "the columns of the header need names, each another one")
-        if self._form.delimiter is None and (found := [other for other in _OTHERS if other in "".join(row)]):
+        if (
+            not exported
+            and self._form.delimiter is None
+            and (found := [other for other in _OTHERS if other in "".join(row)])
+        ):
             raise self._ask_for_delimiter(row, found[0])
         return row
 

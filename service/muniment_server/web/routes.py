@@ -194,7 +194,11 @@ ROUTES: tuple[Route, ...] = (
             _query("q", "The query: see docs/search.md; default: every event.", _QUERY),
             _query("from", "Only entries logged at this time or later: a time, or a day in UTC.", _TIME),
             _query("to", "Only entries logged before this time.", _TIME),
-            _query("order", "Which hits come first.", {"enum": ["newest", "oldest"], "default": "newest"}),
+            _query(
+                "order",
+                "Which hits come first: newest, the default, or oldest.",
+                {"enum": ["newest", "oldest"], "default": "newest"},
+            ),
             _LIMIT,
             _query("cursor", "`next` of the page before, with the same other parameters.", {"type": "string"}),
         ),
