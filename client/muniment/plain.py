@@ -246,7 +246,7 @@ def _records(count: int) -> str:
 
 def _missing(report: BundleReport) -> str:
     if not report.count:
-        return "There is none that could be. Records may have been left out of this file, and it would look the same."
+        return "Nothing says so. Records may have been left out of this file, and it would look the same."
     if report.range is None:
         return (
             "Nothing says that there are no others. Records may have been left out of this file, and it would look the"
