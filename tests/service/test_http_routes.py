@@ -475,7 +475,7 @@ def test_a_receipt_of_some_members(world: FilledServer) -> None:
 def test_a_receipt_of_members_that_are_not_there(world: FilledServer) -> None:
     for path, says in (
         ("/entries/3/receipt?members=numbers", "opens no member numbers: it opens action, actor, number"),
-        ("/entries/3/receipt?members=a%2520b,%00", 'no member "\\u0000", a%20b: '),
+        ("/entries/3/receipt?members=a%2520b,%00", 'no member "\\u0000", "a%20b": '),
         ("/entries/0/receipt?members=typ", "entry 0 is no event"),
         ("/entries/0/receipt?members=", "entry 0 is no event"),
         ("/logs/raw/entries/3/receipt?members=number", "entry 3 is no event"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from muniment_server.telemetry import Metrics
 from muniment_server.write.admission import draft_event
 from muniment_server.write.submission import Submission
 from tests.bitcoin.web import Answer, Request, Web
-from tests.client.hostile import Peer, hostile
+from tests.client.hostile import Peer, certificates, hostile
 from tests.live import PATIENCE
 from tests.service.rig import Bench, Rig, genesis, raw
 
@@ -440,11 +441,12 @@ async def test_an_answer_without_end_or_sense_is_none(world: World, script: Any)
     assert state.last_error.isprintable()
 
 
-async def test_a_certificate_that_no_authority_vouches_for_is_refused(world: World) -> None:
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "hTTps"])
+async def test_a_certificate_that_no_authority_vouches_for_is_refused(world: World, scheme: str) -> None:
     await world.add({"n": 1})
     seen: list[bytes] = []
     with hostile(lambda peer: seen.append(peer.request()), tls=True) as server:
-        webhook = Webhook(world.sink(url=f"{server.url}/in"), 5.0)
+        webhook = Webhook(world.sink(url=f"{scheme}://127.0.0.1:{server.port}/in"), 5.0)
         await done(world.pusher(target=webhook))
         await webhook.close()
     assert "CERTIFICATE_VERIFY_FAILED" in (await world.state()).last_error
@@ -586,3 +588,20 @@ def test_a_date_that_a_receiver_asks_for() -> None:
 
 def test_an_error_of_a_sink_says_how_long_to_wait() -> None:
     assert NotTaken("x").after == 0.0
+
+
+async def test_an_authority_of_its_own_vouches_for_a_receiver(world: World, tmp_path: Path) -> None:
+    await world.add({"n": 1})
+    ca = tmp_path / "ca.pem"
+    ca.write_text(ssl.DER_cert_to_PEM_cert(certificates().client.get_ca_certs(binary_form=True)[0]))
+
+    def answer(peer: Peer) -> None:
+        while peer.request():
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with hostile(answer, tls=True) as server:
+        sink = world.sink(url=f"{server.url}/in", ca=ca)
+        webhook = Webhook(sink, 5.0)
+        await done(world.pusher(target=webhook, ca=ca))
+        await webhook.close()
+    assert (await world.state()).start == 2

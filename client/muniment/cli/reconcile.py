@@ -50,8 +50,8 @@ def command(
     """Compare a copy with the log it is of, every entry of which is read and proved by its signed tree.
 
     A copy is rows as `muniment export` and sinks write them, in any order, in one or several files, gzip too. It says
-    which entries are missing from the copy, and which rows were altered, are there twice, or are not the log's.
-    Exit code 0: the copy says what the log says. 1: it differs.
+    which entries are missing from the copy, and which rows were altered, are there twice, or are not the log's. Exit
+    code 0: the copy says what the log says. 1: it differs.
 
     What events say is compared too, and needs an API key with scope read. With --leaves-only it is not looked at: that
     rows have the hashes of their entries does not show that their events are what was logged.
