@@ -25,7 +25,7 @@ from tests.live import PATIENCE, LiveServer, free_port, init, run, until
 from tests.rigs.control import on_postgres, on_sqlite
 from tests.rigs.rig import Context, FaultRig
 
-KILLS = 4
+KILLS = 3
 MEBIBYTES = 10
 ENTRIES = 100_000
 _SECRET = b"0123456789abcdef0123456789abcdef"
@@ -178,7 +178,7 @@ def _memory(context: Context) -> None:
 
 _GOAL = "pushed entries: none missing, order kept"
 RIGS = [
-    FaultRig("push-sqlite", _GOAL, "kills", on_sqlite(_seed), quick=1, full=30),
-    FaultRig("push-postgres", _GOAL, "kills", on_postgres(_seed), quick=0, full=20),
+    FaultRig("push-sqlite", _GOAL, "kills", on_sqlite(_seed), quick=1, full=40),
+    FaultRig("push-postgres", _GOAL, "kills", on_postgres(_seed), quick=0, full=27),
     FaultRig("push-memory", "memory of a sink that is down", "servers", _memory, quick=0, full=1, jobs=1, alone=True),
 ]
