@@ -239,9 +239,13 @@ async def test_receipts_of_a_batch_are_a_bundle_that_proves_it_whole(world: Worl
 async def test_a_sink_begins_where_it_is_told(world: World) -> None:
     await world.add(*EVENTS[:10])
     await done(world.pusher("late", start=7))
-    await done(world.pusher("later", start=700))
+    later = world.pusher("later", start=13)
+    await done(later)
     assert [row["index"] for row in world.receiver.rows()] == [7, 8, 9, 10]
-    assert (await world.state("later")).start == 11
+    assert await world.rig.store.sinks.sink(world.bench.log_id, "later") is None
+    await world.add(*EVENTS[10:15])
+    await done(later)
+    assert [row["index"] for row in world.receiver.rows()] == [7, 8, 9, 10, 13, 14, 15]
 
 
 async def test_a_batch_is_bounded_in_bytes(world: World) -> None:

@@ -99,8 +99,14 @@ class Pusher:
         Raises StoreError or Refused.
         """
         published = await self._log.heads.published()
-        state = await self._sinks.sink(self._log_id, self._name) or await self._begin(published.size)
+        state = await self._sinks.sink(self._log_id, self._name)
+        if state is None and published.size < self._sink.start:
+            return _REST_SECONDS  # there is nothing for it yet
+        state = state or await self._begin(published.size)
         await self._show(state, published.size)
+        return await self._go_on(state, published)
+
+    async def _go_on(self, state: SinkState, published: Published) -> float:
         if self._log.refusal or not self._may(state, published.size):  # the first: it may not be what was signed
             return _RETRY_SECONDS
         if (wait := state.next_at - self._clock()) > 0:
@@ -114,7 +120,7 @@ class Pusher:
         return await self._send(state)
 
     async def _begin(self, size: int) -> SinkState:
-        start = min(self._sink.start, size)
+        start = self._sink.start
         state = SinkState(self._name, self._sink.mark(), start, start, start, size, 0, 0, self._clock())
         await self._sinks.begin_sink(self._log_id, state)
         found = await self._sinks.sink(self._log_id, self._name)
