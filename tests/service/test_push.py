@@ -360,6 +360,9 @@ async def test_one_that_waits_sends_nothing_before_its_time(world: World) -> Non
     world.time += 1000
     await one.run_once()
     assert len(world.receiver.requests) == asked + 1
+    world.time -= 10**10
+    await one.run_once()
+    assert len(world.receiver.requests) == asked + 2, "the clock was wrong"
 
 
 async def test_the_operator_is_told_once_that_it_fails_and_once_that_it_goes_on(world: World) -> None:

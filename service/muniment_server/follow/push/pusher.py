@@ -109,8 +109,9 @@ class Pusher:
     async def _go_on(self, state: SinkState, published: Published) -> float:
         if self._log.refusal or not self._may(state, published.size):  # the first: it may not be what was signed
             return _RETRY_SECONDS
-        if (wait := state.next_at - self._clock()) > 0:
-            return min(wait / 1000, _LOOK_SECONDS)
+        wait = (state.next_at - self._clock()) / 1000
+        if 0 < wait <= _LONGEST_ASKED:  # beyond that, the clock was ahead when the last try failed
+            return min(wait, _LOOK_SECONDS)
         if not state.under_way and max(state.looked, self._looked) >= published.size:
             return _REST_SECONDS
         if not await self.lease.take():
