@@ -162,6 +162,7 @@ RELEASED = {
         "0590ed75bf1d25df",
         "0c729b69e6b45846",
         "ea6302623721b236",
+        "0aac97fd5a9bdc67",
     ],
     "postgres": [
         "4e67e302949a5547",
@@ -173,6 +174,7 @@ RELEASED = {
         "114b6a1d93e396b0",
         "2fcb5f6ece90a3b7",
         "91e4c9d4404deace",
+        "56388546fd3cfd25",
     ],
 }
 """The first 8 bytes of the SHA-256 of each migration that was released, in hex."""
