@@ -101,7 +101,8 @@ def command(
             done = _Done(output, signed.checkpoint, first, written)
         _say(target, asked, done)
         if form == "receipts" and output is not None and not target.as_json:
-            note(f"Next: muniment verify {output}")
+            policy = f" --policy {target.policy_file}" if " --policy " in target.flags else ""
+            note(f"Next: muniment verify {output}{policy}")
 
 
 def _write_rows(
